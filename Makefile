@@ -1,0 +1,43 @@
+# make demo   install, then train, evaluate and draw on a small data set that the project makes itself
+# make test   install, then run the test suite
+# make lint   install, then check style
+# make .venv  install only
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+UV := $(VENV)/bin/uv pip install -p $(PY)
+
+# Idle threads that spin slow down every other torch process on the machine.
+export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 0
+
+.PHONY: demo test lint format .venv
+
+demo: .venv
+	$(PY) tools/quickstart.py
+
+test: .venv
+	$(PY) -m pytest $(ARGS)
+
+lint: .venv
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: .venv
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+.venv: $(VENV)/.ready
+
+$(VENV)/.ready: requirements-dev.txt setup.py Makefile
+	@echo "== Python environment in $(VENV) ($(PYTHON))"
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check uv
+	@echo "== torch, Detectron2's dependencies, test tools (about 1 GB on the first time)"
+	$(UV) -r requirements-dev.txt
+	@echo "== Detectron2 as pure Python"
+	# The wheel is tagged for Python 3.10 because of a compiled module that this project does not use.
+	$(UV) --no-deps --python-version 3.10 sal-detectron2==0.7.2
+	$(UV) --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,21 @@
+"""CenterNet ("Objects as Points", arXiv 1904.07850) as a Detectron2 plugin.
+
+Importing the package registers the meta-architecture, the backbones and the point heads with Detectron2.
+"""
+
+try:
+    import detectron2 as _detectron2  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "centernet_d2 is a plugin for Detectron2, which is not installed. Install torch first, then run "
+        "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git' "
+        "(pure-Python alternatives: see README.md, Install)."
+    ) from error
+
+from . import model_zoo
+from .config import add_centernet_config, load_config
+from .modeling import CenterNet
+
+__version__ = "0.1.0"
+
+__all__ = ["CenterNet", "add_centernet_config", "load_config", "model_zoo"]

@@ -1,0 +1,111 @@
+"""Every config key that the project adds to Detectron2's, and how a config file is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+__all__ = ["add_centernet_config", "load_config"]
+
+
+def add_centernet_config(cfg: CfgNode) -> None:
+    """Add the keys of CenterNet to a Detectron2 config, with the values of the original as defaults.
+
+    Only keys are added; the defaults of Detectron2 that do not suit CenterNet are set in
+    ``configs/Base-CenterNet.yaml``.
+    """
+    _add_model_keys(cfg.MODEL)
+    _add_input_keys(cfg.INPUT)
+
+    # [name, annotations.json, image folder] triples in COCO format, registered before anything reads them. Relative
+    # paths start at $DETECTRON2_DATASETS (Detectron2's convention, default "datasets").
+    cfg.DATASETS.REGISTER = []
+
+    # "Adam" as in the paper, "AdamW" or "SGD".
+    cfg.SOLVER.OPTIMIZER = "Adam"
+    # Number of images per batch for which SOLVER.BASE_LR is stated. If it is not 0, the learning rate is scaled
+    # linearly to the actual SOLVER.IMS_PER_BATCH (SPEC 10). Iterations and steps are left as they are.
+    cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
+
+
+def _add_model_keys(model: CfgNode) -> None:
+    # ImageNet weights (.pth) for the trunk of the backbone alone, loaded before MODEL.WEIGHTS.
+    model.TRUNK_WEIGHTS = ""
+
+    # Up-sampling behind a ResNet trunk (whose depth and norm are MODEL.RESNETS.DEPTH and .NORM).
+    model.UPCONV = CfgNode()
+    # Width of the three transposed convolutions: 256, 256, 256 plain; 256, 128, 64 deformable (SPEC 2.4).
+    model.UPCONV.CHANNELS = [256, 256, 256]
+    # A modulated deformable convolution in front of each.
+    model.UPCONV.DEFORMABLE = False
+    # "BN", "SyncBN" or "FrozenBN".
+    model.UPCONV.NORM = "BN"
+
+    model.CENTERNET = CfgNode()
+    node = model.CENTERNET
+    # Point heads, by their names in POINT_HEAD_REGISTRY. A head may build on the ones before it.
+    node.HEADS = ["CenterHead", "BoxHead"]
+    node.NUM_CLASSES = 80
+    # Channels of the hidden 3x3 convolution of every head; 0 leaves a single 1x1 convolution.
+    node.HEAD_CONV = 64
+    # Initialisation of the non-heatmap maps: "small_last", "small", "zero_bias" or "default" (SPEC 2.1).
+    node.HEAD_INIT = "small_last"
+    # Sub-cell offset of the center; without it centers are decoded at the middle of their cell.
+    node.OFFSET = True
+    # Two size channels per class instead of two in all.
+    node.CLASS_SPECIFIC_SIZE = False
+    node.SIZE_LOSS = "l1"  # or "smooth_l1"
+    node.HEATMAP_WEIGHT = 1.0
+    node.OFFSET_WEIGHT = 1.0
+    node.SIZE_WEIGHT = 0.1
+    # "original": the radius of the released models; "corrected": with the roots the paper's source intended.
+    node.GAUSSIAN_RADIUS = "original"
+    # "keep": each image at its own size on a black canvas; "fixed": warped to INPUT.AFFINE.SIZE (SPEC 9.1).
+    node.TEST_RESOLUTION = "keep"
+    # Detections must score above this. How many there are at most is TEST.DETECTIONS_PER_IMAGE.
+    node.SCORE_THRESH_TEST = 0.0
+    # Clip predicted boxes to the image. The original does not.
+    node.CLIP_BOXES = True
+
+
+def _add_input_keys(inputs: CfgNode) -> None:
+    # The affine crop (SPEC 5.1). Mirroring is Detectron2's INPUT.RANDOM_FLIP ("horizontal" or "none").
+    inputs.AFFINE = CfgNode()
+    # Height and width of the network input in training, and at test time where TEST_RESOLUTION is "fixed".
+    inputs.AFFINE.SIZE = [512, 512]
+    # "crop": a random window position and a scale out of SCALES; "jitter": shift and scale around the whole image by
+    # SHIFT and SCALE (relative); "none": the whole image.
+    inputs.AFFINE.MODE = "crop"
+    inputs.AFFINE.SCALES = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
+    inputs.AFFINE.SHIFT = 0.1
+    inputs.AFFINE.SCALE = 0.4
+    # Crowd annotations: "object" trains on them like on any other (as the original does), "ignore" masks the box of
+    # the region out of the loss of its class's heatmap.
+    inputs.CROWD = "object"
+    # Brightness, contrast and saturation change by up to this factor; 0 switches them off.
+    inputs.COLOR_JITTER = 0.4
+    # Standard deviation of the lighting noise along the colour axes of ImageNet; 0 switches it off.
+    inputs.LIGHTING = 0.1
+
+
+def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """Read a config file with its ``_BASE_`` chain on top of the defaults.
+
+    Unlike ``CfgNode.merge_from_file`` it never executes YAML tags.
+
+    Args:
+        config_file: path of a ``.yaml`` file.
+        overrides: alternating keys and values, as on the command line.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+    """
+    if not Path(config_file).is_file():
+        raise FileNotFoundError(f"config file {config_file} does not exist; centernet_d2.model_zoo.available() lists ours")
+    cfg = get_cfg()
+    add_centernet_config(cfg)
+    cfg.merge_from_file(str(config_file), allow_unsafe=False)
+    cfg.merge_from_list(list(overrides))
+    return cfg

@@ -1,0 +1,243 @@
+"""The original's augmentations (SPEC 5.1) as Detectron2 augmentations: mirror, affine window, colour.
+
+Coordinates are index coordinates: pixel centers at integers, a mirror takes x to W - 1 - x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data.transforms import Augmentation, HFlipTransform, NoOpTransform, Transform
+
+from ..modeling.geometry import affine_matrix, invert_affine, warp_affine
+
+__all__ = [
+    "AffineTransform",
+    "ColorJitter",
+    "ColorTransform",
+    "MirrorTransform",
+    "RandomMirror",
+    "RandomWindow",
+    "ShiftScaleWindow",
+    "build_augmentations",
+    "color_jitter",
+    "crop_border",
+]
+
+CROP_MODES = ("crop", "jitter", "none")
+
+# Colour axes of ImageNet in BGR order, values in 0..1 (SPEC 5.1).
+EIGENVALUES = np.array([0.2141788, 0.01817699, 0.00341571])
+EIGENVECTORS = np.array(
+    [
+        [-0.58752847, -0.69563484, 0.41340352],
+        [-0.5832747, 0.00994535, -0.81221408],
+        [-0.56089297, 0.71832671, 0.41158938],
+    ]
+)
+GREY_WEIGHTS = np.array([0.114, 0.587, 0.299])
+
+
+class MirrorTransform(HFlipTransform):
+    """Mirror in index coordinates. A subclass, because Detectron2 swaps left and right joints for this type only."""
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        """(N, 2) points -> the same with x' = W - 1 - x."""
+        coords = coords.copy()
+        coords[:, 0] = self.width - 1 - coords[:, 0]
+        return coords
+
+    def inverse(self) -> MirrorTransform:
+        return self
+
+
+class AffineTransform(Transform):
+    """Show a window of the image: one matrix for pixels, boxes, polygons, masks and keypoints."""
+
+    def __init__(self, matrix: np.ndarray, input_size: tuple[int, int], output_size: tuple[int, int]) -> None:
+        """
+        Args:
+            matrix: (2, 3), from input to output pixels.
+            input_size, output_size: (height, width).
+        """
+        super().__init__()
+        self.matrix = matrix
+        self.input_size = input_size
+        self.output_size = output_size
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        """Bilinear, black outside the image."""
+        return warp_affine(img, self.matrix, self.output_size)
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return warp_affine(segmentation, self.matrix, self.output_size, cv2.INTER_NEAREST)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords @ self.matrix[:, :2].T + self.matrix[:, 2]
+
+    def inverse(self) -> AffineTransform:
+        return AffineTransform(invert_affine(self.matrix), self.output_size, self.input_size)
+
+
+class ColorTransform(Transform):
+    """:func:`color_jitter` with drawn values; makes float32 images in 0..255, not clipped. Coordinates stay."""
+
+    def __init__(self, order: Sequence[str], factors: Sequence[float], lighting: np.ndarray, is_bgr: bool) -> None:
+        super().__init__()
+        self.order = order
+        self.factors = factors
+        self.lighting = lighting
+        self.is_bgr = is_bgr
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        bgr = img if self.is_bgr else img[..., ::-1]
+        out = color_jitter(bgr / np.float32(255), self.order, self.factors, self.lighting) * np.float32(255)
+        return np.ascontiguousarray(out if self.is_bgr else out[..., ::-1])
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return segmentation
+
+    def inverse(self) -> Transform:
+        """Colours cannot be undone; coordinates never changed."""
+        return NoOpTransform()
+
+
+def color_jitter(
+    image: np.ndarray, order: Sequence[str], factors: Sequence[float], lighting: np.ndarray
+) -> np.ndarray:
+    """Change brightness, contrast and saturation, then the lighting (SPEC 5.1).
+
+    Grey values and their mean are those of the image as it came (SPEC 12, quirk 21). Nothing is clipped.
+
+    Args:
+        image: (H, W, 3) float32 BGR in 0..1.
+        order: any of "brightness", "contrast", "saturation", applied in this order.
+        factors: one for each; 1 changes nothing.
+        lighting: (3,) amount along each colour axis.
+
+    Returns:
+        A new (H, W, 3) float32 image.
+    """
+    grey = (image @ GREY_WEIGHTS.astype(np.float32))[..., None]
+    background = {"brightness": np.float32(0), "contrast": grey.mean(), "saturation": grey}
+    for name, factor in zip(order, factors, strict=True):
+        image = image * np.float32(factor) + background[name] * np.float32(1 - factor)
+    return image + (EIGENVECTORS @ (EIGENVALUES * lighting)).astype(np.float32)
+
+
+def crop_border(size: int, border: int = 128) -> int:
+    """How far a random window center stays away from the edge: `border`, halved until it fits (SPEC 5.1)."""
+    divisor = 1
+    while size - border // divisor <= border // divisor:
+        divisor *= 2
+    return border // divisor
+
+
+class RandomMirror(Augmentation):
+    """Mirror with a probability."""
+
+    def __init__(self, prob: float = 0.5) -> None:
+        super().__init__()
+        self.prob = prob
+
+    def get_transform(self, image: np.ndarray) -> Transform:
+        return MirrorTransform(image.shape[1]) if self._rand_range() < self.prob else NoOpTransform()
+
+
+class RandomWindow(Augmentation):
+    """A window around a random pixel, its side a random multiple of the longer side of the image."""
+
+    def __init__(self, size: tuple[int, int], scales: Sequence[float]) -> None:
+        """
+        Args:
+            size: (height, width) of the output.
+            scales: the multiples to choose from.
+        """
+        super().__init__()
+        self.size = size
+        self.scales = scales
+
+    def get_transform(self, image: np.ndarray) -> AffineTransform:
+        height, width = image.shape[:2]
+        window = max(height, width) * np.random.choice(self.scales)
+        center = [np.random.randint(border := crop_border(side), side - border) for side in (width, height)]
+        return AffineTransform(affine_matrix(center, window, self.size), (height, width), self.size)
+
+
+class ShiftScaleWindow(Augmentation):
+    """The whole image, shifted and scaled by clipped normal noise; without noise, just the whole image."""
+
+    def __init__(self, size: tuple[int, int], shift: float = 0.0, scale: float = 0.0) -> None:
+        """
+        Args:
+            size: (height, width) of the output.
+            shift, scale: standard deviations, relative to the longer side of the image. Noise is clipped at twice the
+                shift and at once the scale.
+        """
+        super().__init__()
+        self.size = size
+        self.shift = shift
+        self.scale = scale
+
+    def get_transform(self, image: np.ndarray) -> AffineTransform:
+        height, width = image.shape[:2]
+        window = max(height, width)
+        shift = window * np.clip(np.random.randn(2) * self.shift, -2 * self.shift, 2 * self.shift)
+        center = np.array([width / 2, height / 2]) + shift
+        window *= np.clip(np.random.randn() * self.scale + 1, 1 - self.scale, 1 + self.scale)
+        return AffineTransform(affine_matrix(center, window, self.size), (height, width), self.size)
+
+
+class ColorJitter(Augmentation):
+    """Random brightness, contrast and saturation in random order, then lighting noise."""
+
+    def __init__(self, strength: float = 0.4, lighting: float = 0.1, image_format: str = "BGR") -> None:
+        """
+        Args:
+            strength: factors are drawn from 1 - strength .. 1 + strength.
+            lighting: standard deviation along each colour axis.
+            image_format: "BGR" or "RGB".
+        """
+        super().__init__()
+        self.strength = strength
+        self.lighting = lighting
+        self.image_format = image_format
+
+    def get_transform(self, image: np.ndarray) -> ColorTransform:
+        order = np.random.permutation(["brightness", "contrast", "saturation"])
+        factors = 1 + np.random.uniform(-self.strength, self.strength, size=3)
+        lighting = np.random.normal(scale=self.lighting, size=3)
+        return ColorTransform(order.tolist(), factors, lighting, self.image_format == "BGR")
+
+
+def build_augmentations(cfg: CfgNode, is_train: bool) -> list[Augmentation]:
+    """The augmentations of a config. None at test time: the model makes its own canvas.
+
+    Mirroring comes first, so the window is drawn in the mirrored image. Where the original mirrors the drawn window
+    instead, the distribution is the same, but for one pixel with INPUT.AFFINE.MODE "jitter" or "none".
+
+    Raises:
+        ValueError: a key has an unknown value.
+    """
+    if not is_train:
+        return []
+    node, size = cfg.INPUT.AFFINE, tuple(cfg.INPUT.AFFINE.SIZE)
+    if node.MODE not in CROP_MODES:
+        raise ValueError(f"INPUT.AFFINE.MODE is '{node.MODE}', known: {', '.join(CROP_MODES)}")
+    if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "none"):
+        raise ValueError(f"INPUT.RANDOM_FLIP is '{cfg.INPUT.RANDOM_FLIP}', known: horizontal, none")
+    augmentations = [RandomMirror()] if cfg.INPUT.RANDOM_FLIP == "horizontal" else []
+    if node.MODE == "crop":
+        augmentations.append(RandomWindow(size, node.SCALES))
+    else:
+        noise = (node.SHIFT, node.SCALE) if node.MODE == "jitter" else (0.0, 0.0)
+        augmentations.append(ShiftScaleWindow(size, *noise))
+    if cfg.INPUT.COLOR_JITTER > 0 or cfg.INPUT.LIGHTING > 0:
+        augmentations.append(ColorJitter(cfg.INPUT.COLOR_JITTER, cfg.INPUT.LIGHTING, cfg.INPUT.FORMAT))
+    return augmentations

@@ -1,0 +1,83 @@
+"""Looks at a data set before hours are spent on it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Sequence
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+
+__all__ = ["check_dataset", "load_checked"]
+
+
+def check_dataset(name: str, dicts: Sequence[dict], num_classes: int) -> None:
+    """Check everything that can be checked without decoding images.
+
+    Boxes without area or outside their image are counted in one log line; the mapper drops them.
+
+    Args:
+        name: of the registered data set.
+        dicts: its images in Detectron2's format.
+        num_classes: classes of the model.
+
+    Raises:
+        FileNotFoundError: an image does not exist.
+        ValueError: the data set is empty, has more classes than the model, or a coordinate that is not finite.
+    """
+    if not dicts:
+        raise ValueError(f"the data set '{name}' has no images")
+    classes = MetadataCatalog.get(name).get("thing_classes", [])
+    if len(classes) > num_classes:
+        raise ValueError(
+            f"the data set '{name}' has {len(classes)} classes ({', '.join(classes[:10])}"
+            f"{', ...' if len(classes) > 10 else ''}), but MODEL.CENTERNET.NUM_CLASSES is {num_classes}"
+        )
+    dropped = 0
+    for image in dicts:
+        file_name = image["file_name"]
+        if not (os.path.isfile(file_name) or PathManager.isfile(file_name)):
+            raise FileNotFoundError(f"the data set '{name}' names the image {file_name}, which does not exist")
+        for index, annotation in enumerate(image.get("annotations", ())):
+            dropped += not _check_annotation(annotation, image, f"{name}: {file_name}, annotation {index}", num_classes)
+    if dropped:
+        logging.getLogger(__name__).warning(
+            f"data set '{name}': {dropped} boxes without area or outside their image are left out of training"
+        )
+
+
+def _check_annotation(annotation: dict, image: dict, where: str, num_classes: int) -> bool:
+    """Whether a box shows anything of its image."""
+    category = annotation["category_id"]
+    if not 0 <= category < num_classes:
+        raise ValueError(f"{where}: class {category} is outside 0..{num_classes - 1} (MODEL.CENTERNET.NUM_CLASSES)")
+    if not all(math.isfinite(value) for value in annotation["bbox"]):
+        raise ValueError(f"{where}: the box {list(annotation['bbox'])} has a coordinate that is not finite")
+    x1, y1, x2, y2 = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    width, height = image.get("width", math.inf), image.get("height", math.inf)
+    return min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0)
+
+
+def load_checked(names: Sequence[str], num_classes: int) -> list[dict]:
+    """The images of registered data sets, checked one set after the other by :func:`check_dataset`.
+
+    Raises:
+        KeyError: a data set is not registered.
+        ValueError: a data set cannot be loaded, or does not pass.
+    """
+    images = []
+    for name in names:
+        if name not in DatasetCatalog.list():
+            raise KeyError(
+                f"the data set '{name}' is not registered: add it to DATASETS.REGISTER, or register it in Python"
+            )
+        try:
+            dicts = DatasetCatalog.get(name)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"the data set '{name}' cannot be loaded: {error!r}") from error
+        check_dataset(name, dicts, num_classes)
+        images.extend(dicts)
+    return images

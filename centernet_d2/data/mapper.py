@@ -1,0 +1,94 @@
+"""From a dataset dict to what the model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import DatasetMapper
+from detectron2.data import detection_utils as utils
+from detectron2.data.transforms import TransformList
+
+from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, Annotator, lookup
+from .augmentations import build_augmentations
+
+__all__ = ["CenterNetDatasetMapper"]
+
+CROWD_POLICIES = ("object", "ignore")
+
+
+class CenterNetDatasetMapper(DatasetMapper):
+    """Detectron2's mapper with our augmentations, keeping what it drops: crowd regions and the heads' own fields."""
+
+    @configurable
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        num_classes: int,
+        annotators: Sequence[Annotator] = (),
+        crowd: str = "object",
+        **kwargs: object,
+    ) -> None:
+        """
+        Args:
+            is_train: whether annotations are wanted.
+            num_classes: classes of the model.
+            annotators: see :meth:`centernet_d2.modeling.PointHead.build_annotator`.
+            crowd: "object" keeps crowd annotations as objects, "ignore" marks them in ``gt_ignore``.
+            kwargs: see :class:`detectron2.data.DatasetMapper`.
+
+        Raises:
+            ValueError: unknown crowd policy.
+        """
+        super().__init__(is_train, **kwargs)
+        if crowd not in CROWD_POLICIES:
+            raise ValueError(f"INPUT.CROWD is '{crowd}', known: {', '.join(CROWD_POLICIES)}")
+        self.num_classes = num_classes
+        self.annotators = annotators
+        self.crowd = crowd
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, object]:
+        heads = [lookup(POINT_HEAD_REGISTRY, name, "MODEL.CENTERNET.HEADS") for name in cfg.MODEL.CENTERNET.HEADS]
+        annotators = [head.build_annotator(cfg) for head in heads]
+        return {
+            "is_train": is_train,
+            "augmentations": build_augmentations(cfg, is_train),
+            "image_format": cfg.INPUT.FORMAT,
+            "num_classes": cfg.MODEL.CENTERNET.NUM_CLASSES,
+            "annotators": [annotator for annotator in annotators if annotator],
+            "crowd": cfg.INPUT.CROWD,
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """See :class:`detectron2.data.DatasetMapper`; errors name the image they are about."""
+        try:
+            return super().__call__(dataset_dict)
+        except (OSError, SyntaxError) as error:  # Pillow raises both for damaged files.
+            raise OSError(f"cannot read the image {dataset_dict['file_name']}: {error}") from error
+
+    def _transform_annotations(
+        self, dataset_dict: dict, transforms: TransformList, image_shape: tuple[int, int]
+    ) -> None:
+        """Replace ``annotations`` by ``instances``, in annotation order; objects outside the image are dropped."""
+        annotations = dataset_dict.pop("annotations")
+        if any(not 0 <= x["category_id"] < self.num_classes for x in annotations):
+            raise ValueError(
+                f"{dataset_dict['file_name']} has objects of a class that MODEL.CENTERNET.NUM_CLASSES = "
+                f"{self.num_classes} does not know"
+            )
+        fields = [annotate(annotations, transforms, image_shape) for annotate in self.annotators]
+        boxes = [
+            utils.transform_instance_annotations(
+                {name: x[name] for name in ("bbox", "bbox_mode", "category_id")}, transforms, image_shape
+            )
+            for x in annotations
+        ]
+        instances = utils.annotations_to_instances(boxes, image_shape)
+        if self.crowd == "ignore":
+            instances.gt_ignore = torch.tensor([bool(x.get("iscrowd", 0)) for x in annotations], dtype=torch.bool)
+        for name, value in (item for one in fields for item in one.items()):
+            instances.set(name, value)
+        dataset_dict["instances"] = utils.filter_empty_instances(instances)

@@ -1,0 +1,112 @@
+"""Detectron2's trainer with our data path, optimizer, evaluators and checkpointer."""
+
+from __future__ import annotations
+
+import os
+import weakref
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
+from detectron2.data.build import filter_images_with_only_crowd_annotations
+from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.utils import comm
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..checkpoint import CenterNetCheckpointer, load_trunk
+from ..data import CenterNetDatasetMapper
+from ..data.checks import load_checked
+from .solver import build_optimizer
+
+__all__ = ["Trainer"]
+
+
+class Trainer(DefaultTrainer):
+    """Trains and evaluates a CenterNet from a config; processes, hooks and logging are Detectron2's."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        # DefaultTrainer's constructor is replaced, not extended: it fixes the checkpointer, and the devices of
+        # DistributedDataParallel in a way that fails on the CPU.
+        TrainerBase.__init__(self)
+        cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        load_checked(cfg.DATASETS.TEST, cfg.MODEL.CENTERNET.NUM_CLASSES)
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        loader = self.build_train_loader(cfg)
+        devices = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
+        model = create_ddp_model(model, broadcast_buffers=False, **devices)
+        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, loader, optimizer)
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = CenterNetCheckpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.cfg = cfg
+        self.register_hooks(self.build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue from the last checkpoint; without one, start from MODEL.TRUNK_WEIGHTS and MODEL.WEIGHTS."""
+        if self.cfg.MODEL.TRUNK_WEIGHTS and not (resume and self.checkpointer.has_checkpoint()):
+            load_trunk(self.checkpointer.model.backbone, self.cfg.MODEL.TRUNK_WEIGHTS)
+        super().resume_or_load(resume)
+
+    def run_step(self) -> None:
+        """One iteration. If the loss is not finite, save the state before it and stop.
+
+        Raises:
+            FloatingPointError: names the iteration and the file.
+        """
+        # Batch norm statistics are the only state that the forward pass of a bad iteration changes.
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(buffers[name])
+            finite = all(parameter.isfinite().all() for parameter in self.model.parameters())
+            if finite:
+                self.checkpointer.save("model_before_nan", iteration=self.iter - 1)
+            saved = os.path.join(self.cfg.OUTPUT_DIR, "model_before_nan.pth")
+            raise FloatingPointError(
+                f"the loss is NaN or infinite at iteration {self.iter}; "
+                + (f"the state before it is in {saved}. " if finite else "the weights are too: go back to a checkpoint. ")
+                + "Lower SOLVER.BASE_LR or enable SOLVER.CLIP_GRADIENTS."
+            ) from error
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
+        dicts = load_checked(cfg.DATASETS.TRAIN, cfg.MODEL.CENTERNET.NUM_CLASSES)
+        if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+            dicts = filter_images_with_only_crowd_annotations(dicts)
+        return build_detection_train_loader(cfg, mapper=CenterNetDatasetMapper(cfg, True), dataset=dicts)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+        return build_detection_test_loader(
+            load_checked([dataset_name], cfg.MODEL.CENTERNET.NUM_CLASSES),
+            mapper=CenterNetDatasetMapper(cfg, False),
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+        )
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        """By the ``evaluator_type`` of the data set: COCO or Pascal VOC.
+
+        Raises:
+            ValueError: there is no evaluator for this type.
+        """
+        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        if kind == "coco":
+            return COCOEvaluator(dataset_name, output_dir=folder, max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)
+        if kind == "pascal_voc":
+            return PascalVOCDetectionEvaluator(dataset_name)
+        raise ValueError(
+            f"the data set '{dataset_name}' has evaluator_type {kind!r}; known are 'coco' and 'pascal_voc'. "
+            "Set it with MetadataCatalog.get(name).evaluator_type, or override Trainer.build_evaluator"
+        )

@@ -1,0 +1,3 @@
+from .deform_conv import DeformConv
+
+__all__ = ["DeformConv"]

@@ -1,0 +1,34 @@
+"""The project's configs, found wherever the package is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["available", "get_config_file"]
+
+
+def _root() -> Path:
+    """The folder of the configs: installed as centernet_d2.configs, or beside the package in a plain checkout."""
+    try:
+        from . import configs
+    except ImportError:
+        return Path(__file__).resolve().parent.parent / "configs"
+    return Path(configs.__file__).parent
+
+
+def available() -> list[str]:
+    """Names of all configs, such as ``"COCO-Detection/centernet_R_18_1x.yaml"``."""
+    root = _root()
+    return sorted(path.relative_to(root).as_posix() for path in root.glob("*/*.yaml"))
+
+
+def get_config_file(name: str) -> str:
+    """Path of a config of the model zoo.
+
+    Raises:
+        FileNotFoundError: there is none of this name.
+    """
+    if name not in available():
+        known = "\n  ".join(available())
+        raise FileNotFoundError(f"there is no config '{name}'; the model zoo has:\n  {known}")
+    return str(_root() / name)

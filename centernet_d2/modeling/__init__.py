@@ -1,0 +1,5 @@
+from .backbone import ResNetUpConv
+from .heads import POINT_HEAD_REGISTRY, BoxHead, CenterHead, PointHead
+from .meta_arch import CenterNet
+
+__all__ = ["POINT_HEAD_REGISTRY", "BoxHead", "CenterHead", "CenterNet", "PointHead", "ResNetUpConv"]

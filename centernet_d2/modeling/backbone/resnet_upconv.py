@@ -1,0 +1,102 @@
+"""ResNet trunk with three transposed convolutions, plain or behind deformable convolutions (SPEC 2.3, 2.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torchvision
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+
+from ...layers import DeformConv
+from .common import check_input_size, fill_bilinear
+
+__all__ = ["ResNetUpConv", "build_resnet_upconv_backbone"]
+
+DEPTHS = (18, 34, 50, 101, 152)
+
+
+class ResNetUpConv(Backbone):
+    """ResNet-18/34/50/101/152 without its classifier, brought back to stride 4 ("Simple Baselines" style).
+
+    Module names are those of the original, so that its weights, and torchvision's for the trunk, load by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int = 18,
+        channels: Sequence[int] = (256, 256, 256),
+        deformable: bool = False,
+        trunk_norm: str = "BN",
+        norm: str = "BN",
+    ) -> None:
+        """
+        Args:
+            depth: one of 18, 34, 50, 101, 152.
+            channels: widths of the three up-sampling stages.
+            deformable: put a modulated deformable convolution in front of each up-sampling.
+            trunk_norm, norm: normalisation of the trunk and of the up-sampling: "BN", "SyncBN" or "FrozenBN".
+
+        Raises:
+            ValueError: unknown depth, or not three widths.
+        """
+        super().__init__()
+        if depth not in DEPTHS:
+            raise ValueError(f"MODEL.RESNETS.DEPTH is {depth}, known: {DEPTHS}")
+        if len(channels) != 3:
+            raise ValueError(f"MODEL.UPCONV.CHANNELS needs three widths, got {list(channels)}")
+        trunk = torchvision.models.get_model(
+            f"resnet{depth}", weights=None, norm_layer=lambda width: get_norm(trunk_norm, width)
+        )
+        self.conv1, self.bn1, self.relu, self.maxpool = trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool
+        self.layer1, self.layer2, self.layer3, self.layer4 = trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4
+        stage = _deformable_stage if deformable else _plain_stage
+        widths = [trunk.fc.in_features, *channels]
+        self.deconv_layers = nn.Sequential(
+            *(layer for before, after in zip(widths, widths[1:], strict=False) for layer in stage(before, after, norm))
+        )
+        self._out_features = ["stack_0"]
+        self._channels = channels[-1]
+
+    @property
+    def size_divisibility(self) -> int:
+        return 32
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {"stack_0": ShapeSpec(channels=self._channels, stride=4)}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> {"stack_0": (B, channels, H / 4, W / 4)}; H and W must be multiples of 32."""
+        check_input_size(x, self.size_divisibility)
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return {"stack_0": self.deconv_layers(x)}
+
+
+def _plain_stage(before: int, after: int, norm: str) -> list[nn.Module]:
+    up = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+    nn.init.normal_(up.weight, std=0.001)
+    return [up, get_norm(norm, after), nn.ReLU(inplace=True)]
+
+
+def _deformable_stage(before: int, after: int, norm: str) -> list[nn.Module]:
+    up = nn.ConvTranspose2d(after, after, 4, stride=2, padding=1, bias=False)
+    # As in the original, this reaches output channel 0 only (SPEC 12, quirk 18).
+    fill_bilinear(up)
+    deform = [DeformConv(before, after), get_norm(norm, after), nn.ReLU(inplace=True)]
+    return [*deform, up, get_norm(norm, after), nn.ReLU(inplace=True)]
+
+
+@BACKBONE_REGISTRY.register()
+def build_resnet_upconv_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNetUpConv:
+    """:class:`ResNetUpConv` from ``MODEL.RESNETS.{DEPTH,NORM}`` and ``MODEL.UPCONV``."""
+    return ResNetUpConv(
+        depth=cfg.MODEL.RESNETS.DEPTH,
+        channels=cfg.MODEL.UPCONV.CHANNELS,
+        deformable=cfg.MODEL.UPCONV.DEFORMABLE,
+        trunk_norm=cfg.MODEL.RESNETS.NORM,
+        norm=cfg.MODEL.UPCONV.NORM,
+    )

@@ -1,0 +1,136 @@
+"""Where things are: affine windows (SPEC 4), test canvases (SPEC 9.1) and the way back to the original image.
+
+Points are (x, y), x to the right and y down. Pixel centers lie at integers, as in the original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Geometry", "affine_matrix", "apply_affine", "fixed_canvas", "invert_affine", "keep_canvas", "warp_affine"]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One image on its way through the network.
+
+    Attributes:
+        image_size: height and width of the original image.
+        input_size: height and width of the canvas that the network sees.
+        to_image: (2, 3) float64 matrix that takes map pixels to pixels of the original image.
+        camera: (3, 4) projection matrix of the original image, if there is one.
+    """
+
+    image_size: tuple[int, int]
+    input_size: tuple[int, int]
+    to_image: Tensor
+    camera: Tensor | None = None
+
+
+def affine_matrix(
+    center: Sequence[float], window: float, output_size: tuple[int, int], degrees: float = 0.0
+) -> np.ndarray:
+    """The similarity that shows a window of an image (SPEC 4).
+
+    Args:
+        center: (x, y) of the window in the source.
+        window: width of the window in source pixels; it becomes the output width. The scale is the same vertically.
+        output_size: (height, width) of the output.
+        degrees: rotation of the window.
+
+    Returns:
+        (2, 3) float64 matrix from source to output coordinates.
+    """
+    height, width = output_size
+    scale = width / window
+    angle = np.deg2rad(degrees)
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    linear = scale * rotation
+    shift = np.array([width / 2, height / 2]) - linear @ np.asarray(center, dtype=np.float64)
+    return np.concatenate([linear, shift[:, None]], axis=1)
+
+
+def invert_affine(matrix: np.ndarray) -> np.ndarray:
+    """The exact inverse of a (2, 3) affine matrix."""
+    linear = np.linalg.inv(matrix[:, :2])
+    return np.concatenate([linear, -linear @ matrix[:, 2:]], axis=1)
+
+
+def apply_affine(points: Tensor, matrix: Tensor) -> Tensor:
+    """Transform (..., 2) points by a (2, 3) matrix."""
+    matrix = matrix.to(points)
+    return points @ matrix[:, :2].T + matrix[:, 2]
+
+
+def warp_affine(
+    image: np.ndarray, matrix: np.ndarray, output_size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR
+) -> np.ndarray:
+    """Warp an (H, W) or (H, W, C) image; what lies outside it is black."""
+    height, width = output_size
+    return cv2.warpAffine(image, matrix, (width, height), flags=interpolation).reshape(height, width, *image.shape[2:])
+
+
+def keep_canvas(image: Tensor, size_divisibility: int, scale: float = 1.0) -> tuple[Tensor, np.ndarray]:
+    """Center an image on a black canvas, pixel by pixel (SPEC 9.1, "keep").
+
+    The canvas is the next multiple of `size_divisibility` strictly greater than the image, as in the original.
+
+    Args:
+        image: (C, H, W).
+        size_divisibility: a power of two.
+        scale: the image is resized by this factor first.
+
+    Returns:
+        The (C, H', W') canvas and the (2, 3) matrix from canvas to image coordinates.
+    """
+    image = _resize(image, scale)
+    height, width = image.shape[-2:]
+    canvas_height, canvas_width = ((size | (size_divisibility - 1)) + 1 for size in (height, width))
+    left, top = canvas_width // 2 - width // 2, canvas_height // 2 - height // 2
+    canvas = image.new_zeros((image.shape[0], canvas_height, canvas_width))
+    canvas[:, top : top + height, left : left + width] = image
+    return canvas, np.array([[1.0, 0.0, -left], [0.0, 1.0, -top]]) / scale
+
+
+def fixed_canvas(image: Tensor, output_size: tuple[int, int], scale: float = 1.0) -> tuple[Tensor, np.ndarray]:
+    """Warp an image into a canvas of fixed size, its longer side to the full width (SPEC 9.1, "fixed").
+
+    The window is not scaled with the image: `scale` > 1 zooms in, < 1 leaves a border (SPEC 12, quirk 5).
+
+    Args:
+        image: (C, H, W).
+        output_size: (height, width) of the canvas.
+        scale: the image is resized by this factor first.
+
+    Returns:
+        The (C, height, width) canvas and the (2, 3) matrix from canvas to image coordinates.
+    """
+    window = max(image.shape[-2:])
+    image = _resize(image, scale)
+    height, width = image.shape[-2:]
+    matrix = affine_matrix((width / 2, height / 2), window, output_size)
+    canvas = _from_pixels(warp_affine(_to_pixels(image), matrix, output_size), image.device)
+    return canvas, invert_affine(matrix) / scale
+
+
+def _resize(image: Tensor, scale: float) -> Tensor:
+    """Resize a (C, H, W) image as the original does: bilinear, no antialiasing, rounded to the image's own type."""
+    if scale == 1.0:
+        return image
+    height, width = (int(size * scale) for size in image.shape[-2:])
+    pixels = cv2.resize(_to_pixels(image), (width, height), interpolation=cv2.INTER_LINEAR)
+    return _from_pixels(pixels.reshape(height, width, -1), image.device)
+
+
+def _to_pixels(image: Tensor) -> np.ndarray:
+    return np.ascontiguousarray(image.permute(1, 2, 0).cpu().numpy())
+
+
+def _from_pixels(pixels: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).to(device)

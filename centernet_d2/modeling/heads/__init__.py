@@ -1,0 +1,5 @@
+from .box import BoxHead
+from .center import CenterHead
+from .point_head import POINT_HEAD_REGISTRY, MapBranches, PointHead, build_point_heads
+
+__all__ = ["POINT_HEAD_REGISTRY", "BoxHead", "CenterHead", "MapBranches", "PointHead", "build_point_heads"]

@@ -1,0 +1,99 @@
+"""2-D boxes: the size of the object at its center."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from ..geometry import Geometry, apply_affine
+from ..losses import REGRESSION_LOSSES, regression_loss
+from ..points import Peaks, Points, SparseTarget
+from .point_head import POINT_HEAD_REGISTRY, PointHead
+
+__all__ = ["BoxHead"]
+
+
+@POINT_HEAD_REGISTRY.register()
+class BoxHead(PointHead):
+    """Width and height of the box around a center, in map pixels, in a linear map (paper, section 4)."""
+
+    requires = ("centers", "classes")
+    provides = ("boxes",)
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        class_specific: bool = False,
+        loss: str = "l1",
+        weight: float = 0.1,
+        clip: bool = True,
+        **common: object,
+    ) -> None:
+        """
+        Args:
+            num_classes: only used for class-specific sizes.
+            class_specific: channels 2c and 2c + 1 hold the size of class c, instead of one pair for all.
+            loss: "l1" or "smooth_l1" (the paper's ablation).
+            weight: factor of the loss.
+            clip: clip decoded boxes to the image. The original does not.
+            common: see :class:`PointHead`.
+
+        Raises:
+            ValueError: unknown loss.
+        """
+        if loss not in REGRESSION_LOSSES:
+            raise ValueError(f"MODEL.CENTERNET.SIZE_LOSS is '{loss}', known: {', '.join(REGRESSION_LOSSES)}")
+        super().__init__({"size": 2 * num_classes if class_specific else 2}, **common)
+        self.class_specific = class_specific
+        self.loss = loss
+        self.weight = weight
+        self.clip = clip
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
+        node = cfg.MODEL.CENTERNET
+        return {
+            "num_classes": node.NUM_CLASSES,
+            "class_specific": node.CLASS_SPECIFIC_SIZE,
+            "loss": node.SIZE_LOSS,
+            "weight": node.SIZE_WEIGHT,
+            "clip": node.CLIP_BOXES,
+            **cls.common_config(cfg, input_shape, num_stacks),
+        }
+
+    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, SparseTarget]:
+        size = points.boxes[:, 2:] - points.boxes[:, :2]
+        if not self.class_specific:
+            return {"size": points.target(size)}
+        own = torch.nn.functional.one_hot(points.classes, self.maps["size"] // 2).repeat_interleave(2, dim=1)
+        return {"size": points.target(size.repeat(1, own.shape[1] // 2) * own, own * points.weight[:, None])}
+
+    def losses(self, maps: dict[str, Tensor], targets: dict[str, Tensor | SparseTarget]) -> dict[str, Tensor]:
+        target = targets["size"]
+        loss = regression_loss(target.gather(maps["size"]), target.value, target.weight, self.loss)
+        return {"loss_size": self.weight * loss}
+
+    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        return {"size": maps["size"].flip(-1)}
+
+    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+        """(B, K, 4) XYXY boxes in map pixels; the network may say negative sizes, and so does this."""
+        size = peaks.gather(maps["size"])
+        if self.class_specific:
+            index = fields["classes"][..., None, None].expand(-1, -1, 1, 2)
+            size = size.unflatten(2, (-1, 2)).gather(2, index).squeeze(2)
+        centers = fields["centers"]
+        return {"boxes": torch.cat([centers - size / 2, centers + size / 2], dim=2)}
+
+    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
+        boxes = Boxes(apply_affine(fields["boxes"].unflatten(1, (2, 2)), geometry.to_image).flatten(1))
+        if self.clip:
+            boxes.clip(geometry.image_size)
+        return {"pred_boxes": boxes}

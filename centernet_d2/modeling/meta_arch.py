@@ -1,0 +1,265 @@
+"""The meta-architecture: backbone, point heads and the way between images and maps. Nothing in it knows a task."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, Backbone
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from .geometry import Geometry, fixed_canvas, keep_canvas
+from .heads.point_head import PointHead, build_point_heads, lookup
+from .heatmap import RADIUS_POLICIES, top_peaks
+from .points import Peaks, Points, build_points
+
+__all__ = ["CenterNet"]
+
+TEST_RESOLUTIONS = ("keep", "fixed")
+
+
+@META_ARCH_REGISTRY.register()
+class CenterNet(nn.Module):
+    """Objects as points (arXiv 1904.07850): one feature map, a heatmap of centers, properties read at its peaks."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        heads: Mapping[str, PointHead],
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        # Training parameters:
+        gaussian_radius: str = "original",
+        vis_period: int = 0,
+        input_format: str = "BGR",
+        # Inference parameters:
+        max_detections: int = 100,
+        score_threshold: float = 0.0,
+        test_resolution: str = "keep",
+        fixed_size: tuple[int, int] = (512, 512),
+    ) -> None:
+        """
+        Args:
+            backbone: gives one feature map per supervised stack, ``{"stack_0": ..., "stack_1": ...}``, all of the same
+                shape; the last one is used at inference.
+            heads: name -> point head, in the order in which they decode.
+            pixel_mean, pixel_std: per channel, in 0..255.
+            gaussian_radius: "original" or "corrected", see :func:`centernet_d2.modeling.heatmap.gaussian_radius`.
+            vis_period: iterations between two pictures of training for TensorBoard; 0 draws none.
+            input_format: "BGR" or "RGB", for those pictures.
+            max_detections: number of peaks that are decoded.
+            score_threshold: detections must score above this.
+            test_resolution: "keep" or "fixed" (SPEC 9.1).
+            fixed_size: height and width of the canvas for "fixed".
+
+        Raises:
+            ValueError: a parameter is unknown or does not fit another.
+        """
+        super().__init__()
+        _check_heads(heads)
+        for key, value, known in (
+            ("MODEL.CENTERNET.GAUSSIAN_RADIUS", gaussian_radius, RADIUS_POLICIES),
+            ("MODEL.CENTERNET.TEST_RESOLUTION", test_resolution, TEST_RESOLUTIONS),
+        ):
+            if value not in known:
+                raise ValueError(f"{key} is '{value}', known: {', '.join(known)}")
+        divisibility = backbone.size_divisibility
+        if any(size <= 0 or size % divisibility for size in fixed_size):
+            raise ValueError(
+                f"INPUT.AFFINE.SIZE is {list(fixed_size)} (height, width), but this backbone needs positive multiples "
+                f"of {divisibility}"
+            )
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(heads)
+        self.stride = backbone.output_shape()["stack_0"].stride
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.gaussian_radius = gaussian_radius
+        self.vis_period = vis_period
+        self.input_format = input_format
+        self.max_detections = max_detections
+        self.score_threshold = score_threshold
+        self.test_resolution = test_resolution
+        self.fixed_size = tuple(fixed_size)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+        build_backbone = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
+        backbone = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+        stacks = backbone.output_shape()
+        return {
+            "backbone": backbone,
+            "heads": build_point_heads(cfg, stacks["stack_0"], len(stacks)),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "gaussian_radius": cfg.MODEL.CENTERNET.GAUSSIAN_RADIUS,
+            "vis_period": cfg.VIS_PERIOD,
+            "input_format": cfg.INPUT.FORMAT,
+            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "score_threshold": cfg.MODEL.CENTERNET.SCORE_THRESH_TEST,
+            "test_resolution": cfg.MODEL.CENTERNET.TEST_RESOLUTION,
+            "fixed_size": cfg.INPUT.AFFINE.SIZE,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: Sequence[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+        """
+        Args:
+            batched_inputs: Detectron2's format: ``image`` (C, H, W) in 0..255 and, in training, ``instances`` with
+                ``gt_boxes``, ``gt_classes`` and whatever the heads need. At inference ``height`` and ``width`` may
+                name the size of the original image, if ``image`` is not it.
+
+        Returns:
+            In training the weighted losses; at inference ``[{"instances": Instances}]`` in original pixels.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        images = self.preprocess_training(batched_inputs)
+        maps = self.compute_maps(images.tensor)
+        gt = [x["instances"].to(self.device) for x in batched_inputs]
+        losses = self.losses(maps, gt)
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            self.visualize_training(batched_inputs, maps[-1])
+        return losses
+
+    def compute_maps(self, images: Tensor) -> list[dict[str, Tensor]]:
+        """Normalised (B, C, H, W) images -> the raw maps of every stack."""
+        features = self.backbone(images)
+        return [self._head_maps(feature, stack) for stack, feature in enumerate(features.values())]
+
+    def compute_test_maps(self, images: Tensor) -> dict[str, Tensor]:
+        """Normalised (B, C, H, W) images -> the activated maps of the last stack."""
+        feature = list(self.backbone(images).values())[-1]
+        return self.activate(self._head_maps(feature, -1))
+
+    def _head_maps(self, feature: Tensor, stack: int) -> dict[str, Tensor]:
+        return {name: tensor for head in self.heads.values() for name, tensor in head(feature, stack).items()}
+
+    def activate(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Raw maps -> maps as they are read at test time."""
+        return {name: tensor for head in self.heads.values() for name, tensor in head.activate(maps).items()}
+
+    def build_points(self, gt: Sequence[Instances], map_size: tuple[int, int]) -> Points:
+        """The annotated objects of a batch on maps of the given height and width."""
+        return build_points(gt, map_size, self.stride, radius_policy=self.gaussian_radius)
+
+    def losses(self, maps: Sequence[dict[str, Tensor]], gt: Sequence[Instances]) -> dict[str, Tensor]:
+        """Losses of all heads, averaged over the stacks (SPEC 7)."""
+        points = self.build_points(gt, maps[0]["heatmap"].shape[-2:])
+        losses = {}
+        for head in self.heads.values():
+            targets = head.targets(gt, points)
+            per_stack = [head.losses(stack, targets) for stack in maps]
+            losses.update({name: sum(loss[name] for loss in per_stack) / len(maps) for name in per_stack[0]})
+        return losses
+
+    def inference(self, batched_inputs: Sequence[dict]) -> list[dict[str, Instances]]:
+        """Detect. Images whose canvases have the same size run together; the others never influence a result."""
+        canvases, geometries = self.preprocess_image(batched_inputs)
+        groups = defaultdict(list)
+        for index, canvas in enumerate(canvases):
+            groups[canvas.shape].append(index)
+        results = [None] * len(canvases)
+        for members in groups.values():
+            maps = self.compute_test_maps(torch.stack([canvases[i] for i in members]))
+            detections = self.detect(maps, [geometries[i] for i in members])
+            for index, instances in zip(members, detections, strict=True):
+                results[index] = {"instances": instances}
+        return results
+
+    def detect(self, maps: dict[str, Tensor], geometries: Sequence[Geometry]) -> list[Instances]:
+        """Activated maps of a batch -> detections in original pixels."""
+        fields = self.decode(maps)
+        results = []
+        for index, geometry in enumerate(geometries):
+            found = fields["scores"][index] > self.score_threshold
+            own = {name: tensor[index][found] for name, tensor in fields.items()}
+            instances = Instances(geometry.image_size)
+            for head in self.heads.values():
+                for name, value in head.to_image(own, geometry).items():
+                    instances.set(name, value)
+            results.append(instances)
+        return results
+
+    def decode(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Activated maps -> (B, K, ...) fields of the K best peaks, in map pixels. Shapes are fixed: exportable."""
+        peaks = Peaks(*top_peaks(maps["heatmap"], self.max_detections))
+        fields = {}
+        for head in self.heads.values():
+            fields.update(head.decode(maps, peaks, fields))
+        return fields
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """(..., C, H, W) in 0..255 -> network input."""
+        return (images - self.pixel_mean) / self.pixel_std
+
+    def preprocess_training(self, batched_inputs: Sequence[dict]) -> ImageList:
+        """Normalised batch; smaller images are padded with black at the right and at the bottom."""
+        images = [x["image"].to(self.device) for x in batched_inputs]
+        images = ImageList.from_tensors(images, self.backbone.size_divisibility)
+        return ImageList(self.normalize(images.tensor), images.image_sizes)
+
+    def preprocess_image(
+        self, batched_inputs: Sequence[dict], scale: float = 1.0
+    ) -> tuple[list[Tensor], list[Geometry]]:
+        """The canvas of each image, normalised, and its way back to the original image.
+
+        Args:
+            batched_inputs: see :meth:`forward`.
+            scale: test scale; the images are resized by it (SPEC 9.1).
+        """
+        canvases, geometries = [], []
+        for x in batched_inputs:
+            image = x["image"].to(self.device)
+            if self.test_resolution == "keep":
+                canvas, matrix = keep_canvas(image, self.backbone.size_divisibility, scale)
+            else:
+                canvas, matrix = fixed_canvas(image, self.fixed_size, scale)
+            image_size = (x.get("height", image.shape[1]), x.get("width", image.shape[2]))
+            # The image may have been resized before it came here.
+            zoom = np.array([image_size[1] / image.shape[2], image_size[0] / image.shape[1]])
+            to_image = matrix * zoom[:, None] * [self.stride, self.stride, 1]
+            canvases.append(self.normalize(canvas))
+            geometries.append(Geometry(image_size, tuple(canvas.shape[-2:]), torch.from_numpy(to_image)))
+        return canvases, geometries
+
+    @torch.no_grad()
+    def visualize_training(self, batched_inputs: Sequence[dict], maps: dict[str, Tensor]) -> None:
+        """Put the first image of the batch into the event storage: ground truth, predictions, center heatmap."""
+        from ..visualization import draw_training
+
+        storage = get_event_storage()
+        maps = self.activate({name: tensor[:1] for name, tensor in maps.items()})
+        image = batched_inputs[0]["image"]
+        size = tuple(image.shape[-2:])
+        to_image = torch.tensor([[self.stride, 0, 0], [0, self.stride, 0]], dtype=torch.float64)
+        detections = self.detect(maps, [Geometry(size, size, to_image)])[0]
+        picture = draw_training(
+            image, self.input_format, batched_inputs[0]["instances"], detections, maps["heatmap"][0], self.stride
+        )
+        storage.put_image("ground truth, predictions, heatmap", picture)
+
+
+def _check_heads(heads: Mapping[str, PointHead]) -> None:
+    """Every head must find what it builds on, and no two may predict the same map."""
+    provided, maps = set(), set()
+    for name, head in heads.items():
+        if missing := set(head.requires) - provided:
+            raise ValueError(
+                f"MODEL.CENTERNET.HEADS: {name} needs {', '.join(sorted(missing))} from a head listed before it"
+            )
+        if twice := maps & set(head.maps):
+            raise ValueError(f"MODEL.CENTERNET.HEADS: {name} predicts {', '.join(sorted(twice))} a second time")
+        provided |= set(head.provides)
+        maps |= set(head.maps)

@@ -1,0 +1,31 @@
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="centernet_d2",
+    version="0.1.0",
+    description="CenterNet (Objects as Points) for Detectron2: 2-D boxes without NMS, compiled operators or surprises",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    # The configs live at the top of the repository and are installed as the package centernet_d2.configs.
+    packages=[*find_packages(include=["centernet_d2", "centernet_d2.*"]), "centernet_d2.configs"],
+    package_dir={"centernet_d2.configs": "configs"},
+    package_data={"centernet_d2": ["py.typed"], "centernet_d2.configs": ["*.yaml", "*/*.yaml"]},
+    # Detectron2 is needed too, but has no release on PyPI under its name: see README.md for how to get it.
+    install_requires=[
+        "torch>=2.1",
+        "torchvision>=0.16",
+        "numpy",
+        "opencv-python",
+        "fvcore",
+        "iopath",
+        "yacs",
+        "omegaconf<2.4",
+        "pycocotools",
+        "setuptools<82",
+        "tqdm",
+    ],
+)
