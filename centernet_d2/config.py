@@ -7,7 +7,13 @@ from pathlib import Path
 
 from detectron2.config import CfgNode, get_cfg
 
-__all__ = ["add_centernet_config", "load_config"]
+__all__ = ["add_centernet_config", "check_choice", "load_config"]
+
+
+def check_choice(key: str, value: object, known: Sequence[object]) -> None:
+    """Raise a ValueError that names the config key unless its value is one of the known ones."""
+    if value not in known:
+        raise ValueError(f"{key} is {value!r}, known: {', '.join(map(str, known))}")
 
 
 def add_centernet_config(cfg: CfgNode) -> None:
@@ -28,6 +34,9 @@ def add_centernet_config(cfg: CfgNode) -> None:
     # Number of images per batch for which SOLVER.BASE_LR is stated. If it is not 0, the learning rate is scaled
     # linearly to the actual SOLVER.IMS_PER_BATCH (SPEC 10). Iterations and steps are left as they are.
     cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
+
+    # Round COCO results to two decimals before they are evaluated, as the original did for its published figures.
+    cfg.TEST.ROUND_RESULTS = False
 
 
 def _add_model_keys(model: CfgNode) -> None:
@@ -56,7 +65,9 @@ def _add_model_keys(model: CfgNode) -> None:
     node.OFFSET = True
     # Two size channels per class instead of two in all.
     node.CLASS_SPECIFIC_SIZE = False
-    node.SIZE_LOSS = "l1"  # or "smooth_l1"
+    # "l1" or "smooth_l1" (the paper's ablation).
+    node.SIZE_LOSS = "l1"
+    node.OFFSET_LOSS = "l1"
     node.HEATMAP_WEIGHT = 1.0
     node.OFFSET_WEIGHT = 1.0
     node.SIZE_WEIGHT = 0.1
@@ -103,7 +114,9 @@ def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNo
         FileNotFoundError: the file does not exist.
     """
     if not Path(config_file).is_file():
-        raise FileNotFoundError(f"config file {config_file} does not exist; centernet_d2.model_zoo.available() lists ours")
+        raise FileNotFoundError(
+            f"config file {config_file} does not exist; centernet_d2.model_zoo.available() lists ours"
+        )
     cfg = get_cfg()
     add_centernet_config(cfg)
     cfg.merge_from_file(str(config_file), allow_unsafe=False)

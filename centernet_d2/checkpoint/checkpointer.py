@@ -47,9 +47,7 @@ def load_trunk(backbone: nn.Module, path: str | Path) -> None:
     own = backbone.state_dict()
     # Frozen batch norms do not count batches.
     weights = {name: tensor for name, tensor in weights.items() if name in own or "num_batches" not in name}
-    wrong = [
-        f"{name} {tuple(tensor.shape)}" for name, tensor in weights.items() if _shape(own, name) != tensor.shape
-    ]
+    wrong = [f"{name} {tuple(tensor.shape)}" for name, tensor in weights.items() if _shape(own, name) != tensor.shape]
     if wrong or not weights:
         raise ValueError(
             f"MODEL.TRUNK_WEIGHTS: {path} does not fit the {type(backbone).__name__} backbone "

@@ -12,6 +12,7 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data.transforms import Augmentation, HFlipTransform, NoOpTransform, Transform
 
+from ..config import check_choice
 from ..modeling.geometry import affine_matrix, invert_affine, warp_affine
 
 __all__ = [
@@ -108,9 +109,7 @@ class ColorTransform(Transform):
         return NoOpTransform()
 
 
-def color_jitter(
-    image: np.ndarray, order: Sequence[str], factors: Sequence[float], lighting: np.ndarray
-) -> np.ndarray:
+def color_jitter(image: np.ndarray, order: Sequence[str], factors: Sequence[float], lighting: np.ndarray) -> np.ndarray:
     """Change brightness, contrast and saturation, then the lighting (SPEC 5.1).
 
     Grey values and their mean are those of the image as it came (SPEC 12, quirk 21). Nothing is clipped.
@@ -228,10 +227,8 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[Augmentation]:
     if not is_train:
         return []
     node, size = cfg.INPUT.AFFINE, tuple(cfg.INPUT.AFFINE.SIZE)
-    if node.MODE not in CROP_MODES:
-        raise ValueError(f"INPUT.AFFINE.MODE is '{node.MODE}', known: {', '.join(CROP_MODES)}")
-    if cfg.INPUT.RANDOM_FLIP not in ("horizontal", "none"):
-        raise ValueError(f"INPUT.RANDOM_FLIP is '{cfg.INPUT.RANDOM_FLIP}', known: horizontal, none")
+    check_choice("INPUT.AFFINE.MODE", node.MODE, CROP_MODES)
+    check_choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, ("horizontal", "none"))
     augmentations = [RandomMirror()] if cfg.INPUT.RANDOM_FLIP == "horizontal" else []
     if node.MODE == "crop":
         augmentations.append(RandomWindow(size, node.SCALES))

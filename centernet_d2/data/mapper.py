@@ -10,6 +10,7 @@ from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data.transforms import TransformList
 
+from ..config import check_choice
 from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, Annotator, lookup
 from .augmentations import build_augmentations
 
@@ -43,8 +44,7 @@ class CenterNetDatasetMapper(DatasetMapper):
             ValueError: unknown crowd policy.
         """
         super().__init__(is_train, **kwargs)
-        if crowd not in CROWD_POLICIES:
-            raise ValueError(f"INPUT.CROWD is '{crowd}', known: {', '.join(CROWD_POLICIES)}")
+        check_choice("INPUT.CROWD", crowd, CROWD_POLICIES)
         self.num_classes = num_classes
         self.annotators = annotators
         self.crowd = crowd

@@ -67,7 +67,7 @@ def check_output_dir(cfg: CfgNode, *, resume: bool) -> None:
     config_file = folder / "config.yaml"
     if not resume and any(folder.glob("*.pth")):
         raise FileExistsError(
-            f"OUTPUT_DIR {folder} already holds trained weights: continue that run with --resume, or choose another folder"
+            f"OUTPUT_DIR {folder} already holds trained weights: continue with --resume, or choose another folder"
         )
     if not config_file.exists():
         return

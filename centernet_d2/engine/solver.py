@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import build_optimizer as build_sgd
-from detectron2.solver import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
+
+from ..config import check_choice
 
 __all__ = ["build_optimizer", "scaled_learning_rate"]
 
@@ -26,8 +28,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         ValueError: unknown optimizer.
     """
     name = cfg.SOLVER.OPTIMIZER
-    if name not in ("SGD", *ADAM):
-        raise ValueError(f"SOLVER.OPTIMIZER is '{name}', known: {', '.join(('SGD', *ADAM))}")
+    check_choice("SOLVER.OPTIMIZER", name, ("SGD", *ADAM))
     rate = scaled_learning_rate(cfg)
     if name == "SGD":
         cfg = cfg.clone()

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.checks import load_checked
+from ..evaluation.coco import RoundingCOCOEvaluator
 from .solver import build_optimizer
 
 __all__ = ["Trainer"]
@@ -70,7 +71,11 @@ class Trainer(DefaultTrainer):
             saved = os.path.join(self.cfg.OUTPUT_DIR, "model_before_nan.pth")
             raise FloatingPointError(
                 f"the loss is NaN or infinite at iteration {self.iter}; "
-                + (f"the state before it is in {saved}. " if finite else "the weights are too: go back to a checkpoint. ")
+                + (
+                    f"the state before it is in {saved}. "
+                    if finite
+                    else "the weights are too: go back to a checkpoint. "
+                )
                 + "Lower SOLVER.BASE_LR or enable SOLVER.CLIP_GRADIENTS."
             ) from error
 
@@ -103,7 +108,8 @@ class Trainer(DefaultTrainer):
         kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         if kind == "coco":
-            return COCOEvaluator(dataset_name, output_dir=folder, max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)
+            evaluator = RoundingCOCOEvaluator if cfg.TEST.ROUND_RESULTS else COCOEvaluator
+            return evaluator(dataset_name, output_dir=folder, max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)
         if kind == "pascal_voc":
             return PascalVOCDetectionEvaluator(dataset_name)
         raise ValueError(

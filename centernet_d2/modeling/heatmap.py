@@ -1,4 +1,4 @@
-"""Heatmaps: how objects are painted into them and how peaks are read out (SPEC 6.1, 6.2 and 8; paper, sections 3 and 4).
+"""Heatmaps: how objects are painted into them and how peaks are read out (SPEC 6.1, 6.2, 8; paper, section 3 and 4).
 
 Maps are (B, C, H, W); positions are (x, y) in map pixels.
 """
@@ -46,7 +46,7 @@ def gaussian_radius(height: Tensor, width: Tensor, policy: str = "original", min
             (root3 - 2 * min_overlap * total) / (8 * min_overlap),
         )
     else:
-        raise ValueError(f"unknown radius policy '{policy}', known: {', '.join(RADIUS_POLICIES)}")
+        raise ValueError(f"unknown radius policy {policy!r}, known: {', '.join(RADIUS_POLICIES)}")
     return torch.stack(radii).amin(dim=0)
 
 
@@ -112,7 +112,7 @@ def top_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         (B, K) scores in descending order, (B, K) classes and (B, K, 2) integer cells (x, y).
     """
-    batch, classes, height, width = heatmap.shape
+    classes, height, width = heatmap.shape[1:]
     cells = height * width
     # First within each class, which keeps the second, global selection small.
     scores, index = peak_filter(heatmap).flatten(2).topk(min(k, cells), dim=2)

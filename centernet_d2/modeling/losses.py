@@ -41,28 +41,32 @@ def focal_loss_with_logits(logits: Tensor, target: Tensor, weight: Tensor | None
     return focal_loss(probability, target, weight)
 
 
-def normalizer(weight: Tensor, loss: str = "l1") -> Tensor:
+def normalizer(weight: Tensor, loss: str = "l1", slots: int = 0) -> Tensor:
     """What a regression loss is divided by: the supervised values (l1) or objects (smooth_l1) of the batch.
 
     Args:
         weight: (N, D).
         loss: one of REGRESSION_LOSSES.
+        slots: if not 0, divide by this many objects, however many there are, as the original does for 3-D boxes.
     """
+    if slots:
+        return weight.new_tensor(float(slots * weight.shape[1]))
     count = weight.sum() if loss == "l1" else weight.amax(dim=1).sum()
     return count + _EPSILON
 
 
-def regression_loss(prediction: Tensor, target: Tensor, weight: Tensor, loss: str = "l1") -> Tensor:
+def regression_loss(prediction: Tensor, target: Tensor, weight: Tensor, loss: str = "l1", slots: int = 0) -> Tensor:
     """L1 loss averaged over values, or smooth L1 loss averaged over objects (paper, equations 2 and 3).
 
     Args:
         prediction, target: (N, D).
         weight: (N, D) in 0..1.
         loss: one of REGRESSION_LOSSES.
+        slots: see :func:`normalizer`.
 
     Returns:
         Scalar; 0, and connected to the prediction, if there are no objects.
     """
     function = F.l1_loss if loss == "l1" else F.smooth_l1_loss
     total = function(prediction.float() * weight, target * weight, reduction="sum")
-    return total / normalizer(weight, loss)
+    return total / normalizer(weight, loss, slots)

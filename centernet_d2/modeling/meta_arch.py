@@ -14,6 +14,7 @@ from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from ..config import check_choice
 from .geometry import Geometry, fixed_canvas, keep_canvas
 from .heads.point_head import PointHead, build_point_heads, lookup
 from .heatmap import RADIUS_POLICIES, top_peaks
@@ -65,12 +66,8 @@ class CenterNet(nn.Module):
         """
         super().__init__()
         _check_heads(heads)
-        for key, value, known in (
-            ("MODEL.CENTERNET.GAUSSIAN_RADIUS", gaussian_radius, RADIUS_POLICIES),
-            ("MODEL.CENTERNET.TEST_RESOLUTION", test_resolution, TEST_RESOLUTIONS),
-        ):
-            if value not in known:
-                raise ValueError(f"{key} is '{value}', known: {', '.join(known)}")
+        check_choice("MODEL.CENTERNET.GAUSSIAN_RADIUS", gaussian_radius, RADIUS_POLICIES)
+        check_choice("MODEL.CENTERNET.TEST_RESOLUTION", test_resolution, TEST_RESOLUTIONS)
         divisibility = backbone.size_divisibility
         if any(size <= 0 or size % divisibility for size in fixed_size):
             raise ValueError(

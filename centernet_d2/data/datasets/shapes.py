@@ -26,10 +26,18 @@ def _outline(shape: str, center: np.ndarray, radius: float, angle: float) -> np.
 
 
 def _ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A soft random texture, (H, W, 3) uint8."""
-    coarse = rng.uniform(40, 215, size=(4, 4, 3)).astype(np.float32)
+    """A soft texture, grey with a tint, (H, W, 3) uint8."""
+    coarse = (rng.uniform(50, 205, size=(4, 4, 1)) + rng.uniform(-15, 15, size=(4, 4, 3))).astype(np.float32)
     soft = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(soft + rng.normal(0, 8, size=soft.shape), 0, 255).astype(np.uint8)
+
+
+def _color(rng: np.random.Generator, category: int) -> np.ndarray:
+    """A BGR colour around the hue of a class; neighbouring classes nearly meet."""
+    spacing = 180 / len(SHAPES)
+    hue = (category + rng.uniform(-0.4, 0.4)) * spacing % 180
+    color = np.array([[[hue, rng.uniform(90, 255), rng.uniform(90, 255)]]], dtype=np.uint8)
+    return cv2.cvtColor(color, cv2.COLOR_HSV2BGR)[0, 0].astype(float)
 
 
 def _overlap(box: np.ndarray, others: list[np.ndarray]) -> float:
@@ -61,7 +69,7 @@ def draw_shapes(
     wanted = 0 if rng.random() < 0.1 else rng.integers(1, max_objects + 1)
     for _ in range(wanted):
         category = int(rng.integers(len(SHAPES)))
-        radius = min(size) * rng.uniform(0.06, 0.22)
+        radius = min(size) * rng.uniform(0.08, 0.24)
         center = rng.uniform([0, 0], [width, height])
         corners = _outline(list(SHAPES)[category], center, radius, rng.uniform(0, 2 * np.pi))
         box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
@@ -69,7 +77,7 @@ def draw_shapes(
         inside = np.prod((visible[2:] - visible[:2]).clip(min=0)) / np.prod(box[2:] - box[:2])
         if inside < 0.5 or _overlap(visible, [other for _, other in objects]) > 0.4:
             continue
-        color = rng.uniform(0, 255, size=3)
+        color = _color(rng, category)
         points = np.round(corners * (1 << _SUBPIXEL_BITS)).astype(np.int32)
         cv2.fillPoly(image, [points], color.tolist(), cv2.LINE_AA, _SUBPIXEL_BITS)
         cv2.polylines(image, [points], True, (color * 0.5).tolist(), 1, cv2.LINE_AA, _SUBPIXEL_BITS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torchvision
 from detectron2.config import CfgNode
@@ -56,7 +57,7 @@ class ResNetUpConv(Backbone):
         stage = _deformable_stage if deformable else _plain_stage
         widths = [trunk.fc.in_features, *channels]
         self.deconv_layers = nn.Sequential(
-            *(layer for before, after in zip(widths, widths[1:], strict=False) for layer in stage(before, after, norm))
+            *(layer for before, after in pairwise(widths) for layer in stage(before, after, norm))
         )
         self._out_features = ["stack_0"]
         self._channels = channels[-1]

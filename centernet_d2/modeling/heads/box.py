@@ -10,6 +10,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from ...config import check_choice
 from ..geometry import Geometry, apply_affine
 from ..losses import REGRESSION_LOSSES, regression_loss
 from ..points import Peaks, Points, SparseTarget
@@ -48,8 +49,7 @@ class BoxHead(PointHead):
         Raises:
             ValueError: unknown loss.
         """
-        if loss not in REGRESSION_LOSSES:
-            raise ValueError(f"MODEL.CENTERNET.SIZE_LOSS is '{loss}', known: {', '.join(REGRESSION_LOSSES)}")
+        check_choice("MODEL.CENTERNET.SIZE_LOSS", loss, REGRESSION_LOSSES)
         super().__init__({"size": 2 * num_classes if class_specific else 2}, **common)
         self.class_specific = class_specific
         self.loss = loss

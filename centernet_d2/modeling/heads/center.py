@@ -10,9 +10,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor
 
+from ...config import check_choice
 from ..geometry import Geometry
 from ..heatmap import gaussian_profiles, paint_max
-from ..losses import focal_loss_with_logits, regression_loss
+from ..losses import REGRESSION_LOSSES, focal_loss_with_logits, regression_loss
 from ..points import Peaks, Points, SparseTarget
 from .point_head import POINT_HEAD_REGISTRY, PointHead
 
@@ -61,6 +62,7 @@ class CenterHead(PointHead):
         *,
         num_classes: int,
         offset: bool = True,
+        offset_loss: str = "l1",
         heatmap_weight: float = 1.0,
         offset_weight: float = 1.0,
         **common: object,
@@ -69,11 +71,17 @@ class CenterHead(PointHead):
         Args:
             num_classes: channels of the heatmap.
             offset: predict the offset; without it centers are taken at the middle of their cell.
+            offset_loss: "l1" or "smooth_l1".
             heatmap_weight, offset_weight: factors of the losses.
             common: see :class:`PointHead`.
+
+        Raises:
+            ValueError: unknown loss.
         """
+        check_choice("MODEL.CENTERNET.OFFSET_LOSS", offset_loss, REGRESSION_LOSSES)
         super().__init__({"heatmap": num_classes, **({"offset": 2} if offset else {})}, **common)
         self.num_classes = num_classes
+        self.offset_loss = offset_loss
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
 
@@ -83,6 +91,7 @@ class CenterHead(PointHead):
         return {
             "num_classes": node.NUM_CLASSES,
             "offset": node.OFFSET,
+            "offset_loss": node.OFFSET_LOSS,
             "heatmap_weight": node.HEATMAP_WEIGHT,
             "offset_weight": node.OFFSET_WEIGHT,
             **cls.common_config(cfg, input_shape, num_stacks),
@@ -103,7 +112,7 @@ class CenterHead(PointHead):
         losses = {"loss_heatmap": self.heatmap_weight * heatmap}
         if "offset" in self.maps:
             target = targets["offset"]
-            offset = regression_loss(target.gather(maps["offset"]), target.value, target.weight)
+            offset = regression_loss(target.gather(maps["offset"]), target.value, target.weight, self.offset_loss)
             losses["loss_offset"] = self.offset_weight * offset
         return losses
 

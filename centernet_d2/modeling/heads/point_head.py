@@ -11,6 +11,7 @@ from detectron2.structures import Instances
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
+from ...config import check_choice
 from ..geometry import Geometry
 from ..points import Peaks, Points, SparseTarget
 
@@ -55,8 +56,7 @@ class MapBranches(nn.ModuleDict):
         init: str = "default",
     ) -> None:
         super().__init__()
-        if init not in HEAD_INITS:
-            raise ValueError(f"unknown head initialisation '{init}' (MODEL.CENTERNET.HEAD_INIT), known: {HEAD_INITS}")
+        check_choice("MODEL.CENTERNET.HEAD_INIT", init, HEAD_INITS)
         for name, channels in maps.items():
             layers = [nn.Conv2d(head_conv or in_channels, channels, 1)]
             if head_conv:
@@ -193,4 +193,3 @@ def build_point_heads(cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> 
         name: lookup(POINT_HEAD_REGISTRY, name, "MODEL.CENTERNET.HEADS")(cfg, input_shape, num_stacks)
         for name in cfg.MODEL.CENTERNET.HEADS
     }
-

@@ -1,0 +1,52 @@
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared"
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--reference", default=None, help="folder of recorded vectors (default: ../shared, else tests/golden)"
+    )
+
+
+def reference_folder(config) -> Path:
+    chosen = config.getoption("--reference")
+    if chosen:
+        return Path(chosen)
+    shared = SHARED / "reference" / "golden"
+    return shared if shared.is_dir() else ROOT / "tests" / "golden"
+
+
+def pytest_generate_tests(metafunc):
+    if "reference_file" in metafunc.fixturenames:
+        folder = reference_folder(metafunc.config)
+        files = sorted([*folder.glob("*/*.npz"), *folder.glob("keys/*.txt")])
+        metafunc.parametrize("reference_file", files, ids=[f"{path.parent.name}/{path.name}" for path in files])
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real data beside the project."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared, with the real data, is not here")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """Import a script of the project by its path (Detectron2 installs a package called tools, so not by its name)."""
+
+    def load(path: str):
+        spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -1,0 +1,20 @@
+"""How each kind of recorded file is checked. A module registers its checks by name pattern."""
+
+from fnmatch import fnmatch
+
+from . import comparison, decode, losses, networks, pipeline, post, targets  # noqa: F401 - they register their checks
+from .comparison import CHECKS, Comparison
+
+__all__ = ["Comparison", "find_check"]
+
+NOT_BUILT = ("*dense*", "*normwh*")
+
+
+def find_check(kind):
+    """The check for a file such as "decode/ctdet_reg.npz", or None and the reason."""
+    if any(fnmatch(kind, pattern) for pattern in NOT_BUILT):
+        return None, "not built"
+    for pattern, check in CHECKS:
+        if fnmatch(kind, pattern):
+            return check, ""
+    return None, "not built yet"

@@ -1,0 +1,23 @@
+"""The recorded inputs and outputs of the original, file by file (--reference DIR: others; -s: a line each)."""
+
+import pytest
+
+from support.reference import Comparison, find_check
+
+
+def test_reference(reference_file, tmp_path):
+    kind = f"{reference_file.parent.name}/{reference_file.name}"
+    check, reason = find_check(kind)
+    if check is None:
+        print(f"\nreference {kind}: skip {reason}")
+        pytest.skip(reason)
+    comparison = Comparison()
+    try:
+        check(reference_file, comparison, tmp_path)
+    except Exception as error:
+        comparison.fail(f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        print(f"\nreference {kind}: {comparison}")
+    assert comparison.arrays > 0, "nothing was compared"
+    assert not comparison.failures, str(comparison)

@@ -1,0 +1,47 @@
+"""The checks of test_reference.py notice when a single recorded output is altered."""
+
+import re
+
+import numpy as np
+import pytest
+
+from conftest import ROOT
+from support.reference import Comparison, find_check
+
+GOLDEN = ROOT / "tests" / "golden"
+# Recorded results, by folder; everything else in a file is input, or describes how it was made.
+OUTPUTS = {
+    "decode": "dets|nms",
+    "loss": "(loss|grad)_(?!norm).*|loss|prob|num_pos|stat_.*",
+    "net": "(?!input$|weight$|bias$|conv_).*",
+    "post": "post.*|json.*",
+    "targets": "t_.*|gt_det|input|radius.*|each|combined|forward|inverse|points_.*|output|size_border",
+    "test_pipeline": "c|s|out_hw|input_hw|batch|warped_u8|input_stride8",
+}
+
+
+def altered_cases():
+    for path in sorted(GOLDEN.glob("*/*.npz")):
+        folder = path.parent.name
+        # "radius" is an input of the drawings, "input" one of the colour files.
+        inputs = {"gaussians.npz": {"radius"}, "color_aug_1.npz": {"input"}}.get(path.name, set())
+        for name in np.load(path).files:
+            if re.fullmatch(OUTPUTS[folder], name) and name not in inputs:
+                yield pytest.param(path, name, id=f"{folder}/{path.stem}:{name}")
+
+
+@pytest.mark.parametrize(("path", "name"), list(altered_cases()))
+def test_one_altered_output_fails(path, name, tmp_path):
+    data = dict(np.load(path))
+    array = np.array(data[name])
+    array.flat[-1] += 5 if array.dtype == np.uint8 else 1
+    altered = tmp_path / path.parent.name / path.name
+    altered.parent.mkdir()
+    np.savez(altered, **{**data, name: array})
+    check, _ = find_check(f"{path.parent.name}/{path.name}")
+    comparison = Comparison()
+    try:
+        check(altered, comparison, tmp_path)
+    except Exception as error:
+        comparison.fail(repr(error))
+    assert comparison.failures

@@ -1,0 +1,121 @@
+#!/usr/bin/env python
+"""The main job on an embedded default: draw a small data set, train on it, evaluate, and show the result.
+
+    python tools/quickstart.py [--output FOLDER] [KEY VALUE ...]
+
+It does no more than tools/draw_shapes.py and train_net.py do by hand. KEY VALUE pairs override the config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.detection_utils import annotations_to_instances, read_image
+from detectron2.engine import default_argument_parser
+
+from centernet_d2 import load_config, model_zoo
+from centernet_d2.checkpoint import CenterNetCheckpointer
+from centernet_d2.data.datasets.shapes import write_shapes
+from centernet_d2.engine import Trainer
+from centernet_d2.modeling import CenterNet
+from centernet_d2.visualization import draw_heatmap, draw_instances, side_by_side
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = "Shapes/centernet_R_18_shapes.yaml"
+
+
+def train(config_file: str, output: Path, overrides: list[str]) -> dict:
+    """What ``python train_net.py --config-file ...`` does, in this process."""
+    spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
+    train_net = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(train_net)
+    options = ["--config-file", config_file, "OUTPUT_DIR", str(output), *overrides]
+    return train_net.main(default_argument_parser().parse_args(options))
+
+
+def picture(model: CenterNet, record: dict, class_names: list[str]) -> np.ndarray:
+    """Ground truth, detections and heatmap of one image, side by side; (H, W, 3) RGB."""
+    image = read_image(record["file_name"], model.input_format)
+    inputs = [{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}]
+    with torch.no_grad():
+        (canvas,), (geometry,) = model.preprocess_image(inputs)
+        maps = model.compute_test_maps(canvas[None])
+        detections = model.detect(maps, [geometry])[0]
+    pixels = read_image(record["file_name"], "RGB")
+    truth = annotations_to_instances([dict(x) for x in record["annotations"]], image.shape[:2])
+    return side_by_side(
+        [
+            draw_instances(pixels, truth, class_names),
+            draw_instances(pixels, detections, class_names),
+            draw_heatmap(pixels, maps["heatmap"][0], geometry.to_image),
+        ],
+        ["ground truth", "detections above 0.3", "center heatmap"],
+    )
+
+
+def draw_pictures(cfg_file: str, overrides: list[str], weights: Path, folder: Path, count: int = 12) -> None:
+    """Pictures of the first validation images, and one sheet of them all."""
+    cfg = load_config(cfg_file, overrides)
+    model = Trainer.build_model(cfg).eval()
+    CenterNetCheckpointer(model).load(str(weights))
+    name = cfg.DATASETS.TEST[0]
+    class_names = MetadataCatalog.get(name).thing_classes
+    folder.mkdir(parents=True)
+    pictures = [picture(model, record, class_names) for record in DatasetCatalog.get(name)[:count]]
+    for index, rgb in enumerate(pictures):
+        cv2.imwrite(str(folder / f"{index:02d}.png"), rgb[..., ::-1])
+    width = max(rgb.shape[1] for rgb in pictures)
+    padded = [np.pad(p, ((0, 8), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures[:4]]
+    cv2.imwrite(str(folder / "sheet.png"), np.concatenate(padded)[..., ::-1])
+
+
+def fresh_folder(wanted: Path) -> Path:
+    """The folder itself, or the first of folder-2, folder-3, ... that does not exist: no run is overwritten."""
+    folder, number = wanted, 2
+    while folder.exists():
+        folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return folder
+
+
+def main(argv: list[str] | None = None) -> dict:
+    """Returns the metrics of the evaluation."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("output/demo"))
+    parser.add_argument("--images", type=int, nargs=2, default=(800, 200), metavar=("TRAIN", "VAL"))
+    parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    args = parser.parse_args(argv)
+    start = time.perf_counter()
+    output = fresh_folder(args.output)
+    os.environ["DETECTRON2_DATASETS"] = str(output / "datasets")
+    print(f"drawing {sum(args.images)} images into {output / 'datasets' / 'shapes'}")
+    write_shapes(output / "datasets" / "shapes", train=args.images[0], val=args.images[1])
+    config_file = model_zoo.get_config_file(CONFIG)
+    metrics = train(config_file, output, args.overrides)["bbox"]
+    pictures = output / "pictures"
+    draw_pictures(config_file, args.overrides, output / "model_final.pth", pictures)
+    seconds = time.perf_counter() - start
+    python = os.path.relpath(sys.executable)
+    print(
+        f"\n{'':10}{'AP':>8}{'AP50':>8}{'AP75':>8}\n{'shapes_val':10}"
+        + "".join(f"{metrics[name]:8.1f}" for name in ("AP", "AP50", "AP75"))
+        + f"\n\npictures: {pictures}{os.sep} (sheet.png shows ground truth, detections and heatmap)\n"
+        "train on your own COCO-format data:\n"
+        f"  {python} train_net.py --config-file {os.path.relpath(config_file)} OUTPUT_DIR output/mine \\\n"
+        "    DATASETS.REGISTER \"[['mine', '/path/to/annotations.json', '/path/to/images']]\" \\\n"
+        "    DATASETS.TRAIN \"('mine',)\" DATASETS.TEST \"('mine',)\" MODEL.CENTERNET.NUM_CLASSES 5\n"
+        f"demo: AP50={metrics['AP50']:.1f} AP={metrics['AP']:.1f} seconds={seconds:.0f} pictures={pictures}"
+    )
+    return metrics
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+#!/usr/bin/env python
+"""Turn a folder in the Pascal VOC layout into COCO annotation files, one per image list.
+
+    python tools/voc_to_coco.py VOC_FOLDER --output FOLDER [--splits train val test] [--classes a b c]
+
+reads VOC_FOLDER/{Annotations/*.xml, ImageSets/Main/*.txt} and writes FOLDER/<split>.json. Images stay where they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import xml.etree.ElementTree as ET
+from collections import Counter
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+def read_annotation(path: Path) -> dict:
+    """One XML file -> its image's file name and size, and its objects.
+
+    VOC boxes are 1-based and inclusive; ours start at 0 and end where the last pixel ends, as Detectron2 reads VOC.
+
+    Raises:
+        ValueError: the file is damaged or an element is missing; the message names the file.
+    """
+    try:
+        root = ET.parse(path).getroot()
+        objects = []
+        for element in root.iter("object"):
+            x1, y1, x2, y2 = (float(element.findtext(f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))
+            objects.append(
+                {
+                    "name": element.findtext("name").strip(),
+                    "bbox": [x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1],
+                    "empty": x2 <= x1 or y2 <= y1,
+                    "difficult": int(element.findtext("difficult", "0")),
+                }
+            )
+        size = {name: int(root.findtext(f"size/{name}")) for name in ("height", "width")}
+        return {"file_name": root.findtext("filename").strip(), **size, "objects": objects}
+    except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a Pascal VOC annotation: {error}") from error
+
+
+def find_classes(folder: Path) -> list[str]:
+    """All class names of a folder, sorted."""
+    files = sorted((folder / "Annotations").glob("*.xml"))
+    return sorted({item["name"] for path in files for item in read_annotation(path)["objects"]})
+
+
+def convert(folder: Path, split: str, classes: list[str]) -> tuple[dict, Counter]:
+    """One image list -> COCO content, and how many objects were left out, by reason.
+
+    Raises:
+        FileNotFoundError: the list or an annotation does not exist.
+        ValueError: an annotation is damaged.
+    """
+    lines = (folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split("\n")
+    names = [line.split()[0] for line in lines if line.strip()]
+    images, annotations, left_out = [], [], Counter()
+    for image_id, name in enumerate(tqdm(names, desc=split, leave=False), start=1):
+        content = read_annotation(folder / "Annotations" / f"{name}.xml")
+        objects = content.pop("objects")
+        images.append({"id": image_id, **content})
+        for item in objects:
+            if item["empty"]:
+                left_out["without area"] += 1
+            elif item["name"] not in classes:
+                left_out[f"of class {item['name']}"] += 1
+            else:
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": classes.index(item["name"]) + 1,
+                        "bbox": item["bbox"],
+                        "area": item["bbox"][2] * item["bbox"][3],
+                        "iscrowd": 0,
+                        "difficult": item["difficult"],
+                    }
+                )
+    categories = [{"id": index, "name": name} for index, name in enumerate(classes, start=1)]
+    return {"info": {}, "images": images, "annotations": annotations, "categories": categories}, left_out
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="the VOC folder")
+    parser.add_argument("--output", type=Path, required=True, help="where the .json files go")
+    parser.add_argument("--splits", nargs="+", help="image lists (default: all in ImageSets/Main)")
+    parser.add_argument("--classes", nargs="+", help="class names in order (default: all found, sorted)")
+    args = parser.parse_args(argv)
+    lists = args.folder / "ImageSets" / "Main"
+    try:
+        splits = args.splits or sorted(path.stem for path in lists.glob("*.txt"))
+        if not splits:
+            raise FileNotFoundError(f"there are no image lists in {lists}")
+        classes = args.classes or find_classes(args.folder)
+        args.output.mkdir(parents=True, exist_ok=True)
+        for split in splits:
+            content, left_out = convert(args.folder, split, classes)
+            target = args.output / f"{split}.json"
+            target.write_text(json.dumps(content))
+            reasons = "".join(f", {count} {reason} left out" for reason, count in left_out.items())
+            print(f"{target}: {len(content['images'])} images, {len(content['annotations'])} objects{reasons}")
+    except (FileNotFoundError, ValueError) as error:
+        print(f"voc_to_coco: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
