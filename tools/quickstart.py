@@ -68,9 +68,10 @@ def draw_pictures(cfg_file: str, overrides: list[str], weights: Path, folder: Pa
     model = Trainer.build_model(cfg).eval()
     CenterNetCheckpointer(model).load(str(weights))
     name = cfg.DATASETS.TEST[0]
+    records = DatasetCatalog.get(name)[:count]
     class_names = MetadataCatalog.get(name).thing_classes
     folder.mkdir(parents=True)
-    pictures = [picture(model, record, class_names) for record in DatasetCatalog.get(name)[:count]]
+    pictures = [picture(model, record, class_names) for record in records]
     for index, rgb in enumerate(pictures):
         cv2.imwrite(str(folder / f"{index:02d}.png"), rgb[..., ::-1])
     width = max(rgb.shape[1] for rgb in pictures)

@@ -33,10 +33,10 @@ def _ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def _color(rng: np.random.Generator, category: int) -> np.ndarray:
-    """A BGR colour around the hue of a class; neighbouring classes nearly meet."""
+    """A BGR colour near the hue of a class, of any brightness."""
     spacing = 180 / len(SHAPES)
-    hue = (category + rng.uniform(-0.4, 0.4)) * spacing % 180
-    color = np.array([[[hue, rng.uniform(90, 255), rng.uniform(90, 255)]]], dtype=np.uint8)
+    hue = (category + rng.uniform(-0.2, 0.2)) * spacing % 180
+    color = np.array([[[hue, rng.uniform(140, 255), rng.uniform(110, 255)]]], dtype=np.uint8)
     return cv2.cvtColor(color, cv2.COLOR_HSV2BGR)[0, 0].astype(float)
 
 

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+import torch
+
+from centernet_d2.modeling.heatmap import gaussian_profiles, gaussian_radius, paint_max, peak_filter, top_peaks
+
+
+def radius(height, width, policy="original"):
+    return gaussian_radius(torch.tensor([float(height)]), torch.tensor([float(width)]), policy).item()
+
+
+def test_radius_of_a_square_is_a_fixed_share_of_its_side():
+    # (sqrt(1.96 * 4 + 3.36) - 2.8) / 2 = 0.27332 (SPEC 6.1)
+    assert radius(10, 10) == pytest.approx(2.7332, abs=1e-4)
+    assert radius(100, 100) == pytest.approx(27.332, abs=1e-3)
+
+
+def test_corrected_radius_keeps_the_promised_overlap():
+    # Both corners moved inwards or outwards by r, or both to the same side: the worst IoU is the promised one.
+    side = 100.0
+    r = radius(side, side, "corrected")
+    inside = (side - 2 * r) ** 2 / side**2
+    outside = side**2 / (side + 2 * r) ** 2
+    shared = (side - r) ** 2
+    shifted = shared / (2 * side**2 - shared)
+    assert min(inside, outside, shifted) == pytest.approx(0.7, abs=1e-6)
+    assert r < radius(side, side)
+
+
+def test_unknown_radius_policy_is_an_error():
+    with pytest.raises(ValueError, match="known: original, corrected"):
+        radius(1, 1, "other")
+
+
+def slow_heatmap(size, cells, radii):
+    """The definition, pixel by pixel (SPEC 6.2)."""
+    heatmap = np.zeros(size)
+    for (cx, cy), r in zip(cells.tolist(), radii.tolist(), strict=True):
+        sigma = (2 * r + 1) / 6
+        for y in range(max(0, cy - r), min(size[0], cy + r + 1)):
+            for x in range(max(0, cx - r), min(size[1], cx + r + 1)):
+                value = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * sigma**2))
+                heatmap[y, x] = max(heatmap[y, x], value)
+    return heatmap
+
+
+def test_painting_equals_the_slow_loop():
+    generator = torch.Generator().manual_seed(0)
+    cells = torch.stack([torch.randint(0, 30, (40,), generator=generator), torch.randint(0, 20, (40,), generator=generator)], 1)
+    radii = torch.randint(0, 9, (40,), generator=generator)
+    rows, columns = gaussian_profiles(cells, radii, (20, 30))
+    painted = paint_max(torch.zeros(1, 20, 30), torch.zeros(40, dtype=torch.long), rows, columns)[0]
+    np.testing.assert_allclose(painted, slow_heatmap((20, 30), cells, radii), atol=1e-6)
+    assert (painted[cells[:, 1], cells[:, 0]] == 1).all()
+
+
+def test_painting_in_chunks_changes_nothing(monkeypatch):
+    cells = torch.tensor([[3, 4], [5, 4], [9, 1]])
+    rows, columns = gaussian_profiles(cells, torch.tensor([2, 3, 1]), (8, 12))
+    planes = torch.tensor([0, 0, 1])
+    at_once = paint_max(torch.zeros(2, 8, 12), planes, rows, columns)
+    monkeypatch.setattr("centernet_d2.modeling.heatmap._PAINT_ELEMENTS", 8 * 12)
+    assert torch.equal(paint_max(torch.zeros(2, 8, 12), planes, rows, columns), at_once)
+
+
+def test_painting_a_large_batch_stays_within_its_memory():
+    # 16 images x 1000 objects: temporaries below 200 MB, as documented.
+    cells = torch.randint(0, 128, (16_000, 2))
+    planes = torch.arange(16).repeat_interleave(1000)
+    canvas = torch.zeros(16, 128, 128)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        rows, columns = gaussian_profiles(cells, torch.randint(0, 30, (16_000,)), (128, 128))
+        paint_max(canvas, planes, rows, columns)
+    held = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    assert 0 < peak < 200e6
+
+
+def test_peak_filter_keeps_maxima_and_plateaus():
+    heatmap = torch.tensor([[0.1, 0.2, 0.1, 0.0], [0.2, 0.9, 0.3, 0.0], [0.0, 0.1, 0.0, 0.4], [0.0, 0.0, 0.4, 0.4]])
+    kept = peak_filter(heatmap[None, None])[0, 0]
+    assert kept.nonzero().tolist() == [[1, 1], [2, 3], [3, 2], [3, 3]]
+
+
+def test_top_peaks_come_from_all_classes_in_order():
+    heatmap = torch.zeros(1, 2, 8, 8)
+    heatmap[0, 1, 2, 5], heatmap[0, 0, 6, 1], heatmap[0, 0, 2, 5] = 0.9, 0.8, 0.7
+    scores, classes, cells = top_peaks(heatmap, 3)
+    assert scores[0].tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert classes[0].tolist() == [1, 0, 0]
+    assert cells[0].tolist() == [[5, 2], [1, 6], [5, 2]]
+
+
+def test_more_peaks_than_cells_is_no_error():
+    scores, classes, cells = top_peaks(torch.rand(2, 3, 2, 2), 100)
+    assert scores.shape == classes.shape == (2, 12)
+    assert cells.shape == (2, 12, 2)

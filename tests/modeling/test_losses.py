@@ -1,0 +1,68 @@
+import math
+
+import pytest
+import torch
+
+from centernet_d2.modeling.losses import focal_loss, focal_loss_with_logits, regression_loss
+
+
+def test_focal_loss_by_hand():
+    probability = torch.tensor([0.8, 0.3, 0.1])
+    target = torch.tensor([1.0, 0.5, 0.0])
+    center = -math.log(0.8) * 0.2**2
+    near = -math.log(0.7) * 0.3**2 * 0.5**4
+    far = -math.log(0.9) * 0.1**2
+    assert focal_loss(probability, target).item() == pytest.approx(center + near + far, rel=1e-5)
+
+
+def test_focal_loss_is_divided_by_the_number_of_centers():
+    probability, target = torch.tensor([0.8, 0.8]), torch.tensor([1.0, 1.0])
+    assert focal_loss(probability, target).item() == pytest.approx(-math.log(0.8) * 0.04, rel=1e-5)
+
+
+def test_without_centers_focal_loss_is_a_plain_sum():
+    loss = focal_loss(torch.tensor([0.1, 0.1]), torch.zeros(2))
+    assert loss.item() == pytest.approx(-2 * math.log(0.9) * 0.01, rel=1e-5)
+
+
+def test_weight_silences_background_but_not_centers():
+    probability, target = torch.tensor([0.8, 0.3]), torch.tensor([1.0, 0.0])
+    silent = focal_loss(probability, target, weight=torch.zeros(2))
+    assert silent.item() == pytest.approx(-math.log(0.8) * 0.04, rel=1e-5)
+
+
+def test_no_gradient_beyond_the_clamp():
+    logits = torch.tensor([-20.0, 20.0, 0.0], requires_grad=True)
+    focal_loss_with_logits(logits, torch.tensor([1.0, 0.0, 0.0])).backward()
+    assert logits.grad[:2].tolist() == [0, 0]
+    assert logits.grad[2] != 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_computed_in_float32(dtype):
+    logits = torch.tensor([-9.0, 0.5, 9.0], dtype=dtype)
+    target = torch.tensor([0.0, 1.0, 0.3])
+    loss = focal_loss_with_logits(logits, target)
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(focal_loss_with_logits(logits.float(), target).item())
+
+
+def test_regression_losses_by_hand():
+    prediction = torch.tensor([[1.0, 2.0], [5.0, 5.0], [9.0, 9.0]])
+    target = torch.tensor([[1.5, 4.0], [5.0, 5.0], [0.0, 0.0]])
+    weight = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    assert regression_loss(prediction, target, weight).item() == pytest.approx(2.5 / 4.0001)
+    # Smooth: 0.5 * 0.5^2 and 2 - 0.5, over two objects.
+    assert regression_loss(prediction, target, weight, "smooth_l1").item() == pytest.approx(1.625 / 2.0001)
+    # Over ten slots of two values, filled or not.
+    assert regression_loss(prediction, target, weight, slots=10).item() == pytest.approx(2.5 / 20)
+
+
+@pytest.mark.parametrize("loss", ["l1", "smooth_l1"])
+def test_no_objects_give_a_zero_that_is_connected(loss):
+    feature = torch.rand(1, 2, 4, 4, requires_grad=True)
+    none = torch.zeros(0, dtype=torch.long)
+    value = regression_loss(feature[none, :, none, none], torch.zeros(0, 2), torch.zeros(0, 2), loss)
+    value.backward()
+    assert value.item() == 0
+    assert feature.grad.abs().sum() == 0
