@@ -26,9 +26,10 @@ def load_file(path: str | Path) -> dict:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{path} is not a file of plain weights: it is damaged, or holds Python objects, which are never loaded. "
-            f"Save its state dict alone. ({str(error).splitlines()[0]})"
+            f"Save its state dict alone. ({reason})"
         ) from error
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds a {type(data).__name__}, not a dict of weights")

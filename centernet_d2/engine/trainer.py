@@ -52,6 +52,11 @@ class Trainer(DefaultTrainer):
             load_trunk(self.checkpointer.model.backbone, self.cfg.MODEL.TRUNK_WEIGHTS)
         super().resume_or_load(resume)
 
+    def train(self) -> dict:
+        """Train; returns the metrics of the evaluation at the end."""
+        super().train()
+        return getattr(self, "_last_eval_results", {})
+
     def run_step(self) -> None:
         """One iteration. If the loss is not finite, save the state before it and stop.
 

@@ -46,7 +46,9 @@ def slow_heatmap(size, cells, radii):
 
 def test_painting_equals_the_slow_loop():
     generator = torch.Generator().manual_seed(0)
-    cells = torch.stack([torch.randint(0, 30, (40,), generator=generator), torch.randint(0, 20, (40,), generator=generator)], 1)
+    cells = torch.stack(
+        [torch.randint(0, 30, (40,), generator=generator), torch.randint(0, 20, (40,), generator=generator)], 1
+    )
     radii = torch.randint(0, 9, (40,), generator=generator)
     rows, columns = gaussian_profiles(cells, radii, (20, 30))
     painted = paint_max(torch.zeros(1, 20, 30), torch.zeros(40, dtype=torch.long), rows, columns)[0]

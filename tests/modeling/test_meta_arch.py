@@ -3,12 +3,12 @@ import torch
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
-from support.models import stub_heads, stub_model
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.modeling import CenterNet
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead
 from centernet_d2.modeling.losses import regression_loss
+from support.models import stub_heads, stub_model
 
 
 def sample(size, boxes=(), classes=(), seed=0):
@@ -124,7 +124,7 @@ def test_pictures_of_training_reach_the_event_storage():
     model = stub_model(vis_period=2).train()
     with EventStorage(start_iter=2) as storage:
         model([random_sample((64, 96), 2, 0)])
-        (name, picture, _), = storage._vis_data
+        ((name, picture, _),) = storage._vis_data
     assert "heatmap" in name
     assert picture.shape[0] == 3
 
@@ -186,8 +186,16 @@ def small_config(*overrides):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("MODEL.CENTERNET.HEADS", "['CenterHead','Nose']", "no 'Nose' in the registry POINT_HEAD; it has: BoxHead, Cen"),
-        ("MODEL.CENTERNET.HEADS", "['BoxHead','CenterHead']", "BoxHead needs centers, classes from a head listed before"),
+        (
+            "MODEL.CENTERNET.HEADS",
+            "['CenterHead','Nose']",
+            "no 'Nose' in the registry POINT_HEAD; it has: BoxHead, Cen",
+        ),
+        (
+            "MODEL.CENTERNET.HEADS",
+            "['BoxHead','CenterHead']",
+            "BoxHead needs centers, classes from a head listed before",
+        ),
         ("MODEL.BACKBONE.NAME", "build_nothing", "MODEL.BACKBONE.NAME: there is no 'build_nothing'.*resnet_upconv"),
         ("MODEL.RESNETS.DEPTH", 19, "MODEL.RESNETS.DEPTH is 19, known"),
         ("INPUT.AFFINE.SIZE", "[100, 128]", "multiples of 32"),

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
-from support.models import stub_heads, stub_model
 
 from centernet_d2.modeling.geometry import Geometry
+from support.models import stub_heads, stub_model
 
 
 def maps_of(model, gt, map_size):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
+
 from support.models import stub_heads, stub_model
 
 
@@ -20,7 +21,9 @@ def targets_of(gt, num_classes=3):
 
 
 def test_each_object_is_a_one_on_the_plane_of_its_class():
-    _, targets = targets_of([ground_truth([[8, 8, 32, 32]], [2]), ground_truth([[0, 0, 8, 8], [40, 40, 60, 60]], [0, 1])])
+    _, targets = targets_of(
+        [ground_truth([[8, 8, 32, 32]], [2]), ground_truth([[0, 0, 8, 8], [40, 40, 60, 60]], [0, 1])]
+    )
     ones = (targets["heatmap"] == 1).nonzero().tolist()
     assert ones == [[0, 2, 5, 5], [1, 0, 1, 1], [1, 1, 12, 12]]
     assert targets["heatmap"].shape == (2, 3, 16, 16)

@@ -1,0 +1,107 @@
+import json
+import logging
+
+import cv2
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from centernet_d2.data.checks import load_checked
+from centernet_d2.data.register import register_datasets
+
+
+@pytest.fixture
+def data_set(tmp_path, request):
+    """A function that writes and registers a tiny COCO data set; forgotten after the test."""
+    names = []
+
+    def make(annotations=(), categories=("a", "b"), images=1, ids=None):
+        for index in range(images):
+            cv2.imwrite(str(tmp_path / f"{index}.png"), np.zeros((40, 60, 3), dtype=np.uint8))
+        ids = ids or range(1, len(categories) + 1)
+        content = {
+            "info": {},
+            "images": [{"id": i, "file_name": f"{i}.png", "height": 40, "width": 60} for i in range(images)],
+            "annotations": [
+                {"id": i + 1, "image_id": 0, "iscrowd": 0, "area": 1, "category_id": 1, **annotation}
+                for i, annotation in enumerate(annotations)
+            ],
+            "categories": [{"id": i, "name": name} for i, name in zip(ids, categories, strict=True)],
+        }
+        (tmp_path / "a.json").write_text(json.dumps(content))
+        name = f"{request.node.name}_{len(names)}"
+        register_datasets([[name, str(tmp_path / "a.json"), str(tmp_path)]])
+        names.append(name)
+        return name
+
+    yield make
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_category_ids_with_holes_work(data_set):
+    name = data_set([{"bbox": [1, 1, 5, 5], "category_id": 90}], categories=("a", "b"), ids=(7, 90))
+    (record,) = load_checked([name], num_classes=2)
+    assert record["annotations"][0]["category_id"] == 1
+
+
+def test_too_few_classes_name_the_key(data_set):
+    with pytest.raises(ValueError, match=r"has 2 classes \(a, b\), but MODEL.CENTERNET.NUM_CLASSES is 1"):
+        load_checked([data_set([{"bbox": [1, 1, 5, 5]}])], num_classes=1)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_coordinates_that_are_not_finite_are_named(data_set, bad):
+    name = data_set([{"bbox": [1, 1, 5, 5]}, {"bbox": [1, bad, 5, 5]}])
+    with pytest.raises(ValueError, match=r"0\.png, annotation 1: the box .* not finite"):
+        load_checked([name], num_classes=2)
+
+
+def test_useless_boxes_are_counted_in_one_line(data_set, caplog):
+    boxes = [[1, 1, 5, 5], [1, 1, 0, 5], [1, 1, -5, 5], [70, 1, 5, 5], [1, 50, 5, 5]]
+    name = data_set([{"bbox": box} for box in boxes])
+    with caplog.at_level(logging.WARNING, logger="centernet_d2.data.checks"):
+        load_checked([name], num_classes=2)
+    assert [r.getMessage() for r in caplog.records if "without area" in r.getMessage()] == [
+        f"data set '{name}': 4 boxes without area or outside their image are left out of training"
+    ]
+
+
+def test_a_missing_image_is_named(data_set, tmp_path):
+    name = data_set([{"bbox": [1, 1, 5, 5]}])
+    (tmp_path / "0.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"names the image .*0\.png, which does not exist"):
+        load_checked([name], num_classes=2)
+
+
+def test_an_empty_data_set_is_an_error(data_set):
+    with pytest.raises(ValueError, match="has no images"):
+        load_checked([data_set(images=0)], num_classes=2)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_checked([data_set(images=0, categories=())], num_classes=2)
+
+
+def test_an_unknown_name_is_an_error():
+    with pytest.raises(KeyError, match="'nothing_here' is not registered: add it to DATASETS.REGISTER"):
+        load_checked(["nothing_here"], num_classes=2)
+
+
+def test_register_is_repeatable_but_not_ambiguous(data_set, tmp_path):
+    name = data_set()
+    register_datasets([[name, str(tmp_path / "a.json"), str(tmp_path)]])
+    (tmp_path / "b.json").write_text("{}")
+    with pytest.raises(ValueError, match="is taken by another data set"):
+        register_datasets([[name, str(tmp_path / "b.json"), str(tmp_path)]])
+
+
+@pytest.mark.parametrize("entry", [["a"], ["a", "b"], ["a", 1, "c"]])
+def test_malformed_entries_are_errors(entry):
+    with pytest.raises(ValueError, match="is not .name, annotations.json, image folder."):
+        register_datasets([entry])
+
+
+def test_missing_annotations_are_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"nowhere/a\.json of the data set 'x' does not exist"):
+        register_datasets([["x", "nowhere/a.json", "images"]])

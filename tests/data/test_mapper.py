@@ -1,0 +1,97 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import BoxMode
+
+from centernet_d2.data import CenterNetDatasetMapper
+from centernet_d2.data.augmentations import MirrorTransform, ShiftScaleWindow
+
+
+def mapper(is_train=True, augmentations=(), **options):
+    return CenterNetDatasetMapper(
+        is_train, augmentations=list(augmentations), image_format="BGR", num_classes=3, **options
+    )
+
+
+@pytest.fixture
+def record(tmp_path):
+    file_name = str(tmp_path / "picture.png")
+    cv2.imwrite(file_name, np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
+    boxes = [[4, 4, 20, 20], [70, 4, 90, 20], [10, 10, 10, 30], [30, 5, 60, 40]]
+    annotations = [
+        {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": i % 3, "iscrowd": int(i == 3)}
+        for i, box in enumerate(boxes)
+    ]
+    return {"file_name": file_name, "height": 48, "width": 64, "annotations": annotations}
+
+
+def test_boxes_outside_or_without_area_are_dropped_and_crowds_kept(record):
+    instances = mapper()(record)["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[4, 4, 20, 20], [30, 5, 60, 40]]
+    assert instances.gt_classes.tolist() == [0, 0]
+    assert not instances.has("gt_ignore")
+
+
+def test_crowds_can_be_marked_as_ignored(record):
+    assert mapper(crowd="ignore")(record)["instances"].gt_ignore.tolist() == [False, True]
+
+
+def test_boxes_follow_the_augmentations(record):
+    instances = mapper(augmentations=[MirrorTransform(64), ShiftScaleWindow((64, 64))])(record)["instances"]
+    # Mirrored to 43..59, then moved down by (64 - 48) / 2.
+    assert instances.gt_boxes.tensor[0].tolist() == pytest.approx([43, 12, 59, 28])
+
+
+def test_heads_see_every_annotation_and_their_fields_stay_aligned(record):
+    seen = []
+
+    def annotate(annotations, transforms, size):
+        seen.append((len(annotations), size))
+        return {"gt_number": torch.arange(len(annotations))}
+
+    instances = mapper(annotators=[annotate])(record)["instances"]
+    assert seen == [(4, (48, 64))]
+    assert instances.gt_number.tolist() == [0, 3]
+
+
+def test_images_without_objects_train(record):
+    record["annotations"] = []
+    instances = mapper(crowd="ignore")(record)["instances"]
+    assert len(instances) == 0
+    assert instances.gt_boxes.tensor.shape == (0, 4)
+
+
+def test_the_record_is_not_modified(record):
+    before = [dict(annotation) for annotation in record["annotations"]]
+    mapper(augmentations=[MirrorTransform(64)])(record)
+    assert record["annotations"] == before
+
+
+def test_a_test_mapper_gives_the_raw_image(record):
+    sample = mapper(is_train=False)(record)
+    assert sample["image"].dtype == torch.uint8
+    assert torch.equal(sample["image"], torch.from_numpy(cv2.imread(record["file_name"]).transpose(2, 0, 1).copy()))
+    assert "instances" not in sample
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not an image", "cut"])
+def test_a_missing_or_corrupt_image_is_named(record, tmp_path, content):
+    path = tmp_path / "picture.png"
+    content = path.read_bytes()[:2000] if content == "cut" else content
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(OSError, match=r"cannot read the image .*picture\.png"):
+        mapper()(record)
+
+
+def test_an_unknown_class_is_named(record):
+    record["annotations"][0]["category_id"] = 3
+    with pytest.raises(ValueError, match=r"picture\.png has objects of a class that MODEL.CENTERNET.NUM_CLASSES = 3"):
+        mapper()(record)
+
+
+def test_unknown_crowd_policy_is_an_error():
+    with pytest.raises(ValueError, match="INPUT.CROWD is 'keep', known: object, ignore"):
+        mapper(crowd="keep")

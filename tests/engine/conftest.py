@@ -1,0 +1,52 @@
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_argument_parser
+
+from centernet_d2 import model_zoo
+from centernet_d2.data.datasets.shapes import write_shapes
+
+SMALL = {
+    "MODEL.DEVICE": "cpu",
+    "INPUT.AFFINE.SIZE": "[64, 64]",
+    "MODEL.UPCONV.CHANNELS": "[16, 16, 16]",
+    "MODEL.CENTERNET.HEAD_CONV": "16",
+    "SOLVER.IMS_PER_BATCH": "2",
+    "SOLVER.MAX_ITER": "3",
+    "SOLVER.WARMUP_ITERS": "0",
+    "DATALOADER.NUM_WORKERS": "0",
+    "TEST.EVAL_PERIOD": "0",
+}
+
+
+def forget_shapes():
+    for name in ("shapes_train", "shapes_val"):
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+
+
+@pytest.fixture(scope="session")
+def shapes_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("datasets")
+    write_shapes(folder / "shapes", train=6, val=3, size=64)
+    return folder
+
+
+@pytest.fixture
+def arguments(shapes_folder, tmp_path, monkeypatch):
+    """A function (flags, key=value...) -> parsed command line of a tiny training into tmp_path / "out"."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_folder))
+    forget_shapes()
+
+    def make(*flags, **overrides):
+        options = {
+            **SMALL,
+            "OUTPUT_DIR": str(tmp_path / "out"),
+            **{k.replace("__", "."): v for k, v in overrides.items()},
+        }
+        config = ["--config-file", model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml")]
+        pairs = [str(part) for pair in options.items() for part in pair]
+        return default_argument_parser().parse_args([*config, *flags, *pairs])
+
+    yield make
+    forget_shapes()

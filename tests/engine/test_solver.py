@@ -1,0 +1,54 @@
+import pytest
+import torch
+from torch import nn
+
+from centernet_d2 import load_config, model_zoo
+from centernet_d2.engine.solver import build_optimizer
+
+
+def optimizer(*overrides):
+    cfg = load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), overrides)
+    return build_optimizer(cfg, nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
+
+
+def test_adam_is_the_default_as_in_the_paper():
+    adam = optimizer("SOLVER.BASE_LR", 5e-4)
+    assert type(adam) is torch.optim.Adam
+    (group,) = adam.param_groups
+    assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (5e-4, (0.9, 0.999), 1e-8, 0)
+    assert len(group["params"]) == 4
+
+
+@pytest.mark.parametrize(("name", "kind"), [("AdamW", torch.optim.AdamW), ("SGD", torch.optim.SGD)])
+def test_other_optimizers(name, kind):
+    assert isinstance(optimizer("SOLVER.OPTIMIZER", name), kind)
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_learning_rate_scales_to_the_batch(name):
+    options = ("SOLVER.BASE_LR", 1.25e-4, "SOLVER.OPTIMIZER", name, "SOLVER.IMS_PER_BATCH", 128)
+    assert optimizer(*options).param_groups[0]["lr"] == 1.25e-4
+    scaled = optimizer(*options, "SOLVER.REFERENCE_IMS_PER_BATCH", 32)
+    assert scaled.param_groups[0]["lr"] == pytest.approx(5e-4)
+
+
+def test_weight_decay_may_differ_for_norms():
+    groups = optimizer("SOLVER.WEIGHT_DECAY", 0.1, "SOLVER.WEIGHT_DECAY_NORM", 0.0).param_groups
+    assert sorted((group["weight_decay"], len(group["params"])) for group in groups) == [(0.0, 2), (0.1, 2)]
+
+
+def test_gradients_can_be_clipped():
+    model = nn.Linear(1, 1, bias=False)
+    sgd = ["SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.0, "SOLVER.BASE_LR", 1.0]
+    clip = ["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.25]
+    cfg = load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), sgd + clip)
+    before = model.weight.item()
+    clipped = build_optimizer(cfg, model)
+    (model(torch.ones(1, 1)) * 100).sum().backward()
+    clipped.step()
+    assert before - model.weight.item() == pytest.approx(0.25)
+
+
+def test_unknown_optimizer_is_an_error():
+    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER is 'Lion', known: SGD, Adam, AdamW"):
+        optimizer("SOLVER.OPTIMIZER", "Lion")

@@ -1,0 +1,140 @@
+import json
+
+import pytest
+import torch
+from detectron2.engine import launch
+
+from centernet_d2.checkpoint import load_file
+from centernet_d2.engine import Trainer
+
+
+@pytest.fixture(scope="module")
+def main(load_script):
+    return load_script("train_net.py").main
+
+
+def test_training_evaluates_saves_and_resumes(main, arguments, tmp_path):
+    results = main(arguments())
+    assert {"AP", "AP50", "AP75"} <= set(results["bbox"])
+    out = tmp_path / "out"
+    final = load_file(out / "model_final.pth")
+    assert final["iteration"] == 2
+    results = json.loads((out / "inference" / "shapes_val" / "coco_instances_results.json").read_text())
+    assert {"image_id", "category_id", "bbox", "score"} == set(results[0])
+    assert {result["category_id"] for result in results} <= {10, 20, 30, 40, 50}
+
+    main(arguments("--resume", SOLVER__MAX_ITER=5))
+    assert load_file(out / "model_final.pth")["iteration"] == 4
+
+    weights = str(out / "model_final.pth")
+    evaluated = main(arguments("--eval-only", MODEL__WEIGHTS=weights, OUTPUT_DIR=tmp_path / "other"))
+    again = main(arguments("--eval-only", MODEL__WEIGHTS=weights, OUTPUT_DIR=tmp_path / "other"))
+    assert evaluated["bbox"] == pytest.approx(again["bbox"], nan_ok=True)
+
+
+def test_another_run_is_never_overwritten(main, arguments, tmp_path):
+    main(arguments())
+    out = tmp_path / "out"
+    before = {name: (out / name).read_bytes() for name in ("config.yaml", "model_final.pth", "metrics.json")}
+    with pytest.raises(FileExistsError, match="already holds trained weights: continue with --resume"):
+        main(arguments())
+    with pytest.raises(FileExistsError, match=r"SOLVER.BASE_LR: 0.001 -> 0.1"):
+        main(arguments("--resume", SOLVER__BASE_LR=0.1))
+    for name in before:
+        assert (out / name).read_bytes() == before[name], name
+    (out / "model_final.pth").unlink()
+    with pytest.raises(FileExistsError, match="belongs to a run with another config"):
+        main(arguments(SOLVER__BASE_LR=0.1))
+    assert (out / "config.yaml").read_bytes() == before["config.yaml"]
+
+
+def test_evaluation_leaves_the_config_of_the_training_alone(main, arguments, tmp_path):
+    main(arguments())
+    before = (tmp_path / "out" / "config.yaml").read_text()
+    main(
+        arguments("--eval-only", MODEL__WEIGHTS=str(tmp_path / "out" / "model_final.pth"), TEST__DETECTIONS_PER_IMAGE=7)
+    )
+    assert (tmp_path / "out" / "config.yaml").read_text() == before
+
+
+def test_a_loss_that_is_not_finite_stops_and_saves_the_state_before(main, arguments, tmp_path, monkeypatch):
+    good = {}
+    losses = Trainer.build_model.__func__  # kept to wrap the model that the trainer builds
+
+    def build_model(cls, cfg):
+        model = losses(cls, cfg)
+        forward = model.forward
+
+        def poisoned(batch):
+            if len(good) == 2:
+                batch = [{**x, "image": x["image"].float() * float("nan")} for x in batch]
+            else:
+                good[len(good)] = None
+            good["running_mean"] = model.backbone.bn1.running_mean.clone()
+            return forward(batch)
+
+        model.forward = poisoned
+        return model
+
+    monkeypatch.setattr(Trainer, "build_model", classmethod(build_model))
+    with pytest.raises(FloatingPointError, match=r"iteration 1; the state before it is in .*model_before_nan.pth"):
+        main(arguments())
+    saved = load_file(tmp_path / "out" / "model_before_nan.pth")
+    assert saved["iteration"] == 0
+    assert all(tensor.isfinite().all() for tensor in saved["model"].values())
+    assert torch.equal(saved["model"]["backbone.bn1.running_mean"], good["running_mean"])
+
+
+def test_trunk_weights_fill_the_trunk(main, arguments, tmp_path):
+    import torchvision
+
+    resnet = torchvision.models.resnet18(weights=None)
+    path = tmp_path / "resnet18.pth"
+    torch.save(resnet.state_dict(), path)
+    args = arguments(MODEL__TRUNK_WEIGHTS=path, SOLVER__BASE_LR=1e-12)
+    main(args)
+    trained = load_file(tmp_path / "out" / "model_final.pth")["model"]
+    assert torch.allclose(trained["backbone.layer4.1.conv2.weight"], resnet.layer4[1].conv2.weight)
+    with pytest.raises(ValueError, match="TRUNK_WEIGHTS: .*Is MODEL.RESNETS.DEPTH right"):
+        main(arguments(MODEL__TRUNK_WEIGHTS=path, MODEL__RESNETS__DEPTH=50, OUTPUT_DIR=tmp_path / "other"))
+
+
+def test_rounded_results_are_an_option(main, arguments, tmp_path):
+    main(arguments(TEST__ROUND_RESULTS=True))
+    path = tmp_path / "out" / "inference" / "shapes_val" / "coco_instances_results.json"
+    values = [v for result in json.loads(path.read_text()) for v in (result["score"], *result["bbox"])]
+    assert all(value == round(value, 2) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"MODEL__CENTERNET__NUM_CLASSES": 4}, "has 5 classes .*NUM_CLASSES is 4"),
+        ({"DATASETS__TRAIN": "('nowhere',)"}, "'nowhere' is not registered"),
+        ({"DATASETS__TEST": "('nowhere',)"}, "'nowhere' is not registered"),
+        ({"INPUT__AFFINE__SIZE": "[50, 64]"}, "multiples of 32"),
+    ],
+)
+def test_mistakes_show_before_training_starts(main, arguments, tmp_path, overrides, message):
+    with pytest.raises((ValueError, KeyError), match=message):
+        main(arguments(**overrides))
+    assert not list((tmp_path / "out").glob("*.pth"))
+
+
+def test_two_processes_train_on_the_cpu(main, arguments, tmp_path):
+    args = arguments(SOLVER__MAX_ITER=2)
+    launch(run_quietly, 2, dist_url="auto", args=(args,))
+    assert load_file(tmp_path / "out" / "model_final.pth")["iteration"] == 1
+
+
+def run_quietly(args):
+    """One of the processes of the test above; threads that spin would slow both."""
+    import importlib.util
+    from pathlib import Path
+
+    torch.set_num_threads(1)
+    path = Path(__file__).resolve().parents[2] / "train_net.py"
+    spec = importlib.util.spec_from_file_location("train_net", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(args)

@@ -1,0 +1,40 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from centernet_d2.layers import DeformConv
+
+
+def test_a_fresh_layer_is_half_an_ordinary_convolution():
+    layer = DeformConv(4, 6)
+    x = torch.rand(2, 4, 7, 9)
+    # All offsets are 0 and the mask is sigmoid(0) = 0.5.
+    assert torch.allclose(layer(x), 0.5 * F.conv2d(x, layer.weight, padding=1), atol=1e-6)
+    assert layer.weight.abs().max() <= 1 / (9 * 4) ** 0.5
+
+
+def test_a_whole_pixel_offset_shifts_the_input():
+    layer = DeformConv(1, 1)
+    with torch.no_grad():
+        layer.conv_offset_mask.bias[0:18:2] = 2.0  # vertical displacement of every tap
+        layer.conv_offset_mask.bias[18:] = 50.0  # mask 1
+        x = torch.rand(1, 1, 8, 8)
+        shifted = F.pad(x[:, :, 2:], (0, 0, 0, 2))
+        expected = F.conv2d(shifted, layer.weight, padding=1)
+        assert torch.allclose(layer(x)[:, :, 1:5], expected[:, :, 1:5], atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_is_safe(dtype):
+    layer = DeformConv(4, 6)
+    with torch.autocast("cpu", dtype=dtype):
+        out = layer(torch.rand(1, 4, 6, 6, requires_grad=True))
+        out.sum().backward()
+    assert out.dtype == torch.float32
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
+def test_it_exports():
+    layer = DeformConv(4, 6).eval()
+    x = torch.rand(1, 4, 6, 6)
+    assert torch.allclose(torch.export.export(layer, (x,)).module()(x), layer(x), atol=1e-6)

@@ -1,0 +1,46 @@
+import re
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+
+@pytest.fixture
+def forget_shapes():
+    def forget():
+        for name in ("shapes_train", "shapes_val"):
+            if name in DatasetCatalog.list():
+                DatasetCatalog.remove(name)
+                MetadataCatalog.remove(name)
+
+    forget()
+    yield
+    forget()
+
+
+@pytest.mark.usefixtures("forget_shapes")
+def test_the_demo_trains_evaluates_and_draws(load_script, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "")
+    quickstart = load_script("tools/quickstart.py")
+    options = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"]
+    quickstart.main(["--output", str(tmp_path / "demo"), "--images", "4", "13", *options])
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    pattern = r"demo: AP50=(\d+\.\d|nan) AP=(\d+\.\d|nan) seconds=\d+ pictures=(.*)"
+    assert re.fullmatch(pattern, last)
+    pictures = sorted(path.name for path in (tmp_path / "demo" / "pictures").iterdir())
+    assert pictures == [*(f"{index:02d}.png" for index in range(12)), "sheet.png"]
+
+
+def test_a_second_demo_gets_a_folder_of_its_own(load_script, tmp_path):
+    fresh_folder = load_script("tools/quickstart.py").fresh_folder
+    assert fresh_folder(tmp_path / "demo") == tmp_path / "demo"
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo-2").mkdir()
+    assert fresh_folder(tmp_path / "demo") == tmp_path / "demo-3"
+
+
+def test_drawing_never_overwrites(load_script, tmp_path):
+    draw = load_script("tools/draw_shapes.py").main
+    draw([str(tmp_path / "shapes"), "--train", "2", "--val", "1", "--size", "64"])
+    assert (tmp_path / "shapes" / "annotations" / "val.json").exists()
+    with pytest.raises(SystemExit):
+        draw([str(tmp_path / "shapes")])
