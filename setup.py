@@ -21,11 +21,8 @@ setup(
         "numpy",
         "opencv-python",
         "fvcore",
-        "iopath",
-        "yacs",
-        "omegaconf<2.4",
         "pycocotools",
-        "setuptools<82",
+        "pyyaml",
         "tqdm",
     ],
 )
