@@ -52,6 +52,12 @@ def _add_model_keys(model: CfgNode) -> None:
     # "BN", "SyncBN" or "FrozenBN".
     model.UPCONV.NORM = "BN"
 
+    # DLA-34, whose neck either samples deformably and aggregates twice, or is plain (SPEC 2.6, 2.7).
+    model.DLA = CfgNode()
+    model.DLA.DEFORMABLE = True
+    # "BN", "SyncBN" or "FrozenBN", in trunk and neck.
+    model.DLA.NORM = "BN"
+
     model.CENTERNET = CfgNode()
     node = model.CENTERNET
     # Point heads, by their names in POINT_HEAD_REGISTRY. A head may build on the ones before it.

@@ -1,5 +1,13 @@
-from .backbone import ResNetUpConv
+from .backbone import DLABackbone, ResNetUpConv
 from .heads import POINT_HEAD_REGISTRY, BoxHead, CenterHead, PointHead
 from .meta_arch import CenterNet
 
-__all__ = ["POINT_HEAD_REGISTRY", "BoxHead", "CenterHead", "CenterNet", "PointHead", "ResNetUpConv"]
+__all__ = [
+    "POINT_HEAD_REGISTRY",
+    "BoxHead",
+    "CenterHead",
+    "CenterNet",
+    "DLABackbone",
+    "PointHead",
+    "ResNetUpConv",
+]

@@ -5,9 +5,33 @@ from __future__ import annotations
 import math
 
 import torch
+from detectron2.layers import get_norm
 from torch import Tensor, nn
 
-__all__ = ["check_input_size", "fill_bilinear"]
+__all__ = ["BasicBlock", "check_input_size", "fill_bilinear"]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around which a residual is led (SPEC 2.5, 2.8).
+
+    Args:
+        in_channels, out_channels: widths of input and output.
+        stride: of the first convolution.
+        norm: "BN", "SyncBN" or "FrozenBN".
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN") -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = get_norm(norm, out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = get_norm(norm, out_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """(B, in_channels, H, W) and a residual of the output's shape -> (B, out_channels, H / stride, W / stride)."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + residual)
 
 
 def check_input_size(x: Tensor, size_divisibility: int) -> None:
