@@ -58,6 +58,16 @@ def _add_model_keys(model: CfgNode) -> None:
     # "BN", "SyncBN" or "FrozenBN", in trunk and neck.
     model.DLA.NORM = "BN"
 
+    # Hourglass-104 (SPEC 2.8); one stack makes it Hourglass-52.
+    model.HOURGLASS = CfgNode()
+    model.HOURGLASS.STACKS = 2
+    # Width and number of residual blocks at each depth, the finest first. Every depth beyond the first doubles what
+    # the sizes of the inputs must be a multiple of: 128 for six.
+    model.HOURGLASS.WIDTHS = [256, 256, 384, 384, 384, 512]
+    model.HOURGLASS.COUNTS = [2, 2, 2, 2, 2, 4]
+    # "BN", "SyncBN" or "FrozenBN".
+    model.HOURGLASS.NORM = "BN"
+
     model.CENTERNET = CfgNode()
     node = model.CENTERNET
     # Point heads, by their names in POINT_HEAD_REGISTRY. A head may build on the ones before it.

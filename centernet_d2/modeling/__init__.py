@@ -1,4 +1,4 @@
-from .backbone import DLABackbone, ResNetUpConv
+from .backbone import DLABackbone, Hourglass, ResNetUpConv
 from .heads import POINT_HEAD_REGISTRY, BoxHead, CenterHead, PointHead
 from .meta_arch import CenterNet
 
@@ -8,6 +8,7 @@ __all__ = [
     "CenterHead",
     "CenterNet",
     "DLABackbone",
+    "Hourglass",
     "PointHead",
     "ResNetUpConv",
 ]

@@ -1,0 +1,159 @@
+"""Stacked hourglass networks: down to stride 128 and back, once per stack (SPEC 2.8)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch.nn.functional as F
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec, get_norm
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from torch import Tensor, nn
+
+from .common import BasicBlock, check_input_size
+
+__all__ = ["Hourglass", "build_hourglass_backbone"]
+
+
+class Residual(BasicBlock):
+    """A block whose residual is its own input, through a 1x1 convolution where the shape changes (SPEC 2.8)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN") -> None:
+        super().__init__(in_channels, out_channels, stride=stride, norm=norm)
+        same = stride == 1 and in_channels == out_channels
+        self.skip = nn.Identity() if same else _projection(in_channels, out_channels, stride=stride, norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
+        return super().forward(x, self.skip(x))
+
+
+class HourglassModule(nn.Module):
+    """One level of an hourglass and, inside it, all coarser ones (arXiv 1603.06937, section 3.1; SPEC 2.8).
+
+    A stride does what pooling did in that paper.
+
+    Args:
+        widths, counts: width and number of blocks of this level and of each coarser one, two levels or more.
+        norm: "BN", "SyncBN" or "FrozenBN".
+    """
+
+    def __init__(self, widths: Sequence[int], counts: Sequence[int], *, norm: str = "BN") -> None:
+        super().__init__()
+        fine, coarse = widths[:2]
+        self.up1 = _residuals([fine] * (counts[0] + 1), norm=norm)
+        self.low1 = _residuals([fine] + [coarse] * counts[0], stride=2, norm=norm)
+        if len(widths) > 2:
+            self.low2 = HourglassModule(widths[1:], counts[1:], norm=norm)
+        else:
+            self.low2 = _residuals([coarse] * (counts[1] + 1), norm=norm)
+        self.low3 = _residuals([coarse] * counts[0] + [fine], norm=norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, widths[0], H, W) -> the same shape."""
+        low = self.low3(self.low2(self.low1(x)))
+        return self.up1(x) + F.interpolate(low, scale_factor=2, mode="nearest")
+
+
+class Hourglass(Backbone):
+    """Hourglass-104 with two stacks, the backbone of CornerNet (arXiv 1904.07850, section 5); one stack is its half.
+
+    Every stack refines the feature map of the one before, and its own map is supervised. Module names are those of the
+    original, so that its weights load by name.
+    """
+
+    def __init__(
+        self,
+        *,
+        stacks: int = 2,
+        widths: Sequence[int] = (256, 256, 384, 384, 384, 512),
+        counts: Sequence[int] = (2, 2, 2, 2, 2, 4),
+        norm: str = "BN",
+    ) -> None:
+        """
+        Args:
+            stacks: number of hourglasses in a row.
+            widths: width of each depth, the finest (stride 4) first, two or more. The first is that of the outputs;
+                the stem has half of it.
+            counts: number of residual blocks in each branch of each depth.
+            norm: normalisation throughout: "BN", "SyncBN" or "FrozenBN".
+
+        Raises:
+            ValueError: no stack, less than two depths, or not one positive count per width.
+        """
+        super().__init__()
+        if stacks < 1:
+            raise ValueError(f"MODEL.HOURGLASS.STACKS is {stacks}, at least one is needed")
+        if len(widths) < 2 or len(counts) != len(widths) or min(counts) < 1:
+            raise ValueError(
+                f"MODEL.HOURGLASS.WIDTHS and .COUNTS need a positive number for each of two or more depths, got "
+                f"{list(widths)} and {list(counts)}"
+            )
+        width = widths[0]
+        self.pre = nn.Sequential(
+            _conv_unit(3, width // 2, kernel_size=7, stride=2, norm=norm),
+            Residual(width // 2, width, stride=2, norm=norm),
+        )
+        self.kps = nn.ModuleList(HourglassModule(widths, counts, norm=norm) for _ in range(stacks))
+        self.cnvs = nn.ModuleList(_conv_unit(width, width, kernel_size=3, norm=norm) for _ in range(stacks))
+        # From one stack to the next: projections of what it took and of what it made, and a block over their sum.
+        self.inters_ = nn.ModuleList(_projection(width, width, norm=norm) for _ in range(stacks - 1))
+        self.cnvs_ = nn.ModuleList(_projection(width, width, norm=norm) for _ in range(stacks - 1))
+        self.inters = nn.ModuleList(Residual(width, width, norm=norm) for _ in range(stacks - 1))
+        self._out_features = [f"stack_{stack}" for stack in range(stacks)]
+        self._channels = width
+        self._size_divisibility = 4 * 2 ** (len(widths) - 1)
+
+    @property
+    def size_divisibility(self) -> int:
+        return self._size_divisibility
+
+    def output_shape(self) -> dict[str, ShapeSpec]:
+        return {name: ShapeSpec(channels=self._channels, stride=4) for name in self._out_features}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> {"stack_0": (B, widths[0], H / 4, W / 4), ...}, one entry per stack.
+
+        H and W must be multiples of size_divisibility.
+        """
+        check_input_size(x, self.size_divisibility)
+        x = self.pre(x)
+        features = []
+        for stack, (hourglass, conv) in enumerate(zip(self.kps, self.cnvs, strict=True)):
+            if stack > 0:
+                taken, made = self.inters_[stack - 1](x), self.cnvs_[stack - 1](features[-1])
+                x = self.inters[stack - 1](F.relu(taken + made))
+            features.append(conv(hourglass(x)))
+        return dict(zip(self._out_features, features, strict=True))
+
+
+def _conv_unit(before: int, after: int, *, kernel_size: int, norm: str, stride: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(before, after, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, bn=get_norm(norm, after), relu=nn.ReLU(inplace=True)))
+
+
+def _projection(before: int, after: int, *, norm: str, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), get_norm(norm, after))
+
+
+def _residuals(widths: Sequence[int], *, norm: str, stride: int = 1) -> nn.Sequential:
+    """Blocks from each width to the next; the first has the stride."""
+    return nn.Sequential(
+        *(
+            Residual(before, after, stride=1 if i else stride, norm=norm)
+            for i, (before, after) in enumerate(pairwise(widths))
+        )
+    )
+
+
+@BACKBONE_REGISTRY.register()
+def build_hourglass_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Hourglass:
+    """:class:`Hourglass` from ``MODEL.HOURGLASS``."""
+    return Hourglass(
+        stacks=cfg.MODEL.HOURGLASS.STACKS,
+        widths=cfg.MODEL.HOURGLASS.WIDTHS,
+        counts=cfg.MODEL.HOURGLASS.COUNTS,
+        norm=cfg.MODEL.HOURGLASS.NORM,
+    )
