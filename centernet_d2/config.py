@@ -43,6 +43,9 @@ def _add_model_keys(model: CfgNode) -> None:
     # ImageNet weights (.pth) for the trunk of the backbone alone, loaded before MODEL.WEIGHTS.
     model.TRUNK_WEIGHTS = ""
 
+    # How deformable convolutions are computed: "torchvision", "grid_sample", or by device with "auto". Equal results.
+    model.DEFORM_CONV = "auto"
+
     # Up-sampling behind a ResNet trunk (whose depth and norm are MODEL.RESNETS.DEPTH and .NORM).
     model.UPCONV = CfgNode()
     # Width of the three transposed convolutions: 256, 256, 256 plain; 256, 128, 64 deformable (SPEC 2.4).

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["available", "get_config_file"]
+if TYPE_CHECKING:
+    from .modeling import CenterNet
+
+__all__ = ["available", "get", "get_config_file"]
 
 
 def _root() -> Path:
@@ -32,3 +36,25 @@ def get_config_file(name: str) -> str:
         known = "\n  ".join(available())
         raise FileNotFoundError(f"there is no config '{name}'; the model zoo has:\n  {known}")
     return str(_root() / name)
+
+
+def get(name: str, weights: str | Path = "", device: str | None = None) -> CenterNet:
+    """Build the model of a config, in evaluation mode.
+
+    Args:
+        name: one of :func:`available`.
+        weights: file to load, of ours or of the original's authors; without one the model has random weights.
+        device: where the model goes; by default what the config says.
+
+    Raises:
+        FileNotFoundError: there is no such config, or no such file.
+        ValueError: the weights do not fit the model.
+    """
+    from detectron2.modeling import build_model
+
+    from .checkpoint import CenterNetCheckpointer
+    from .config import load_config
+
+    model = build_model(load_config(get_config_file(name), ["MODEL.DEVICE", device] if device else [])).eval()
+    CenterNetCheckpointer(model).load(str(weights))
+    return model

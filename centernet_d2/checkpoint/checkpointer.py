@@ -1,4 +1,4 @@
-"""Reading weights, without ever executing what a file says."""
+"""Reading weights by name, strictly, and without ever executing what a file says."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-__all__ = ["CenterNetCheckpointer", "load_file", "load_trunk"]
+from .. import model_zoo
+from ..config import load_config
+from ..modeling.meta_arch import CenterNet
+from .original import to_our_names, trunk_state_dict
+
+__all__ = ["CenterNetCheckpointer", "build_checkpointer", "fitting_configs", "load_file", "load_trunk"]
 
 
 def load_file(path: str | Path) -> dict:
-    """Read a ``.pth`` file of tensors and plain Python values.
+    """Read a ``.pth`` file of tensors and plain Python values, in today's format or in that of torch 0.4.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -37,39 +42,99 @@ def load_file(path: str | Path) -> dict:
 
 
 def load_trunk(backbone: nn.Module, path: str | Path) -> None:
-    """Fill the trunk of a backbone from an ImageNet classifier with the same names, such as torchvision's ResNets.
+    """Fill the trunk of a backbone from an ImageNet classifier: torchvision's ResNets, or the original's DLA-34 file.
 
-    The classifier itself (``fc``) is left out.
+    The classifier itself (``fc``) is left out where the backbone has no place for it.
 
     Raises:
         ValueError: a tensor of the file has no counterpart of its shape in the backbone.
     """
-    weights = {name: tensor for name, tensor in load_file(path).items() if not name.startswith("fc.")}
     own = backbone.state_dict()
-    # Frozen batch norms do not count batches.
-    weights = {name: tensor for name, tensor in weights.items() if name in own or "num_batches" not in name}
-    wrong = [f"{name} {tuple(tensor.shape)}" for name, tensor in weights.items() if _shape(own, name) != tensor.shape]
+    weights = trunk_state_dict(load_file(path), own)
+    wrong = [f"{name} {tuple(t.shape)}" for name, t in weights.items() if name not in own or own[name].shape != t.shape]
     if wrong or not weights:
         raise ValueError(
             f"MODEL.TRUNK_WEIGHTS: {path} does not fit the {type(backbone).__name__} backbone "
-            f"({len(wrong)} of {len(weights)} tensors; first: {', '.join(wrong[:3])}). Is MODEL.RESNETS.DEPTH right?"
+            f"({len(wrong)} of {len(weights)} tensors; first: {', '.join(wrong[:3])}). "
+            "Are MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH right?"
         )
     backbone.load_state_dict(weights, strict=False)
 
 
-def _shape(state: dict[str, Tensor], name: str) -> torch.Size | None:
-    return state[name].shape if name in state else None
-
-
 class CenterNetCheckpointer(DetectionCheckpointer):
-    """Detectron2's checkpointer that reads files with :func:`load_file`, and knows classifiers as trunks."""
+    """Detectron2's checkpointer for files of ours, of the original's authors, and of ImageNet classifiers.
+
+    A file must fill the whole backbone (a classifier: its trunk), and every one of its tensors must land. With
+    `fine_tune` the heads may differ: those of another shape start fresh, and one log line says which.
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, fine_tune: bool = False, **kwargs: object) -> None:
+        """
+        Args:
+            model: a CenterNet, possibly wrapped for distributed training.
+            save_dir: where checkpoints go.
+            fine_tune: see above.
+            kwargs: see :class:`detectron2.checkpoint.DetectionCheckpointer`.
+        """
+        super().__init__(model, save_dir, **kwargs)
+        self.fine_tune = fine_tune
 
     def _load_file(self, filename: str) -> dict:
+        self._filename = filename
         data = load_file(filename)
         return data if "model" in data else {"model": data}
 
     def _load_model(self, checkpoint: dict) -> object:
-        weights = checkpoint["model"]
-        if not any(name.startswith("backbone.") for name in weights):
-            weights = {f"backbone.{name}": tensor for name, tensor in weights.items() if not name.startswith("fc.")}
-        return super()._load_model({**checkpoint, "model": weights})
+        """Raise a ValueError, with the configs that would fit, unless the file fits as described above."""
+        state, is_trunk = to_our_names(self.model, checkpoint.pop("model"))
+        own = self.model.state_dict()
+        state = {name: tensor for name, tensor in state.items() if name in own or not _is_optional(name)}
+        unexpected = [name for name in state if name not in own]
+        reshaped = [name for name in state if name in own and state[name].shape != own[name].shape]
+        missing = [] if is_trunk else [name for name in own if name not in state and not _is_optional(name)]
+        in_backbone = [name for name in (*reshaped, *missing) if name.startswith("backbone.")]
+        if in_backbone or (not self.fine_tune and (unexpected or reshaped or missing)):
+            raise ValueError(self._misfit(state, own, [*reshaped, *missing, *unexpected]))
+        if unexpected or reshaped or missing:
+            fresh = ", ".join(sorted([*reshaped, *missing])) or "nothing"
+            self.logger.info(
+                f"fine-tuning from {self._filename}: {fresh} starts fresh; {len(unexpected)} tensors unused"
+            )
+        fitting = {name: tensor for name, tensor in state.items() if name not in (*unexpected, *reshaped)}
+        return super()._load_model({"model": fitting})
+
+    def _misfit(self, state: dict[str, Tensor], own: dict[str, Tensor], wrong: list[str]) -> str:
+        def shape(tensors: dict[str, Tensor], name: str) -> str:
+            return "x".join(map(str, tensors[name].shape)) or "scalar" if name in tensors else "not there"
+
+        rows = [f"  {name}: {shape(state, name)} in the file, {shape(own, name)} in the model" for name in wrong[:5]]
+        configs = fitting_configs(load_file(self._filename))
+        return (
+            f"the weights in {self._filename} do not fit this model; {len(wrong)} tensors differ, the first:\n"
+            + "\n".join(rows)
+            + f"\nConfigs of the model zoo that fit the file: {', '.join(configs) or 'none'}"
+        )
+
+
+def build_checkpointer(model: nn.Module, *args: object, **kwargs: object) -> DetectionCheckpointer:
+    """The checkpointer that suits a model: ours for a CenterNet, otherwise Detectron2's."""
+    own = isinstance(getattr(model, "module", model), CenterNet)
+    return (CenterNetCheckpointer if own else DetectionCheckpointer)(model, *args, **kwargs)
+
+
+def _is_optional(name: str) -> bool:
+    """Tensors that nothing depends on: counters of batch norms, and a classifier left in DLA files (SPEC 2.5)."""
+    return name.endswith("num_batches_tracked") or name.startswith("backbone.base.fc.")
+
+
+def fitting_configs(data: dict) -> list[str]:
+    """Names of the model zoo's configs whose models have just the tensors of a file."""
+    found = []
+    for name in model_zoo.available():
+        with torch.device("meta"):
+            model = CenterNet(load_config(model_zoo.get_config_file(name), ["MODEL.DEVICE", "cpu"]))
+        state, _ = to_our_names(model, data.get("model", data))
+        shapes, own = ({n: t.shape for n, t in s.items() if not _is_optional(n)} for s in (state, model.state_dict()))
+        if shapes == own:
+            found.append(name)
+    return found

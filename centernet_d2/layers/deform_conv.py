@@ -1,14 +1,19 @@
-"""Modulated deformable convolution (DCNv2) on torchvision's operator, which runs on CPU and GPU."""
+"""Modulated deformable convolution (DCNv2) without compiled code of its own, on CPU and GPU."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-__all__ = ["DeformConv"]
+from ..config import check_choice
+
+__all__ = ["DeformConv", "deform_conv2d_by_grid_sample"]
+
+IMPLEMENTATIONS = ("auto", "torchvision", "grid_sample")
 
 
 class DeformConv(nn.Module):
@@ -18,11 +23,22 @@ class DeformConv(nn.Module):
     which predicts 18 offsets (y and x of each tap, row by row) and 9 mask values. A fresh layer samples at the regular
     positions with a mask of 0.5.
 
-    It computes in float32 even under autocast: the operator has no half-precision kernel on the CPU.
+    It computes in float32 even under autocast: torchvision's operator has no half-precision kernel on the CPU.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, implementation: str = "auto") -> None:
+        """
+        Args:
+            in_channels, out_channels: widths of input and output.
+            implementation: "torchvision" or "grid_sample", with equal results; "auto" takes the latter on the CPU,
+                where it is faster.
+
+        Raises:
+            ValueError: unknown implementation.
+        """
         super().__init__()
+        check_choice("MODEL.DEFORM_CONV", implementation, IMPLEMENTATIONS)
+        self.implementation = implementation
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.conv_offset_mask = nn.Conv2d(in_channels, 27, kernel_size=3, padding=1)
@@ -34,11 +50,43 @@ class DeformConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
         offset, mask = self.conv_offset_mask(x).float().split([18, 9], dim=1)
+        x, weight, bias, mask = x.float(), self.weight.float(), self.bias.float(), mask.sigmoid()
+        by_grid = self.implementation == "grid_sample" or (self.implementation == "auto" and x.device.type == "cpu")
         with torch.autocast(x.device.type, enabled=False):
-            return deform_conv2d(
-                x.float(), offset, self.weight.float(), self.bias.float(), padding=1, mask=mask.sigmoid()
-            )
+            if by_grid:
+                return deform_conv2d_by_grid_sample(x, offset, mask, weight, bias)
+            return deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
 
     def extra_repr(self) -> str:
         out_channels, in_channels = self.weight.shape[:2]
-        return f"{in_channels}, {out_channels}, kernel_size=3"
+        return f"{in_channels}, {out_channels}, kernel_size=3, implementation={self.implementation}"
+
+
+def deform_conv2d_by_grid_sample(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """What torchvision's ``deform_conv2d`` computes for a 3x3 kernel with padding 1, from two well-tuned operators.
+
+    All nine taps are sampled at once, then mixed by one matrix product.
+
+    Args:
+        x: (B, C, H, W).
+        offset: (B, 18, H, W), y and x of each tap.
+        mask: (B, 9, H, W).
+        weight: (D, C, 3, 3).
+        bias: (D,).
+
+    Returns:
+        (B, D, H, W).
+    """
+    height, width = x.shape[2:]
+    tap = torch.arange(9, device=x.device)
+    row = torch.arange(height, device=x.device)[:, None]
+    column = torch.arange(width, device=x.device)
+    dy, dx = offset.unflatten(1, (9, 2)).unbind(2)
+    y = dy + (tap // 3 - 1)[:, None, None] + row
+    x_position = dx + (tap % 3 - 1)[:, None, None] + column
+    # Pixel centers at integers -> -1..1 between the outer edges of the image (align_corners=False).
+    grid = torch.stack([(2 * x_position + 1) / width - 1, (2 * y + 1) / height - 1], dim=4)
+    sampled = F.grid_sample(x, grid.flatten(1, 2), padding_mode="zeros", align_corners=False)
+    sampled = sampled.unflatten(2, (9, height)) * mask[:, None]
+    out = weight.flatten(1) @ sampled.flatten(3).flatten(1, 2)
+    return out.unflatten(2, (height, width)) + bias[:, None, None]

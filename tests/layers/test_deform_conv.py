@@ -34,7 +34,32 @@ def test_autocast_is_safe(dtype):
     assert all(parameter.grad is not None for parameter in layer.parameters())
 
 
-def test_it_exports():
-    layer = DeformConv(4, 6).eval()
+@pytest.mark.parametrize("size", [(1, 1), (5, 1), (7, 12)])
+def test_both_implementations_agree_in_values_and_gradients(size):
+    torch.manual_seed(0)
+    layers = [DeformConv(4, 6, implementation=name) for name in ("torchvision", "grid_sample")]
+    torch.nn.init.normal_(layers[0].conv_offset_mask.weight, std=0.5)  # offsets of a few pixels, beyond the border
+    torch.nn.init.normal_(layers[0].bias)
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = torch.randn(2, 4, *size, requires_grad=True)
+    outputs = [layer(x) for layer in layers]
+    assert outputs[0].shape == (2, 6, *size)
+    torch.testing.assert_close(*outputs, atol=2e-6, rtol=1e-5)
+    gradients = [
+        torch.autograd.grad(output.square().sum(), [x, *layer.parameters()])
+        for layer, output in zip(layers, outputs, strict=True)
+    ]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["torchvision", "grid_sample"])
+def test_both_implementations_export(name):
+    layer = DeformConv(4, 6, implementation=name).eval()
     x = torch.rand(1, 4, 6, 6)
-    assert torch.allclose(torch.export.export(layer, (x,)).module()(x), layer(x), atol=1e-6)
+    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
+
+
+def test_unknown_implementations_are_errors():
+    with pytest.raises(ValueError, match="MODEL.DEFORM_CONV is 'fast', known: auto, torchvision, grid_sample"):
+        DeformConv(4, 6, implementation="fast")

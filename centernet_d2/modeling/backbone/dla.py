@@ -160,6 +160,7 @@ class IDAUp(nn.Module):
         factors: Sequence[int],
         *,
         deformable: bool,
+        deform_conv: str = "auto",
         norm: str = "BN",
     ) -> None:
         """
@@ -167,6 +168,7 @@ class IDAUp(nn.Module):
             out_channels: width of the finest map, and of the results.
             in_channels, factors: width of each coarser map, and how much coarser it is than the finest.
             deformable: see above.
+            deform_conv: how deformable convolutions are computed, see :class:`centernet_d2.layers.DeformConv`.
             norm: "BN", "SyncBN" or "FrozenBN".
         """
         super().__init__()
@@ -183,8 +185,8 @@ class IDAUp(nn.Module):
             )
             fill_bilinear(up)
             if deformable:
-                project = _deformable_unit(channels, out_channels, norm=norm)
-                node = _deformable_unit(out_channels, out_channels, norm=norm)
+                project = _deformable_unit(channels, out_channels, deform_conv=deform_conv, norm=norm)
+                node = _deformable_unit(out_channels, out_channels, deform_conv=deform_conv, norm=norm)
             else:
                 project = _plain_unit(channels, out_channels, kernel_size=1, norm=norm)
                 node = _plain_unit(2 * out_channels, out_channels, kernel_size=3, norm=norm)
@@ -209,13 +211,13 @@ class DLAUp(nn.Module):
 
     Args:
         channels: width of each level, the finest first; each is twice as coarse as the one before.
-        deformable, norm: see :class:`IDAUp`.
+        options: of the merges, see :class:`IDAUp`.
     """
 
-    def __init__(self, channels: Sequence[int], *, deformable: bool, norm: str = "BN") -> None:
+    def __init__(self, channels: Sequence[int], **options: object) -> None:
         super().__init__()
         for step, (fine, coarse) in enumerate(reversed(list(pairwise(channels)))):
-            merge = IDAUp(fine, [coarse] * (step + 1), [2] * (step + 1), deformable=deformable, norm=norm)
+            merge = IDAUp(fine, [coarse] * (step + 1), [2] * (step + 1), **options)
             self.add_module(f"ida_{step}", merge)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -243,6 +245,7 @@ class DLABackbone(Backbone):
         channels: Sequence[int] = (16, 32, 64, 128, 256, 512),
         tree_depths: Sequence[int] = (1, 2, 2, 1),
         deformable: bool = True,
+        deform_conv: str = "auto",
         norm: str = "BN",
     ) -> None:
         """
@@ -250,6 +253,7 @@ class DLABackbone(Backbone):
             channels, tree_depths: see :class:`DLA`.
             deformable: the neck of the paper, with deformable convolutions and a second aggregation; otherwise the
                 plain one of the original's "dlav0".
+            deform_conv: how deformable convolutions are computed, see :class:`centernet_d2.layers.DeformConv`.
             norm: normalisation throughout: "BN", "SyncBN" or "FrozenBN".
 
         Raises:
@@ -258,9 +262,10 @@ class DLABackbone(Backbone):
         super().__init__()
         self.base = DLA(channels=channels, tree_depths=tree_depths, norm=norm)
         widths = channels[2:]
-        self.dla_up = DLAUp(widths, deformable=deformable, norm=norm)
+        options = {"deformable": deformable, "deform_conv": deform_conv, "norm": norm}
+        self.dla_up = DLAUp(widths, **options)
         # The coarsest level takes no part: nothing was merged into it.
-        self.ida_up = IDAUp(widths[0], widths[1:-1], [2, 4], deformable=True, norm=norm) if deformable else None
+        self.ida_up = IDAUp(widths[0], widths[1:-1], [2, 4], **options) if deformable else None
         self._out_features = ["stack_0"]
         self._channels = widths[0]
 
@@ -283,9 +288,9 @@ def _plain_unit(before: int, after: int, *, kernel_size: int, norm: str, stride:
     return nn.Sequential(conv, get_norm(norm, after), nn.ReLU(inplace=True))
 
 
-def _deformable_unit(before: int, after: int, *, norm: str) -> nn.Sequential:
+def _deformable_unit(before: int, after: int, *, deform_conv: str, norm: str) -> nn.Sequential:
     activation = nn.Sequential(get_norm(norm, after), nn.ReLU(inplace=True))
-    return nn.Sequential(OrderedDict(conv=DeformConv(before, after), actf=activation))
+    return nn.Sequential(OrderedDict(conv=DeformConv(before, after, implementation=deform_conv), actf=activation))
 
 
 def _init_normal(conv: nn.Conv2d) -> None:
@@ -295,4 +300,4 @@ def _init_normal(conv: nn.Conv2d) -> None:
 @BACKBONE_REGISTRY.register()
 def build_dla_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DLABackbone:
     """:class:`DLABackbone` from ``MODEL.DLA``."""
-    return DLABackbone(deformable=cfg.MODEL.DLA.DEFORMABLE, norm=cfg.MODEL.DLA.NORM)
+    return DLABackbone(deformable=cfg.MODEL.DLA.DEFORMABLE, deform_conv=cfg.MODEL.DEFORM_CONV, norm=cfg.MODEL.DLA.NORM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torchvision
@@ -31,6 +32,7 @@ class ResNetUpConv(Backbone):
         depth: int = 18,
         channels: Sequence[int] = (256, 256, 256),
         deformable: bool = False,
+        deform_conv: str = "auto",
         trunk_norm: str = "BN",
         norm: str = "BN",
     ) -> None:
@@ -39,6 +41,7 @@ class ResNetUpConv(Backbone):
             depth: one of 18, 34, 50, 101, 152.
             channels: widths of the three up-sampling stages.
             deformable: put a modulated deformable convolution in front of each up-sampling.
+            deform_conv: how it is computed, see :class:`centernet_d2.layers.DeformConv`.
             trunk_norm, norm: normalisation of the trunk and of the up-sampling: "BN", "SyncBN" or "FrozenBN".
 
         Raises:
@@ -54,7 +57,7 @@ class ResNetUpConv(Backbone):
         )
         self.conv1, self.bn1, self.relu, self.maxpool = trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4
-        stage = _deformable_stage if deformable else _plain_stage
+        stage = partial(_deformable_stage, deform_conv=deform_conv) if deformable else _plain_stage
         widths = [trunk.fc.in_features, *channels]
         self.deconv_layers = nn.Sequential(
             *(layer for before, after in pairwise(widths) for layer in stage(before, after, norm))
@@ -83,11 +86,11 @@ def _plain_stage(before: int, after: int, norm: str) -> list[nn.Module]:
     return [up, get_norm(norm, after), nn.ReLU(inplace=True)]
 
 
-def _deformable_stage(before: int, after: int, norm: str) -> list[nn.Module]:
+def _deformable_stage(before: int, after: int, norm: str, *, deform_conv: str) -> list[nn.Module]:
     up = nn.ConvTranspose2d(after, after, 4, stride=2, padding=1, bias=False)
     # As in the original, this reaches output channel 0 only (SPEC 12, quirk 18).
     fill_bilinear(up)
-    deform = [DeformConv(before, after), get_norm(norm, after), nn.ReLU(inplace=True)]
+    deform = [DeformConv(before, after, implementation=deform_conv), get_norm(norm, after), nn.ReLU(inplace=True)]
     return [*deform, up, get_norm(norm, after), nn.ReLU(inplace=True)]
 
 
@@ -98,6 +101,7 @@ def build_resnet_upconv_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
         depth=cfg.MODEL.RESNETS.DEPTH,
         channels=cfg.MODEL.UPCONV.CHANNELS,
         deformable=cfg.MODEL.UPCONV.DEFORMABLE,
+        deform_conv=cfg.MODEL.DEFORM_CONV,
         trunk_norm=cfg.MODEL.RESNETS.NORM,
         norm=cfg.MODEL.UPCONV.NORM,
     )

@@ -1,0 +1,204 @@
+"""Files of the original's authors: written here by the rule of the recorded networks, read back as users would."""
+
+import pytest
+import torch
+from detectron2.engine import DefaultPredictor, default_argument_parser
+
+from centernet_d2 import load_config, model_zoo
+from centernet_d2.checkpoint import CenterNetCheckpointer, fitting_configs, original_names, to_our_names
+from centernet_d2.modeling import CenterNet
+from support.reference import synthetic
+
+R_18 = "COCO-Detection/centernet_R_18_1x.yaml"
+DLA_34 = "COCO-Detection/centernet_DLA_34_1x.yaml"
+HG_104 = "COCO-Detection/centernet_HG_104.yaml"
+
+
+def config(name, *overrides):
+    return load_config(model_zoo.get_config_file(name), ["MODEL.DEVICE", "cpu", *overrides])
+
+
+def on_meta(name, *overrides):
+    with torch.device("meta"):
+        return CenterNet(config(name, *overrides))
+
+
+def original_state(name, *overrides):
+    """The state dict that the original would have written, with its synthetic weights."""
+    model = on_meta(name, *overrides)
+    tensors = model.state_dict()
+    return synthetic.weights({original: tensors[ours].shape for ours, original in original_names(model).items()})
+
+
+def save(path, state, module=True, zip_format=False):
+    prefix = "module." if module else ""
+    content = {"epoch": 140, "state_dict": {prefix + name: t for name, t in state.items()}, "optimizer": {"lr": 1.0}}
+    torch.save(content, path, _use_new_zipfile_serialization=zip_format)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def resnet_file(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("weights") / "ctdet_coco_resdcn18.pth", original_state(R_18))
+
+
+@pytest.fixture(scope="module")
+def dla_file(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("weights") / "ctdet_coco_dla_1x.pth", original_state(DLA_34), module=False)
+
+
+def assert_filled(model, state):
+    for ours, original in original_names(model).items():
+        assert torch.equal(model.state_dict()[ours], state[original]), ours
+
+
+@pytest.mark.parametrize("name", [R_18, DLA_34])
+@pytest.mark.parametrize(("module", "zip_format"), [(True, False), (False, True)])
+def test_every_tensor_lands(tmp_path, name, module, zip_format):
+    state = original_state(name)
+    model = CenterNet(config(name))
+    CenterNetCheckpointer(model).load(save(tmp_path / "original.pth", state, module, zip_format))
+    assert_filled(model, state)
+
+
+def test_a_bare_state_dict_of_the_hourglass_lands_without_a_file():
+    state = original_state(HG_104)
+    renamed, is_trunk = to_our_names(on_meta(HG_104), state)
+    assert not is_trunk
+    shapes = {name: tensor.shape for name, tensor in on_meta(HG_104).state_dict().items()}
+    assert {name: tensor.shape for name, tensor in renamed.items()} == shapes
+    assert "heads.BoxHead.stacks.1.size.0.weight" in renamed
+    assert renamed["heads.BoxHead.stacks.1.size.2.bias"] is state["wh.1.1.bias"]
+
+
+def test_default_predictor_reads_them(resnet_file):
+    predictor = DefaultPredictor(config(R_18, "MODEL.WEIGHTS", resnet_file))
+    assert_filled(predictor.model, original_state(R_18))
+    assert isinstance(predictor(torch.zeros(40, 50, 3, dtype=torch.uint8).numpy())["instances"].scores, torch.Tensor)
+
+
+def test_the_model_zoo_reads_them(dla_file):
+    model = model_zoo.get(DLA_34, weights=dla_file, device="cpu")
+    assert not model.training
+    assert_filled(model, original_state(DLA_34))
+
+
+def test_recorded_outputs_follow_from_a_file(shared, resnet_file):
+    import numpy as np
+
+    data = np.load(shared / "reference" / "golden" / "net" / "resdcn_18.ctdet.128x128.npz")
+    model = DefaultPredictor(config(R_18, "MODEL.WEIGHTS", resnet_file)).model
+    with torch.no_grad():
+        (maps,) = model.compute_maps(torch.from_numpy(data["input"]))
+    for ours, original in (("heatmap", "hm"), ("size", "wh"), ("offset", "reg")):
+        np.testing.assert_allclose(maps[ours], data[original], atol=1e-3)
+
+
+def test_train_net_evaluates_them(load_script, tmp_path, monkeypatch):
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+
+    from centernet_d2.data.datasets.shapes import write_shapes
+
+    write_shapes(tmp_path / "shapes", train=1, val=2, size=64)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    shapes = "Shapes/centernet_R_18_shapes.yaml"
+    weights = save(tmp_path / "original.pth", original_state(shapes))
+    options = ["--eval-only", "--config-file", model_zoo.get_config_file(shapes), "DATALOADER.NUM_WORKERS", "0"]
+    options += ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / "out")]
+    try:
+        results = load_script("train_net.py").main(default_argument_parser().parse_args(options))
+    finally:
+        for name in ("shapes_train", "shapes_val"):
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+    assert "AP50" in results["bbox"]
+
+
+def test_a_wrong_architecture_names_tensors_and_the_config_that_fits(dla_file, resnet_file):
+    with pytest.raises(ValueError, match="do not fit this model") as error:
+        CenterNetCheckpointer(CenterNet(config(R_18))).load(dla_file)
+    message = str(error.value)
+    assert "backbone.conv1.weight: not there in the file, 64x3x7x7 in the model" in message
+    assert DLA_34 in message.splitlines()[-1]
+    assert "R_18" not in message.splitlines()[-1]
+    with pytest.raises(
+        ValueError, match=r"heads.CenterHead.stacks.0.heatmap.2.weight: 80x64x1x1 in the file, 3x64x1x1"
+    ):
+        CenterNetCheckpointer(CenterNet(config(R_18, "MODEL.CENTERNET.NUM_CLASSES", 3))).load(resnet_file)
+
+
+def test_configs_are_found_by_shapes_alone():
+    assert fitting_configs({"state_dict": original_state(HG_104)}) == [HG_104]
+    assert fitting_configs({"state_dict": {"x": torch.zeros(1)}}) == []
+
+
+def test_fine_tuning_starts_class_dependent_tensors_fresh(resnet_file, caplog):
+    state = original_state(R_18)
+    model = CenterNet(config(R_18, "MODEL.CENTERNET.NUM_CLASSES", 3))
+    before = model.state_dict()["heads.CenterHead.stacks.0.heatmap.2.bias"].clone()
+    with caplog.at_level("INFO"):
+        CenterNetCheckpointer(model, fine_tune=True).load(resnet_file)
+    fresh = {"hm.2.weight", "hm.2.bias"}
+    for ours, original in original_names(model).items():
+        assert (original in fresh) or torch.equal(model.state_dict()[ours], state[original]), ours
+    assert torch.equal(model.state_dict()["heads.CenterHead.stacks.0.heatmap.2.bias"], before)
+    (line,) = [r.getMessage() for r in caplog.records if "fine-tuning from" in r.getMessage()]
+    assert "heatmap.2.bias, heads.CenterHead.stacks.0.heatmap.2.weight starts fresh" in line
+
+
+def test_fine_tuning_still_needs_the_backbone(dla_file):
+    with pytest.raises(ValueError, match="do not fit this model"):
+        CenterNetCheckpointer(CenterNet(config(R_18)), fine_tune=True).load(dla_file)
+
+
+def test_unused_tensors_of_dla_may_be_missing_but_are_kept(tmp_path):
+    state = original_state(DLA_34)
+    less = {name: t for name, t in state.items() if not name.startswith("base.fc") and "num_batches" not in name}
+    model = CenterNet(config(DLA_34))
+    CenterNetCheckpointer(model).load(save(tmp_path / "less.pth", less))
+    assert torch.equal(model.backbone.base.level2.root.conv.weight, state["base.level2.root.conv.weight"])
+    del less["base.level3.project.0.weight"]
+    with pytest.raises(ValueError, match="backbone.base.level3.project.0.weight: not there in the file"):
+        CenterNetCheckpointer(model).load(save(tmp_path / "lesser.pth", less))
+
+
+def test_the_imagenet_file_of_dla_fills_its_trunk(tmp_path):
+    from centernet_d2.checkpoint import load_trunk
+
+    state = {n.removeprefix("base."): t for n, t in original_state(DLA_34).items() if n.startswith("base.")}
+    torch.save(state, tmp_path / "dla34-ba72cf86.pth")
+    for load in (
+        lambda model: load_trunk(model.backbone, tmp_path / "dla34-ba72cf86.pth"),
+        lambda model: CenterNetCheckpointer(model).load(str(tmp_path / "dla34-ba72cf86.pth")),
+    ):
+        model = CenterNet(config(DLA_34))
+        load(model)
+        for name, tensor in model.backbone.base.state_dict().items():
+            assert torch.equal(tensor, state[name]), name
+
+
+@pytest.mark.parametrize("name", [R_18, DLA_34, HG_104])
+def test_conversion_is_lossless(load_script, name):
+    convert = load_script("tools/convert_checkpoint.py").convert
+    names = original_names(on_meta(name))
+    data = {"epoch": 140, "state_dict": original_state(name), "optimizer": {"lr": 1.0}}
+    ours = convert(data, names)
+    assert list(ours["model"]) != list(data["state_dict"])
+    back = convert(ours, names)
+    assert list(back["state_dict"]) == list(data["state_dict"])
+    assert all(back["state_dict"][key] is tensor for key, tensor in data["state_dict"].items())
+    assert (back["epoch"], back["optimizer"]) == (140, {"lr": 1.0})
+
+
+def test_the_converter_writes_files_and_overwrites_none(load_script, resnet_file, tmp_path, capsys):
+    main = load_script("tools/convert_checkpoint.py").main
+    ours, back = str(tmp_path / "ours.pth"), str(tmp_path / "back.pth")
+    assert main([resnet_file, ours, "--config", R_18]) == 0
+    assert main([ours, back, "--config", R_18]) == 0
+    CenterNetCheckpointer(CenterNet(config(R_18))).load(ours)
+    CenterNetCheckpointer(CenterNet(config(R_18))).load(back)
+    assert main([resnet_file, ours, "--config", R_18]) == 1
+    assert main([resnet_file, str(tmp_path / "x.pth"), "--config", DLA_34]) == 1
+    errors = capsys.readouterr().err
+    assert "exists already" in errors
+    assert "tensors have no place in this config's model" in errors
