@@ -24,7 +24,11 @@ def main(args: argparse.Namespace) -> dict:
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = Trainer.build_model(cfg)
-    CenterNetCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    Trainer.check_test_sets(cfg, model)
+    checkpointer = CenterNetCheckpointer(model, cfg.OUTPUT_DIR)
+    if not cfg.MODEL.WEIGHTS and not (args.resume and checkpointer.has_checkpoint()):
+        raise ValueError("--eval-only needs weights: set MODEL.WEIGHTS, or --resume for the last ones in OUTPUT_DIR")
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -19,6 +19,8 @@ def pytest_addoption(parser):
 def reference_folder(config) -> Path:
     chosen = config.getoption("--reference")
     if chosen:
+        if not any(Path(chosen).glob("*/*")):
+            raise pytest.UsageError(f"--reference {chosen} has no recorded files")
         return Path(chosen)
     shared = SHARED / "reference" / "golden"
     return shared if shared.is_dir() else ROOT / "tests" / "golden"

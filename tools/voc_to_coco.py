@@ -51,6 +51,12 @@ def find_classes(folder: Path) -> list[str]:
     return sorted({item["name"] for path in files for item in read_annotation(path)["objects"]})
 
 
+def read_list(path: Path) -> list[str]:
+    """Image names of a list; in lists per class, those that have the class (a second column that is not -1)."""
+    rows = [line.split() for line in path.read_text().splitlines() if line.strip()]
+    return [row[0] for row in rows if row[1:] != ["-1"]]
+
+
 def convert(folder: Path, split: str, classes: list[str]) -> tuple[dict, Counter]:
     """One image list -> COCO content, and how many objects were left out, by reason.
 
@@ -58,8 +64,7 @@ def convert(folder: Path, split: str, classes: list[str]) -> tuple[dict, Counter
         FileNotFoundError: the list or an annotation does not exist.
         ValueError: an annotation is damaged.
     """
-    lines = (folder / "ImageSets" / "Main" / f"{split}.txt").read_text().split("\n")
-    names = [line.split()[0] for line in lines if line.strip()]
+    names = read_list(folder / "ImageSets" / "Main" / f"{split}.txt")
     images, annotations, left_out = [], [], Counter()
     for image_id, name in enumerate(tqdm(names, desc=split, leave=False), start=1):
         content = read_annotation(folder / "Annotations" / f"{name}.xml")
@@ -95,18 +100,21 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     lists = args.folder / "ImageSets" / "Main"
     try:
-        splits = args.splits or sorted(path.stem for path in lists.glob("*.txt"))
+        # Lists per class, such as cat_train.txt, are only converted on request.
+        splits = args.splits or sorted(path.stem for path in lists.glob("*.txt") if "_" not in path.stem)
         if not splits:
             raise FileNotFoundError(f"there are no image lists in {lists}")
         classes = args.classes or find_classes(args.folder)
         args.output.mkdir(parents=True, exist_ok=True)
         for split in splits:
-            content, left_out = convert(args.folder, split, classes)
             target = args.output / f"{split}.json"
+            if target.exists():
+                raise FileExistsError(f"{target} exists already; nothing is overwritten")
+            content, left_out = convert(args.folder, split, classes)
             target.write_text(json.dumps(content))
             reasons = "".join(f", {count} {reason} left out" for reason, count in left_out.items())
             print(f"{target}: {len(content['images'])} images, {len(content['annotations'])} objects{reasons}")
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"voc_to_coco: {error}", file=sys.stderr)
         return 1
     return 0

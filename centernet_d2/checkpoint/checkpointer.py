@@ -94,7 +94,8 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         missing = [] if is_trunk else [name for name in own if name not in state and not _is_optional(name)]
         in_backbone = [name for name in (*reshaped, *missing) if name.startswith("backbone.")]
         if in_backbone or (not self.fine_tune and (unexpected or reshaped or missing)):
-            raise ValueError(self._misfit(state, own, [*reshaped, *missing, *unexpected]))
+            rest = [name for name in (*reshaped, *missing, *unexpected) if name not in in_backbone]
+            raise ValueError(self._misfit(state, own, in_backbone + rest))
         if unexpected or reshaped or missing:
             fresh = ", ".join(sorted([*reshaped, *missing])) or "nothing"
             self.logger.info(

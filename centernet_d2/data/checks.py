@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -11,7 +12,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["check_dataset", "load_checked"]
+__all__ = ["check_coco_file", "check_dataset", "load_checked"]
 
 
 def check_dataset(name: str, dicts: Sequence[dict], num_classes: int) -> None:
@@ -26,12 +27,12 @@ def check_dataset(name: str, dicts: Sequence[dict], num_classes: int) -> None:
 
     Raises:
         FileNotFoundError: an image does not exist.
-        ValueError: the data set is empty, has more classes than the model, or a coordinate that is not finite.
+        ValueError: the data set is empty, has other classes than the model, or a box that is not four finite numbers.
     """
     if not dicts:
         raise ValueError(f"the data set '{name}' has no images")
     classes = MetadataCatalog.get(name).get("thing_classes", [])
-    if len(classes) > num_classes:
+    if classes and len(classes) != num_classes:
         raise ValueError(
             f"the data set '{name}' has {len(classes)} classes ({', '.join(classes[:10])}"
             f"{', ...' if len(classes) > 10 else ''}), but MODEL.CENTERNET.NUM_CLASSES is {num_classes}"
@@ -42,7 +43,8 @@ def check_dataset(name: str, dicts: Sequence[dict], num_classes: int) -> None:
         if not (os.path.isfile(file_name) or PathManager.isfile(file_name)):
             raise FileNotFoundError(f"the data set '{name}' names the image {file_name}, which does not exist")
         for index, annotation in enumerate(image.get("annotations", ())):
-            dropped += not _check_annotation(annotation, image, f"{name}: {file_name}, annotation {index}", num_classes)
+            where = f"{name}: {file_name}, annotation {index} of this image"
+            dropped += not _check_annotation(annotation, image, where, num_classes)
     if dropped:
         logging.getLogger(__name__).warning(
             f"data set '{name}': {dropped} boxes without area or outside their image are left out of training"
@@ -54,9 +56,15 @@ def _check_annotation(annotation: dict, image: dict, where: str, num_classes: in
     category = annotation["category_id"]
     if not 0 <= category < num_classes:
         raise ValueError(f"{where}: class {category} is outside 0..{num_classes - 1} (MODEL.CENTERNET.NUM_CLASSES)")
-    if not all(math.isfinite(value) for value in annotation["bbox"]):
-        raise ValueError(f"{where}: the box {list(annotation['bbox'])} has a coordinate that is not finite")
-    x1, y1, x2, y2 = BoxMode.convert(list(annotation["bbox"]), annotation["bbox_mode"], BoxMode.XYXY_ABS)
+    box = annotation.get("bbox")
+    try:
+        x1, y1, x2, y2 = (float(value) for value in box)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: the box is {box!r}, not four numbers") from None
+    if not all(math.isfinite(value) for value in (x1, y1, x2, y2)):
+        raise ValueError(f"{where}: the box {list(box)} has a coordinate that is not finite")
+    if annotation["bbox_mode"] == BoxMode.XYWH_ABS:
+        x2, y2 = x1 + x2, y1 + y2
     width, height = image.get("width", math.inf), image.get("height", math.inf)
     return min(x2, width) > max(x1, 0) and min(y2, height) > max(y1, 0)
 
@@ -69,6 +77,8 @@ def load_checked(names: Sequence[str], num_classes: int) -> list[dict]:
         ValueError: a data set cannot be loaded, or does not pass.
     """
     images = []
+    if not names:
+        raise ValueError("no data set is named: set DATASETS.TRAIN and DATASETS.TEST")
     for name in names:
         if name not in DatasetCatalog.list():
             raise KeyError(
@@ -77,7 +87,25 @@ def load_checked(names: Sequence[str], num_classes: int) -> list[dict]:
         try:
             dicts = DatasetCatalog.get(name)
         except (AssertionError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"the data set '{name}' cannot be loaded: {error!r}") from error
+            source = MetadataCatalog.get(name).get("json_file", "its source")
+            raise ValueError(f"the data set '{name}' cannot be loaded from {source}: {error!r}") from error
         check_dataset(name, dicts, num_classes)
         images.extend(dicts)
     return images
+
+
+def check_coco_file(name: str) -> None:
+    """Check that the COCO file of a registered data set has what pycocotools needs to evaluate on it.
+
+    Raises:
+        ValueError: an annotation lacks its area or crowd flag.
+    """
+    path = MetadataCatalog.get(name).json_file
+    with PathManager.open(path) as file:
+        annotations = json.load(file).get("annotations", ())
+    for annotation in annotations:
+        if lacking := [key for key in ("id", "area", "iscrowd") if key not in annotation]:
+            raise ValueError(
+                f"{path}: annotation {annotation.get('id', '?')} lacks {', '.join(lacking)}, which the COCO evaluation "
+                "needs (area: width x height of the box, unless there is a mask; iscrowd: 0)"
+            )

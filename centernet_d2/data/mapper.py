@@ -63,9 +63,12 @@ class CenterNetDatasetMapper(DatasetMapper):
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """See :class:`detectron2.data.DatasetMapper`; errors name the image they are about."""
+        """See :class:`detectron2.data.DatasetMapper`; errors name the image they are about.
+
+        An image without annotations has no objects.
+        """
         try:
-            return super().__call__(dataset_dict)
+            return super().__call__({"annotations": [], **dataset_dict})
         except (OSError, SyntaxError) as error:  # Pillow raises both for damaged files.
             raise OSError(f"cannot read the image {dataset_dict['file_name']}: {error}") from error
 

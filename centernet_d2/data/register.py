@@ -35,5 +35,10 @@ def register_datasets(entries: Sequence[Sequence[str]]) -> None:
                 )
         if name not in DatasetCatalog.list():
             register_coco_instances(name, {}, json_file, image_root)
-        elif MetadataCatalog.get(name).get("json_file") != json_file:
+        elif _source(name) != (json_file, image_root):
             raise ValueError(f"DATASETS.REGISTER: the name '{name}' is taken by another data set")
+
+
+def _source(name: str) -> tuple[str | None, str | None]:
+    metadata = MetadataCatalog.get(name)
+    return metadata.get("json_file"), metadata.get("image_root")

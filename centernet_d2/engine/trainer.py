@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
 from detectron2.data.build import filter_images_with_only_crowd_annotations
-from detectron2.engine import AMPTrainer, DefaultTrainer, SimpleTrainer, TrainerBase, create_ddp_model
+from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 from torch import nn
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
-from ..data.checks import load_checked
+from ..data.checks import check_coco_file, load_checked
 from ..evaluation.coco import RoundingCOCOEvaluator
 from .solver import build_optimizer
 
@@ -32,13 +32,16 @@ class Trainer(DefaultTrainer):
         # DistributedDataParallel in a way that fails on the CPU.
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
-        load_checked(cfg.DATASETS.TEST, cfg.MODEL.CENTERNET.NUM_CLASSES)
         model = self.build_model(cfg)
+        if cfg.DATASETS.TEST:
+            self.check_test_sets(cfg, model)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         devices = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
         model = create_ddp_model(model, broadcast_buffers=False, **devices)
         self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, loader, optimizer)
+        if not cfg.SOLVER.AMP.ENABLED:  # There, the loss scaling takes care of gradients that overflow.
+            self._trainer.register_hooks([CheckGradients()])
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = CenterNetCheckpointer(model, cfg.OUTPUT_DIR, fine_tune=True, trainer=weakref.proxy(self))
         self.start_iter = 0
@@ -58,7 +61,7 @@ class Trainer(DefaultTrainer):
         return getattr(self, "_last_eval_results", {})
 
     def run_step(self) -> None:
-        """One iteration. If the loss is not finite, save the state before it and stop.
+        """One iteration. If the loss or a gradient is not finite, save the state before it and stop.
 
         Raises:
             FloatingPointError: names the iteration and the file.
@@ -75,7 +78,7 @@ class Trainer(DefaultTrainer):
                 self.checkpointer.save("model_before_nan", iteration=self.iter - 1)
             saved = os.path.join(self.cfg.OUTPUT_DIR, "model_before_nan.pth")
             raise FloatingPointError(
-                f"the loss is NaN or infinite at iteration {self.iter}; "
+                f"the loss or its gradient is NaN or infinite at iteration {self.iter}; "
                 + (
                     f"the state before it is in {saved}. "
                     if finite
@@ -93,6 +96,8 @@ class Trainer(DefaultTrainer):
         dicts = load_checked(cfg.DATASETS.TRAIN, cfg.MODEL.CENTERNET.NUM_CLASSES)
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             dicts = filter_images_with_only_crowd_annotations(dicts)
+        if not dicts:
+            raise ValueError("no image of DATASETS.TRAIN has objects (DATALOADER.FILTER_EMPTY_ANNOTATIONS is on)")
         return build_detection_train_loader(cfg, mapper=CenterNetDatasetMapper(cfg, True), dataset=dicts)
 
     @classmethod
@@ -105,19 +110,47 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
-        """By the ``evaluator_type`` of the data set: COCO or Pascal VOC.
-
-        Raises:
-            ValueError: there is no evaluator for this type.
-        """
-        kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+        """By the ``evaluator_type`` of the data set: COCO or Pascal VOC."""
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        if kind == "coco":
+        if evaluator_type(dataset_name) == "coco":
             evaluator = RoundingCOCOEvaluator if cfg.TEST.ROUND_RESULTS else COCOEvaluator
             return evaluator(dataset_name, output_dir=folder, max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)
-        if kind == "pascal_voc":
-            return PascalVOCDetectionEvaluator(dataset_name)
+        return PascalVOCDetectionEvaluator(dataset_name)
+
+    @classmethod
+    def check_test_sets(cls, cfg: CfgNode, model: nn.Module) -> None:
+        """Everything that would otherwise fail at the first evaluation.
+
+        Raises:
+            ValueError: a data set is broken, has no evaluator, or the model predicts no boxes to evaluate.
+        """
+        if not any("boxes" in head.provides for head in model.heads.values()):
+            raise ValueError("evaluation needs boxes: add BoxHead to MODEL.CENTERNET.HEADS, or empty DATASETS.TEST")
+        load_checked(cfg.DATASETS.TEST, cfg.MODEL.CENTERNET.NUM_CLASSES)
+        for name in cfg.DATASETS.TEST:
+            if evaluator_type(name) == "coco":
+                check_coco_file(name)
+
+
+def evaluator_type(dataset_name: str) -> str:
+    """ "coco" or "pascal_voc".
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    if kind not in ("coco", "pascal_voc"):
         raise ValueError(
             f"the data set '{dataset_name}' has evaluator_type {kind!r}; known are 'coco' and 'pascal_voc'. "
             "Set it with MetadataCatalog.get(name).evaluator_type, or override Trainer.build_evaluator"
         )
+    return kind
+
+
+class CheckGradients(HookBase):
+    """Stops before gradients that are not finite reach the weights."""
+
+    def after_backward(self) -> None:
+        norm = nn.utils.clip_grad_norm_(self.trainer.model.parameters(), max_norm=float("inf"))
+        if not norm.isfinite():
+            raise FloatingPointError("a gradient is NaN or infinite")

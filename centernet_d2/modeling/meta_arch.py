@@ -68,8 +68,9 @@ class CenterNet(nn.Module):
         _check_heads(heads)
         check_choice("MODEL.CENTERNET.GAUSSIAN_RADIUS", gaussian_radius, RADIUS_POLICIES)
         check_choice("MODEL.CENTERNET.TEST_RESOLUTION", test_resolution, TEST_RESOLUTIONS)
+        check_choice("INPUT.FORMAT", input_format, ("BGR", "RGB"))
         divisibility = backbone.size_divisibility
-        if any(size <= 0 or size % divisibility for size in fixed_size):
+        if len(fixed_size) != 2 or any(size <= 0 or size % divisibility for size in fixed_size):
             raise ValueError(
                 f"INPUT.AFFINE.SIZE is {list(fixed_size)} (height, width), but this backbone needs positive multiples "
                 f"of {divisibility}"
@@ -203,7 +204,7 @@ class CenterNet(nn.Module):
 
     def preprocess_training(self, batched_inputs: Sequence[dict]) -> ImageList:
         """Normalised batch; smaller images are padded with black at the right and at the bottom."""
-        images = [x["image"].to(self.device) for x in batched_inputs]
+        images = [x["image"].to(self.device, torch.float32) for x in batched_inputs]
         images = ImageList.from_tensors(images, self.backbone.size_divisibility)
         return ImageList(self.normalize(images.tensor), images.image_sizes)
 
@@ -218,7 +219,8 @@ class CenterNet(nn.Module):
         """
         canvases, geometries = [], []
         for x in batched_inputs:
-            image = x["image"].to(self.device)
+            # DefaultPredictor hands over the same whole numbers as floats.
+            image = as_bytes(x["image"].to(self.device))
             if self.test_resolution == "keep":
                 canvas, matrix = keep_canvas(image, self.backbone.size_divisibility, scale)
             else:
@@ -248,6 +250,11 @@ class CenterNet(nn.Module):
         storage.put_image("ground truth, predictions, heatmap", picture)
 
 
+def as_bytes(image: Tensor) -> Tensor:
+    """An image of any type as uint8, rounded."""
+    return image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)
+
+
 def _check_heads(heads: Mapping[str, PointHead]) -> None:
     """Every head must find what it builds on, and no two may predict the same map."""
     provided, maps = set(), set()
@@ -260,3 +267,5 @@ def _check_heads(heads: Mapping[str, PointHead]) -> None:
             raise ValueError(f"MODEL.CENTERNET.HEADS: {name} predicts {', '.join(sorted(twice))} a second time")
         provided |= set(head.provides)
         maps |= set(head.maps)
+    if "heatmap" not in maps:
+        raise ValueError("MODEL.CENTERNET.HEADS: no head predicts the heatmap of the centers; CenterHead does")

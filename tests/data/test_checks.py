@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from centernet_d2.data.checks import load_checked
+from centernet_d2.data.checks import check_coco_file, check_dataset, load_checked
 from centernet_d2.data.register import register_datasets
 
 
@@ -46,15 +46,37 @@ def test_category_ids_with_holes_work(data_set):
     assert record["annotations"][0]["category_id"] == 1
 
 
-def test_too_few_classes_name_the_key(data_set):
-    with pytest.raises(ValueError, match=r"has 2 classes \(a, b\), but MODEL.CENTERNET.NUM_CLASSES is 1"):
-        load_checked([data_set([{"bbox": [1, 1, 5, 5]}])], num_classes=1)
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_another_number_of_classes_names_the_key(data_set, num_classes):
+    message = rf"has 2 classes \(a, b\), but MODEL.CENTERNET.NUM_CLASSES is {num_classes}"
+    with pytest.raises(ValueError, match=message):
+        load_checked([data_set([{"bbox": [1, 1, 5, 5]}])], num_classes)
+
+
+@pytest.mark.parametrize("box", [None, [1, 2, 3], ["a", 1, 2, 3], 7])
+def test_boxes_that_are_not_four_numbers_are_named(data_set, box):
+    name = data_set([{"bbox": [1, 1, 5, 5]}])
+    dicts = DatasetCatalog.get(name)
+    dicts[0]["annotations"][0]["bbox"] = box
+    with pytest.raises(ValueError, match=r"0\.png, annotation 0 of this image: the box is .*, not four numbers"):
+        check_dataset(name, dicts, num_classes=2)
+
+
+@pytest.mark.parametrize("key", ["area", "iscrowd"])
+def test_what_the_evaluation_needs_is_checked(data_set, tmp_path, key):
+    name = data_set([{"bbox": [1, 1, 5, 5]}])
+    check_coco_file(name)
+    content = json.loads((tmp_path / "a.json").read_text())
+    del content["annotations"][0][key]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"a\.json: annotation 1 lacks {key}, which the COCO evaluation needs"):
+        check_coco_file(name)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_coordinates_that_are_not_finite_are_named(data_set, bad):
     name = data_set([{"bbox": [1, 1, 5, 5]}, {"bbox": [1, bad, 5, 5]}])
-    with pytest.raises(ValueError, match=r"0\.png, annotation 1: the box .* not finite"):
+    with pytest.raises(ValueError, match=r"0\.png, annotation 1 of this image: the box .* not finite"):
         load_checked([name], num_classes=2)
 
 
@@ -78,8 +100,10 @@ def test_a_missing_image_is_named(data_set, tmp_path):
 def test_an_empty_data_set_is_an_error(data_set):
     with pytest.raises(ValueError, match="has no images"):
         load_checked([data_set(images=0)], num_classes=2)
-    with pytest.raises(ValueError, match="cannot be loaded"):
+    with pytest.raises(ValueError, match=r"cannot be loaded from .*a\.json"):
         load_checked([data_set(images=0, categories=())], num_classes=2)
+    with pytest.raises(ValueError, match=r"no data set is named"):
+        load_checked([], num_classes=2)
 
 
 def test_an_unknown_name_is_an_error():
@@ -91,8 +115,10 @@ def test_register_is_repeatable_but_not_ambiguous(data_set, tmp_path):
     name = data_set()
     register_datasets([[name, str(tmp_path / "a.json"), str(tmp_path)]])
     (tmp_path / "b.json").write_text("{}")
-    with pytest.raises(ValueError, match="is taken by another data set"):
-        register_datasets([[name, str(tmp_path / "b.json"), str(tmp_path)]])
+    (tmp_path / "images").mkdir()
+    for other in ([str(tmp_path / "b.json"), str(tmp_path)], [str(tmp_path / "a.json"), str(tmp_path / "images")]):
+        with pytest.raises(ValueError, match="is taken by another data set"):
+            register_datasets([[name, *other]])
 
 
 @pytest.mark.parametrize("entry", [["a"], ["a", "b"], ["a", 1, "c"]])

@@ -62,6 +62,11 @@ def test_images_without_objects_train(record):
     assert instances.gt_boxes.tensor.shape == (0, 4)
 
 
+def test_an_image_without_annotations_has_no_objects(record):
+    del record["annotations"]
+    assert len(mapper()(record)["instances"]) == 0
+
+
 def test_the_record_is_not_modified(record):
     before = [dict(annotation) for annotation in record["annotations"]]
     mapper(augmentations=[MirrorTransform(64)])(record)

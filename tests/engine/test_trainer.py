@@ -1,10 +1,13 @@
 import json
 
+import cv2
 import pytest
 import torch
-from detectron2.engine import launch
+from detectron2.engine import DefaultPredictor, launch
 
+from centernet_d2 import load_config
 from centernet_d2.checkpoint import load_file
+from centernet_d2.data.checks import load_checked
 from centernet_d2.engine import Trainer
 
 
@@ -38,6 +41,9 @@ def test_another_run_is_never_overwritten(main, arguments, tmp_path):
     before = {name: (out / name).read_bytes() for name in ("config.yaml", "model_final.pth", "metrics.json")}
     with pytest.raises(FileExistsError, match="already holds trained weights: continue with --resume"):
         main(arguments())
+    (tmp_path / "link").symlink_to(out)
+    main(arguments("--resume", OUTPUT_DIR=f"{tmp_path}/link/", SOLVER__MAX_ITER=4))
+    before = {name: (out / name).read_bytes() for name in before}
     with pytest.raises(FileExistsError, match=r"SOLVER.BASE_LR: 0.001 -> 0.1"):
         main(arguments("--resume", SOLVER__BASE_LR=0.1))
     for name in before:
@@ -85,6 +91,39 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_state_before(main, argume
     assert torch.equal(saved["model"]["backbone.bn1.running_mean"], good["running_mean"])
 
 
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(main, arguments, tmp_path, monkeypatch):
+    build = Trainer.build_model.__func__
+
+    def build_model(cls, cfg):
+        model = build(cls, cfg)
+        model.backbone.conv1.weight.register_hook(lambda gradient: gradient * float("inf"))
+        return model
+
+    monkeypatch.setattr(Trainer, "build_model", classmethod(build_model))
+    with pytest.raises(FloatingPointError, match=r"iteration 0; the state before it is in .*model_before_nan.pth"):
+        main(arguments())
+    saved = load_file(tmp_path / "out" / "model_before_nan.pth")["model"]
+    assert all(tensor.isfinite().all() for tensor in saved.values())
+
+
+def test_evaluation_needs_weights_and_leaves_no_config(main, arguments, tmp_path):
+    with pytest.raises(ValueError, match="--eval-only needs weights: set MODEL.WEIGHTS"):
+        main(arguments("--eval-only"))
+    assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+def test_detectron2s_default_predictor_gives_what_the_evaluation_gives(main, arguments, tmp_path):
+    main(arguments(MODEL__CENTERNET__TEST_RESOLUTION="fixed"))
+    out = tmp_path / "out"
+    cfg = load_config(out / "config.yaml", ["MODEL.WEIGHTS", str(out / "model_final.pth")])
+    predictor = DefaultPredictor(cfg)
+    record = load_checked(["shapes_val"], 5)[0]
+    found = predictor(cv2.imread(record["file_name"]))["instances"]
+    results = json.loads((out / "inference" / "shapes_val" / "coco_instances_results.json").read_text())
+    scores = [result["score"] for result in results if result["image_id"] == record["image_id"]]
+    assert found.scores.tolist() == pytest.approx(scores)
+
+
 def test_trunk_weights_fill_the_trunk(main, arguments, tmp_path):
     import torchvision
 
@@ -95,7 +134,7 @@ def test_trunk_weights_fill_the_trunk(main, arguments, tmp_path):
     main(args)
     trained = load_file(tmp_path / "out" / "model_final.pth")["model"]
     assert torch.allclose(trained["backbone.layer4.1.conv2.weight"], resnet.layer4[1].conv2.weight)
-    with pytest.raises(ValueError, match="TRUNK_WEIGHTS: .*Is MODEL.RESNETS.DEPTH right"):
+    with pytest.raises(ValueError, match="TRUNK_WEIGHTS: .*Are MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH right"):
         main(arguments(MODEL__TRUNK_WEIGHTS=path, MODEL__RESNETS__DEPTH=50, OUTPUT_DIR=tmp_path / "other"))
 
 
@@ -113,6 +152,8 @@ def test_rounded_results_are_an_option(main, arguments, tmp_path):
         ({"DATASETS__TRAIN": "('nowhere',)"}, "'nowhere' is not registered"),
         ({"DATASETS__TEST": "('nowhere',)"}, "'nowhere' is not registered"),
         ({"INPUT__AFFINE__SIZE": "[50, 64]"}, "multiples of 32"),
+        ({"MODEL__CENTERNET__HEADS": "['CenterHead']"}, "evaluation needs boxes: add BoxHead"),
+        ({"DATASETS__TRAIN": "()"}, "no data set is named"),
     ],
 )
 def test_mistakes_show_before_training_starts(main, arguments, tmp_path, overrides, message):

@@ -80,6 +80,47 @@ def test_results_are_in_pixels_of_the_original_image():
     assert torch.allclose(resized.pred_boxes.tensor, plain * torch.tensor([3.0, 2, 3, 2]), atol=1e-3)
 
 
+@pytest.mark.parametrize("resolution", ["keep", "fixed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32])
+def test_images_of_any_type_give_the_same_result(resolution, dtype):
+    model = stub_model(test_resolution=resolution, max_detections=10).eval()
+    inputs = sample((50, 70))
+    with torch.no_grad():
+        whole = model([inputs])[0]["instances"].scores
+        assert torch.equal(model([{**inputs, "image": inputs["image"].to(dtype)}])[0]["instances"].scores, whole)
+
+
+@pytest.mark.parametrize("deformable", [False, True])
+def test_a_real_network_treats_images_alone_and_runs_under_autocast(deformable):
+    torch.manual_seed(0)
+    cfg = small_config("MODEL.UPCONV.DEFORMABLE", deformable, "TEST.DETECTIONS_PER_IMAGE", 10)
+    model = CenterNet(cfg)
+    batch = [random_sample((40, 60), 3, 0), random_sample((40, 60), 0, 1), random_sample((70, 30), 1, 2)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        losses = model(batch)
+        sum(losses.values()).backward()
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    model.eval()
+    with torch.no_grad():
+        for inputs, result in zip(batch, model(batch), strict=True):
+            alone = model([inputs])[0]["instances"]
+            assert torch.allclose(result["instances"].scores, alone.scores, atol=1e-5)
+
+
+def test_options_of_the_heads_follow_the_config():
+    node = "MODEL.CENTERNET."
+    heads = CenterNet(
+        small_config(
+            node + "CLASS_SPECIFIC_SIZE", True, node + "OFFSET", False, node + "HEATMAP_WEIGHT", 2.0,
+            node + "SIZE_WEIGHT", 0.5, node + "OFFSET_WEIGHT", 3.0, node + "OFFSET_LOSS", "smooth_l1",
+        )
+    ).heads  # fmt: skip
+    center, box = heads["CenterHead"], heads["BoxHead"]
+    assert (center.maps, box.maps) == ({"heatmap": 5}, {"size": 10})
+    assert (center.heatmap_weight, center.offset_weight, center.offset_loss, box.weight) == (2.0, 3.0, "smooth_l1", 0.5)
+
+
 def test_score_threshold_and_number_of_detections():
     inputs = [sample((64, 96))]
     with torch.no_grad():
@@ -199,6 +240,11 @@ def small_config(*overrides):
         ("MODEL.BACKBONE.NAME", "build_nothing", "MODEL.BACKBONE.NAME: there is no 'build_nothing'.*resnet_upconv"),
         ("MODEL.RESNETS.DEPTH", 19, "MODEL.RESNETS.DEPTH is 19, known"),
         ("INPUT.AFFINE.SIZE", "[100, 128]", "multiples of 32"),
+        ("INPUT.AFFINE.SIZE", "[128]", "multiples of 32"),
+        ("INPUT.FORMAT", "bgr", "INPUT.FORMAT is 'bgr', known: BGR, RGB"),
+        ("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.NORM is 'GN', known: BN, SyncBN, FrozenBN"),
+        ("MODEL.UPCONV.NORM", "", "MODEL.UPCONV.NORM is '', known"),
+        ("MODEL.CENTERNET.HEADS", "[]", "no head predicts the heatmap of the centers; CenterHead does"),
         ("MODEL.CENTERNET.TEST_RESOLUTION", "full", "TEST_RESOLUTION is 'full', known: keep, fixed"),
         ("MODEL.CENTERNET.GAUSSIAN_RADIUS", "mine", "GAUSSIAN_RADIUS is 'mine', known: original, corrected"),
     ],

@@ -50,6 +50,21 @@ def test_the_order_of_classes_can_be_chosen(tool, folder, tmp_path, capsys):
     assert "1 of class cat left out" in capsys.readouterr().out
 
 
+def test_nothing_is_overwritten(tool, folder, tmp_path, capsys):
+    assert tool.main([str(folder), "--output", str(tmp_path / "out")]) == 0
+    assert tool.main([str(folder), "--output", str(tmp_path / "out")]) == 1
+    assert "train.json exists already" in capsys.readouterr().err
+
+
+def test_lists_per_class_are_read_by_their_flags(tool, folder, tmp_path):
+    (folder / "ImageSets" / "Main" / "cat_train.txt").write_text("a  1\nb -1\n")
+    tool.main([str(folder), "--output", str(tmp_path / "all")])
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["train.json"]
+    tool.main([str(folder), "--output", str(tmp_path / "cats"), "--splits", "cat_train"])
+    content = json.loads((tmp_path / "cats" / "cat_train.json").read_text())
+    assert [image["file_name"] for image in content["images"]] == ["a.jpg"]
+
+
 @pytest.mark.parametrize("damage", ["<annotation>", "<annotation></annotation>"])
 def test_damaged_annotations_are_named(tool, folder, tmp_path, capsys, damage):
     (folder / "Annotations" / "a.xml").write_text(damage)

@@ -8,7 +8,9 @@ import torch
 from detectron2.layers import get_norm
 from torch import Tensor, nn
 
-__all__ = ["BasicBlock", "check_input_size", "fill_bilinear"]
+__all__ = ["NORMS", "BasicBlock", "check_input_size", "fill_bilinear"]
+
+NORMS = ("BN", "SyncBN", "FrozenBN")
 
 
 class BasicBlock(nn.Module):

@@ -18,8 +18,9 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from ...config import check_choice
 from ...layers import DeformConv
-from .common import BasicBlock, check_input_size, fill_bilinear
+from .common import NORMS, BasicBlock, check_input_size, fill_bilinear
 
 __all__ = ["DLA", "DLABackbone", "build_dla_backbone"]
 
@@ -257,9 +258,10 @@ class DLABackbone(Backbone):
             norm: normalisation throughout: "BN", "SyncBN" or "FrozenBN".
 
         Raises:
-            ValueError: not six widths or four depths.
+            ValueError: not six widths or four depths, or unknown norm.
         """
         super().__init__()
+        check_choice("MODEL.DLA.NORM", norm, NORMS)
         self.base = DLA(channels=channels, tree_depths=tree_depths, norm=norm)
         widths = channels[2:]
         options = {"deformable": deformable, "deform_conv": deform_conv, "norm": norm}

@@ -12,7 +12,8 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from .common import BasicBlock, check_input_size
+from ...config import check_choice
+from .common import NORMS, BasicBlock, check_input_size
 
 __all__ = ["Hourglass", "build_hourglass_backbone"]
 
@@ -81,9 +82,10 @@ class Hourglass(Backbone):
             norm: normalisation throughout: "BN", "SyncBN" or "FrozenBN".
 
         Raises:
-            ValueError: no stack, less than two depths, or not one positive count per width.
+            ValueError: no stack, less than two depths, not one positive count per width, or unknown norm.
         """
         super().__init__()
+        check_choice("MODEL.HOURGLASS.NORM", norm, NORMS)
         if stacks < 1:
             raise ValueError(f"MODEL.HOURGLASS.STACKS is {stacks}, at least one is needed")
         if len(widths) < 2 or len(counts) != len(widths) or min(counts) < 1:

@@ -12,8 +12,9 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
+from ...config import check_choice
 from ...layers import DeformConv
-from .common import check_input_size, fill_bilinear
+from .common import NORMS, check_input_size, fill_bilinear
 
 __all__ = ["ResNetUpConv", "build_resnet_upconv_backbone"]
 
@@ -45,11 +46,12 @@ class ResNetUpConv(Backbone):
             trunk_norm, norm: normalisation of the trunk and of the up-sampling: "BN", "SyncBN" or "FrozenBN".
 
         Raises:
-            ValueError: unknown depth, or not three widths.
+            ValueError: unknown depth or norm, or not three widths.
         """
         super().__init__()
-        if depth not in DEPTHS:
-            raise ValueError(f"MODEL.RESNETS.DEPTH is {depth}, known: {DEPTHS}")
+        check_choice("MODEL.RESNETS.DEPTH", depth, DEPTHS)
+        check_choice("MODEL.RESNETS.NORM", trunk_norm, NORMS)
+        check_choice("MODEL.UPCONV.NORM", norm, NORMS)
         if len(channels) != 3:
             raise ValueError(f"MODEL.UPCONV.CHANNELS needs three widths, got {list(channels)}")
         trunk = torchvision.models.get_model(

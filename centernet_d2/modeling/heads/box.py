@@ -41,7 +41,7 @@ class BoxHead(PointHead):
         Args:
             num_classes: only used for class-specific sizes.
             class_specific: channels 2c and 2c + 1 hold the size of class c, instead of one pair for all.
-            loss: "l1" or "smooth_l1" (the paper's ablation).
+            loss: "l1" or "smooth_l1" (the paper's ablation); class-specific sizes always use l1, as in the original.
             weight: factor of the loss.
             clip: clip decoded boxes to the image. The original does not.
             common: see :class:`PointHead`.
@@ -52,7 +52,7 @@ class BoxHead(PointHead):
         check_choice("MODEL.CENTERNET.SIZE_LOSS", loss, REGRESSION_LOSSES)
         super().__init__({"size": 2 * num_classes if class_specific else 2}, **common)
         self.class_specific = class_specific
-        self.loss = loss
+        self.loss = "l1" if class_specific else loss
         self.weight = weight
         self.clip = clip
 

@@ -71,6 +71,10 @@ def test_smooth_l1_is_the_ablation_of_the_paper():
     assert losses == {"l1": pytest.approx(4, rel=1e-3), "smooth_l1": pytest.approx(7, rel=1e-3)}
 
 
+def test_class_specific_sizes_always_use_l1():
+    assert stub_heads(box={"loss": "smooth_l1", "class_specific": True})["BoxHead"].loss == "l1"
+
+
 def test_unknown_loss_is_an_error():
     with pytest.raises(ValueError, match="SIZE_LOSS is 'l2', known: l1, smooth_l1"):
         stub_heads(box={"loss": "l2"})

@@ -11,7 +11,7 @@ from .comparison import checks
 def check_ctdet(path, comparison, tmp_path):
     data = {name: torch.from_numpy(np.asarray(array)) for name, array in np.load(path).items()}
     heads = stub_heads(
-        num_classes=data["hm"].shape[1], offset="reg" in data, box={"class_specific": bool(data["cat_spec_wh"])}
+        num_classes=data["hm"].shape[1], offset="reg" in data, box={"class_specific": data["wh"].shape[1] != 2}
     )
     maps = {"heatmap": data["hm"], "size": data["wh"], "offset": data.get("reg")}
     fields = stub_model(heads, max_detections=int(data["K"])).decode(maps)

