@@ -28,6 +28,10 @@ def add_centernet_config(cfg: CfgNode) -> None:
     # [name, annotations.json, image folder] triples in COCO format, registered before anything reads them. Relative
     # paths start at $DETECTRON2_DATASETS (Detectron2's convention, default "datasets").
     cfg.DATASETS.REGISTER = []
+    # Names of the keypoints of these data sets, in order, and pairs that a mirror swaps; data sets registered in
+    # Python have them in their metadata. Their number is MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS.
+    cfg.DATASETS.KEYPOINT_NAMES = []
+    cfg.DATASETS.KEYPOINT_FLIP_MAP = []
 
     # "Adam" as in the paper, "AdamW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "Adam"
@@ -90,6 +94,14 @@ def _add_model_keys(model: CfgNode) -> None:
     node.HEATMAP_WEIGHT = 1.0
     node.OFFSET_WEIGHT = 1.0
     node.SIZE_WEIGHT = 0.1
+    node.KEYPOINTS = CfgNode()
+    # Heatmaps of the joints, to whose peaks the regressed joints snap, and the sub-cell offset of those peaks.
+    node.KEYPOINTS.REFINE = True
+    node.KEYPOINTS.OFFSET = True
+    node.KEYPOINTS.DISPLACEMENT_WEIGHT = 1.0
+    node.KEYPOINTS.HEATMAP_WEIGHT = 1.0
+    # Every joint scores 1, as in the original's result files, instead of its own score.
+    node.KEYPOINTS.CONSTANT_SCORE = False
     # "original": the radius of the released models; "corrected": with the roots the paper's source intended.
     node.GAUSSIAN_RADIUS = "original"
     # "keep": each image at its own size on a black canvas; "fixed": warped to INPUT.AFFINE.SIZE (SPEC 9.1).
@@ -111,6 +123,10 @@ def _add_input_keys(inputs: CfgNode) -> None:
     inputs.AFFINE.SCALES = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
     inputs.AFFINE.SHIFT = 0.1
     inputs.AFFINE.SCALE = 0.4
+    # With a probability of ROTATE_PROB the window turns by normal noise of ROTATE degrees. Joints turn with the image;
+    # boxes do not, so nothing but joint heatmaps is learned from such images, as in the original (SPEC 5.2, 6.5).
+    inputs.AFFINE.ROTATE = 0.0
+    inputs.AFFINE.ROTATE_PROB = 0.0
     # Crowd annotations: "object" trains on them like on any other (as the original does), "ignore" masks the box of
     # the region out of the loss of its class's heatmap.
     inputs.CROWD = "object"

@@ -17,15 +17,23 @@ __all__ = ["draw_heatmap", "draw_instances", "draw_training", "side_by_side"]
 
 
 def draw_instances(
-    image: np.ndarray, instances: Instances, class_names: Sequence[str] | None = None, threshold: float = 0.3
+    image: np.ndarray,
+    instances: Instances,
+    class_names: Sequence[str] | None = None,
+    threshold: float = 0.3,
+    metadata: Metadata | None = None,
 ) -> np.ndarray:
     """Draw detections (``pred_boxes``, ``scores``, ``pred_classes``) or ground truth (``gt_boxes``, ``gt_classes``).
+
+    Keypoints, where there are any, are drawn where they score above 0.05, with the lines between them that the metadata
+    names in ``keypoint_connection_rules``.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         instances: in pixels of the image.
         class_names: one color and name per class; without them, numbers.
         threshold: detections below this score are not drawn.
+        metadata: of the data set, for names and lines of keypoints.
 
     Returns:
         A new (H, W, 3) uint8 RGB picture.
@@ -38,9 +46,12 @@ def draw_instances(
         boxes, classes, scores = instances.gt_boxes, instances.gt_classes, [None] * len(instances)
     names = [class_names[i] if class_names else str(i) for i in classes.tolist()]
     labels = [name if score is None else f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
-    drawer = Visualizer(image, Metadata(), scale=1.0)
+    keypoints = next((instances.get(name) for name in ("pred_keypoints", "gt_keypoints") if instances.has(name)), None)
+    drawer = Visualizer(image, metadata or Metadata(), scale=1.0)
     colors = [_class_color(i) for i in classes.tolist()]
-    return drawer.overlay_instances(boxes=boxes, labels=labels, assigned_colors=colors, alpha=0.3).get_image()
+    return drawer.overlay_instances(
+        boxes=boxes, labels=labels, keypoints=keypoints, assigned_colors=colors, alpha=0.3
+    ).get_image()
 
 
 def _class_color(index: int) -> tuple[float, float, float]:

@@ -23,6 +23,7 @@ __all__ = [
     "RandomMirror",
     "RandomWindow",
     "ShiftScaleWindow",
+    "Window",
     "build_augmentations",
     "color_jitter",
     "crop_border",
@@ -58,16 +59,35 @@ class MirrorTransform(HFlipTransform):
 class AffineTransform(Transform):
     """Show a window of the image: one matrix for pixels, boxes, polygons, masks and keypoints."""
 
-    def __init__(self, matrix: np.ndarray, input_size: tuple[int, int], output_size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        matrix: np.ndarray,
+        input_size: tuple[int, int],
+        output_size: tuple[int, int],
+        box_matrix: np.ndarray | None = None,
+    ) -> None:
         """
         Args:
             matrix: (2, 3), from input to output pixels.
             input_size, output_size: (height, width).
+            box_matrix: another matrix for boxes, which the original does not turn with the image (SPEC 5.2).
         """
         super().__init__()
         self.matrix = matrix
         self.input_size = input_size
         self.output_size = output_size
+        self.box_matrix = box_matrix
+
+    @property
+    def rotates(self) -> bool:
+        """Whether image and points turn while boxes do not."""
+        return self.box_matrix is not None
+
+    def apply_box(self, box: np.ndarray) -> np.ndarray:
+        """(N, 4) XYXY boxes -> the same, upright."""
+        if self.box_matrix is None:
+            return super().apply_box(box)
+        return AffineTransform(self.box_matrix, self.input_size, self.output_size).apply_box(box)
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         """Bilinear, black outside the image."""
@@ -80,7 +100,8 @@ class AffineTransform(Transform):
         return coords @ self.matrix[:, :2].T + self.matrix[:, 2]
 
     def inverse(self) -> AffineTransform:
-        return AffineTransform(invert_affine(self.matrix), self.output_size, self.input_size)
+        box_matrix = invert_affine(self.box_matrix) if self.rotates else None
+        return AffineTransform(invert_affine(self.matrix), self.output_size, self.input_size, box_matrix)
 
 
 class ColorTransform(Transform):
@@ -149,38 +170,60 @@ class RandomMirror(Augmentation):
         return MirrorTransform(image.shape[1]) if self._rand_range() < self.prob else NoOpTransform()
 
 
-class RandomWindow(Augmentation):
-    """A window around a random pixel, its side a random multiple of the longer side of the image."""
+class Window(Augmentation):
+    """A part of the image in an output of fixed size; what the ways of drawing one share.
 
-    def __init__(self, size: tuple[int, int], scales: Sequence[float]) -> None:
-        """
-        Args:
-            size: (height, width) of the output.
-            scales: the multiples to choose from.
-        """
+    Args:
+        size: (height, width) of the output.
+        rotate: standard deviation of the rotation in degrees, clipped at twice that.
+        rotate_prob: how often there is one.
+    """
+
+    def __init__(self, size: tuple[int, int], *, rotate: float = 0.0, rotate_prob: float = 0.0) -> None:
         super().__init__()
         self.size = size
+        self.rotate = rotate
+        self.rotate_prob = rotate_prob
+
+    def _show(self, image: np.ndarray, center: Sequence[float], window: float) -> AffineTransform:
+        """The transform to a window of the given center and width, rotated by chance."""
+        upright, input_size = affine_matrix(center, window, self.size), image.shape[:2]
+        if self._rand_range() >= self.rotate_prob:
+            return AffineTransform(upright, input_size, self.size)
+        degrees = np.clip(np.random.randn() * self.rotate, -2 * self.rotate, 2 * self.rotate)
+        return AffineTransform(affine_matrix(center, window, self.size, degrees), input_size, self.size, upright)
+
+
+class RandomWindow(Window):
+    """A window around a random pixel, its side a random multiple of the longer side of the image."""
+
+    def __init__(self, size: tuple[int, int], scales: Sequence[float], **rotation: float) -> None:
+        """
+        Args:
+            size, rotation: see :class:`Window`.
+            scales: the multiples to choose from.
+        """
+        super().__init__(size, **rotation)
         self.scales = scales
 
     def get_transform(self, image: np.ndarray) -> AffineTransform:
         height, width = image.shape[:2]
         window = max(height, width) * np.random.choice(self.scales)
         center = [np.random.randint(border := crop_border(side), side - border) for side in (width, height)]
-        return AffineTransform(affine_matrix(center, window, self.size), (height, width), self.size)
+        return self._show(image, center, window)
 
 
-class ShiftScaleWindow(Augmentation):
+class ShiftScaleWindow(Window):
     """The whole image, shifted and scaled by clipped normal noise; without noise, just the whole image."""
 
-    def __init__(self, size: tuple[int, int], shift: float = 0.0, scale: float = 0.0) -> None:
+    def __init__(self, size: tuple[int, int], shift: float = 0.0, scale: float = 0.0, **rotation: float) -> None:
         """
         Args:
-            size: (height, width) of the output.
+            size, rotation: see :class:`Window`.
             shift, scale: standard deviations, relative to the longer side of the image. Noise is clipped at twice the
                 shift and at once the scale.
         """
-        super().__init__()
-        self.size = size
+        super().__init__(size, **rotation)
         self.shift = shift
         self.scale = scale
 
@@ -190,7 +233,7 @@ class ShiftScaleWindow(Augmentation):
         shift = window * np.clip(np.random.randn(2) * self.shift, -2 * self.shift, 2 * self.shift)
         center = np.array([width / 2, height / 2]) + shift
         window *= np.clip(np.random.randn() * self.scale + 1, 1 - self.scale, 1 + self.scale)
-        return AffineTransform(affine_matrix(center, window, self.size), (height, width), self.size)
+        return self._show(image, center, window)
 
 
 class ColorJitter(Augmentation):
@@ -230,11 +273,12 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[Augmentation]:
     check_choice("INPUT.AFFINE.MODE", node.MODE, CROP_MODES)
     check_choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, ("horizontal", "none"))
     augmentations = [RandomMirror()] if cfg.INPUT.RANDOM_FLIP == "horizontal" else []
+    rotation = {"rotate": node.ROTATE, "rotate_prob": node.ROTATE_PROB}
     if node.MODE == "crop":
-        augmentations.append(RandomWindow(size, node.SCALES))
+        augmentations.append(RandomWindow(size, node.SCALES, **rotation))
     else:
         noise = (node.SHIFT, node.SCALE) if node.MODE == "jitter" else (0.0, 0.0)
-        augmentations.append(ShiftScaleWindow(size, *noise))
+        augmentations.append(ShiftScaleWindow(size, *noise, **rotation))
     if cfg.INPUT.COLOR_JITTER > 0 or cfg.INPUT.LIGHTING > 0:
         augmentations.append(ColorJitter(cfg.INPUT.COLOR_JITTER, cfg.INPUT.LIGHTING, cfg.INPUT.FORMAT))
     return augmentations

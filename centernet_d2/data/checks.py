@@ -94,18 +94,24 @@ def load_checked(names: Sequence[str], num_classes: int) -> list[dict]:
     return images
 
 
-def check_coco_file(name: str) -> None:
+def check_coco_file(name: str, keypoints: bool = False) -> None:
     """Check that the COCO file of a registered data set has what pycocotools needs to evaluate on it.
 
+    Args:
+        name: of the data set.
+        keypoints: whether keypoints are evaluated too.
+
     Raises:
-        ValueError: an annotation lacks its area or crowd flag.
+        ValueError: an annotation lacks its area or crowd flag, or its keypoints.
     """
     path = MetadataCatalog.get(name).json_file
     with PathManager.open(path) as file:
         annotations = json.load(file).get("annotations", ())
     for annotation in annotations:
-        if lacking := [key for key in ("id", "area", "iscrowd") if key not in annotation]:
+        wanted = ("id", "area", "iscrowd", *(("keypoints", "num_keypoints") if keypoints else ()))
+        if lacking := [key for key in wanted if key not in annotation]:
             raise ValueError(
                 f"{path}: annotation {annotation.get('id', '?')} lacks {', '.join(lacking)}, which the COCO evaluation "
-                "needs (area: width x height of the box, unless there is a mask; iscrowd: 0)"
+                "needs (area: width x height of the box, unless there is a mask; iscrowd: 0; keypoints: zeros and "
+                "num_keypoints: 0 where there are none)"
             )

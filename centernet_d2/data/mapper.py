@@ -82,7 +82,7 @@ class CenterNetDatasetMapper(DatasetMapper):
                 f"{dataset_dict['file_name']} has objects of a class that MODEL.CENTERNET.NUM_CLASSES = "
                 f"{self.num_classes} does not know"
             )
-        fields = [annotate(annotations, transforms, image_shape) for annotate in self.annotators]
+        fields = [annotate(annotations, transforms.transforms, image_shape) for annotate in self.annotators]
         boxes = [
             utils.transform_instance_annotations(
                 {name: x[name] for name in ("bbox", "bbox_mode", "category_id")}, transforms, image_shape

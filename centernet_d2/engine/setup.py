@@ -43,7 +43,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
-    register_datasets(cfg.DATASETS.REGISTER)
+    register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.KEYPOINT_NAMES, cfg.DATASETS.KEYPOINT_FLIP_MAP)
     if comm.is_main_process() and not args.eval_only:
         check_output_dir(cfg, resume=args.resume)
     comm.synchronize()

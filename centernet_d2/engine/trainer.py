@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
-from detectron2.data.build import filter_images_with_only_crowd_annotations
+from detectron2.data.build import filter_images_with_few_keypoints, filter_images_with_only_crowd_annotations
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
@@ -19,6 +20,7 @@ from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.checks import check_coco_file, load_checked
 from ..evaluation.coco import RoundingCOCOEvaluator
+from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, lookup
 from .solver import build_optimizer
 
 __all__ = ["Trainer"]
@@ -94,10 +96,16 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
         dicts = load_checked(cfg.DATASETS.TRAIN, cfg.MODEL.CENTERNET.NUM_CLASSES)
+        cls.check_annotations(cfg, dicts)
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             dicts = filter_images_with_only_crowd_annotations(dicts)
+        if cfg.MODEL.KEYPOINT_ON:
+            dicts = filter_images_with_few_keypoints(dicts, cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE)
         if not dicts:
-            raise ValueError("no image of DATASETS.TRAIN has objects (DATALOADER.FILTER_EMPTY_ANNOTATIONS is on)")
+            raise ValueError(
+                "no image of DATASETS.TRAIN is left; DATALOADER.FILTER_EMPTY_ANNOTATIONS and "
+                "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE say which are used"
+            )
         return build_detection_train_loader(cfg, mapper=CenterNetDatasetMapper(cfg, True), dataset=dicts)
 
     @classmethod
@@ -114,7 +122,12 @@ class Trainer(DefaultTrainer):
         folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         if evaluator_type(dataset_name) == "coco":
             evaluator = RoundingCOCOEvaluator if cfg.TEST.ROUND_RESULTS else COCOEvaluator
-            return evaluator(dataset_name, output_dir=folder, max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE)
+            return evaluator(
+                dataset_name,
+                output_dir=folder,
+                max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+                kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+            )
         return PascalVOCDetectionEvaluator(dataset_name)
 
     @classmethod
@@ -126,10 +139,20 @@ class Trainer(DefaultTrainer):
         """
         if not any("boxes" in head.provides for head in model.heads.values()):
             raise ValueError("evaluation needs boxes: add BoxHead to MODEL.CENTERNET.HEADS, or empty DATASETS.TEST")
-        load_checked(cfg.DATASETS.TEST, cfg.MODEL.CENTERNET.NUM_CLASSES)
+        cls.check_annotations(cfg, load_checked(cfg.DATASETS.TEST, cfg.MODEL.CENTERNET.NUM_CLASSES))
         for name in cfg.DATASETS.TEST:
             if evaluator_type(name) == "coco":
-                check_coco_file(name)
+                check_coco_file(name, keypoints=any("keypoints" in head.provides for head in model.heads.values()))
+
+    @staticmethod
+    def check_annotations(cfg: CfgNode, dicts: Sequence[dict]) -> None:
+        """What the heads of a config want of the annotations.
+
+        Raises:
+            ValueError: an annotation is not what it should be.
+        """
+        for name in cfg.MODEL.CENTERNET.HEADS:
+            lookup(POINT_HEAD_REGISTRY, name, "MODEL.CENTERNET.HEADS").check_data(cfg, dicts)
 
 
 def evaluator_type(dataset_name: str) -> str:

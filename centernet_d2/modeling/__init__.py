@@ -1,5 +1,5 @@
 from .backbone import DLABackbone, Hourglass, ResNetUpConv
-from .heads import POINT_HEAD_REGISTRY, BoxHead, CenterHead, PointHead
+from .heads import POINT_HEAD_REGISTRY, BoxHead, CenterHead, KeypointHead, PointHead
 from .meta_arch import CenterNet
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "CenterNet",
     "DLABackbone",
     "Hourglass",
+    "KeypointHead",
     "PointHead",
     "ResNetUpConv",
 ]

@@ -50,6 +50,7 @@ class Points:
         weight: (N,) supervision of everything but the heatmap.
         ignore: (N,) True for regions about which nothing is known, such as crowds.
         map_size: batch size, height and width of the maps.
+        stride: input pixels per map pixel.
     """
 
     image: Tensor
@@ -62,6 +63,7 @@ class Points:
     weight: Tensor
     ignore: Tensor
     map_size: tuple[int, int, int]
+    stride: int
 
     def target(self, value: Tensor, weight: Tensor | None = None) -> SparseTarget:
         """A target at the objects' cells: (N, D) values, with the objects' weight unless (N, D) `weight` is given."""
@@ -104,6 +106,7 @@ def build_points(
         weight=_field(gt, "gt_weight", boxes.new_ones(())) * (valid & ~ignore),
         ignore=ignore,
         map_size=(len(gt), height, width),
+        stride=stride,
     )
 
 

@@ -1,5 +1,14 @@
 from .box import BoxHead
 from .center import CenterHead
+from .keypoint import KeypointHead
 from .point_head import POINT_HEAD_REGISTRY, MapBranches, PointHead, build_point_heads
 
-__all__ = ["POINT_HEAD_REGISTRY", "BoxHead", "CenterHead", "MapBranches", "PointHead", "build_point_heads"]
+__all__ = [
+    "POINT_HEAD_REGISTRY",
+    "BoxHead",
+    "CenterHead",
+    "KeypointHead",
+    "MapBranches",
+    "PointHead",
+    "build_point_heads",
+]

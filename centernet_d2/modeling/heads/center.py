@@ -19,6 +19,9 @@ from .point_head import POINT_HEAD_REGISTRY, PointHead
 
 __all__ = ["CenterHead", "render_centers", "render_ignored"]
 
+# A target so close to that of a center that the cell costs nothing, but is none (SPEC 6.5, 6.6).
+ALMOST_CENTER = 0.9999
+
 
 def render_centers(points: Points, num_classes: int) -> Tensor:
     """The center heatmap of a batch: a Gaussian per object on the plane of its class (SPEC 6.2, 6.4).
@@ -51,7 +54,11 @@ def _paint(points: Points, num_classes: int, chosen: Tensor, rows: Tensor, colum
 
 @POINT_HEAD_REGISTRY.register()
 class CenterHead(PointHead):
-    """Object centers: class heatmap and sub-cell offset (paper, section 3)."""
+    """Object centers: class heatmap and sub-cell offset (paper, section 3).
+
+    Objects with ``gt_blind`` say that the centers of their image are not known (it was turned without its boxes, for
+    instance): nothing is learned from its heatmap.
+    """
 
     heatmaps = ("heatmap",)
     provides = ("scores", "classes", "centers")
@@ -103,6 +110,13 @@ class CenterHead(PointHead):
             "heatmap": render_centers(points, self.num_classes),
             "offset": points.target(points.centers - points.cells),
         }
+        if any(instances.has("gt_blind") for instances in gt):
+            blind = [
+                instances.gt_blind.any() if instances.has("gt_blind") else points.valid.new_zeros(())
+                for instances in gt
+            ]
+            unknown = torch.stack(blind)[:, None, None, None]
+            targets["heatmap"] = targets["heatmap"].masked_fill(unknown, ALMOST_CENTER)
         if any(instances.has("gt_ignore") for instances in gt):
             targets["heatmap_weight"] = 1 - render_ignored(points, self.num_classes)
         return targets

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data.transforms import Transform
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from detectron2.utils.registry import Registry
@@ -27,9 +28,9 @@ HEAD_INITS = ("default", "zero_bias", "small_last", "small")
 # The bias with which a fresh heatmap starts at a probability of 0.1 (SPEC 2.1).
 HEATMAP_BIAS = -2.19
 
-# Annotations of one image (dataset dicts), the transforms it went through (a TransformList), its new (height, width)
+# Annotations of one image (dataset dicts), the transforms that it went through in order, its new (height, width)
 # -> fields for its Instances, one entry per annotation.
-Annotator = Callable[[Sequence[dict], object, tuple[int, int]], dict[str, object]]
+Annotator = Callable[[Sequence[dict], Sequence[Transform], tuple[int, int]], dict[str, object]]
 
 
 class MapBranches(nn.ModuleDict):
@@ -134,6 +135,10 @@ class PointHead(nn.Module):
     def build_annotator(cls, cfg: CfgNode) -> Annotator | None:
         """A function that turns annotations into ``gt_*`` fields for training; None if boxes and classes suffice."""
         return None
+
+    @classmethod
+    def check_data(cls, cfg: CfgNode, dicts: Sequence[dict]) -> None:
+        """Raise a ValueError if the annotations of a data set do not suit the config; called at start-up."""
 
     def forward(self, feature: Tensor, stack: int = -1) -> dict[str, Tensor]:
         """Feature map of one stack -> raw maps."""

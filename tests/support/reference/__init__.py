@@ -2,7 +2,16 @@
 
 from fnmatch import fnmatch
 
-from . import comparison, decode, losses, networks, pipeline, post, targets  # noqa: F401 - they register their checks
+from . import (  # noqa: F401 - they register their checks
+    comparison,
+    decode,
+    losses,
+    networks,
+    pipeline,
+    pose,
+    post,
+    targets,
+)
 from .comparison import CHECKS, Comparison
 
 __all__ = ["Comparison", "find_check"]

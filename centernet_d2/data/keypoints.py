@@ -1,0 +1,106 @@
+"""What the keypoints of a data set are called, and which of them a mirror swaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+
+__all__ = ["KeypointSchema", "check_keypoints", "keypoint_schema"]
+
+COCO_KEYPOINTS = 17
+
+
+@dataclass(frozen=True)
+class KeypointSchema:
+    """Keypoints in order.
+
+    Attributes:
+        mirror: for every keypoint the index of the one that takes its place in a mirrored image.
+    """
+
+    mirror: tuple[int, ...]
+
+    @classmethod
+    def from_names(cls, names: Sequence[str], flip_map: Sequence[tuple[str, str]]) -> KeypointSchema:
+        """
+        Args:
+            names: of the keypoints, in order.
+            flip_map: pairs of names that a mirror swaps.
+
+        Raises:
+            ValueError: a pair names a keypoint that is not there.
+        """
+        if unknown := sorted({name for pair in flip_map for name in pair} - set(names)):
+            raise ValueError(
+                f"the keypoint flip map names {', '.join(unknown)}, but the keypoints are {', '.join(names)}"
+            )
+        other = {a: b for pair in flip_map for a, b in (tuple(pair), tuple(pair)[::-1])}
+        return cls(tuple(names.index(other.get(name, name)) for name in names))
+
+    def __len__(self) -> int:
+        return len(self.mirror)
+
+    def as_array(self, keypoints: Sequence[float]) -> np.ndarray:
+        """Flat x, y, visibility triples -> (K, 3).
+
+        Raises:
+            ValueError: there are not K triples.
+        """
+        if len(keypoints) != 3 * len(self):
+            raise ValueError(
+                f"an annotation has {len(keypoints) / 3:g} keypoints, but MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is "
+                f"{len(self)}"
+            )
+        return np.asarray(keypoints, dtype=np.float64).reshape(-1, 3)
+
+
+def keypoint_schema(cfg: CfgNode) -> KeypointSchema:
+    """The keypoints of a config: of ``DATASETS.KEYPOINT_NAMES``, else of the metadata of its training data.
+
+    Without names, left and right are not known, and mirrors swap nothing.
+
+    Raises:
+        ValueError: their number is not MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, or the flip map names others.
+    """
+    count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    names, flip_map = cfg.DATASETS.KEYPOINT_NAMES, cfg.DATASETS.KEYPOINT_FLIP_MAP
+    if not names and cfg.DATASETS.TRAIN:
+        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+        names, flip_map = metadata.get("keypoint_names", ()), metadata.get("keypoint_flip_map", ())
+    if not names:
+        return KeypointSchema(tuple(range(count)))
+    if len(names) != count:
+        raise ValueError(
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {count}, but the data set has {len(names)} keypoints: "
+            f"{', '.join(names)}"
+        )
+    return KeypointSchema.from_names(names, flip_map)
+
+
+def check_keypoints(cfg: CfgNode, dicts: Sequence[dict]) -> None:
+    """Check the keypoints of a data set, and the config that is to evaluate them, before hours are spent on them.
+
+    Raises:
+        ValueError: the wrong number of keypoints or sigmas, or a visibility that is not 0, 1 or 2; names the image.
+    """
+    schema = keypoint_schema(cfg)
+    if len(sigmas := cfg.TEST.KEYPOINT_OKS_SIGMAS) not in (0, len(schema)):
+        raise ValueError(f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} values for {len(schema)} keypoints")
+    if not sigmas and len(schema) != COCO_KEYPOINTS:
+        raise ValueError(
+            f"TEST.KEYPOINT_OKS_SIGMAS is empty, which stands for COCO's {COCO_KEYPOINTS} keypoints, but there are "
+            f"{len(schema)}; 0.05 for each is a sensible start"
+        )
+    for image in dicts:
+        for index, annotation in enumerate(image.get("annotations", ())):
+            where = f"{image['file_name']}, annotation {index} of this image"
+            try:
+                visibility = schema.as_array(annotation.get("keypoints", [0] * 3 * len(schema)))[:, 2]
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+            if not np.isin(visibility, (0, 1, 2)).all():
+                raise ValueError(f"{where}: a visibility is not 0, 1 or 2: {visibility.tolist()}")

@@ -1,0 +1,264 @@
+"""Keypoints: displacements from the center, refined by heatmaps of the joints themselves (paper, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data.transforms import HFlipTransform, Transform
+from detectron2.layers import ShapeSpec
+from detectron2.structures import Instances
+from torch import Tensor
+
+from ...data.keypoints import KeypointSchema, check_keypoints, keypoint_schema
+from ..geometry import Geometry, apply_affine
+from ..heatmap import gaussian_profiles, paint_max, peak_filter
+from ..losses import focal_loss_with_logits, regression_loss
+from ..points import Peaks, Points, SparseTarget
+from .point_head import POINT_HEAD_REGISTRY, Annotator, PointHead
+
+__all__ = ["KeypointHead", "snap_to_peaks"]
+
+# Detectron2 moves keypoints by half a pixel when it reads and writes them; ours have pixel centers at integers.
+HALF_PIXEL = 0.5
+# A joint takes over a peak of its heatmap that scores above this and is nearer than this share of the larger side of
+# the box (SPEC 8).
+PEAK_THRESHOLD = 0.1
+MAX_DISTANCE = 0.3
+
+
+def annotate_keypoints(
+    annotations: Sequence[dict], transforms: Sequence[Transform], image_size: tuple[int, int], *, schema: KeypointSchema
+) -> dict[str, Tensor]:
+    """Keypoints of one image under its transforms.
+
+    Annotations without keypoints get zeros. Those whose keypoints are all unlabelled stay objects but lose the
+    supervision of their other properties, as in the original (SPEC 6.5).
+
+    Args:
+        annotations: Detectron2's, with ``keypoints`` as 3 K numbers (x, y, visibility) or without.
+        transforms: what the image went through; mirrored an odd number of times, left and right swap.
+        image_size: not needed.
+        schema: number and mirror images of the keypoints.
+
+    Returns:
+        ``gt_keypoints`` (N, K, 3) in index coordinates of the network input, and ``gt_weight`` (N,). If the image
+        turned, also ``gt_blind`` (N,), see :class:`CenterHead`.
+
+    Raises:
+        ValueError: a list of keypoints has the wrong length.
+    """
+    keypoints = np.zeros((len(annotations), len(schema), 3))
+    weight = np.ones(len(annotations), dtype=np.float32)
+    for index, annotation in enumerate(annotations):
+        if "keypoints" in annotation:
+            keypoints[index] = schema.as_array(annotation["keypoints"])
+            weight[index] = (keypoints[index, :, 2] > 0).any()
+    positions = keypoints[..., :2].reshape(-1, 2) - HALF_PIXEL
+    for transform in transforms:
+        positions = transform.apply_coords(positions)
+    keypoints[..., :2] = positions.reshape(len(annotations), -1, 2)
+    if sum(isinstance(transform, HFlipTransform) for transform in transforms) % 2:
+        keypoints = keypoints[:, schema.mirror]
+    fields = {"gt_keypoints": torch.from_numpy(keypoints).float(), "gt_weight": torch.from_numpy(weight)}
+    if any(getattr(transform, "rotates", False) for transform in transforms):
+        # Boxes do not turn with the image, so centers and what belongs to them are not known.
+        fields["gt_weight"] = torch.zeros(len(annotations))
+        fields["gt_blind"] = torch.ones(len(annotations), dtype=torch.bool)
+    return fields
+
+
+def snap_to_peaks(
+    joints: Tensor, boxes: Tensor, positions: Tensor, scores: Tensor, fallback: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Move regressed joints to confident peaks of their heatmaps (SPEC 8).
+
+    Args:
+        joints: (B, K, J, 2) regressed joints of K objects.
+        boxes: (B, K, 4) XYXY boxes of the objects.
+        positions: (B, J, P, 2) candidates, the peaks of each joint's heatmap.
+        scores: (B, J, P) of the candidates.
+        fallback: (B, K, J) scores of the regressed joints, for those that stay.
+
+    Returns:
+        (B, K, J, 2) joints and (B, K, J) scores.
+    """
+    confident = scores > PEAK_THRESHOLD
+    far = positions.new_tensor(-10000.0)
+    positions = torch.where(confident[..., None], positions, far)
+    distance = (joints[:, :, :, None] - positions[:, None]).norm(dim=4)
+    distance, nearest = distance.min(dim=3)
+    index = nearest.transpose(1, 2)
+    candidate = positions.gather(2, index[..., None].expand(-1, -1, -1, 2)).transpose(1, 2)
+    score = torch.where(confident, scores, -1).gather(2, index).transpose(1, 2)
+    low, high = boxes[:, :, None, :2], boxes[:, :, None, 2:]
+    reach = MAX_DISTANCE * (boxes[..., 2:] - boxes[..., :2]).amax(dim=2)[..., None]
+    inside = ((candidate >= low) & (candidate <= high)).all(dim=3)
+    accepted = inside & (score >= PEAK_THRESHOLD) & (distance <= reach)
+    return torch.where(accepted[..., None], candidate, joints), torch.where(accepted, score, fallback)
+
+
+@POINT_HEAD_REGISTRY.register()
+class KeypointHead(PointHead):
+    """Keypoints of the object around a center.
+
+    The displacement says where each joint is, seen from the cell of the center. Class-agnostic heatmaps find all joints
+    of a kind in the image, with the offset within their cell; they decide the exact place.
+    """
+
+    heatmaps = ("keypoint_heatmap",)
+    requires = ("scores", "boxes")
+    provides = ("keypoints",)
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        schema: KeypointSchema,
+        refine: bool = True,
+        offset: bool = True,
+        constant_score: bool = False,
+        displacement_weight: float = 1.0,
+        heatmap_weight: float = 1.0,
+        offset_weight: float = 1.0,
+        **common: object,
+    ) -> None:
+        """
+        Args:
+            schema: number and mirror images of the keypoints.
+            refine: predict heatmaps of the joints and snap to their peaks.
+            offset: predict the offset of a joint within its cell; without it peaks are taken at the middle of a cell.
+            constant_score: give every joint the score 1, as the original does, instead of its own.
+            displacement_weight, heatmap_weight, offset_weight: factors of the losses.
+            common: see :class:`PointHead`.
+        """
+        maps = {"keypoint_displacement": 2 * len(schema)}
+        if refine:
+            maps["keypoint_heatmap"] = len(schema)
+            if offset:
+                maps["keypoint_offset"] = 2
+        super().__init__(maps, **common)
+        self.schema = schema
+        self.constant_score = constant_score
+        self.displacement_weight = displacement_weight
+        self.heatmap_weight = heatmap_weight
+        self.offset_weight = offset_weight
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
+        node = cfg.MODEL.CENTERNET.KEYPOINTS
+        return {
+            "schema": keypoint_schema(cfg),
+            "refine": node.REFINE,
+            "offset": node.OFFSET,
+            "constant_score": node.CONSTANT_SCORE,
+            "displacement_weight": node.DISPLACEMENT_WEIGHT,
+            "heatmap_weight": node.HEATMAP_WEIGHT,
+            "offset_weight": cfg.MODEL.CENTERNET.OFFSET_WEIGHT,
+            **cls.common_config(cfg, input_shape, num_stacks),
+        }
+
+    @classmethod
+    def build_annotator(cls, cfg: CfgNode) -> Annotator:
+        schema = keypoint_schema(cfg)
+        return partial(annotate_keypoints, schema=schema)
+
+    @classmethod
+    def check_data(cls, cfg: CfgNode, dicts: Sequence[dict]) -> None:
+        check_keypoints(cfg, dicts)
+
+    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, Tensor | SparseTarget]:
+        batch, height, width = points.map_size
+        keypoints = torch.cat([instances.gt_keypoints for instances in gt])
+        positions = keypoints[..., :2] / points.stride
+        inside = (positions >= 0) & (positions < positions.new_tensor([width, height]))
+        known = (keypoints[..., 2] > 0) & inside.all(dim=2) & (points.valid & ~points.ignore)[:, None]
+        displacement = (positions - points.cells[:, None]).flatten(1)
+        supervised = (known * points.weight[:, None]).repeat_interleave(2, dim=1)
+        targets = {"keypoint_displacement": points.target(displacement, supervised)}
+        if "keypoint_heatmap" in self.maps:
+            image = points.image.repeat_interleave(len(self.schema))
+            cells = torch.where(known[..., None], positions, 0).long().flatten(0, 1)
+            joint = torch.arange(len(self.schema), device=image.device).repeat(len(keypoints))
+            rows, columns = gaussian_profiles(cells, points.radius.repeat_interleave(len(self.schema)), (height, width))
+            canvas = positions.new_zeros(batch * len(self.schema), height, width)
+            paint_max(canvas, image * len(self.schema) + joint, rows * known.flatten()[:, None], columns)
+            targets["keypoint_heatmap"] = canvas.unflatten(0, (batch, -1))
+            offset = positions.flatten(0, 1) - cells
+            weight = known.float().flatten()[:, None].expand_as(offset)
+            targets["keypoint_offset"] = SparseTarget(image, cells, offset, weight)
+        return targets
+
+    def losses(self, maps: dict[str, Tensor], targets: dict[str, Tensor | SparseTarget]) -> dict[str, Tensor]:
+        losses = {
+            "loss_keypoint_displacement": self.displacement_weight
+            * _l1(maps["keypoint_displacement"], targets["keypoint_displacement"])
+        }
+        if "keypoint_heatmap" in self.maps:
+            heatmap = focal_loss_with_logits(maps["keypoint_heatmap"], targets["keypoint_heatmap"])
+            losses["loss_keypoint_heatmap"] = self.heatmap_weight * heatmap
+        if "keypoint_offset" in self.maps:
+            offset = _l1(maps["keypoint_offset"], targets["keypoint_offset"])
+            losses["loss_keypoint_offset"] = self.offset_weight * offset
+        return losses
+
+    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+        """Displacements change their horizontal sign, left and right swap; offsets are not averaged (SPEC 9.2)."""
+        displacement = maps["keypoint_displacement"].flip(-1).unflatten(1, (-1, 2))[:, self.schema.mirror]
+        sign = displacement.new_tensor([-1.0, 1.0]).view(1, 1, 2, 1, 1)
+        upright = {"keypoint_displacement": (displacement * sign).flatten(1, 2)}
+        if "keypoint_heatmap" in self.maps:
+            upright["keypoint_heatmap"] = maps["keypoint_heatmap"].flip(-1)[:, self.schema.mirror]
+        if "keypoint_offset" in self.maps:
+            upright["keypoint_offset"] = None
+        return upright
+
+    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+        """(B, K, J, 3) keypoints: x, y in map pixels, and a score.
+
+        A joint that was moved to a peak has the score of the peak; one that was not, the value of its heatmap where it
+        is; without heatmaps every joint has the score of its object.
+        """
+        displacement = peaks.gather(maps["keypoint_displacement"]).unflatten(2, (-1, 2))
+        joints = displacement + peaks.cells[:, :, None]
+        scores = fields["scores"][..., None].expand(joints.shape[:3])
+        if "keypoint_heatmap" in self.maps:
+            positions, peak_scores = self._joint_peaks(maps, peaks.scores.shape[1])
+            fallback = _read_at(maps["keypoint_heatmap"], joints)
+            joints, scores = snap_to_peaks(joints, fields["boxes"], positions, peak_scores, fallback)
+        if self.constant_score:
+            scores = torch.ones_like(scores)
+        return {"keypoints": torch.cat([joints, scores[..., None]], dim=3)}
+
+    def _joint_peaks(self, maps: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
+        """(B, J, P, 2) positions and (B, J, P) scores of the best peaks of every joint."""
+        heatmap = maps["keypoint_heatmap"]
+        height, width = heatmap.shape[2:]
+        scores, index = peak_filter(heatmap).flatten(2).topk(min(count, height * width), dim=2)
+        positions = torch.stack([index % width, index // width], dim=3).float()
+        if "keypoint_offset" not in self.maps:
+            return positions + 0.5, scores
+        offset = maps["keypoint_offset"].flatten(2).transpose(1, 2)[:, None].expand(-1, heatmap.shape[1], -1, -1)
+        return positions + offset.gather(2, index[..., None].expand(-1, -1, -1, 2)), scores
+
+    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
+        """``pred_keypoints`` (N, J, 3), half a pixel up as Detectron2 wants them."""
+        keypoints = fields["keypoints"]
+        positions = apply_affine(keypoints[..., :2], geometry.to_image) + HALF_PIXEL
+        return {"pred_keypoints": torch.cat([positions, keypoints[..., 2:]], dim=2)}
+
+
+def _l1(tensor: Tensor, target: SparseTarget) -> Tensor:
+    return regression_loss(target.gather(tensor), target.value, target.weight)
+
+
+def _read_at(heatmap: Tensor, joints: Tensor) -> Tensor:
+    """(B, K, J) values of (B, J, H, W) heatmaps at the cells of (B, K, J, 2) joints; 0 outside."""
+    height, width = heatmap.shape[2:]
+    x, y = joints.round().long().unbind(3)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).transpose(1, 2)
+    return heatmap.flatten(2).gather(2, index).transpose(1, 2) * inside

@@ -1,0 +1,75 @@
+import pytest
+from detectron2.data import MetadataCatalog
+
+from centernet_d2.config import add_centernet_config
+from centernet_d2.data.keypoints import KeypointSchema, check_keypoints, keypoint_schema
+
+
+@pytest.fixture
+def cfg():
+    from detectron2.config import get_cfg
+
+    cfg = get_cfg()
+    add_centernet_config(cfg)
+    cfg.DATASETS.KEYPOINT_NAMES = ["nose", "left", "right"]
+    cfg.DATASETS.KEYPOINT_FLIP_MAP = [["left", "right"]]
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 3
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05] * 3
+    return cfg
+
+
+def image(*keypoints):
+    return [{"file_name": "a.png", "annotations": [{"bbox": [0, 0, 1, 1]}, *({"keypoints": k} for k in keypoints)]}]
+
+
+def test_names_and_pairs_give_the_mirror(cfg):
+    assert keypoint_schema(cfg).mirror == (0, 2, 1)
+    assert len(keypoint_schema(cfg)) == 3
+
+
+def test_without_names_the_metadata_tells(cfg):
+    cfg.DATASETS.KEYPOINT_NAMES = []
+    cfg.DATASETS.TRAIN = ("keypoints_coco_2017_train",)
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 17
+    assert keypoint_schema(cfg).mirror == (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
+    assert MetadataCatalog.get("keypoints_coco_2017_train").keypoint_names[0] == "nose"
+
+
+def test_without_any_names_a_mirror_swaps_nothing(cfg):
+    cfg.DATASETS.KEYPOINT_NAMES = []
+    assert keypoint_schema(cfg).mirror == (0, 1, 2)
+
+
+def test_flip_maps_of_unknown_keypoints_are_errors():
+    with pytest.raises(ValueError, match="flip map names tail, but the keypoints are nose, left"):
+        KeypointSchema.from_names(["nose", "left"], [("left", "tail")])
+
+
+def test_the_number_of_keypoints_must_be_that_of_the_names(cfg):
+    cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 4
+    with pytest.raises(ValueError, match="NUM_KEYPOINTS is 4, but the data set has 3 keypoints: nose, left, right"):
+        keypoint_schema(cfg)
+
+
+def test_good_data_pass(cfg):
+    check_keypoints(cfg, image([1, 1, 2, 0, 0, 0, 5, 5, 1]))
+
+
+@pytest.mark.parametrize("sigmas", [[0.05], []])
+def test_sigmas_must_fit(cfg, sigmas):
+    cfg.TEST.KEYPOINT_OKS_SIGMAS = sigmas
+    with pytest.raises(ValueError, match="TEST.KEYPOINT_OKS_SIGMAS"):
+        check_keypoints(cfg, image())
+
+
+@pytest.mark.parametrize(
+    ("keypoints", "message"),
+    [
+        ([1, 1, 2, 1, 1, 2], r"a\.png, annotation 1 of this image: an annotation has 2 keypoints, but .* is 3"),
+        ([1, 1, 2, 0, 0, 3, 5, 5, 1], r"a\.png, annotation 1 of this image: a visibility is not 0, 1 or 2"),
+        ([1, 1, 2, 0, 0, -1, 5, 5, 1], "a visibility is not 0, 1 or 2"),
+    ],
+)
+def test_wrong_annotations_are_named(cfg, keypoints, message):
+    with pytest.raises(ValueError, match=message):
+        check_keypoints(cfg, image(keypoints))

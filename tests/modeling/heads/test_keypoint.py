@@ -1,0 +1,208 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+
+from centernet_d2.data.augmentations import AffineTransform, MirrorTransform
+from centernet_d2.data.keypoints import KeypointSchema
+from centernet_d2.modeling import KeypointHead
+from centernet_d2.modeling.geometry import Geometry, affine_matrix
+from centernet_d2.modeling.heads.center import ALMOST_CENTER
+from centernet_d2.modeling.heads.keypoint import annotate_keypoints, snap_to_peaks
+from support.models import stub_heads, stub_model
+
+SCHEMA = KeypointSchema.from_names(["nose", "left", "right"], [("left", "right")])
+
+
+def pose_model(num_classes=1, max_detections=5, **options):
+    heads = stub_heads(num_classes=num_classes)
+    heads["KeypointHead"] = KeypointHead(schema=SCHEMA, in_channels=4, head_conv=0, **options)
+    return stub_model(heads, max_detections=max_detections)
+
+
+def ground_truth(boxes, keypoints, classes=None):
+    gt = Instances((64, 96))
+    gt.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
+    gt.gt_classes = torch.tensor(classes or [0] * len(boxes), dtype=torch.long)
+    gt.gt_keypoints = torch.tensor(keypoints, dtype=torch.float32).reshape(-1, 3, 3)
+    return gt
+
+
+def targets_of(model, gt):
+    points = model.build_points(gt, (16, 24))
+    return {name: t for head in model.heads.values() for name, t in head.targets(gt, points).items()}
+
+
+def perfect_maps(model, gt):
+    """What a perfect network would say; cells without a target say 0."""
+    maps = {}
+    for name, target in targets_of(model, gt).items():
+        if isinstance(target, torch.Tensor):
+            maps[name] = target
+        else:
+            maps[name] = torch.zeros(len(gt), target.value.shape[1], 16, 24)
+            known = target.weight[:, 0] > 0
+            cells = target.cells[known]
+            maps[name][target.image[known], :, cells[:, 1], cells[:, 0]] = target.value[known]
+    return maps
+
+
+PERSON = [[[20.0, 20, 2], [10, 30, 1], [33, 41, 2]]]
+
+
+def test_targets_by_hand():
+    # Box 8..40 x 12..44: center (24, 28) in the input, cell (6, 7) on the map.
+    targets = targets_of(pose_model(), [ground_truth([[8, 12, 40, 44]], PERSON)])
+    displacement = targets["keypoint_displacement"]
+    assert displacement.value.tolist() == [[5 - 6, 5 - 7, 2.5 - 6, 7.5 - 7, 8.25 - 6, 10.25 - 7]]
+    assert displacement.weight.tolist() == [[1] * 6]
+    assert (targets["keypoint_heatmap"] == 1).nonzero().tolist() == [[0, 0, 5, 5], [0, 1, 7, 2], [0, 2, 10, 8]]
+    assert targets["keypoint_offset"].value.tolist() == [[0, 0], [0.5, 0.5], [0.25, 0.25]]
+
+
+@pytest.mark.parametrize("joint", [[20, 20, 0], [-1, 20, 2], [20, 64, 2], [96, 20, 1]])
+def test_unlabelled_joints_and_those_outside_the_image_have_no_target(joint):
+    keypoints = [[joint, *PERSON[0][1:]]]
+    targets = targets_of(pose_model(), [ground_truth([[8, 12, 40, 44]], keypoints)])
+    assert targets["keypoint_displacement"].weight[0].tolist() == [0, 0, 1, 1, 1, 1]
+    assert targets["keypoint_heatmap"][0, 0].sum() == 0
+    assert targets["keypoint_offset"].weight[:, 0].tolist() == [0, 1, 1]
+
+
+def test_joints_may_lie_outside_the_box():
+    targets = targets_of(pose_model(), [ground_truth([[8, 12, 40, 44]], [[[90, 60, 2], *PERSON[0][1:]]])])
+    assert targets["keypoint_heatmap"][0, 0, 15, 22] == 1
+
+
+def test_images_without_people_train():
+    model = pose_model().train()
+    batch = [
+        {"image": torch.zeros(3, 64, 96), "instances": ground_truth([], [])},
+        {"image": torch.zeros(3, 64, 96), "instances": ground_truth([[8, 12, 40, 44]], PERSON)},
+    ]
+    for inputs in (batch, batch[:1]):
+        losses = model(inputs)
+        assert {"loss_keypoint_displacement", "loss_keypoint_heatmap", "loss_keypoint_offset"} <= set(losses)
+        assert all(loss.isfinite() for loss in losses.values())
+        sum(losses.values()).backward()
+
+
+@pytest.mark.parametrize("refine", [True, False])
+def test_perfect_maps_decode_to_the_ground_truth(refine):
+    model = pose_model(max_detections=2, refine=refine)
+    people = [*PERSON, [[70.0, 22, 2], [61, 33, 2], [80, 31, 2]]]
+    gt = ground_truth([[8, 12, 40, 44], [56, 12, 88, 44]], people)
+    to_image = torch.tensor([[4.0, 0, 0], [0, 4, 0]], dtype=torch.float64)
+    found = model.detect(perfect_maps(model, [gt]), [Geometry((64, 96), (64, 96), to_image)])[0]
+    order = found.pred_boxes.tensor[:, 0].argsort()
+    # Half a pixel up: Detectron2 takes it off again when it writes results.
+    np.testing.assert_allclose(found.pred_keypoints[order, :, :2] - 0.5, np.array(people)[..., :2], atol=1e-4)
+    assert found.pred_keypoints[..., 2].tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+def annotation(**fields):
+    return {"bbox": [8, 12, 40, 44], **fields}
+
+
+def test_annotations_are_mirrored_and_swapped():
+    keypoints = [20.5, 20.5, 2, 10.5, 30.5, 1, 33.5, 41.5, 2]
+    fields = annotate_keypoints([annotation(keypoints=keypoints)], [MirrorTransform(96)], (64, 96), schema=SCHEMA)
+    assert fields["gt_keypoints"][0].tolist() == [[75, 20, 2], [62, 41, 2], [85, 30, 1]]
+    twice = annotate_keypoints([annotation(keypoints=keypoints)], [MirrorTransform(96)] * 2, (64, 96), schema=SCHEMA)
+    assert twice["gt_keypoints"][0].tolist() == [[20, 20, 2], [10, 30, 1], [33, 41, 2]]
+
+
+def test_people_without_labelled_joints_keep_their_center_only():
+    annotations = [annotation(keypoints=[0] * 9), annotation(), annotation(keypoints=[1, 1, 1] + [0] * 6)]
+    fields = annotate_keypoints(annotations, [], (64, 96), schema=SCHEMA)
+    # The second is of a class that has no keypoints.
+    assert fields["gt_weight"].tolist() == [0, 1, 1]
+    assert fields["gt_keypoints"].shape == (3, 3, 3)
+
+
+def test_classes_without_keypoints_do_not_disturb():
+    model = pose_model(num_classes=2)
+    gt = ground_truth([[8, 12, 40, 44], [56, 12, 88, 44]], [*PERSON, [[0, 0, 0]] * 3], classes=[0, 1])
+    alone = ground_truth([[8, 12, 40, 44]], PERSON)
+    torch.manual_seed(0)
+    maps = model.compute_maps(torch.randn(1, 3, 64, 96))[0]
+    head = model.heads["KeypointHead"]
+    for name, loss in head.losses(maps, targets_of(model, [gt])).items():
+        assert loss.item() == pytest.approx(head.losses(maps, targets_of(model, [alone]))[name].item()), name
+    assert targets_of(model, [gt])["size"].weight.tolist() == [[1, 1], [1, 1]]
+
+
+def test_turned_images_teach_joint_heatmaps_only():
+    upright, turned = affine_matrix((48, 32), 96, (64, 96)), affine_matrix((48, 32), 96, (64, 96), 90)
+    window = AffineTransform(turned, (64, 96), (64, 96), upright)
+    fields = annotate_keypoints([annotation(keypoints=[58.5, 32.5, 2] + [0] * 6)], [window], (64, 96), schema=SCHEMA)
+    np.testing.assert_allclose(fields["gt_keypoints"][0, 0], [48, 22, 2], atol=1e-4)
+    assert window.apply_box(np.array([[8.0, 12, 40, 44]])).tolist() == [[8, 12, 40, 44]]
+    gt = ground_truth([[8, 12, 40, 44]], fields["gt_keypoints"].tolist())
+    gt.gt_weight, gt.gt_blind = fields["gt_weight"], fields["gt_blind"]
+    targets = targets_of(pose_model(), [gt, ground_truth([[8, 12, 40, 44]], PERSON)])
+    assert (targets["heatmap"][0] == ALMOST_CENTER).all()
+    assert targets["heatmap"][1].max() == 1
+    assert targets["keypoint_heatmap"][0, 0].max() == 1
+    for name in ("size", "offset", "keypoint_displacement"):
+        assert targets[name].weight[0].sum() == 0
+
+
+def snap(position, score, joint=(10.0, 10.0), box=(5.0, 5.0, 25.0, 15.0)):
+    joints, boxes = torch.tensor(joint).view(1, 1, 1, 2), torch.tensor(box).view(1, 1, 4)
+    candidates = torch.tensor([[50.0, 50.0], list(position)]).view(1, 1, 2, 2)
+    moved, scores = snap_to_peaks(
+        joints, boxes, candidates, torch.tensor([0.9, score]).view(1, 1, 2), torch.full((1, 1, 1), 0.05)
+    )
+    return moved.flatten().tolist(), scores.item()
+
+
+def test_joints_snap_to_near_confident_peaks_inside_the_box():
+    # The box is 20 wide, so a peak may be 6 away.
+    assert snap((14.0, 12.0), 0.4) == ([14, 12], pytest.approx(0.4))
+    assert snap((14.0, 12.0), 0.1) == ([10, 10], pytest.approx(0.05))  # not confident
+    assert snap((16.5, 10.0), 0.4) == ([10, 10], pytest.approx(0.05))  # too far
+    assert snap((4.5, 10.0), 0.4) == ([10, 10], pytest.approx(0.05))  # outside the box
+
+
+def test_joints_that_stay_score_what_their_heatmap_says():
+    model = pose_model(max_detections=1)
+    maps = perfect_maps(model, [ground_truth([[8, 12, 40, 44]], PERSON)])
+    maps["keypoint_heatmap"][0, 0] = 0
+    maps["keypoint_heatmap"][0, 0, 5, 5] = 0.07
+    keypoints = model.decode(maps)["keypoints"][0, 0]
+    assert keypoints[0].tolist() == pytest.approx([5, 5, 0.07])
+    constant = pose_model(max_detections=1, constant_score=True).decode(maps)["keypoints"][0, 0]
+    assert constant[:, 2].tolist() == [1, 1, 1]
+
+
+def test_unflip_undoes_a_mirrored_image():
+    model = pose_model()
+    gt = ground_truth([[7, 12, 37, 43]], [[[20.0, 20, 2], [10, 30, 1], [33, 41, 2]]])
+    mirrored = ground_truth([[95 - 37, 12, 95 - 7, 43]], [[[75.0, 20, 2], [62, 41, 2], [85, 30, 1]]])
+    head = model.heads["KeypointHead"]
+    back = head.unflip(perfect_maps(model, [mirrored]))
+    plain = perfect_maps(model, [gt])
+    assert back["keypoint_offset"] is None
+    # Cells mirror to W - 1 - j on the map while pixels mirror to W - 1 - x: displacements agree within a cell.
+    cell = (plain["heatmap"][0, 0] == 1).nonzero()[0]
+    ours, theirs = (maps["keypoint_displacement"][0, :, cell[0], cell[1]] for maps in (plain, back))
+    assert (ours - theirs).abs().max() < 1
+    twice = head.unflip({**back, "keypoint_offset": plain["keypoint_offset"]})
+    assert torch.equal(twice["keypoint_displacement"], perfect_maps(model, [mirrored])["keypoint_displacement"])
+
+
+def test_decoding_exports():
+    model = pose_model(max_detections=4).eval()
+
+    class Exported(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, images):
+            return self.model.decode(self.model.compute_test_maps(images))
+
+    images = torch.rand(1, 3, 64, 96)
+    program = torch.export.export(Exported(), (images,)).module()
+    assert torch.allclose(program(images)["keypoints"], Exported()(images)["keypoints"], atol=1e-4)
