@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-__all__ = ["SHAPES", "draw_shapes", "write_shapes"]
+__all__ = ["SHAPES", "draw_ground", "draw_shapes", "write_shapes"]
 
 # Class -> corners of its outline on the unit circle (a disk has many), and the radius of every second corner.
 SHAPES = {"disk": (64, 1.0), "triangle": (3, 1.0), "square": (4, 1.0), "star": (10, 0.45), "hexagon": (6, 1.0)}
@@ -25,7 +25,7 @@ def _outline(shape: str, center: np.ndarray, radius: float, angle: float) -> np.
     return center + lengths[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def _ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def draw_ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A soft texture, grey with a tint, (H, W, 3) uint8."""
     coarse = (rng.uniform(50, 205, size=(4, 4, 1)) + rng.uniform(-15, 15, size=(4, 4, 3))).astype(np.float32)
     soft = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -51,7 +51,7 @@ def _overlap(box: np.ndarray, others: list[np.ndarray]) -> float:
 
 
 def draw_shapes(
-    rng: np.random.Generator, size: tuple[int, int], max_objects: int = 8
+    rng: np.random.Generator, size: tuple[int, int], max_objects: int = 6
 ) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
     """One picture; objects may touch, overlap up to an IoU of 0.4, and leave it in part; one in ten is empty.
 
@@ -64,12 +64,12 @@ def draw_shapes(
         The (H, W, 3) BGR image, and (class, [x1, y1, x2, y2]) of each object, boxes clipped to the image.
     """
     height, width = size
-    image = _ground(rng, height, width)
+    image = draw_ground(rng, height, width)
     objects = []
     wanted = 0 if rng.random() < 0.1 else rng.integers(1, max_objects + 1)
     for _ in range(wanted):
         category = int(rng.integers(len(SHAPES)))
-        radius = min(size) * rng.uniform(0.08, 0.24)
+        radius = min(size) * rng.uniform(0.1, 0.28)
         center = rng.uniform([0, 0], [width, height])
         corners = _outline(list(SHAPES)[category], center, radius, rng.uniform(0, 2 * np.pi))
         box = np.concatenate([corners.min(axis=0), corners.max(axis=0)])
@@ -86,7 +86,7 @@ def draw_shapes(
 
 
 def write_shapes(
-    folder: str | Path, *, train: int = 400, val: int = 100, size: int = 128, seed: int = 0, max_objects: int = 8
+    folder: str | Path, *, train: int = 400, val: int = 100, size: int = 128, seed: int = 0, max_objects: int = 6
 ) -> None:
     """Draw ``train/``, ``val/`` and ``annotations/{train,val}.json`` (COCO format) into a folder.
 

@@ -1,0 +1,131 @@
+"""Keypoints from a COCO file to COCO's evaluation, on kites that the project draws."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+
+from centernet_d2 import load_config
+from centernet_d2.data import CenterNetDatasetMapper, register_datasets
+from centernet_d2.data.augmentations import MirrorTransform, ShiftScaleWindow
+from centernet_d2.data.datasets.kites import FLIP_MAP, KEYPOINTS, draw_kites, write_kites
+from centernet_d2.modeling import KeypointHead
+from centernet_d2.modeling.geometry import Geometry, invert_affine
+from support.models import stub_heads, stub_model
+
+CONFIG = """
+_BASE_: {base}
+DATASETS:
+  REGISTER: [[kites, "{folder}/annotations.json", "{folder}/images"]]
+  KEYPOINT_NAMES: [head, left, right, tail]
+  KEYPOINT_FLIP_MAP: [[left, right]]
+  TRAIN: [kites]
+  TEST: [kites]
+"""
+
+
+@pytest.fixture
+def kites(tmp_path):
+    from conftest import ROOT
+
+    write_kites(tmp_path / "kites", images=6)
+    config = tmp_path / "kites.yaml"
+    mouse = ROOT / "configs" / "Keypoints" / "centernet_R_18_mouse.yaml"
+    config.write_text(CONFIG.format(base=mouse, folder=tmp_path / "kites"))
+    yield config
+    if "kites" in DatasetCatalog.list():
+        DatasetCatalog.remove("kites")
+        MetadataCatalog.remove("kites")
+
+
+def arguments(config, tmp_path, **overrides):
+    from detectron2.engine import default_argument_parser
+
+    options = {
+        "OUTPUT_DIR": tmp_path / "out", "MODEL.DEVICE": "cpu", "INPUT.AFFINE.SIZE": "[64, 64]",
+        "INPUT.AFFINE.MODE": "none", "INPUT.COLOR_JITTER": 0.0, "INPUT.LIGHTING": 0.0,
+        "DATALOADER.NUM_WORKERS": 0,
+        "MODEL.UPCONV.CHANNELS": "[32, 32, 32]", "MODEL.CENTERNET.HEAD_CONV": 32, "SOLVER.IMS_PER_BATCH": 6,
+        **overrides,
+    }  # fmt: skip
+    pairs = [str(part) for pair in options.items() for part in pair]
+    return default_argument_parser().parse_args(["--config-file", str(config), *pairs])
+
+
+def test_a_handful_of_images_is_learned_by_heart(kites, tmp_path, load_script):
+    overrides = {"SOLVER.MAX_ITER": 220, "SOLVER.BASE_LR": 1e-3, "SEED": 1, "INPUT.RANDOM_FLIP": "none"}
+    results = load_script("train_net.py").main(arguments(kites, tmp_path, **overrides))
+    assert results["keypoints"]["AP"] > 90
+    assert results["bbox"]["AP50"] > 90
+    written = json.loads((tmp_path / "out" / "inference" / "kites" / "coco_instances_results.json").read_text())
+    assert all(len(result["keypoints"]) == 12 for result in written)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_numbers_survive_the_whole_way(kites, mirrored):
+    """COCO JSON -> loader -> mapper -> perfect maps -> decode -> written JSON."""
+    cfg = load_config(kites)
+    register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.KEYPOINT_NAMES, cfg.DATASETS.KEYPOINT_FLIP_MAP)
+    record = DatasetCatalog.get("kites")[0]
+    content = json.loads((kites.parent / "kites" / "annotations.json").read_text())
+    wanted = [np.array(x["keypoints"]).reshape(-1, 3) for x in content["annotations"] if x["image_id"] == 1]
+    window = ShiftScaleWindow((128, 128)).get_transform(np.zeros((64, 64, 3)))
+    transforms = [*([MirrorTransform(64)] if mirrored else []), window]
+    mapper = CenterNetDatasetMapper(
+        True,
+        augmentations=transforms,
+        image_format="BGR",
+        num_classes=1,
+        annotators=[KeypointHead.build_annotator(cfg)],
+    )
+    gt = mapper(record)["instances"]
+
+    heads = stub_heads(num_classes=1, box={"clip": False})
+    schema = KeypointHead.build_annotator(cfg).keywords["schema"]
+    heads["KeypointHead"] = KeypointHead(schema=schema, in_channels=4, head_conv=0)
+    model = stub_model(heads, max_detections=len(gt))
+    points = model.build_points([gt], (32, 32))
+    maps = {}
+    for name, target in (item for head in heads.values() for item in head.targets([gt], points).items()):
+        if isinstance(target, torch.Tensor):
+            maps[name] = target
+        else:
+            maps[name] = torch.zeros(1, target.value.shape[1], 32, 32)
+            maps[name][target.image, :, target.cells[:, 1], target.cells[:, 0]] = target.value
+    to_image = torch.from_numpy(invert_affine(window.matrix) * [4, 4, 1])
+    found = model.detect(maps, [Geometry((64, 64), (128, 128), to_image)])[0]
+    written = [np.array(x["keypoints"]).reshape(-1, 3)[:, :2] for x in instances_to_coco_json(found, 1)]
+    if mirrored:
+        # The same kites in the mirrored image, left and right exchanged.
+        wanted = [np.column_stack([63 - kite[[0, 2, 1, 3], 0], kite[[0, 2, 1, 3], 1]]) for kite in wanted]
+    for kite in wanted:
+        assert min(np.abs(kite[:, :2] - other).max() for other in written) < 1e-3
+
+
+def test_wrong_sigmas_show_before_training(kites, tmp_path, load_script):
+    with pytest.raises(ValueError, match="TEST.KEYPOINT_OKS_SIGMAS has 2 values for 4 keypoints"):
+        load_script("train_net.py").main(arguments(kites, tmp_path, **{"TEST.KEYPOINT_OKS_SIGMAS": "[0.05, 0.05]"}))
+
+
+def test_annotations_that_cannot_be_evaluated_show_before_training(kites, tmp_path, load_script):
+    path = kites.parent / "kites" / "annotations.json"
+    content = json.loads(path.read_text())
+    del content["annotations"][0]["num_keypoints"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="annotation 1 lacks num_keypoints"):
+        load_script("train_net.py").main(arguments(kites, tmp_path))
+
+
+def test_kites_have_their_corners_where_they_are_drawn():
+    image, kites = draw_kites(np.random.default_rng(0), 64, 2)
+    assert len(kites) == 2
+    assert len(KEYPOINTS) == 4
+    assert FLIP_MAP == (("left", "right"),)
+    for head, left, right, tail in kites:
+        light, dark = ((head + side + tail) / 3 for side in (left, right))
+        (x1, y1), (x2, y2) = light.round().astype(int), dark.round().astype(int)
+        assert image[y1, x1].tolist() == [230, 230, 90]
+        assert image[y2, x2].tolist() == [120, 20, 30]
