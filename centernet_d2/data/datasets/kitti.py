@@ -1,0 +1,261 @@
+"""KITTI's 3-D object benchmark as a Detectron2 data set, and its text files (SPEC 6.6, 11).
+
+Boxes are in pixels, XYXY; 3-D quantities in the coordinates of :mod:`centernet_d2.structures.boxes3d`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import BoxMode
+from PIL import Image
+from tqdm import tqdm
+
+__all__ = [
+    "ALL_CLASSES",
+    "CLASSES",
+    "EXCLUDED",
+    "KITTI_TYPES",
+    "KittiObject",
+    "format_result",
+    "load_kitti_3d",
+    "parse_object",
+    "read_camera",
+    "read_objects",
+    "register_kitti_3d",
+]
+
+CLASSES = ("Pedestrian", "Car", "Cyclist")
+# `category_id` of what belongs to no class: a region to ignore for all classes, and what is left out of training.
+ALL_CLASSES = -1
+EXCLUDED = -2
+# Every type of KITTI's labels -> its class; types that are not a class themselves are near one, and ignored there.
+KITTI_TYPES = {
+    **{name: index for index, name in enumerate(CLASSES)},
+    "Van": CLASSES.index("Car"),
+    "Truck": CLASSES.index("Car"),
+    "Person_sitting": CLASSES.index("Pedestrian"),
+    "DontCare": ALL_CLASSES,
+    "Tram": EXCLUDED,
+    "Misc": EXCLUDED,
+}
+_IMAGE_SUFFIXES = (".png", ".jpg")
+
+
+@dataclass(frozen=True)
+class KittiObject:
+    """One line of a label or result file.
+
+    Attributes:
+        kind: one of KITTI_TYPES.
+        truncation: 0..1, the share outside the image; -1 for DontCare.
+        occlusion: 0 none, 1 partly, 2 largely, 3 unknown; -1 for DontCare.
+        alpha: observation angle in radians.
+        box: x1, y1, x2, y2 in pixels.
+        dimensions: height, width, length in metres.
+        location: x, y, z of the bottom center in metres.
+        rotation_y: radians.
+        score: of results.
+    """
+
+    kind: str
+    truncation: float
+    occlusion: int
+    alpha: float
+    box: tuple[float, float, float, float]
+    dimensions: tuple[float, float, float]
+    location: tuple[float, float, float]
+    rotation_y: float
+    score: float | None = None
+
+
+def parse_object(line: str, where: str, scored: bool = False) -> KittiObject:
+    """Read one line of a label file, or of a result file if `scored`.
+
+    Args:
+        line: type and 14 numbers, 15 if scored.
+        where: file and line, for errors.
+        scored: whether the last number is a score.
+
+    Raises:
+        ValueError: unknown type, too few fields, or one that is not a finite number.
+    """
+    kind, *fields = line.split()
+    wanted = 15 if scored else 14
+    if kind not in KITTI_TYPES:
+        raise ValueError(f"{where}: unknown type '{kind}', known: {', '.join(KITTI_TYPES)}")
+    if len(fields) < wanted:
+        raise ValueError(f"{where}: {len(fields) + 1} fields instead of {wanted + 1}")
+    numbers = _numbers(fields[:wanted], where)
+    return KittiObject(
+        kind=kind,
+        truncation=numbers[0],
+        occlusion=int(numbers[1]),
+        alpha=numbers[2],
+        box=tuple(numbers[3:7]),
+        dimensions=tuple(numbers[7:10]),
+        location=tuple(numbers[10:13]),
+        rotation_y=numbers[13],
+        score=numbers[14] if scored else None,
+    )
+
+
+def format_result(kind: str, values: Sequence[float]) -> str:
+    """One line of a result file as the original writes it (SPEC 11); :func:`parse_object` reads it.
+
+    Args:
+        kind: name of the class.
+        values: alpha, x1, y1, x2, y2, height, width, length, x, y, z, rotation_y, score.
+    """
+    return f"{kind} 0.0 0 " + " ".join(f"{value:.2f}" for value in values)
+
+
+def read_objects(path: str | Path, scored: bool = False) -> list[KittiObject]:
+    """All objects of a label file, or of a result file if `scored`; see :func:`parse_object`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is malformed; the message names file and line.
+    """
+    return [parse_object(line, where, scored) for where, line in _lines(path)]
+
+
+def read_camera(path: str | Path) -> list[list[float]]:
+    """The (3, 4) matrix P2, of the left colour camera, from a calibration file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has no P2, or not one of 12 finite numbers with a positive focal length.
+    """
+    for where, line in _lines(path):
+        name, _, content = line.partition(":")
+        if name.strip() != "P2":
+            continue
+        numbers = _numbers(content.split(), where)
+        if len(numbers) != 12:
+            raise ValueError(f"{where}: P2 has {len(numbers)} numbers instead of 12")
+        if min(numbers[0], numbers[5]) <= 0:
+            raise ValueError(f"{where}: the focal lengths {numbers[0]} and {numbers[5]} of P2 must be positive")
+        return [numbers[row : row + 4] for row in (0, 4, 8)]
+    raise ValueError(f"{path}: no line 'P2: ...' with the matrix of the left colour camera")
+
+
+def _lines(path: str | Path) -> list[tuple[str, str]]:
+    """The lines of a file that are not blank, each after its place for errors."""
+    # What is no text becomes a line that cannot be parsed, and so an error that names it.
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    return [(f"{path}, line {index}", line.strip()) for index, line in enumerate(lines, 1) if line.strip()]
+
+
+def _numbers(fields: Sequence[str], where: str) -> list[float]:
+    numbers = []
+    for field in fields:
+        try:
+            number = float(field)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"{where}: '{field}' is not a finite number")
+        numbers.append(number)
+    return numbers
+
+
+def load_kitti_3d(root: str | Path, split: str) -> list[dict]:
+    """A split of KITTI as dicts in Detectron2's format, in the order of the split file.
+
+    Beside the standard keys an image has ``camera`` ((3, 4) nested list); its ``image_id`` is the name of the frame. An
+    annotation has ``kitti_type``, ``ignore``, ``alpha``, ``dimensions`` [h, w, l], ``location`` [x, y, z],
+    ``rotation_y``, ``depth``, ``truncation`` and ``occlusion``. All objects of the label file are there, in its order.
+    Those that are no object of CLASSES have ``ignore`` True, and their ``category_id`` is the class on whose heatmap
+    they are ignored, ALL_CLASSES, or EXCLUDED for what must be left out; ``iscrowd`` says to Detectron2's own checks
+    and statistics that they are no objects.
+
+    Args:
+        root: folder with ``training/{image_2,label_2,calib}`` and ``ImageSets``.
+        split: name of a file in ``ImageSets``, without its suffix.
+
+    Raises:
+        FileNotFoundError: the split, or an image, label or calibration file that it asks for, does not exist.
+        ValueError: a file is malformed; the message names file and line.
+    """
+    root = Path(root)
+    split_file = root / "ImageSets" / f"{split}.txt"
+    if not split_file.is_file():
+        known = ", ".join(sorted(path.stem for path in split_file.parent.glob("*.txt"))) or "none"
+        raise FileNotFoundError(f"the split file {split_file} does not exist; splits in this folder: {known}")
+    frames = _lines(split_file)
+    progress = tqdm(frames, desc=f"reading KITTI {split}", leave=False, disable=len(frames) < 500)
+    return [_load_frame(root / "training", frame, where) for where, frame in progress]
+
+
+def _load_frame(folder: Path, frame: str, where: str) -> dict:
+    """One image; `where` says who asked for it."""
+    images = [folder / "image_2" / f"{frame}{suffix}" for suffix in _IMAGE_SUFFIXES]
+    image = next((path for path in images if path.is_file()), None)
+    label, calibration = folder / "label_2" / f"{frame}.txt", folder / "calib" / f"{frame}.txt"
+    if image is None:
+        raise FileNotFoundError(f"{where}: the image {images[0]} (or {images[1].name}) does not exist")
+    for path, what in ((label, "label"), (calibration, "calibration")):
+        if not path.is_file():
+            raise FileNotFoundError(f"{where}: the {what} file {path} of the image {image} does not exist")
+    try:
+        with Image.open(image) as header:
+            width, height = header.size
+    except OSError as error:
+        raise ValueError(f"cannot read the image {image}: {error}") from error
+    return {
+        "file_name": str(image),
+        "image_id": frame,
+        "height": height,
+        "width": width,
+        "camera": read_camera(calibration),
+        "annotations": [_annotation(parse_object(line, where), where) for where, line in _lines(label)],
+    }
+
+
+def _annotation(thing: KittiObject, where: str) -> dict:
+    ignore = thing.kind not in CLASSES
+    depth = thing.location[2]
+    if not ignore and depth <= 0:
+        raise ValueError(f"{where}: a {thing.kind} at the depth {depth} m, which is not in front of the camera")
+    return {
+        "bbox": list(thing.box),
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "category_id": KITTI_TYPES[thing.kind],
+        "iscrowd": int(ignore),
+        "ignore": ignore,
+        "kitti_type": thing.kind,
+        "alpha": thing.alpha,
+        "dimensions": list(thing.dimensions),
+        "location": list(thing.location),
+        "rotation_y": thing.rotation_y,
+        "depth": depth,
+        "truncation": thing.truncation,
+        "occlusion": thing.occlusion,
+    }
+
+
+def register_kitti_3d(name: str, root: str | Path, split: str) -> None:
+    """Register a split of KITTI; it is read when it is used first. See :func:`load_kitti_3d`.
+
+    Args:
+        name: of the data set.
+        root: a relative path starts at $DETECTRON2_DATASETS.
+        split: name of a file in ``ImageSets``, without its suffix.
+
+    Raises:
+        ValueError: the name stands for another data set already.
+    """
+    root = os.path.join(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), root)
+    metadata = MetadataCatalog.get(name)
+    if name not in DatasetCatalog.list():
+        DatasetCatalog.register(name, partial(load_kitti_3d, root, split))
+        metadata.set(thing_classes=list(CLASSES), evaluator_type="kitti", root=root, split=split)
+    elif (metadata.get("root"), metadata.get("split")) != (root, split):
+        raise ValueError(f"the name '{name}' is taken by another data set")

@@ -1,0 +1,187 @@
+import cv2
+import numpy as np
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
+from detectron2.structures import BoxMode
+
+from centernet_d2.data.datasets.kitti import (
+    ALL_CLASSES,
+    EXCLUDED,
+    format_result,
+    load_kitti_3d,
+    parse_object,
+    read_camera,
+    read_objects,
+    register_kitti_3d,
+)
+
+P2 = "P2: 700 0 600 45 0 700 180 -0.3 0 0 1 0.005"
+CAR = "Car 0.25 1 -1.57 100.5 150.25 200 250 1.5 1.6 4.0 -3.0 1.7 20.5 -1.72"
+DONT_CARE = "DontCare -1 -1 -10 10 20 30 40 -1 -1 -1 -1000 -1000 -1000 -10"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A function that writes a data set of one frame, and returns its root."""
+
+    def write(labels=(CAR,), calibration=(P2,), suffix=".png"):
+        for name in ("training/image_2", "training/label_2", "training/calib", "ImageSets"):
+            (tmp_path / name).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / f"training/image_2/000007{suffix}"), np.zeros((37, 124, 3), dtype=np.uint8))
+        (tmp_path / "training/label_2/000007.txt").write_text("\n".join(labels) + "\n")
+        (tmp_path / "training/calib/000007.txt").write_text("\n".join(calibration) + "\n")
+        (tmp_path / "ImageSets/some.txt").write_text("\n000007\n")
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_a_frame_becomes_a_dict(folder, suffix):
+    (record,) = load_kitti_3d(folder(suffix=suffix), "some")
+    (annotation,) = record.pop("annotations")
+    assert record.pop("file_name").endswith(f"training/image_2/000007{suffix}")
+    assert record == {
+        "image_id": "000007",
+        "height": 37,
+        "width": 124,
+        "camera": [[700, 0, 600, 45], [0, 700, 180, -0.3], [0, 0, 1, 0.005]],
+    }
+    assert annotation == {
+        "bbox": [100.5, 150.25, 200, 250],
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "category_id": 1,
+        "iscrowd": 0,
+        "ignore": False,
+        "kitti_type": "Car",
+        "alpha": -1.57,
+        "dimensions": [1.5, 1.6, 4.0],
+        "location": [-3.0, 1.7, 20.5],
+        "rotation_y": -1.72,
+        "depth": 20.5,
+        "truncation": 0.25,
+        "occlusion": 1,
+    }
+
+
+def test_all_types_are_kept_in_order(folder):
+    types = ["Van", "Car", "Misc", "Cyclist", "Pedestrian", "Truck", "Person_sitting", "Tram"]
+    (record,) = load_kitti_3d(folder([DONT_CARE] + [CAR.replace("Car", name) for name in types]), "some")
+    found = [(a["kitti_type"], a["category_id"], a["ignore"]) for a in record["annotations"]]
+    assert found == [
+        ("DontCare", ALL_CLASSES, True),
+        ("Van", 1, True),
+        ("Car", 1, False),
+        ("Misc", EXCLUDED, True),
+        ("Cyclist", 2, False),
+        ("Pedestrian", 0, False),
+        ("Truck", 1, True),
+        ("Person_sitting", 0, True),
+        ("Tram", EXCLUDED, True),
+    ]
+
+
+def test_registration_is_lazy_repeatable_and_not_ambiguous(folder, tmp_path):
+    try:
+        register_kitti_3d("kitti_lazy", str(tmp_path), "some")
+        root = folder([CAR, DONT_CARE])
+        register_kitti_3d("kitti_lazy", str(root), "some")
+        metadata = MetadataCatalog.get("kitti_lazy")
+        assert metadata.thing_classes == ["Pedestrian", "Car", "Cyclist"]
+        assert (metadata.evaluator_type, metadata.root, metadata.split) == ("kitti", str(root), "some")
+        # Detectron2's own checks and statistics of a data set pass.
+        assert len(get_detection_dataset_dicts("kitti_lazy")) == 1
+        with pytest.raises(ValueError, match="'kitti_lazy' is taken by another data set"):
+            register_kitti_3d("kitti_lazy", str(root), "other")
+    finally:
+        DatasetCatalog.remove("kitti_lazy")
+        MetadataCatalog.remove("kitti_lazy")
+
+
+def test_relative_roots_start_at_the_data_folder(folder, tmp_path, monkeypatch):
+    folder()
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path.parent))
+    try:
+        register_kitti_3d("kitti_relative", tmp_path.name, "some")
+        assert len(DatasetCatalog.get("kitti_relative")) == 1
+    finally:
+        DatasetCatalog.remove("kitti_relative")
+        MetadataCatalog.remove("kitti_relative")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("Car 0 0 -1.57 1 1 2 2", r"000007\.txt, line 2: 8 fields instead of 15"),
+        ("Car 0 0 x 1 1 2 2 1 1 1 1 1 1 1", r"000007\.txt, line 2: 'x' is not a finite number"),
+        ("Car 0 0 nan 1 1 2 2 1 1 1 1 1 1 1", r"000007\.txt, line 2: 'nan' is not a finite number"),
+        ("Dog 0 0 0 1 1 2 2 1 1 1 1 1 1 1", r"000007\.txt, line 2: unknown type 'Dog', known: Pedestrian, Car"),
+        (CAR.replace("20.5", "-20.5"), r"000007\.txt, line 2: a Car at the depth -20\.5 m"),
+    ],
+)
+def test_bad_labels_are_named(folder, line, message):
+    with pytest.raises(ValueError, match=message):
+        load_kitti_3d(folder([CAR, line]), "some")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("P3: 1", r"calib/000007\.txt: no line 'P2: ...'"),
+        ("P2: 700 0 600 45", r"calib/000007\.txt, line 2: P2 has 4 numbers instead of 12"),
+        (P2.replace("180", "a"), r"calib/000007\.txt, line 2: 'a' is not a finite number"),
+        (P2.replace("700", "0"), r"calib/000007\.txt, line 2: the focal lengths 0\.0 and 0\.0 of P2 must be positive"),
+    ],
+)
+def test_bad_calibration_is_named(folder, line, message):
+    with pytest.raises(ValueError, match=message):
+        load_kitti_3d(folder(calibration=["P0: 1 2 3", line]), "some")
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("label_2/000007.txt", r"ImageSets/some\.txt, line 2: the label file .*label_2/000007\.txt of the image"),
+        ("calib/000007.txt", r"ImageSets/some\.txt, line 2: the calibration file .*calib/000007\.txt of the image"),
+        ("image_2/000007.png", r"ImageSets/some\.txt, line 2: the image .*000007\.png \(or 000007\.jpg\) does not"),
+    ],
+)
+def test_missing_files_are_named(folder, missing, message):
+    root = folder()
+    (root / "training" / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=message):
+        load_kitti_3d(root, "some")
+
+
+def test_a_missing_split_is_named(folder):
+    with pytest.raises(FileNotFoundError, match=r"other\.txt does not exist; splits in this folder: some"):
+        load_kitti_3d(folder(), "other")
+
+
+def test_a_damaged_image_is_named(folder):
+    root = folder()
+    (root / "training/image_2/000007.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"cannot read the image .*000007\.png"):
+        load_kitti_3d(root, "some")
+
+
+def test_results_are_written_with_two_decimals_and_read_back(tmp_path):
+    values = [-1.567, 10, 20.004, 30.5, 40, 1.5, 1.6, 4, -3, 1.7, 20.126, 3.14159, 0.987]
+    line = format_result("Car", values)
+    assert line == "Car 0.0 0 -1.57 10.00 20.00 30.50 40.00 1.50 1.60 4.00 -3.00 1.70 20.13 3.14 0.99"
+    (tmp_path / "a.txt").write_text(line + "\n\n")
+    (thing,) = read_objects(tmp_path / "a.txt", scored=True)
+    assert (thing.kind, thing.score, thing.box) == ("Car", 0.99, (10, 20, 30.5, 40))
+    assert (thing.dimensions, thing.location, thing.rotation_y) == ((1.5, 1.6, 4), (-3, 1.7, 20.13), 3.14)
+    with pytest.raises(ValueError, match="here: 15 fields instead of 16"):
+        parse_object(CAR, "here", scored=True)
+
+
+def test_the_real_frames_are_read(shared):
+    records = load_kitti_3d(shared / "data/kitti_sample", "sample_val")
+    assert len(records) == 23
+    kinds = [a["kitti_type"] for record in records for a in record["annotations"]]
+    counts = {name: kinds.count(name) for name in ("Car", "Pedestrian", "Cyclist", "Van", "Person_sitting")}
+    assert counts == {"Car": 47, "Pedestrian": 19, "Cyclist": 4, "Van": 6, "Person_sitting": 5}
+    assert np.allclose(read_camera(shared / "data/kitti_sample/training/calib/000001.txt"), records[0]["camera"])
+    assert {(r["height"], r["width"]) for r in records} <= {(375, 1242), (374, 1238), (370, 1224), (376, 1241)}
