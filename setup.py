@@ -23,6 +23,7 @@ setup(
         "fvcore",
         "pycocotools",
         "pyyaml",
+        "shapely>=2",
         "tqdm",
     ],
 )

@@ -2,16 +2,7 @@
 
 from fnmatch import fnmatch
 
-from . import (  # noqa: F401 - they register their checks
-    comparison,
-    decode,
-    losses,
-    networks,
-    pipeline,
-    pose,
-    post,
-    targets,
-)
+from . import boxes3d, comparison, decode, losses, networks, pipeline, pose, post, targets  # noqa: F401 - they register
 from .comparison import CHECKS, Comparison
 
 __all__ = ["Comparison", "find_check"]

@@ -1,0 +1,3 @@
+from .boxes3d import Boxes3D
+
+__all__ = ["Boxes3D"]

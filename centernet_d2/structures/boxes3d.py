@@ -1,0 +1,308 @@
+"""Upright 3-D boxes in front of a camera: corners, projection and its inverse, angles, overlaps (SPEC 9.3).
+
+Camera coordinates: x to the right, y down, z forward, in metres. A box stands on its origin, the center of its bottom
+face; rotation_y turns it about the y axis, and 0 points its length along x. A camera is a (3, 4) projection matrix from
+camera coordinates to pixels. alpha is rotation_y seen from the camera: the direction to the object is subtracted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import shapely
+import torch
+from detectron2.structures import Boxes
+from torch import Tensor
+
+__all__ = [
+    "Boxes3D",
+    "alpha_to_rotation_y",
+    "bev_iou",
+    "iou3d",
+    "location_from_center",
+    "orientation_to_alpha",
+    "paired_iou",
+    "project",
+    "rotation_y_to_alpha",
+    "unproject",
+]
+
+# Corners in units of half the length and half the width, in the original's order; first the bottom, then the top.
+_SIDES = ((1, 1), (1, -1), (-1, -1), (-1, 1))
+_EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
+
+
+class Boxes3D:
+    """A list of 3-D boxes, in the manner of :class:`detectron2.structures.Boxes`.
+
+    Attributes:
+        tensor: (N, 7) float32: x, y, z of the bottom center, height, width, length (all metres), rotation_y (radians).
+    """
+
+    def __init__(self, tensor: Tensor | np.ndarray | Sequence[Sequence[float]]) -> None:
+        """
+        Args:
+            tensor: (N, 7); anything empty makes no boxes.
+
+        Raises:
+            ValueError: another shape.
+        """
+        tensor = torch.as_tensor(tensor).to(torch.float32)
+        if tensor.numel() == 0:
+            tensor = tensor.reshape(-1, 7)
+        if tensor.dim() != 2 or tensor.shape[1] != 7:
+            raise ValueError(f"3-D boxes need a tensor of shape (N, 7), not {tuple(tensor.shape)}")
+        self.tensor = tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensor.device
+
+    @property
+    def location(self) -> Tensor:
+        """(N, 3) bottom centers x, y, z."""
+        return self.tensor[:, :3]
+
+    @property
+    def dimensions(self) -> Tensor:
+        """(N, 3) height, width, length."""
+        return self.tensor[:, 3:6]
+
+    @property
+    def rotation_y(self) -> Tensor:
+        """(N,) radians."""
+        return self.tensor[:, 6]
+
+    def clone(self) -> Boxes3D:
+        return Boxes3D(self.tensor.clone())
+
+    def to(self, device: torch.device | str) -> Boxes3D:
+        """The boxes on a device; their type stays float32."""
+        return Boxes3D(self.tensor.to(device=device))
+
+    def __getitem__(self, item: int | slice | Tensor) -> Boxes3D:
+        """Boxes chosen by an integer (one box), a slice, or a tensor of booleans or indices."""
+        chosen = self.tensor[item]
+        return Boxes3D(chosen[None] if isinstance(item, int) else chosen)
+
+    def __len__(self) -> int:
+        return self.tensor.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """One (7,) tensor per box."""
+        yield from self.tensor
+
+    def __repr__(self) -> str:
+        return f"Boxes3D({self.tensor})"
+
+    @classmethod
+    def cat(cls, boxes: Sequence[Boxes3D]) -> Boxes3D:
+        """All boxes of a list, one list after the other."""
+        return cls(torch.cat([one.tensor for one in boxes]) if boxes else torch.empty(0, 7))
+
+    def corners(self) -> Tensor:
+        """(N, 8, 3) corners: four of the bottom, around it starting at front (+l) and left of it (+w), then the top."""
+        height, width, length = self.dimensions[:, :, None].unbind(1)
+        along, across = self.tensor.new_tensor(_SIDES).T / 2
+        ground = self.location[:, None] + self._turn(along * length, across * width)
+        top = torch.stack([ground[..., 0], ground[..., 1] - height, ground[..., 2]], dim=-1)
+        return torch.cat([ground, top], dim=1)
+
+    def heading(self) -> Tensor:
+        """(N, 2, 3) the bottom center, and the point one length ahead of it."""
+        length = self.dimensions[:, 2:]
+        return self.location[:, None] + self._turn(length * length.new_tensor([0, 1]), torch.zeros_like(length))
+
+    def bev_polygons(self) -> Tensor:
+        """(N, 4, 2) the bottom face seen from above: (x, z) of its corners."""
+        return self.corners()[:, :4, 0::2]
+
+    def projected_boxes(self, camera: Tensor, image_size: tuple[int, int] | None = None, near: float = 0.1) -> Boxes:
+        """The 2-D boxes around what a camera sees.
+
+        Edges are cut at the near plane: a corner behind the camera would be projected to the wrong side. Of a box that
+        is behind it completely, an empty 2-D box of zeros is left.
+
+        Args:
+            camera: (3, 4).
+            image_size: (height, width); clip to 0..width - 1 and 0..height - 1, as KITTI's labels are.
+            near: distance of the near plane in metres.
+        """
+        corners = _homogeneous(self.corners(), camera.to(self.tensor))
+        start, end = (corners[:, [edge[side] for edge in _EDGES]] for side in (0, 1))
+        ends = torch.cat([_cut(start, end, near), _cut(end, start, near)], dim=1)
+        seen = (torch.maximum(start[..., 2], end[..., 2]) >= near).repeat(1, 2)[..., None]
+        pixels = ends[..., :2] / ends[..., 2:].clamp(min=near)
+        lower = pixels.masked_fill(~seen, math.inf).amin(dim=1)
+        upper = pixels.masked_fill(~seen, -math.inf).amax(dim=1)
+        boxes = torch.cat([lower, upper], dim=1).masked_fill(~seen.any(dim=1), 0.0)
+        if image_size is not None:
+            limit = boxes.new_tensor([image_size[1] - 1, image_size[0] - 1] * 2)
+            boxes = torch.minimum(boxes.clamp(min=0), limit)
+        return Boxes(boxes)
+
+    def _turn(self, along: Tensor, across: Tensor) -> Tensor:
+        """(N, K, 3) offsets on the ground, given (N, K) lengths along and across the boxes."""
+        cos, sin = self.rotation_y.cos()[:, None], self.rotation_y.sin()[:, None]
+        return torch.stack([cos * along + sin * across, torch.zeros_like(along), cos * across - sin * along], dim=-1)
+
+
+def _homogeneous(points: Tensor, camera: Tensor) -> Tensor:
+    """(..., 3) points -> (..., 3) pixels times depth, and depth."""
+    return points @ camera[:, :3].T + camera[:, 3]
+
+
+def _cut(start: Tensor, end: Tensor, near: float) -> Tensor:
+    """Starts of edges, moved along them to the near plane if behind it; anything if the edge is behind it too."""
+    share = (near - start[..., 2:]) / (end[..., 2:] - start[..., 2:])
+    return torch.where(start[..., 2:] < near, start + share * (end - start), start)
+
+
+def project(points: Tensor, camera: Tensor) -> Tensor:
+    """Pixels of points in camera coordinates.
+
+    Args:
+        points: (..., 3), in front of the camera.
+        camera: (3, 4).
+
+    Returns:
+        (..., 2) pixels of the camera's image.
+    """
+    pixels = _homogeneous(points, camera.to(points))
+    return pixels[..., :2] / pixels[..., 2:]
+
+
+def unproject(points: Tensor, depth: Tensor, camera: Tensor) -> Tensor:
+    """Points in camera coordinates of pixels of known depth, the inverse of :func:`project`.
+
+    As in the original, `depth` is the homogeneous scale of the projection: z = depth - camera[2, 3], which differs by
+    some millimetres from the z that depth is trained on (SPEC 12, quirk 12).
+
+    Args:
+        points: (N, 2) pixels.
+        depth: (N,) metres.
+        camera: (3, 4) without skew.
+
+    Returns:
+        (N, 3).
+    """
+    camera = camera.to(points)
+    z = depth - camera[2, 3]
+    x = (points[:, 0] * depth - camera[0, 3] - camera[0, 2] * z) / camera[0, 0]
+    y = (points[:, 1] * depth - camera[1, 3] - camera[1, 2] * z) / camera[1, 1]
+    return torch.stack([x, y, z], dim=1)
+
+
+def location_from_center(points: Tensor, depth: Tensor, dimensions: Tensor, camera: Tensor) -> Tensor:
+    """(N, 3) bottom centers of boxes whose centers are seen at `points`; dimensions (N, 3), see :func:`unproject`."""
+    center = unproject(points, depth, camera)
+    return torch.stack([center[:, 0], center[:, 1] + dimensions[:, 0] / 2, center[:, 2]], dim=1)
+
+
+def alpha_to_rotation_y(alpha: Tensor, u: Tensor, camera: Tensor) -> Tensor:
+    """Orientation in camera coordinates of objects that are seen in column `u`; all (N,), in radians and pixels."""
+    return _wrap_once(alpha + _ray_angle(u, camera))
+
+
+def rotation_y_to_alpha(rotation_y: Tensor, u: Tensor, camera: Tensor) -> Tensor:
+    """The inverse of :func:`alpha_to_rotation_y`, up to full turns."""
+    return _wrap_once(rotation_y - _ray_angle(u, camera))
+
+
+def _ray_angle(u: Tensor, camera: Tensor) -> Tensor:
+    """Angle between the viewing direction and the ray through column u."""
+    camera = camera.to(u)
+    return torch.atan2(u - camera[0, 2], camera[0, 0])
+
+
+def _wrap_once(angle: Tensor) -> Tensor:
+    """Add or subtract one full turn if outside -pi..pi; like the original, not more than one (SPEC 9.3)."""
+    angle = torch.where(angle > math.pi, angle - 2 * math.pi, angle)
+    return torch.where(angle < -math.pi, angle + 2 * math.pi, angle)
+
+
+def orientation_to_alpha(orientation: Tensor) -> Tensor:
+    """alpha of the two bins, centered at -pi/2 and pi/2, that a network describes an orientation with (SPEC 9.3).
+
+    Args:
+        orientation: (..., 8): per bin the logits of "outside" and "inside", sin and cos of the angle to its center.
+
+    Returns:
+        (...) radians, not wrapped (SPEC 12, quirk 13).
+    """
+    first = torch.atan2(orientation[..., 2], orientation[..., 3]) - math.pi / 2
+    second = torch.atan2(orientation[..., 6], orientation[..., 7]) + math.pi / 2
+    return torch.where(orientation[..., 1] > orientation[..., 5], first, second)
+
+
+def bev_iou(first: Boxes3D, second: Boxes3D) -> Tensor:
+    """(N, M) float32 intersection over union of N and M boxes seen from above."""
+    return _iou_matrices(first, second)[0]
+
+
+def iou3d(first: Boxes3D, second: Boxes3D) -> Tensor:
+    """(N, M) float32 intersection over union of the volumes of N and M boxes."""
+    return _iou_matrices(first, second)[1]
+
+
+def _iou_matrices(first: Boxes3D, second: Boxes3D) -> tuple[Tensor, Tensor]:
+    shape = len(first), len(second)
+    rows, columns = (index.ravel() for index in np.indices(shape))
+    arrays = (boxes.tensor.detach().cpu().numpy() for boxes in (first, second))
+    bev, volume = paired_iou(*arrays, rows, columns)
+    return tuple(torch.from_numpy(x.reshape(shape)).to(first.tensor) for x in (bev, volume))
+
+
+def paired_iou(
+    first: np.ndarray, second: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Overlaps of chosen pairs of boxes; what is far apart costs next to nothing.
+
+    Boxes that are not finite or have a dimension that is not positive (a network may predict both) overlap nothing.
+
+    Args:
+        first: (N, 7) and
+        second: (M, 7) boxes, as in :class:`Boxes3D`.
+        rows: (K,) indices into `first`, and
+        columns: (K,) into `second`.
+
+    Returns:
+        (K,) float64 intersection over union seen from above, and of the volumes.
+    """
+    first, second = first.astype(np.float64), second.astype(np.float64)
+    near = np.flatnonzero(_may_touch(first, second, rows, columns))
+    a, b = first[rows[near]], second[columns[near]]
+    shared = shapely.area(shapely.intersection(*(shapely.polygons(_footprints(boxes)) for boxes in (a, b))))
+    area_a, area_b = a[:, 4] * a[:, 5], b[:, 4] * b[:, 5]
+    height = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 1] - a[:, 3], b[:, 1] - b[:, 3])
+    volume = shared * height.clip(min=0)
+    bev_iou, volume_iou = np.zeros(len(rows)), np.zeros(len(rows))
+    bev_iou[near] = shared / (area_a + area_b - shared)
+    volume_iou[near] = volume / (area_a * a[:, 3] + area_b * b[:, 3] - volume)
+    return bev_iou, volume_iou
+
+
+def _may_touch(first: np.ndarray, second: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(K,) whether two sound boxes are as close as the circles around their bottom faces allow an overlap."""
+    (x1, z1, reach1), (x2, z2, reach2) = (
+        (boxes[index, 0], boxes[index, 2], np.hypot(boxes[:, 4], boxes[:, 5])[index] / 2)
+        for boxes, index in ((first, rows), (second, columns))
+    )
+    sound = (
+        (np.isfinite(boxes).all(axis=1) & (boxes[:, 3:6] > 0).all(axis=1))[index]
+        for boxes, index in ((first, rows), (second, columns))
+    )
+    # Comparisons with NaN are False.
+    with np.errstate(invalid="ignore"):
+        close = np.hypot(x1 - x2, z1 - z2) < reach1 + reach2
+    return np.logical_and(*sound) & close
+
+
+def _footprints(boxes: np.ndarray) -> np.ndarray:
+    """(N, 4, 2) (x, z) corners of bottom faces in float64; :meth:`Boxes3D.bev_polygons` is for tensors."""
+    along, across = np.array(_SIDES).T / 2
+    along, across = along * boxes[:, 5:6], across * boxes[:, 4:5]
+    cos, sin = np.cos(boxes[:, 6:]), np.sin(boxes[:, 6:])
+    return np.stack([boxes[:, :1] + cos * along + sin * across, boxes[:, 2:3] + cos * across - sin * along], axis=-1)
