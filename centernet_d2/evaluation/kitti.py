@@ -1,0 +1,171 @@
+"""The evaluator of KITTI's 3-D object benchmark, with the official result files."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.structures import Instances
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from tabulate import tabulate
+from tqdm import tqdm
+
+from ..data.datasets.kitti import CLASSES, format_result
+from .kitti_metrics import DIFFICULTIES, SAMPLES, Detections, GroundTruth, count_objects, evaluate_kitti
+
+__all__ = ["KITTIEvaluator"]
+
+# What is kept of an image: its id, the class of each detection, and (N, 13) values as format_result wants them.
+_Prediction = tuple[str, list[str], np.ndarray]
+
+
+class KITTIEvaluator(DatasetEvaluator):
+    """Evaluates a data set of :func:`centernet_d2.data.datasets.kitti.register_kitti_3d`, on the images it is given.
+
+    Instances need ``pred_boxes``, ``pred_boxes3d``, ``pred_alpha``, ``pred_classes`` and ``scores``.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        *,
+        output_dir: str | None = None,
+        distributed: bool = True,
+        round_results: bool = True,
+    ) -> None:
+        """
+        Args:
+            dataset_name: of the registered data set.
+            output_dir: write the official result files into its folder ``data``.
+            distributed: gather the results of all processes.
+            round_results: evaluate what the result files say, two decimals, as the original did.
+
+        Raises:
+            ValueError: the data set has other classes than KITTI.
+        """
+        self._logger = logging.getLogger(__name__)
+        self._dataset_name = dataset_name
+        self._output_dir = output_dir
+        self._distributed = distributed
+        self._round_results = round_results
+        self._classes = list(MetadataCatalog.get(dataset_name).thing_classes)
+        if unknown := set(self._classes) - set(CLASSES):
+            raise ValueError(f"the data set '{dataset_name}' has classes that KITTI has not: {', '.join(unknown)}")
+        self.reset()
+
+    def reset(self) -> None:
+        self._predictions = []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Keep the detections of some images; see :class:`detectron2.evaluation.DatasetEvaluator`."""
+        for image, output in zip(inputs, outputs, strict=True):
+            instances = output["instances"].to("cpu")
+            kinds = [self._classes[index] for index in instances.pred_classes.tolist()]
+            self._predictions.append((image["image_id"], kinds, _result_rows(instances)))
+
+    def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
+        """See :func:`evaluate_kitti`; None in all processes but the first, an empty dict if there are no images.
+
+        Raises:
+            KeyError: an image is not of the data set.
+        """
+        predictions = self._predictions
+        if self._distributed:
+            comm.synchronize()
+            predictions = list(itertools.chain(*comm.gather(predictions, dst=0)))
+            if not comm.is_main_process():
+                return None
+        if not predictions:
+            self._logger.warning("no image was processed, so there is nothing to evaluate")
+            return OrderedDict()
+        if self._output_dir:
+            self._write(predictions)
+        records = {record["image_id"]: record for record in DatasetCatalog.get(self._dataset_name)}
+        if strangers := [image_id for image_id, _, _ in predictions if image_id not in records]:
+            raise KeyError(f"the image '{strangers[0]}' is not in the data set '{self._dataset_name}'")
+        truth = _collect_truth([records[image_id]["annotations"] for image_id, _, _ in predictions])
+        results = evaluate_kitti(truth, _collect_detections(predictions, self._round_results), self._classes)
+        self._log(truth, results)
+        return results
+
+    def _write(self, predictions: Sequence[_Prediction]) -> None:
+        folder = os.path.join(self._output_dir, "data")
+        PathManager.mkdirs(folder)
+        for image_id, kinds, rows in tqdm(predictions, desc="writing results", leave=False):
+            with PathManager.open(os.path.join(folder, f"{image_id}.txt"), "w") as file:
+                file.writelines(f"{format_result(*one)}\n" for one in zip(kinds, rows.tolist(), strict=True))
+
+    def _log(self, truth: GroundTruth, results: dict[str, dict[str, float]]) -> None:
+        for metric, values in results.items():
+            # "Car_easy_R11@0.5" -> row "Car R11@0.5", column "easy".
+            table = {}
+            for name, value in values.items():
+                kind, difficulty, points = name.split("_")
+                table.setdefault(f"{kind} {points}", {})[difficulty] = value
+            rows = [[name, *row.values()] for name, row in table.items()]
+            headers = [metric, *(difficulty.name for difficulty in DIFFICULTIES)]
+            self._logger.info("\n" + tabulate(rows, headers, tablefmt="pipe", floatfmt=".2f"))
+        few = [
+            f"{kind} {difficulty.name} ({count})"
+            for kind, difficulty in itertools.product(self._classes, DIFFICULTIES)
+            if 0 < (count := count_objects(truth, kind, difficulty)) < SAMPLES
+        ]
+        if few:
+            self._logger.warning(
+                f"with fewer than {SAMPLES} objects, not even perfect detections reach 100 in KITTI's evaluation: "
+                + ", ".join(few)
+            )
+
+
+def _result_rows(instances: Instances) -> np.ndarray:
+    """(N, 13) alpha, 2-D box, dimensions, location, rotation_y and score, as :func:`format_result` wants them."""
+    boxes = instances.pred_boxes3d
+    columns = [
+        instances.pred_alpha.reshape(-1, 1),
+        instances.pred_boxes.tensor,
+        boxes.dimensions,
+        boxes.location,
+        boxes.rotation_y[:, None],
+        instances.scores[:, None],
+    ]
+    return torch.cat([column.double() for column in columns], dim=1).numpy()
+
+
+def _collect_detections(predictions: Sequence[_Prediction], round_results: bool) -> Detections:
+    rows = np.concatenate([rows for _, _, rows in predictions])
+    if round_results:
+        # Through text: the nearest decimal of a binary number is not always what numpy rounds it to.
+        rows = np.array([f"{value:.2f}" for value in rows.ravel().tolist()], dtype=np.float64).reshape(rows.shape)
+    return Detections(
+        image=np.repeat(np.arange(len(predictions)), [len(kinds) for _, kinds, _ in predictions]),
+        kind=np.array([kind for _, kinds, _ in predictions for kind in kinds], dtype=np.str_),
+        boxes=rows[:, 1:5],
+        boxes3d=np.concatenate([rows[:, 8:11], rows[:, 5:8], rows[:, 11:12]], axis=1),
+        alpha=rows[:, 0],
+        score=rows[:, 12],
+    )
+
+
+def _collect_truth(annotations: Sequence[Sequence[dict]]) -> GroundTruth:
+    flat = [(index, one) for index, image in enumerate(annotations) for one in image]
+
+    def column(name: str, width: int) -> np.ndarray:
+        return np.array([one[name] for _, one in flat], dtype=np.float64).reshape(-1, width)
+
+    return GroundTruth(
+        image=np.array([index for index, _ in flat], dtype=np.int64),
+        kind=np.array([one["kitti_type"] for _, one in flat], dtype=np.str_),
+        boxes=column("bbox", 4),
+        boxes3d=np.concatenate([column("location", 3), column("dimensions", 3), column("rotation_y", 1)], axis=1),
+        alpha=column("alpha", 1)[:, 0],
+        occlusion=column("occlusion", 1)[:, 0],
+        truncation=column("truncation", 1)[:, 0],
+    )
