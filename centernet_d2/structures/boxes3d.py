@@ -15,6 +15,7 @@ import shapely
 import torch
 from detectron2.structures import Boxes
 from torch import Tensor
+from tqdm import tqdm
 
 __all__ = [
     "Boxes3D",
@@ -32,6 +33,9 @@ __all__ = [
 # Corners in units of half the length and half the width, in the original's order; first the bottom, then the top.
 _SIDES = ((1, 1), (1, -1), (-1, -1), (-1, 1))
 _EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
+
+# Pairs of polygons that are held at once: about 100 MB.
+_CHUNK = 1 << 17
 
 
 class Boxes3D:
@@ -274,7 +278,7 @@ def paired_iou(
     first, second = first.astype(np.float64), second.astype(np.float64)
     near = np.flatnonzero(_may_touch(first, second, rows, columns))
     a, b = first[rows[near]], second[columns[near]]
-    shared = shapely.area(shapely.intersection(*(shapely.polygons(_footprints(boxes)) for boxes in (a, b))))
+    shared = _shared_areas(_footprints(a), _footprints(b))
     area_a, area_b = a[:, 4] * a[:, 5], b[:, 4] * b[:, 5]
     height = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 1] - a[:, 3], b[:, 1] - b[:, 3])
     volume = shared * height.clip(min=0)
@@ -298,6 +302,15 @@ def _may_touch(first: np.ndarray, second: np.ndarray, rows: np.ndarray, columns:
     with np.errstate(invalid="ignore"):
         close = np.hypot(x1 - x2, z1 - z2) < reach1 + reach2
     return np.logical_and(*sound) & close
+
+
+def _shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(K,) areas that (K, 4, 2) polygons have in common, in chunks: polygons are large objects."""
+    areas = np.empty(len(first))
+    for start in tqdm(range(0, len(first), _CHUNK), desc="overlaps", leave=False, disable=len(first) <= _CHUNK):
+        part = slice(start, start + _CHUNK)
+        areas[part] = shapely.area(shapely.intersection(shapely.polygons(first[part]), shapely.polygons(second[part])))
+    return areas
 
 
 def _footprints(boxes: np.ndarray) -> np.ndarray:

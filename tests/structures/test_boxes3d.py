@@ -187,6 +187,13 @@ def test_senseless_boxes_overlap_nothing(bad):
     assert iou3d(boxes, boxes).tolist() == [[0, 0], [0, 1]]
 
 
+def test_overlaps_in_chunks_are_the_same(monkeypatch):
+    first, second = random_boxes(6, 4), random_boxes(7, 5)
+    at_once = iou3d(first, second)
+    monkeypatch.setattr("centernet_d2.structures.boxes3d._CHUNK", 4)
+    assert torch.equal(iou3d(first, second), at_once)
+
+
 def test_overlaps_are_symmetric_and_agree_with_sampling():
     first, second = random_boxes(12, 2), random_boxes(9, 3)
     bev, volume = bev_iou(first, second), iou3d(first, second)
