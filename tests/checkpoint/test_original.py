@@ -7,11 +7,14 @@ from detectron2.engine import DefaultPredictor, default_argument_parser
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.checkpoint import CenterNetCheckpointer, fitting_configs, original_names, to_our_names
 from centernet_d2.modeling import CenterNet
+from conftest import ROOT
 from support.reference import synthetic
+from support.reference.networks import read_keys
 
 R_18 = "COCO-Detection/centernet_R_18_1x.yaml"
 DLA_34 = "COCO-Detection/centernet_DLA_34_1x.yaml"
 HG_104 = "COCO-Detection/centernet_HG_104.yaml"
+DLA_34_POSE = "COCO-Keypoints/centernet_DLA_34_1x.yaml"
 
 
 def config(name, *overrides):
@@ -52,7 +55,28 @@ def assert_filled(model, state):
         assert torch.equal(model.state_dict()[ours], state[original]), ours
 
 
-@pytest.mark.parametrize("name", [R_18, DLA_34])
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [
+        (R_18, "resdcn_18.ctdet"),
+        ("COCO-Detection/centernet_R_18_plain_1x.yaml", "res_18.ctdet"),
+        (DLA_34, "dla_34.ctdet"),
+        ("COCO-Detection/centernet_DLAv0_34_1x.yaml", "dlav0_34.ctdet"),
+        (HG_104, "hourglass.ctdet"),
+        (DLA_34_POSE, "dla_34.multi_pose"),
+    ],
+)
+def test_exported_names_are_the_recorded_ones(name, arch):
+    model = on_meta(name)
+    names = original_names(model)
+    ours = {
+        names[key]: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        for key, tensor in model.state_dict().items()
+    }
+    assert ours == read_keys(ROOT / "tests" / "golden" / "keys" / f"{arch}.txt")
+
+
+@pytest.mark.parametrize("name", [R_18, DLA_34, DLA_34_POSE])
 @pytest.mark.parametrize(("module", "zip_format"), [(True, False), (False, True)])
 def test_every_tensor_lands(tmp_path, name, module, zip_format):
     state = original_state(name)
@@ -144,6 +168,15 @@ def test_fine_tuning_starts_class_dependent_tensors_fresh(resnet_file, caplog):
     assert torch.equal(model.state_dict()["heads.CenterHead.stacks.0.heatmap.2.bias"], before)
     (line,) = [r.getMessage() for r in caplog.records if "fine-tuning from" in r.getMessage()]
     assert "heatmap.2.bias, heads.CenterHead.stacks.0.heatmap.2.weight starts fresh" in line
+
+
+def test_pose_starts_from_detection_as_in_the_original(dla_file):
+    state = original_state(DLA_34)
+    model = CenterNet(config(DLA_34_POSE))
+    CenterNetCheckpointer(model, fine_tune=True).load(dla_file)
+    for ours, original in original_names(model).items():
+        fresh = original.startswith(("hm.2.", "hps.", "hm_hp.", "hp_offset."))
+        assert fresh or torch.equal(model.state_dict()[ours], state[original]), ours
 
 
 def test_fine_tuning_still_needs_the_backbone(dla_file):
