@@ -22,6 +22,7 @@ def draw_instances(
     class_names: Sequence[str] | None = None,
     threshold: float = 0.3,
     metadata: Metadata | None = None,
+    joint_scores: bool = False,
 ) -> np.ndarray:
     """Draw detections (``pred_boxes``, ``scores``, ``pred_classes``) or ground truth (``gt_boxes``, ``gt_classes``).
 
@@ -34,6 +35,7 @@ def draw_instances(
         class_names: one color and name per class; without them, numbers.
         threshold: detections below this score are not drawn.
         metadata: of the data set, for names and lines of keypoints.
+        joint_scores: write its score beside every predicted keypoint.
 
     Returns:
         A new (H, W, 3) uint8 RGB picture.
@@ -49,9 +51,12 @@ def draw_instances(
     keypoints = next((instances.get(name) for name in ("pred_keypoints", "gt_keypoints") if instances.has(name)), None)
     drawer = Visualizer(image, metadata or Metadata(), scale=1.0)
     colors = [_class_color(i) for i in classes.tolist()]
-    return drawer.overlay_instances(
-        boxes=boxes, labels=labels, keypoints=keypoints, assigned_colors=colors, alpha=0.3
-    ).get_image()
+    drawer.overlay_instances(boxes=boxes, labels=labels, keypoints=keypoints, assigned_colors=colors, alpha=0.3)
+    if joint_scores and instances.has("pred_keypoints"):
+        for x, y, score in instances.pred_keypoints.flatten(0, 1).tolist():
+            if score > drawer.keypoint_threshold:
+                drawer.draw_text(f"{score:.2f}", (x + 2, y), font_size=7, horizontal_alignment="left")
+    return drawer.output.get_image()
 
 
 def _class_color(index: int) -> tuple[float, float, float]:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
 from centernet_d2.visualization import draw_heatmap, draw_instances, side_by_side
@@ -28,6 +29,20 @@ def test_ground_truth_has_no_scores():
     gt.gt_boxes, gt.gt_classes = Boxes(torch.tensor([[10.0, 10, 40, 50]])), torch.tensor([1])
     image = np.zeros((60, 80, 3), dtype=np.uint8)
     assert draw_instances(image, gt).any()
+
+
+def test_keypoints_are_drawn_with_lines_and_scores():
+    image = np.full((60, 80, 3), 90, dtype=np.uint8)
+    found = detections([0.9])
+    plain = draw_instances(image, found)
+    found.pred_keypoints = torch.tensor([[[15.0, 20, 0.8], [35.0, 40, 0.9], [25.0, 45, 0.01]]])
+    dots = draw_instances(image, found)
+    assert (dots[20, 15] != plain[20, 15]).any()
+    assert (dots[45, 25] == plain[45, 25]).all()
+    metadata = Metadata(keypoint_names=["a", "b", "c"], keypoint_connection_rules=[("a", "b", (255, 0, 0))])
+    lines = draw_instances(image, found, metadata=metadata)
+    assert (lines[30, 25] != dots[30, 25]).any()
+    assert (draw_instances(image, found, metadata=metadata, joint_scores=True) != lines).any()
 
 
 def test_the_heatmap_glows_where_its_peak_is():
