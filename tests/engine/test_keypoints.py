@@ -125,7 +125,7 @@ def test_kites_have_their_corners_where_they_are_drawn():
     assert len(KEYPOINTS) == 4
     assert FLIP_MAP == (("left", "right"),)
     for head, left, right, tail in kites:
-        light, dark = ((head + side + tail) / 3 for side in (left, right))
+        light, dark = ((left + right + end) / 3 for end in (head, tail))
         (x1, y1), (x2, y2) = light.round().astype(int), dark.round().astype(int)
         assert image[y1, x1].tolist() == [230, 230, 90]
         assert image[y2, x2].tolist() == [120, 20, 30]

@@ -21,7 +21,7 @@ _CORNERS = np.array([[0.0, -0.4], [-0.3, -0.1], [0.3, -0.1], [0.0, 0.6]])
 
 
 def draw_kites(rng: np.random.Generator, size: int, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """A picture with kites that fly next to each other; the left half of each is light, the right one dark.
+    """A picture with kites that fly next to each other; their fronts are light, their tails dark.
 
     Args:
         rng: source of everything random.
@@ -39,8 +39,8 @@ def draw_kites(rng: np.random.Generator, size: int, count: int) -> tuple[np.ndar
         center = np.array([(index + 0.5) * size / count, size * rng.uniform(0.4, 0.6)])
         corners = center + _CORNERS @ turn.T * min(size / count, size * 0.6) * rng.uniform(0.7, 1.0)
         head, left, right, tail = corners
-        for side, color in ((left, (230, 230, 90)), (right, (120, 20, 30))):
-            cv2.fillPoly(image, [np.round(np.stack([head, side, tail]) * 16).astype(np.int32)], color, cv2.LINE_AA, 4)
+        for end, color in ((head, (230, 230, 90)), (tail, (120, 20, 30))):
+            cv2.fillPoly(image, [np.round(np.stack([left, right, end]) * 16).astype(np.int32)], color, cv2.LINE_AA, 4)
         kites.append(corners)
     return image, kites
 
