@@ -14,7 +14,10 @@ OUTPUTS = {
     "decode": "dets|nms",
     "loss": "(loss|grad)_(?!norm).*|loss|prob|num_pos|stat_.*",
     "net": "(?!input$|weight$|bias$|conv_).*",
-    "post": "post.*|json.*|unproj|loc|rot_y|alpha|alpha_back|box3d|box2d|orient",
+    "post": (
+        "post.*|json.*|unproj|loc|rot_y|alpha|alpha_back|box3d|box2d|orient|merged|hard_nms_keep"
+        "|(linear|gaussian|hard)(_nt03|_s03|39)?(_n_valid)?"
+    ),
     "targets": "t_.*|gt_det|input|radius.*|each|combined|forward|inverse|points_.*|output|size_border",
     "test_pipeline": "c|s|out_hw|input_hw|batch|warped_u8|input_stride8",
 }

@@ -2,7 +2,18 @@
 
 from fnmatch import fnmatch
 
-from . import boxes3d, comparison, decode, losses, networks, pipeline, pose, post, targets  # noqa: F401 - they register
+from . import (  # noqa: F401 - they register their checks
+    boxes3d,
+    comparison,
+    decode,
+    losses,
+    networks,
+    pipeline,
+    pose,
+    post,
+    soft_nms,
+    targets,
+)
 from .comparison import CHECKS, Comparison
 
 __all__ = ["Comparison", "find_check"]
