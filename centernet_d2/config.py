@@ -41,6 +41,20 @@ def add_centernet_config(cfg: CfgNode) -> None:
 
     # Round COCO results to two decimals before they are evaluated, as the original did for its published figures.
     cfg.TEST.ROUND_RESULTS = False
+    # Suppress detections that overlap better ones by more than NMS_THRESH, at the very end: "class" for class by class,
+    # "agnostic" whatever the classes; "" does not, as in the paper.
+    cfg.TEST.NMS = ""
+    cfg.TEST.NMS_THRESH = 0.5
+    # Maps to replace by their ground truth at evaluation, each alone, then all together (the paper's error analysis).
+    cfg.TEST.CENTERNET_ORACLE = []
+    # Beside Detectron2's TEST.AUG.ENABLED and FLIP: test scales as factors; the paper's are 0.5, 0.75, 1, 1.25, 1.5.
+    cfg.TEST.AUG.SCALES = (1.0,)
+    # Average offsets over mirrored images too; the original takes those of the upright image (SPEC 9.2).
+    cfg.TEST.AUG.AVERAGE_OFFSETS = False
+    # How several scales are merged: "gaussian" as in the original, "linear" or "hard".
+    cfg.TEST.AUG.SOFT_NMS = "gaussian"
+    # Keep the rows that the original's soft-NMS leaves behind (SPEC 9.5), for comparisons with it.
+    cfg.TEST.AUG.KEEP_STALE = False
 
 
 def _add_model_keys(model: CfgNode) -> None:

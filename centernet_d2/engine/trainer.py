@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from ..data import CenterNetDatasetMapper
 from ..data.checks import check_coco_file, load_checked
 from ..evaluation.coco import RoundingCOCOEvaluator
 from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, lookup
+from ..modeling.test_time_augmentation import CenterNetWithTTA
 from .solver import build_optimizer
 
 __all__ = ["Trainer"]
@@ -117,9 +119,31 @@ class Trainer(DefaultTrainer):
         )
 
     @classmethod
-    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None) -> dict:
+        """Evaluate on DATASETS.TEST; with TEST.AUG.ENABLED once more with test-time augmentation.
+
+        Returns:
+            Metrics by task (by data set, if there are several), and again with ``_TTA`` behind the name. With given
+            `evaluators` only the former.
+        """
+        results = super().test(cfg, model, evaluators)
+        if evaluators is None and cfg.TEST.AUG.ENABLED:
+            results.update(cls._test_variant(cfg, CenterNetWithTTA(cfg, model), "TTA"))
+        return results
+
+    @classmethod
+    def _test_variant(cls, cfg: CfgNode, model: nn.Module, name: str) -> dict:
+        """Evaluate another way of testing; metrics and result folder have its name."""
+        logging.getLogger(__name__).info(f"evaluating with {name}")
+        folders = [os.path.join(cfg.OUTPUT_DIR, f"inference_{name}", dataset) for dataset in cfg.DATASETS.TEST]
+        pairs = zip(cfg.DATASETS.TEST, folders, strict=True)
+        results = super().test(cfg, model, [cls.build_evaluator(cfg, dataset, folder) for dataset, folder in pairs])
+        return {f"{key}_{name}": metrics for key, metrics in results.items()}
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
         """By the ``evaluator_type`` of the data set: COCO or Pascal VOC."""
-        folder = os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
+        folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         if evaluator_type(dataset_name) == "coco":
             evaluator = RoundingCOCOEvaluator if cfg.TEST.ROUND_RESULTS else COCOEvaluator
             return evaluator(

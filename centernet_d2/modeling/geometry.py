@@ -123,7 +123,7 @@ def _resize(image: Tensor, scale: float) -> Tensor:
     """Resize a (C, H, W) image as the original does: bilinear, no antialiasing, rounded to the image's own type."""
     if scale == 1.0:
         return image
-    height, width = (int(size * scale) for size in image.shape[-2:])
+    height, width = (max(1, int(size * scale)) for size in image.shape[-2:])
     pixels = cv2.resize(_to_pixels(image), (width, height), interpolation=cv2.INTER_LINEAR)
     return _from_pixels(pixels.reshape(height, width, -1), image.device)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -18,9 +18,10 @@ from ..config import check_choice
 from .geometry import Geometry, fixed_canvas, keep_canvas
 from .heads.point_head import PointHead, build_point_heads, lookup
 from .heatmap import RADIUS_POLICIES, top_peaks
+from .nms import NMS_MODES, suppress
 from .points import Peaks, Points, build_points
 
-__all__ = ["CenterNet"]
+__all__ = ["CenterNet", "group_by_shape"]
 
 TEST_RESOLUTIONS = ("keep", "fixed")
 
@@ -46,6 +47,8 @@ class CenterNet(nn.Module):
         score_threshold: float = 0.0,
         test_resolution: str = "keep",
         fixed_size: tuple[int, int] = (512, 512),
+        nms: str = "",
+        nms_threshold: float = 0.5,
     ) -> None:
         """
         Args:
@@ -60,6 +63,8 @@ class CenterNet(nn.Module):
             score_threshold: detections must score above this.
             test_resolution: "keep" or "fixed" (SPEC 9.1).
             fixed_size: height and width of the canvas for "fixed".
+            nms: "", "class" or "agnostic", see :func:`centernet_d2.modeling.nms.suppress`.
+            nms_threshold: intersection over union for it.
 
         Raises:
             ValueError: a parameter is unknown or does not fit another.
@@ -69,6 +74,9 @@ class CenterNet(nn.Module):
         check_choice("MODEL.CENTERNET.GAUSSIAN_RADIUS", gaussian_radius, RADIUS_POLICIES)
         check_choice("MODEL.CENTERNET.TEST_RESOLUTION", test_resolution, TEST_RESOLUTIONS)
         check_choice("INPUT.FORMAT", input_format, ("BGR", "RGB"))
+        check_choice("TEST.NMS", nms, NMS_MODES)
+        if nms and not any("boxes" in head.provides for head in heads.values()):
+            raise ValueError(f"TEST.NMS {nms} needs boxes: add BoxHead to MODEL.CENTERNET.HEADS")
         divisibility = backbone.size_divisibility
         if len(fixed_size) != 2 or any(size <= 0 or size % divisibility for size in fixed_size):
             raise ValueError(
@@ -87,6 +95,8 @@ class CenterNet(nn.Module):
         self.score_threshold = score_threshold
         self.test_resolution = test_resolution
         self.fixed_size = tuple(fixed_size)
+        self.nms = nms
+        self.nms_threshold = nms_threshold
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
@@ -105,6 +115,8 @@ class CenterNet(nn.Module):
             "score_threshold": cfg.MODEL.CENTERNET.SCORE_THRESH_TEST,
             "test_resolution": cfg.MODEL.CENTERNET.TEST_RESOLUTION,
             "fixed_size": cfg.INPUT.AFFINE.SIZE,
+            "nms": cfg.TEST.NMS,
+            "nms_threshold": cfg.TEST.NMS_THRESH,
         }
 
     @property
@@ -162,19 +174,27 @@ class CenterNet(nn.Module):
             losses.update({name: sum(loss[name] for loss in per_stack) / len(maps) for name in per_stack[0]})
         return losses
 
-    def inference(self, batched_inputs: Sequence[dict]) -> list[dict[str, Instances]]:
-        """Detect. Images whose canvases have the same size run together; the others never influence a result."""
+    def inference(self, batched_inputs: Sequence[dict], *, keep_heatmap: bool = False) -> list[dict[str, object]]:
+        """Detect. Images whose canvases have the same size run together; the others never influence a result.
+
+        Args:
+            batched_inputs: see :meth:`forward`.
+            keep_heatmap: add ``heatmap``, the strongest class of the center heatmap (1, h, w), and ``geometry``.
+        """
         canvases, geometries = self.preprocess_image(batched_inputs)
-        groups = defaultdict(list)
-        for index, canvas in enumerate(canvases):
-            groups[canvas.shape].append(index)
         results = [None] * len(canvases)
-        for members in groups.values():
+        for members in group_by_shape(canvases):
             maps = self.compute_test_maps(torch.stack([canvases[i] for i in members]))
             detections = self.detect(maps, [geometries[i] for i in members])
-            for index, instances in zip(members, detections, strict=True):
-                results[index] = {"instances": instances}
+            for index, instances, heatmap in zip(members, detections, maps["heatmap"], strict=True):
+                results[index] = {"instances": self.suppress(instances)}
+                if keep_heatmap:
+                    results[index].update(heatmap=heatmap.amax(dim=0, keepdim=True), geometry=geometries[index])
         return results
+
+    def suppress(self, instances: Instances) -> Instances:
+        """The optional non-maximum suppression of one image's detections."""
+        return suppress(instances, self.nms, self.nms_threshold)
 
     def detect(self, maps: dict[str, Tensor], geometries: Sequence[Geometry]) -> list[Instances]:
         """Activated maps of a batch -> detections in original pixels."""
@@ -248,6 +268,16 @@ class CenterNet(nn.Module):
             image, self.input_format, batched_inputs[0]["instances"], detections, maps["heatmap"][0], self.stride
         )
         storage.put_image("ground truth, predictions, heatmap", picture)
+
+
+def group_by_shape(canvases: Sequence[Tensor], limit: int | None = None) -> Iterator[list[int]]:
+    """Indices of canvases that can be stacked: groups of one shape, of `limit` members at most."""
+    groups = defaultdict(list)
+    for index, canvas in enumerate(canvases):
+        groups[canvas.shape].append(index)
+    for members in groups.values():
+        step = limit or len(members)
+        yield from (members[start : start + step] for start in range(0, len(members), step))
 
 
 def as_bytes(image: Tensor) -> Tensor:

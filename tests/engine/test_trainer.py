@@ -179,3 +179,14 @@ def run_quietly(args):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.main(args)
+
+
+def test_test_time_augmentation_is_reported_beside_the_plain_results(main, arguments, tmp_path):
+    aug = {"TEST__AUG__ENABLED": True, "TEST__AUG__SCALES": "(0.5, 1.0)", "SOLVER__MAX_ITER": 1}
+    trained = main(arguments(**aug))
+    weights = str(tmp_path / "out" / "model_final.pth")
+    evaluated = main(arguments("--eval-only", MODEL__WEIGHTS=weights, **aug))
+    for results in (trained, evaluated):
+        assert set(results) == {"bbox", "bbox_TTA"}
+        assert "AP" in results["bbox_TTA"]
+    assert (tmp_path / "out" / "inference_TTA" / "shapes_val" / "coco_instances_results.json").exists()

@@ -72,6 +72,8 @@ class CenterHead(PointHead):
         offset_loss: str = "l1",
         heatmap_weight: float = 1.0,
         offset_weight: float = 1.0,
+        average_offsets: bool = False,
+        stride: int = 4,
         **common: object,
     ) -> None:
         """
@@ -80,6 +82,8 @@ class CenterHead(PointHead):
             offset: predict the offset; without it centers are taken at the middle of their cell.
             offset_loss: "l1" or "smooth_l1".
             heatmap_weight, offset_weight: factors of the losses.
+            average_offsets: average the offset over mirrored images too. The original does not.
+            stride: image pixels per cell.
             common: see :class:`PointHead`.
 
         Raises:
@@ -91,6 +95,8 @@ class CenterHead(PointHead):
         self.offset_loss = offset_loss
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
+        self.average_offsets = average_offsets
+        self.stride = stride
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
@@ -101,6 +107,8 @@ class CenterHead(PointHead):
             "offset_loss": node.OFFSET_LOSS,
             "heatmap_weight": node.HEATMAP_WEIGHT,
             "offset_weight": node.OFFSET_WEIGHT,
+            "average_offsets": cfg.TEST.AUG.AVERAGE_OFFSETS,
+            "stride": input_shape.stride,
             **cls.common_config(cfg, input_shape, num_stacks),
         }
 
@@ -131,8 +139,16 @@ class CenterHead(PointHead):
         return losses
 
     def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
-        """The heatmap is averaged, the offset comes from the upright image alone (SPEC 9.2)."""
-        return {"heatmap": maps["heatmap"].flip(-1), "offset": None}
+        """The heatmap is averaged, the offset comes from the upright image alone (SPEC 9.2) unless asked for."""
+        upright = {"heatmap": maps["heatmap"].flip(-1)}
+        if "offset" in self.maps:
+            upright["offset"] = self._unflip_offset(maps["offset"]) if self.average_offsets else None
+        return upright
+
+    def _unflip_offset(self, offset: Tensor) -> Tensor:
+        """A mirror takes the pixels of a cell from 0 ... s - 1 to s - 1 ... 0, in units of 1 / s."""
+        x, y = offset.flip(-1).unbind(1)
+        return torch.stack([(self.stride - 1) / self.stride - x, y], dim=1)
 
     def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
         """(B, K) scores and classes, (B, K, 2) centers."""

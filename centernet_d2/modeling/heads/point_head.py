@@ -104,6 +104,9 @@ class PointHead(nn.Module):
     #: Decoded fields that earlier heads must provide, and those that this head provides.
     requires: tuple[str, ...] = ()
     provides: tuple[str, ...] = ()
+    #: Whether detections of several test scales can be merged, and whether only the best of them are kept (SPEC 9.4).
+    multi_scale: bool = True
+    limit_merged: bool = True
 
     def __init__(
         self,
