@@ -18,6 +18,7 @@ from . import model_zoo
 from .checkpoint import build_checkpointer as _build_checkpointer
 from .config import add_centernet_config, load_config
 from .modeling import CenterNet
+from .predictor import Predictor
 
 # DefaultPredictor looks this name up when it loads weights and offers no other way in. With ours it reads the files of
 # the original's authors, and reads nothing that could execute code, into CenterNets; other models are not affected.
@@ -25,4 +26,4 @@ _defaults.DetectionCheckpointer = _build_checkpointer
 
 __version__ = "0.1.0"
 
-__all__ = ["CenterNet", "add_centernet_config", "load_config", "model_zoo"]
+__all__ = ["CenterNet", "Predictor", "add_centernet_config", "load_config", "model_zoo"]

@@ -1,0 +1,71 @@
+"""Pictures of every kind as what a model reads: three colours of one byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from detectron2.data.detection_utils import _apply_exif_orientation
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+__all__ = ["as_color_bytes", "read_image"]
+
+
+def read_image(path: str | Path, image_format: str = "BGR") -> np.ndarray:
+    """Read an image file, turned upright as its EXIF data say, like Detectron2's ``read_image``.
+
+    Unlike there, 16-bit grey values are scaled and not cut off at 255; transparency is ignored in both.
+
+    Args:
+        path: a file of any type that Pillow knows.
+        image_format: "BGR" or "RGB".
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        OSError: the file does not exist or is no image; the message names it.
+    """
+    try:
+        with PathManager.open(str(path), "rb") as file, Image.open(file) as image:
+            image = _apply_exif_orientation(image)
+            if image.mode.startswith(("I", "F")):
+                pixels = _deep_grey(np.asarray(image))
+            else:
+                pixels = np.asarray(image.convert("RGB"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"the image {path} does not exist") from None
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over.
+        raise OSError(f"cannot read the image {path}: {error}") from error
+    rgb = as_color_bytes(pixels)
+    return np.ascontiguousarray(rgb[..., ::-1]) if image_format == "BGR" else rgb
+
+
+def _deep_grey(pixels: np.ndarray) -> np.ndarray:
+    """Grey values of more than 8 bits, in whichever type Pillow has them, as uint16."""
+    if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 65535:
+        raise ValueError(f"its values ({pixels.dtype}) are no grey values of 16 bits")
+    return pixels.astype(np.uint16)
+
+
+def as_color_bytes(pixels: np.ndarray) -> np.ndarray:
+    """An array of one, three or four channels as (H, W, 3) uint8; the order of the channels stays.
+
+    Args:
+        pixels: (H, W) or (H, W, 1) grey, (H, W, 3), or (H, W, 4) whose last channel is ignored; uint8, or uint16, which
+            is scaled from 0..65535.
+
+    Raises:
+        ValueError: another shape or type.
+    """
+    if not isinstance(pixels, np.ndarray) or pixels.dtype not in (np.uint8, np.uint16):
+        kind = getattr(pixels, "dtype", type(pixels).__name__)
+        raise ValueError(f"an image must be an array of uint8 or uint16, not {kind}")
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
+        raise ValueError(f"an image must be (H, W), or (H, W, C) with 1, 3 or 4 channels, not {pixels.shape}")
+    if pixels.dtype == np.uint16:
+        pixels = np.round(pixels / 257).astype(np.uint8)
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels[..., :3])

@@ -1,0 +1,181 @@
+"""Detection for Python users: arrays or paths in, Instances or COCO results out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
+from detectron2.modeling import build_model
+from detectron2.structures import Instances
+from torch import Tensor
+
+from . import model_zoo
+from .checkpoint import CenterNetCheckpointer
+from .config import load_config
+from .data.images import as_color_bytes, read_image
+from .data.register import register_datasets
+from .modeling import CenterNet, CenterNetWithTTA
+
+__all__ = ["Predictor", "dataset_metadata", "to_coco"]
+
+Image = np.ndarray | str | Path
+
+
+class Predictor:
+    """A model with everything around it, for one image or many.
+
+    ::
+
+        predictor = Predictor.from_zoo("COCO-Detection/centernet_DLA_34_2x.yaml", weights="ctdet_coco_dla_2x.pth")
+        instances = predictor("street.jpg")
+        many = predictor(["street.jpg", cv2.imread("river.png")])
+    """
+
+    def __init__(
+        self, model: CenterNet | CenterNetWithTTA, *, metadata: Metadata | None = None, batch_size: int = 4
+    ) -> None:
+        """
+        Args:
+            model: is put into evaluation mode.
+            metadata: names of the classes and their ids, as in Detectron2's MetadataCatalog.
+            batch_size: images that are in memory together; of these, images of one canvas size run together.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
+        self.model = model.eval()
+        self.metadata = metadata or Metadata()
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, *, batch_size: int = 4) -> Predictor:
+        """The model of a config with its MODEL.WEIGHTS; with TEST.AUG.ENABLED under test-time augmentation.
+
+        Raises:
+            ValueError: MODEL.WEIGHTS is empty, or does not fit the model.
+        """
+        if not cfg.MODEL.WEIGHTS:
+            raise ValueError("there are no weights to detect with: set MODEL.WEIGHTS")
+        model = build_model(cfg).eval()
+        CenterNetCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        if cfg.TEST.AUG.ENABLED:
+            model = CenterNetWithTTA(cfg, model, batch_size=batch_size)
+        return cls(model, metadata=dataset_metadata(cfg), batch_size=batch_size)
+
+    @classmethod
+    def from_zoo(
+        cls,
+        name: str,
+        weights: str | Path,
+        device: str | None = None,
+        *,
+        batch_size: int = 4,
+        overrides: Sequence[object] = (),
+    ) -> Predictor:
+        """A config of the model zoo by name, with weights of ours or of the original's authors.
+
+        Args:
+            name: one of :func:`centernet_d2.model_zoo.available`.
+            weights: file to load.
+            device: by default what the config says.
+            batch_size: see :class:`Predictor`.
+            overrides: alternating config keys and values.
+        """
+        options = [*overrides, "MODEL.WEIGHTS", str(weights), *(("MODEL.DEVICE", device) if device else ())]
+        return cls.from_config(load_config(model_zoo.get_config_file(name), options), batch_size=batch_size)
+
+    def __call__(self, images: Image | Sequence[Image]) -> Instances | list[Instances]:
+        """Detect in one image, or in each of a list.
+
+        Args:
+            images: a path, or an array of uint8 or uint16: (H, W) grey, (H, W, 3) BGR, (H, W, 4) BGR with transparency,
+                as OpenCV reads them. Or a list of these, of any sizes.
+
+        Returns:
+            Instances on the CPU, in pixels of the image (turned upright by its EXIF data); a list of them for a list.
+
+        Raises:
+            OSError: a file cannot be read.
+            ValueError: an array is no image.
+        """
+        if isinstance(images, (list, tuple)):
+            starts = range(0, len(images), self.batch_size)
+            batches = (self.detect(images[start : start + self.batch_size]) for start in starts)
+            return [result["instances"] for batch in batches for result in batch]
+        return self.detect([images])[0]["instances"]
+
+    @torch.no_grad()
+    def detect(self, images: Sequence[Image], *, keep_heatmap: bool = False) -> list[dict[str, object]]:
+        """One batch; see :meth:`CenterNet.inference` for what comes out."""
+        results = self.model.inference([{"image": self._load(image)} for image in images], keep_heatmap=keep_heatmap)
+        return [{**result, "instances": result["instances"].to("cpu")} for result in results]
+
+    def _load(self, image: Image) -> Tensor:
+        """(3, H, W) uint8 in the model's order of colours."""
+        bgr = read_image(image) if isinstance(image, (str, Path)) else as_color_bytes(image)
+        pixels = bgr if self.model.input_format == "BGR" else bgr[..., ::-1]
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+    def to_coco(self, instances: Instances, image_id: int) -> list[dict[str, object]]:
+        """:func:`to_coco` with the category ids of the model's data set."""
+        return to_coco(instances, image_id, self.category_ids)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        return self.metadata.get("thing_classes")
+
+    @property
+    def category_ids(self) -> list[int] | None:
+        """The data set's id of each class."""
+        ids = self.metadata.get("thing_dataset_id_to_contiguous_id")
+        return sorted(ids, key=ids.get) if ids else None
+
+
+def to_coco(instances: Instances, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, object]]:
+    """Detections of one image in COCO's results format.
+
+    Args:
+        instances: with ``pred_boxes``, ``scores``, ``pred_classes``; keypoints become ``keypoints``, any other tensor
+            ``pred_x`` becomes an entry ``x``.
+        image_id: of the image.
+        category_ids: of each class; by default the number of the class, from 0.
+
+    Returns:
+        One dict per detection: image_id, category_id, bbox (x, y, width, height) and score.
+    """
+    fields = dict(instances.to("cpu").get_fields())
+    if "pred_keypoints" in fields:  # Detectron2's function below shifts them in place.
+        fields["pred_keypoints"] = fields["pred_keypoints"].clone()
+    results = instances_to_coco_json(Instances(instances.image_size, **fields), image_id)
+    known = ("pred_boxes", "pred_classes", "pred_keypoints")
+    for name in (name for name in fields if name.startswith("pred_") and name not in known):
+        if isinstance(value := fields[name], Tensor):
+            for result, own in zip(results, value.tolist(), strict=True):
+                result[name.removeprefix("pred_")] = own
+    for result in results:
+        if category_ids:
+            result["category_id"] = category_ids[result["category_id"]]
+    return results
+
+
+def dataset_metadata(cfg: CfgNode) -> Metadata:
+    """Names and ids of the classes, from the first data set of a config that has them.
+
+    Returns:
+        Empty metadata where no data set is at hand, or where it has other classes than the model.
+    """
+    try:
+        register_datasets(cfg.DATASETS.REGISTER)
+    except FileNotFoundError:  # Its annotations are needed for training only.
+        return Metadata()
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
+        metadata = MetadataCatalog.get(name) if name in DatasetCatalog.list() else Metadata()
+        if metadata.get("json_file") and not metadata.get("thing_classes"):
+            DatasetCatalog.get(name)  # Reading the annotations fills in the names.
+        if len(metadata.get("thing_classes", ())) == cfg.MODEL.CENTERNET.NUM_CLASSES:
+            return metadata
+    return Metadata()

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from centernet_d2.data.images import as_color_bytes, read_image
+
+COLOR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+def save(path, pixels, **options):
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def test_colours_come_in_the_order_asked_for(tmp_path):
+    path = save(tmp_path / "a.png", COLOR)
+    assert (read_image(path, "RGB") == COLOR).all()
+    assert (read_image(path) == COLOR[..., ::-1]).all()
+
+
+def test_grey_transparent_palette_and_bilevel_images_have_three_colours(tmp_path):
+    grey, alpha = COLOR[..., 0], np.full((6, 9, 1), 7, dtype=np.uint8)
+    assert (read_image(save(tmp_path / "grey.png", grey)) == grey[..., None]).all()
+    assert (read_image(save(tmp_path / "rgba.png", np.concatenate([COLOR, alpha], axis=2)), "RGB") == COLOR).all()
+    for mode in ("P", "1", "LA", "CMYK"):
+        path = tmp_path / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
+        Image.fromarray(COLOR).convert(mode).save(path)
+        assert read_image(path).shape == (6, 9, 3)
+
+
+def test_16_bits_are_scaled_and_not_cut_off(tmp_path):
+    deep = (np.arange(54, dtype=np.uint16) * 1213).reshape(6, 9)
+    expected = np.round(deep / 257)[..., None].astype(np.uint8)
+    assert (read_image(save(tmp_path / "deep.png", deep)) == expected).all()
+    assert (as_color_bytes(deep) == expected).all()
+    assert len(np.unique(expected)) == 54
+
+
+def test_photographs_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    path = save(tmp_path / "turned.png", COLOR, exif=exif)
+    assert (read_image(path, "RGB") == np.rot90(COLOR, -1)).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"not an image", None])
+def test_what_is_no_image_is_named(tmp_path, content):
+    path = tmp_path / "größe 1.png"
+    if content is None:
+        save(path, COLOR)
+        content = path.read_bytes()[:-30]
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="cannot read the image .*größe 1.png"):
+        read_image(path)
+    with pytest.raises(FileNotFoundError, match="nowhere.png does not exist"):
+        read_image(tmp_path / "nowhere.png")
+
+
+def test_floats_have_no_known_range(tmp_path):
+    path = tmp_path / "float.tiff"
+    save(path, np.zeros((4, 4), dtype=np.float32))
+    with pytest.raises(OSError, match="float.tiff: its values .float32. are no grey values"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((4, 4, 3)), "uint8 or uint16, not float64"),
+        ([1, 2], "not list"),
+        (np.zeros((4, 4, 2), dtype=np.uint8), r"not \(4, 4, 2\)"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), r"not \(0, 4, 3\)"),
+    ],
+)
+def test_what_is_no_picture_is_refused(pixels, message):
+    with pytest.raises(ValueError, match=message):
+        as_color_bytes(pixels)

@@ -1,0 +1,111 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import Metadata
+from detectron2.structures import Boxes, Instances
+
+from centernet_d2 import Predictor, load_config, model_zoo
+from centernet_d2.modeling import CenterNet, CenterNetWithTTA
+from centernet_d2.predictor import dataset_metadata, to_coco
+from support.models import stub_model
+
+ZOO = "Shapes/centernet_R_18_shapes.yaml"
+
+
+def picture(seed=0, size=(48, 70)):
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def predictor():
+    torch.manual_seed(0)
+    return Predictor(stub_model(max_detections=5), batch_size=2)
+
+
+def same(one, other):
+    return torch.allclose(one.scores, other.scores, atol=1e-5) and torch.allclose(
+        one.pred_boxes.tensor, other.pred_boxes.tensor, atol=1e-3
+    )
+
+
+def test_arrays_paths_and_lists_give_the_same(predictor, tmp_path):
+    path = tmp_path / "ein Bild mit ü.png"
+    path.write_bytes(cv2.imencode(".png", picture())[1].tobytes())
+    alone = predictor(picture())
+    assert len(alone) == 5
+    assert alone.image_size == (48, 70)
+    assert same(predictor(path), alone)
+    assert same(predictor(str(path)), alone)
+    many = predictor([picture(), path, picture(1, (30, 99)), picture(2), picture()])
+    assert [found.image_size for found in many] == [(48, 70), (48, 70), (30, 99), (48, 70), (48, 70)]
+    assert all(same(many[i], alone) for i in (0, 1, 4))
+    assert same(many[2], predictor(picture(1, (30, 99))))
+    assert predictor([]) == []
+
+
+def test_grey_transparent_and_deep_arrays(predictor):
+    grey = picture()[..., 0]
+    reference = predictor(np.repeat(grey[..., None], 3, axis=2))
+    assert same(predictor(grey), reference)
+    assert same(predictor(grey.astype(np.uint16) * 257), reference)
+    assert same(predictor(np.dstack([picture(), grey])), predictor(picture()))
+
+
+def test_a_model_that_reads_rgb_gets_rgb(predictor):
+    rgb = Predictor(predictor.model)
+    before = predictor(picture())
+    rgb.model.input_format = "RGB"
+    assert same(rgb(np.ascontiguousarray(picture()[..., ::-1])), before)
+
+
+def test_with_test_time_augmentation_a_list_is_like_single_images():
+    torch.manual_seed(0)
+    predictor = Predictor(CenterNetWithTTA(model=stub_model(max_detections=5).eval(), scales=(0.5, 1)), batch_size=3)
+    pictures = [picture(seed, size) for seed, size in enumerate([(48, 70), (30, 99), (48, 70), (48, 70)])]
+    assert all(same(found, predictor(one)) for found, one in zip(predictor(pictures), pictures, strict=True))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "model.pth"
+    model = CenterNet(load_config(model_zoo.get_config_file(ZOO), ["MODEL.DEVICE", "cpu"]))
+    torch.save({"model": model.state_dict()}, path)
+    return path
+
+
+def test_a_config_of_the_zoo_and_weights_are_enough(weights, monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    predictor = Predictor.from_zoo(ZOO, weights=weights, device="cpu", overrides=["TEST.DETECTIONS_PER_IMAGE", 3])
+    assert len(predictor(picture())) == 3
+    assert predictor.class_names is predictor.category_ids is None
+    augmented = Predictor.from_zoo(ZOO, weights, overrides=["TEST.AUG.ENABLED", True])
+    assert isinstance(augmented.model, CenterNetWithTTA)
+    with pytest.raises(ValueError, match="no weights to detect with: set MODEL.WEIGHTS"):
+        Predictor.from_config(load_config(model_zoo.get_config_file(ZOO)))
+    with pytest.raises(ValueError, match="must be at least 1"):
+        Predictor(predictor.model, batch_size=0)
+
+
+def test_names_and_ids_come_from_the_data_set():
+    cfg = load_config(model_zoo.get_config_file("COCO-Detection/centernet_R_18_1x.yaml"))
+    predictor = Predictor(stub_model(), metadata=dataset_metadata(cfg))
+    assert predictor.class_names[:2] == ["person", "bicycle"]
+    assert predictor.category_ids[-1] == 90
+    cfg.MODEL.CENTERNET.NUM_CLASSES = 3
+    assert dataset_metadata(cfg).get("thing_classes") is None
+
+
+def test_results_in_coco_format():
+    found = Instances((50, 50))
+    found.pred_boxes, found.scores = Boxes(torch.tensor([[1.0, 2, 4, 8]])), torch.tensor([0.5])
+    found.pred_classes = torch.tensor([1])
+    plain = {"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 6], "score": 0.5}
+    assert to_coco(found, 7) == [plain]
+    found.pred_keypoints, found.pred_tilt = torch.full((1, 2, 3), 2.5), torch.tensor([0.25])
+    rich = {**plain, "category_id": 20, "keypoints": [2.0, 2.0, 2.5] * 2, "tilt": 0.25}
+    assert to_coco(found, 7, [10, 20]) == [rich]
+    assert (found.pred_keypoints == 2.5).all()
+    metadata = Metadata(thing_dataset_id_to_contiguous_id={20: 1, 10: 0})
+    assert Predictor(stub_model(), metadata=metadata).to_coco(found, 7) == [rich]
+    assert to_coco(found[:0], 7) == []
