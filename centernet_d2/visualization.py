@@ -41,6 +41,7 @@ def draw_instances(
         A new (H, W, 3) uint8 RGB picture.
     """
     instances = instances.to("cpu")
+    prefix = "pred" if instances.has("scores") else "gt"
     if instances.has("scores"):
         instances = instances[instances.scores > threshold]
         boxes, classes, scores = instances.pred_boxes, instances.pred_classes, instances.scores.tolist()
@@ -48,12 +49,14 @@ def draw_instances(
         boxes, classes, scores = instances.gt_boxes, instances.gt_classes, [None] * len(instances)
     names = [class_names[i] if class_names else str(i) for i in classes.tolist()]
     labels = [name if score is None else f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
-    keypoints = next((instances.get(name) for name in ("pred_keypoints", "gt_keypoints") if instances.has(name)), None)
+    # An empty set of keypoints would make the Visualizer stumble.
+    has_keypoints = len(instances) > 0 and instances.has(f"{prefix}_keypoints")
+    keypoints = instances.get(f"{prefix}_keypoints") if has_keypoints else None
     drawer = Visualizer(image, metadata or Metadata(), scale=1.0)
     colors = [_class_color(i) for i in classes.tolist()]
     drawer.overlay_instances(boxes=boxes, labels=labels, keypoints=keypoints, assigned_colors=colors, alpha=0.3)
-    if joint_scores and instances.has("pred_keypoints"):
-        for x, y, score in instances.pred_keypoints.flatten(0, 1).tolist():
+    if joint_scores and has_keypoints and prefix == "pred":
+        for x, y, score in keypoints.flatten(0, 1).tolist():
             if score > drawer.keypoint_threshold:
                 drawer.draw_text(f"{score:.2f}", (x + 2, y), font_size=7, horizontal_alignment="left")
     return drawer.output.get_image()

@@ -57,3 +57,14 @@ def test_small_pictures_are_enlarged_side_by_side():
     picture = np.zeros((60, 80, 3), dtype=np.uint8)
     row = side_by_side([picture, picture], ["one", "two"], min_width=150)
     assert row.shape == (120 + 24, 2 * 160 + 6, 3)
+
+
+def test_keypoints_are_drawn_and_connected():
+    image = np.zeros((60, 80, 3), dtype=np.uint8)
+    found = detections([0.9, 0.1])
+    plain = draw_instances(image, found)
+    found.pred_keypoints = torch.tensor([[[12.0, 12, 1], [38, 48, 1]]] * 2)
+    metadata = Metadata(keypoint_names=["a", "b"], keypoint_connection_rules=[("a", "b", (0, 255, 0))])
+    drawn = draw_instances(image, found, metadata=metadata)
+    assert (drawn != plain).any(axis=2).sum() > 20
+    assert (draw_instances(image, found, threshold=0.95, metadata=metadata) == image).all()

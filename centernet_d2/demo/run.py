@@ -1,0 +1,168 @@
+"""The command line of demo.py: detect in pictures, draw, write."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import numpy as np
+from detectron2.config import CfgNode
+from tqdm import tqdm
+
+from .. import model_zoo
+from ..config import load_config
+from ..predictor import Predictor
+from ..visualization import draw_heatmap, draw_instances
+from .sinks import CODECS, JsonSink, PictureSink, Sink, VideoSink, refuse_existing
+from .sources import Frame, ImageSource, VideoSource, open_source
+
+__all__ = ["main"]
+
+USAGE = """Detect objects in pictures, draw them, and write them down. Needs no screen.
+
+    demo.py photo.jpg folder/ 'more/*.png' --config-file CONFIG --weights model.pth --output pictures/
+    demo.py video.mp4 --config-file CONFIG --weights model.pth --output drawn.mp4 --json results.json
+    demo.py --camera 0 --config-file CONFIG --weights model.pth --output drawn.avi   (Ctrl-C stops)
+
+CONFIG is a file or the name of one in the model zoo. Exit code: 0; 1 if a picture could not be read or an option is
+wrong; 130 after Ctrl-C, which leaves valid files."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", nargs="*", help="images, folders, globs, or one video")
+    parser.add_argument("--camera", type=int, metavar="NUMBER", help="read from a camera")
+    parser.add_argument("--config-file", required=True, help="a file, or a name such as COCO-Detection/...")
+    parser.add_argument("--weights", default="", help="default: MODEL.WEIGHTS of the config")
+    parser.add_argument("--device", help="cpu, cuda, ...; default: MODEL.DEVICE of the config")
+    parser.add_argument("--output", type=Path, help=f"folder for pictures, or a video ({', '.join(CODECS)})")
+    parser.add_argument("--json", type=Path, help="file for all detections in COCO's results format")
+    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score that is drawn (JSON has them all)")
+    parser.add_argument("--heatmap", action="store_true", help="lay the heatmap of the centers over the pictures")
+    parser.add_argument("--batch-size", type=int, default=1, help="pictures that are in memory together")
+    parser.add_argument("--max-frames", type=int, help="stop after so many pictures")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values, at the end")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    try:
+        if args.output is None and args.json is None:
+            raise ValueError("there is nothing to write: give --output, --json or both")
+        for path in filter(None, (args.output, args.json)):
+            refuse_existing(path)
+        return run(args, open_source(args.inputs, args.camera))
+    except (OSError, ValueError, KeyError) as error:
+        message = error.args[0] if isinstance(error, KeyError) else error
+        print(f"{parser.prog}: {message}", file=sys.stderr)
+        return 1
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The config of a command line: a file if there is one, else a name of the model zoo."""
+    named = args.config_file
+    file = named if Path(named).is_file() or named not in model_zoo.available() else model_zoo.get_config_file(named)
+    options = list(args.opts)
+    for key, value in (("MODEL.WEIGHTS", args.weights), ("MODEL.DEVICE", args.device)):
+        options += [key, value] if value else []
+    try:
+        return load_config(file, options)
+    except AssertionError as error:  # what yacs says about unknown keys
+        raise ValueError(f"--opts: {error}") from error
+
+
+def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
+    """Detect in everything that the source gives. Returns the exit code."""
+    predictor = Predictor.from_config(read_config(args), batch_size=args.batch_size)
+    done, skipped, start = 0, 0, time.perf_counter()
+    with ExitStack() as stack:
+        sinks = open_sinks(args, source.rate, stack)
+        bar = stack.enter_context(tqdm(total=len(source) or None, unit=" images", smoothing=0.1))
+        interrupts = stack.enter_context(interrupts_noted())
+        for batch in batches(source, args.batch_size, args.max_frames):
+            readable = [frame for frame in batch if frame.image is not None]
+            for frame in batch:
+                if frame.image is None:
+                    tqdm.write(f"skipped: {frame.error}", file=sys.stderr)
+            process(readable, predictor, sinks, args)
+            done, skipped = done + len(readable), skipped + len(batch) - len(readable)
+            bar.update(len(batch))
+            if interrupts:
+                break
+    rate = done / (time.perf_counter() - start)
+    print(f"{done} images, {rate:.1f} images/s" + (f", {skipped} could not be read" if skipped else ""))
+    if interrupts:
+        print("stopped; what was written until then is complete", file=sys.stderr)
+        return 130
+    return 1 if skipped else 0
+
+
+@contextmanager
+def interrupts_noted() -> Iterator[list[int]]:
+    """Ctrl-C puts its signal into the list instead of raising somewhere within a file; a second one raises."""
+    noted = []
+
+    def note(number: int, frame: object) -> None:
+        if noted:
+            raise KeyboardInterrupt
+        noted.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def open_sinks(args: argparse.Namespace, rate: float | None, stack: ExitStack) -> dict[str, Sink]:
+    """The sinks of a command line, closed with the stack."""
+    sinks = {}
+    if args.output is not None:
+        is_video = args.output.suffix.lower() in CODECS or (rate is not None and args.output.suffix != "")
+        sinks["pictures"] = VideoSink(args.output, rate or 1.0) if is_video else PictureSink(args.output)
+        stack.enter_context(sinks["pictures"])
+    if args.json is not None:
+        sinks["json"] = stack.enter_context(JsonSink(args.json))
+    return sinks
+
+
+def batches(source: Iterable[Frame], size: int, limit: int | None = None) -> Iterator[list[Frame]]:
+    """Frames in lists of `size`, `limit` of them in all."""
+    batch = []
+    for frame in source:
+        batch.append(frame)
+        if len(batch) == size or frame.number == limit:
+            yield batch
+            batch = []
+        if frame.number == limit:
+            return
+    if batch:
+        yield batch
+
+
+def process(frames: Sequence[Frame], predictor: Predictor, sinks: dict[str, Sink], args: argparse.Namespace) -> None:
+    """Detect in a batch and hand the results to the sinks."""
+    results = predictor.detect([frame.image for frame in frames], keep_heatmap=args.heatmap) if frames else []
+    for frame, result in zip(frames, results, strict=True):
+        if "json" in sinks:
+            entries = predictor.to_coco(result["instances"], frame.number)
+            sinks["json"].write([{**entry, "file_name": frame.name} for entry in entries])
+        if "pictures" in sinks:
+            sinks["pictures"].write(frame.name, draw(frame.image, result, predictor, args.threshold))
+
+
+def draw(image: np.ndarray, result: dict, predictor: Predictor, threshold: float) -> np.ndarray:
+    """(H, W, 3) uint8 BGR with the detections, over the heatmap if the result has one."""
+    rgb = image[..., ::-1]
+    if "heatmap" in result:
+        rgb = draw_heatmap(rgb, result["heatmap"], result["geometry"].to_image)
+    drawn = draw_instances(rgb, result["instances"], predictor.class_names, threshold, predictor.metadata)
+    return np.ascontiguousarray(drawn[..., ::-1])

@@ -1,0 +1,134 @@
+"""Where pictures come from: files, folders, globs, a video, a camera."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..data.images import read_image
+
+__all__ = ["Frame", "ImageSource", "VideoSource", "find_images", "open_source"]
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture.
+
+    Attributes:
+        number: 1, 2, ... in the order of the source, broken ones included.
+        name: file name; for a video its name and the number of the frame.
+        image: (H, W, 3) uint8 BGR; None where it cannot be read.
+        error: why not.
+    """
+
+    number: int
+    name: str
+    image: np.ndarray | None
+    error: str = ""
+
+
+class ImageSource:
+    """Image files, read when their turn comes."""
+
+    #: Frames per second; images have none.
+    rate: float | None = None
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number, path in enumerate(self.paths, 1):
+            try:
+                yield Frame(number, path.name, read_image(path))
+            except OSError as error:
+                yield Frame(number, path.name, None, str(error))
+
+
+class VideoSource:
+    """The frames of a video file, or of a camera until it is stopped."""
+
+    def __init__(self, origin: str | int) -> None:
+        """
+        Args:
+            origin: path of a file, or number of a camera.
+
+        Raises:
+            OSError: OpenCV cannot open it.
+        """
+        self.name = f"camera{origin}" if isinstance(origin, int) else Path(origin).stem
+        self.capture = cv2.VideoCapture(origin)
+        if not self.capture.isOpened():
+            what = f"the camera {origin}" if isinstance(origin, int) else f"the video {origin}"
+            raise OSError(f"cannot open {what}")
+        self.rate = self.capture.get(cv2.CAP_PROP_FPS) or 25.0
+
+    def __len__(self) -> int:
+        """Number of frames as the file states it; 0 if it does not, as cameras."""
+        return max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+    def __iter__(self) -> Iterator[Frame]:
+        number = 0
+        try:
+            while True:
+                more, image = self.capture.read()
+                if not more:
+                    return
+                number += 1
+                yield Frame(number, f"{self.name}-{number:06d}", image)
+        finally:
+            self.capture.release()
+
+
+def find_images(inputs: Sequence[str]) -> list[Path]:
+    """Files as they are named, the images of folders and the matches of globs, in order and each once.
+
+    Raises:
+        FileNotFoundError: an input leads to no image.
+    """
+    found = []
+    for entry in inputs:
+        path = Path(entry)
+        if path.is_dir():
+            own = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        elif path.exists():
+            own = [path]
+        else:
+            matches = (Path(match) for match in sorted(glob.glob(entry, recursive=True)))
+            own = [match for match in matches if match.is_file()]
+        if not own:
+            what = "the folder has no images" if path.is_dir() else "no such file, folder or glob with matches"
+            raise FileNotFoundError(f"{entry}: {what}")
+        found.extend(own)
+    return list(dict.fromkeys(found))
+
+
+def open_source(inputs: Sequence[str], camera: int | None = None) -> ImageSource | VideoSource:
+    """The source that a command line names.
+
+    Raises:
+        ValueError: there is nothing to read, or videos among other inputs.
+        OSError: something cannot be found or opened.
+    """
+    if camera is not None:
+        if inputs:
+            raise ValueError("give either inputs or --camera")
+        return VideoSource(camera)
+    if not inputs:
+        raise ValueError("there is nothing to look at: name images, folders, globs or a video, or give --camera")
+    paths = find_images(inputs)
+    if not any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths):
+        return ImageSource(paths)
+    if len(paths) > 1:
+        raise ValueError("a video must be the only input")
+    return VideoSource(str(paths[0]))

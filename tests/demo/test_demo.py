@@ -1,0 +1,221 @@
+import json
+import signal
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from centernet_d2 import load_config, model_zoo
+from centernet_d2.data.datasets.shapes import draw_shapes
+from centernet_d2.demo import run as demo
+from centernet_d2.demo.sinks import JsonSink, PictureSink, VideoSink
+from centernet_d2.demo.sources import VideoSource, find_images, open_source
+from centernet_d2.modeling import CenterNet
+
+ZOO = "Shapes/centernet_R_18_shapes.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _no_data_sets(monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "model.pth"
+    torch.manual_seed(0)
+    torch.save({"model": CenterNet(load_config(model_zoo.get_config_file(ZOO))).state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def call(weights, capsys):
+    """A function (arguments...) -> exit code, standard output, standard error of the demo."""
+
+    def run(*arguments, config=ZOO):
+        options = ["--config-file", str(config), "--weights", str(weights), "--device", "cpu"]
+        code = demo.main([*map(str, arguments), *options])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def pixels(seed=0, size=(48, 70)):
+    return draw_shapes(np.random.default_rng(seed), size)[0]
+
+
+def write(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures of every kind under a name with spaces and non-ASCII letters."""
+    root = tmp_path / "Bilder für später"
+    write(root / "colour.png", pixels(0))
+    write(root / "photo ü.jpg", pixels(1, (64, 50)))
+    write(root / "grey.png", pixels(2)[..., 0])
+    write(root / "alpha.PNG", np.dstack([pixels(3), pixels(3)[..., :1]]))
+    write(root / "deep.png", pixels(4)[..., 0].astype(np.uint16) * 257)
+    (root / "broken.png").write_bytes((root / "colour.png").read_bytes()[:100])
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (70, 48))
+    for seed in range(7):
+        writer.write(pixels(seed))
+    writer.release()
+    return path
+
+
+def frames(path):
+    return [frame.image for frame in VideoSource(str(path))]
+
+
+def test_a_folder_of_all_kinds_with_a_broken_file(call, folder, tmp_path):
+    output, results = tmp_path / "Ergebnis ö" / "pictures", tmp_path / "Ergebnis ö" / "results.json"
+    code, out, err = call(folder, "--output", output, "--json", results, "--batch-size", 4, "--threshold", 2)
+    assert code == 1
+    assert err.count("skipped: cannot read the image") == 1
+    assert "broken.png" in err
+    assert "5 images, " in out
+    assert "1 could not be read" in out
+    pictures = {path.name: cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), 1) for path in output.iterdir()}
+    assert set(pictures) == {"colour.png", "photo ü.png", "grey.png", "alpha.png", "deep.png"}
+    assert pictures["photo ü.png"].shape == (64, 50, 3)
+    assert (pictures["deep.png"] == pixels(4)[..., :1]).all()  # scaled, not white all over
+    entries = json.loads(results.read_text(encoding="utf-8"))
+    assert {entry["file_name"] for entry in entries} == {path.name for path in folder.glob("*.*g")} - {"broken.png"} | {
+        "alpha.PNG"
+    }
+    assert {"image_id", "category_id", "bbox", "score", "file_name"} == set(entries[0])
+
+
+def test_files_globs_and_a_config_file(call, folder, tmp_path):
+    config = tmp_path / "my config.yaml"
+    config.write_text(load_config(model_zoo.get_config_file(ZOO)).dump())
+    arguments = [folder / "colour.png", folder / "*.jpg", folder / "colour.png"]
+    code, out, _ = call(*arguments, "--output", tmp_path / "out", "--heatmap", config=config)
+    assert code == 0
+    assert "2 images, " in out
+    drawn = cv2.imread(str(tmp_path / "out" / "colour.png"))
+    assert drawn.mean() < pixels(0).mean()  # dimmed under the heatmap
+
+
+def test_a_video_becomes_a_video(call, video, tmp_path):
+    code, out, _ = call(video, "--output", tmp_path / "drawn.mp4", "--json", tmp_path / "r.json", "--threshold", 2)
+    assert code == 0
+    assert "7 images, " in out
+    drawn = frames(tmp_path / "drawn.mp4")
+    assert [frame.shape for frame in drawn] == [(48, 70, 3)] * 7
+    assert np.abs(drawn[3].astype(int) - frames(video)[3]).mean() < 12
+    assert {entry["image_id"] for entry in json.loads((tmp_path / "r.json").read_text())} == set(range(1, 8))
+
+
+def test_a_video_may_become_pictures(call, video, tmp_path):
+    assert call(video, "--output", tmp_path / "frames", "--max-frames", 3, "--batch-size", 2)[0] == 0
+    names = sorted(path.name for path in (tmp_path / "frames").iterdir())
+    assert names == [f"clip-{number:06d}.png" for number in (1, 2, 3)]
+
+
+def test_ctrl_c_leaves_complete_files(call, video, tmp_path, monkeypatch):
+    process = demo.process
+
+    def interrupted(batch, *rest):
+        if batch[0].number == 3:
+            signal.raise_signal(signal.SIGINT)
+        process(batch, *rest)
+
+    monkeypatch.setattr(demo, "process", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    code, out, err = call(video, "--output", tmp_path / "drawn.avi", "--json", tmp_path / "r.json")
+    assert (code, signal.getsignal(signal.SIGINT)) == (130, before)
+    assert "3 images" in out
+    assert "stopped" in err
+    assert len(frames(tmp_path / "drawn.avi")) == 3
+    assert {entry["image_id"] for entry in json.loads((tmp_path / "r.json").read_text())} == {1, 2, 3}
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    with demo.interrupts_noted() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_nothing_is_overwritten(call, folder, tmp_path):
+    image = folder / "colour.png"
+    write(tmp_path / "full" / "colour.png", pixels())
+    (tmp_path / "r.json").write_text("mine")
+    for option, path in (("--output", tmp_path / "full"), ("--json", tmp_path / "r.json")):
+        code, _, err = call(image, option, path)
+        assert code == 1
+        assert f"{path} exists already; nothing is overwritten" in err
+    assert (tmp_path / "r.json").read_text() == "mine"
+    assert call(image, "--output", tmp_path / "drawn.mp4")[0] == 0
+    assert call(image, "--output", tmp_path / "drawn.mp4")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.png", "--json", "r.json"], "nowhere.png: no such file, folder or glob"),
+        (["--json", "r.json"], "there is nothing to look at"),
+        (["colour.png"], "there is nothing to write"),
+        (["colour.png", "--camera", "0", "--json", "r.json"], "give either inputs or --camera"),
+        (["--camera", "77", "--json", "r.json"], "cannot open the camera 77"),
+        (["clip.avi", "colour.png", "--json", "r.json"], "a video must be the only input"),
+        (["colour.png", "--json", "r.json", "--opts", "MODEL.NOTHING", "1"], "--opts: Non-existent key: MODEL.NOTHING"),
+        (["colour.png", "--json", "r.json", "--opts", "MODEL.WEIGHTS", ""], "there are no weights to detect with"),
+        (["clip.avi", "--output", "drawn.mov"], "drawn.mov: videos end in .mp4 or .avi"),
+        (["broken.avi", "--json", "r.json"], "cannot open the video broken.avi"),
+        (["empty", "--json", "r.json"], "empty: the folder has no images"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(weights, capsys, tmp_path, monkeypatch, arguments, message, video):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "colour.png", pixels())
+    (tmp_path / "broken.avi").write_text("nothing")
+    (tmp_path / "empty").mkdir()
+    options = ["--config-file", ZOO, "--device", "cpu", *(["--weights", str(weights)] if "" not in arguments else [])]
+    assert demo.main([*options, *arguments]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_inputs_keep_their_order_and_come_once(folder):
+    names = [path.name for path in find_images([str(folder / "grey.png"), str(folder)])]
+    assert names == ["grey.png", "alpha.PNG", "broken.png", "colour.png", "deep.png", "photo ü.jpg"]
+    assert len(open_source([str(folder)])) == 6
+
+
+def test_pictures_of_one_name_get_numbers(tmp_path):
+    with PictureSink(tmp_path / "out") as sink:
+        for name in ("a.png", "a.jpg", "A.png"):
+            sink.write(name, pixels())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["A-3.png", "a-2.png", "a.png"]
+
+
+def test_an_empty_list_is_valid_json_and_odd_pictures_fit_into_a_video(tmp_path):
+    with JsonSink(tmp_path / "r.json") as sink:
+        sink.write([])
+    assert json.loads((tmp_path / "r.json").read_text()) == []
+    with VideoSink(tmp_path / "v.avi", 5) as sink:
+        sink.write("", pixels())
+        sink.write("", pixels(size=(30, 30)))
+    assert len(frames(tmp_path / "v.avi")) == 2
+
+
+def test_the_script_shows_its_help(load_script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        load_script("demo.py").main(["--help"])
+    assert stop.value.code == 0
+    assert "--heatmap" in capsys.readouterr().out
