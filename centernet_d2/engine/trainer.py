@@ -21,6 +21,7 @@ from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.checks import check_coco_file, load_checked
 from ..evaluation.coco import RoundingCOCOEvaluator
+from ..evaluation.oracle import OracleCenterNet, OracleMapper
 from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, lookup
 from ..modeling.test_time_augmentation import CenterNetWithTTA
 from .solver import build_optimizer
@@ -114,21 +115,29 @@ class Trainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         return build_detection_test_loader(
             load_checked([dataset_name], cfg.MODEL.CENTERNET.NUM_CLASSES),
-            mapper=CenterNetDatasetMapper(cfg, False),
+            mapper=(OracleMapper if cfg.TEST.CENTERNET_ORACLE else CenterNetDatasetMapper)(cfg, False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
 
     @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None) -> dict:
-        """Evaluate on DATASETS.TEST; with TEST.AUG.ENABLED once more with test-time augmentation.
+        """Evaluate on DATASETS.TEST, and again in the other ways that TEST.AUG and TEST.CENTERNET_ORACLE ask for.
 
         Returns:
-            Metrics by task (by data set, if there are several), and again with ``_TTA`` behind the name. With given
-            `evaluators` only the former.
+            Metrics by task (by data set, if there are several), and again with ``_TTA``, ``_ORACLE_heatmap``, ...
+            behind the name. With given `evaluators` only the former.
         """
-        results = super().test(cfg, model, evaluators)
+        variants = {}
         if evaluators is None and cfg.TEST.AUG.ENABLED:
-            results.update(cls._test_variant(cfg, CenterNetWithTTA(cfg, model), "TTA"))
+            variants["TTA"] = CenterNetWithTTA(cfg, model)
+        if evaluators is None and cfg.TEST.CENTERNET_ORACLE:
+            names = tuple(cfg.TEST.CENTERNET_ORACLE)
+            for chosen in dict.fromkeys([*((name,) for name in names), names]):
+                oracle = OracleCenterNet(model=model, names=chosen, mapper=OracleMapper(cfg, False))
+                variants[f"ORACLE_{'+'.join(chosen)}"] = oracle
+        results = super().test(cfg, model, evaluators)
+        for name, variant in variants.items():
+            results.update(cls._test_variant(cfg, variant, name))
         return results
 
     @classmethod

@@ -64,6 +64,7 @@ class CenterNetWithTTA(nn.Module):
         self.soft_nms = soft_nms
         self.keep_stale = keep_stale
         self.batch_size = batch_size
+        self.train(self.model.training)
 
     @classmethod
     def from_config(

@@ -190,3 +190,16 @@ def test_test_time_augmentation_is_reported_beside_the_plain_results(main, argum
         assert set(results) == {"bbox", "bbox_TTA"}
         assert "AP" in results["bbox_TTA"]
     assert (tmp_path / "out" / "inference_TTA" / "shapes_val" / "coco_instances_results.json").exists()
+
+
+def test_with_every_map_as_oracle_the_boxes_are_found(main, arguments, tmp_path):
+    main(arguments(SOLVER__MAX_ITER=1, DATASETS__TEST="()"))
+    options = {
+        "MODEL__WEIGHTS": tmp_path / "out" / "model_final.pth",
+        "TEST__CENTERNET_ORACLE": "['heatmap', 'offset', 'size']",
+    }
+    results = main(arguments("--eval-only", **options))
+    keys = {"bbox", "bbox_ORACLE_heatmap", "bbox_ORACLE_offset", "bbox_ORACLE_size", "bbox_ORACLE_heatmap+offset+size"}
+    assert set(results) == keys
+    assert results["bbox_ORACLE_heatmap+offset+size"]["AP"] > 95
+    assert results["bbox"]["AP"] < 5

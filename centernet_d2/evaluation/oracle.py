@@ -1,0 +1,133 @@
+"""What if a map were perfect? Predicted maps replaced by their ground truth (the paper's error analysis; SPEC 13)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from detectron2.data.transforms import TransformList
+from detectron2.structures import Instances
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..data.augmentations import AffineTransform
+from ..data.mapper import CenterNetDatasetMapper
+from ..modeling import CenterNet, PointHead
+from ..modeling.geometry import Geometry, invert_affine
+from ..modeling.points import Points, SparseTarget
+
+__all__ = ["OracleCenterNet", "OracleMapper", "oracle_maps", "spread"]
+
+
+class OracleMapper(CenterNetDatasetMapper):
+    """A mapper for testing that keeps the annotations, and can move them to where the model has the image."""
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        return {**super().__call__(dataset_dict), "annotations": dataset_dict.get("annotations", [])}
+
+    def annotate(self, inputs: dict, geometry: Geometry, stride: int) -> Instances:
+        """The annotations of an image as ``gt_*`` fields in pixels of its test canvas.
+
+        Args:
+            inputs: from this mapper.
+            geometry: of the image.
+            stride: canvas pixels per map pixel.
+        """
+        to_canvas = invert_affine(geometry.to_image.numpy()) * np.array(stride, dtype=np.float64)
+        transform = AffineTransform(to_canvas, geometry.image_size, geometry.input_size)
+        record = {"file_name": inputs["file_name"], "annotations": list(inputs["annotations"])}
+        self._transform_annotations(record, TransformList([transform]), geometry.input_size)
+        return record["instances"]
+
+
+def spread(target: SparseTarget, predicted: Tensor) -> Tensor:
+    """Values known at the objects' cells, spread to all cells: each takes that of the nearest object (SPEC 13).
+
+    Distances are counted in steps to one of four neighbours; of equal ones the first object wins. Every channel has its
+    own set of objects, those with a weight in it. Where an image has none, the prediction stays.
+
+    Args:
+        target: values at cells.
+        predicted: (B, D, H, W) map.
+
+    Returns:
+        A new (B, D, H, W) map.
+
+    Raises:
+        ValueError: the target has other channels than the map.
+    """
+    channels, height, width = predicted.shape[1:]
+    if target.value.shape[1] != channels:
+        raise ValueError(f"the ground truth has {target.value.shape[1]} channels and the map {channels}")
+    rows, columns = (torch.arange(size, device=predicted.device) for size in (height, width))
+    nearest = predicted.new_full(predicted.shape, height + width)
+    result = predicted.clone()
+    for image, (x, y), value, known in zip(
+        target.image.tolist(), target.cells.tolist(), target.value.to(predicted), target.weight > 0, strict=True
+    ):
+        distance = ((rows - y).abs()[:, None] + (columns - x).abs()).to(predicted)
+        closer = (distance < nearest[image]) & known[:, None, None]
+        nearest[image] = torch.where(closer, distance, nearest[image])
+        result[image] = torch.where(closer, value[:, None, None], result[image])
+    return result
+
+
+def oracle_maps(
+    heads: Mapping[str, PointHead],
+    names: Sequence[str],
+    predicted: dict[str, Tensor],
+    gt: Sequence[Instances],
+    points: Points,
+) -> dict[str, Tensor]:
+    """Activated maps of a batch with those of the given names replaced by what the heads want them to be.
+
+    Raises:
+        ValueError: a head has no ground truth for its map, or one of another shape.
+    """
+    targets = {name: target for head in heads.values() for name, target in head.targets(gt, points).items()}
+    maps = dict(predicted)
+    for name in names:
+        if name not in targets:
+            raise ValueError(f"TEST.CENTERNET_ORACLE: there is no ground truth for the map '{name}'")
+        try:
+            target = targets[name]
+            maps[name] = spread(target, maps[name]) if isinstance(target, SparseTarget) else target.to(maps[name])
+        except ValueError as error:
+            raise ValueError(f"TEST.CENTERNET_ORACLE: {name}: {error}") from error
+    return maps
+
+
+class OracleCenterNet(nn.Module):
+    """A CenterNet that is told the ground truth of some of its maps; reads what :class:`OracleMapper` makes."""
+
+    def __init__(self, *, model: CenterNet, names: Sequence[str], mapper: OracleMapper) -> None:
+        """
+        Args:
+            model: may be wrapped in DistributedDataParallel.
+            names: maps to replace.
+            mapper: moves annotations onto the canvas.
+
+        Raises:
+            ValueError: the model has no such map.
+        """
+        super().__init__()
+        self.model = model.module if isinstance(model, DistributedDataParallel) else model
+        known = sorted(name for head in self.model.heads.values() for name in head.maps)
+        if unknown := sorted(set(names) - set(known)):
+            raise ValueError(f"TEST.CENTERNET_ORACLE: no map is called {', '.join(unknown)}; known: {', '.join(known)}")
+        self.names = tuple(names)
+        self.mapper = mapper
+        self.train(self.model.training)
+
+    def forward(self, batched_inputs: Sequence[dict]) -> list[dict[str, Instances]]:
+        """See :meth:`CenterNet.forward`; the inputs have ``annotations`` and a ``file_name``."""
+        canvases, geometries = self.model.preprocess_image(batched_inputs)
+        results = []
+        for inputs, canvas, geometry in zip(batched_inputs, canvases, geometries, strict=True):
+            maps = self.model.compute_test_maps(canvas[None])
+            gt = [self.mapper.annotate(inputs, geometry, self.model.stride).to(self.model.device)]
+            points = self.model.build_points(gt, maps["heatmap"].shape[-2:])
+            maps = oracle_maps(self.model.heads, self.names, maps, gt, points)
+            results.append({"instances": self.model.suppress(self.model.detect(maps, [geometry])[0])})
+        return results

@@ -1,0 +1,84 @@
+import pytest
+import torch
+from detectron2.structures import BoxMode
+
+from centernet_d2.evaluation.oracle import OracleCenterNet, OracleMapper, spread
+from centernet_d2.modeling.points import SparseTarget
+from support.models import stub_heads, stub_model
+
+
+def target(cells, values, weights=None, images=None):
+    values = torch.tensor(values)
+    return SparseTarget(
+        image=torch.tensor(images or [0] * len(cells), dtype=torch.long),
+        cells=torch.tensor(cells, dtype=torch.long).reshape(-1, 2),
+        value=values,
+        weight=torch.ones_like(values) if weights is None else torch.tensor(weights),
+    )
+
+
+def test_every_cell_takes_the_value_of_the_nearest_object():
+    result = spread(target([[0, 0], [4, 2]], [[1.0], [2.0]]), torch.zeros(1, 1, 3, 5))
+    assert result[0, 0].tolist() == [[1, 1, 1, 1, 2], [1, 1, 1, 2, 2], [1, 1, 2, 2, 2]]
+
+
+def test_channels_and_images_have_their_own_objects():
+    sparse = target([[0, 0], [3, 0]], [[1.0, 2.0], [3.0, 4.0]], [[1.0, 0.0], [1.0, 1.0]], [1, 1])
+    result = spread(sparse, torch.full((2, 2, 1, 4), 9.0))
+    assert (result[0] == 9).all()
+    assert result[1, :, 0].tolist() == [[1, 1, 3, 3], [4, 4, 4, 4]]
+
+
+def test_other_channels_are_an_error():
+    with pytest.raises(ValueError, match="ground truth has 1 channels and the map 2"):
+        spread(target([[0, 0]], [[1.0]]), torch.zeros(1, 2, 3, 5))
+
+
+def mapper(**options):
+    return OracleMapper(False, augmentations=[], image_format="BGR", num_classes=3, **options)
+
+
+def inputs(boxes, size=(60, 90)):
+    return {
+        "file_name": "picture.png",
+        "image": torch.randint(0, 256, (3, *size), dtype=torch.uint8),
+        "annotations": [
+            {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": i % 3, "iscrowd": 0}
+            for i, box in enumerate(boxes)
+        ],
+    }
+
+
+@pytest.mark.parametrize("class_specific", [False, True])
+@pytest.mark.parametrize("resolution", ["keep", "fixed"])
+def test_with_every_map_known_the_boxes_come_out_as_they_are(resolution, class_specific):
+    boxes = [[4.0, 5, 20, 30], [40, 10, 80.5, 50], [22, 31.25, 37, 44]]
+    model = stub_model(
+        stub_heads(box={"class_specific": class_specific}), test_resolution=resolution, max_detections=20
+    ).eval()
+    oracle = OracleCenterNet(model=model, names=["heatmap", "offset", "size"], mapper=mapper())
+    with torch.no_grad():
+        empty, found = (result["instances"] for result in oracle([inputs([]), inputs(boxes)]))
+    assert len(empty) == 0
+    found = found[found.scores == 1]
+    order = found.pred_classes.argsort()
+    assert torch.allclose(found.pred_boxes.tensor[order], torch.tensor(boxes), atol=1e-3)
+
+
+def test_one_known_map_leaves_the_others():
+    torch.manual_seed(0)
+    model = stub_model(max_detections=20).eval()
+    oracle = OracleCenterNet(model=model, names=["size"], mapper=mapper())
+    batch = [inputs([[10.0, 10, 30, 50]])]
+    with torch.no_grad():
+        plain, told = model(batch)[0]["instances"], oracle(batch)[0]["instances"]
+    assert torch.equal(told.scores, plain.scores)
+    model.heads["BoxHead"].clip = False
+    with torch.no_grad():
+        sizes = oracle(batch)[0]["instances"].pred_boxes.tensor
+    assert torch.allclose(sizes[:, 2:] - sizes[:, :2], torch.tensor([20.0, 40]), atol=1e-3)
+
+
+def test_unknown_maps_are_named():
+    with pytest.raises(ValueError, match="no map is called depth; known: heatmap, offset, size"):
+        OracleCenterNet(model=stub_model(), names=["depth", "size"], mapper=mapper())
