@@ -1,0 +1,33 @@
+import cv2
+import pytest
+
+from centernet_d2.data.datasets.shapes import write_shapes
+
+ZOO = "Shapes/centernet_R_18_shapes.yaml"
+
+
+@pytest.fixture
+def tool(load_script, tmp_path, monkeypatch, forget_shapes):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_shapes(tmp_path / "shapes", train=2, val=1, size=64)
+    return load_script("tools/visualize_data.py").main
+
+
+def test_images_are_drawn_beside_their_heatmaps(tool, tmp_path, capsys):
+    assert tool([ZOO, "--output", str(tmp_path / "out"), "--count", "3", "--opts", "INPUT.AFFINE.SIZE", "[64,96]"]) == 0
+    assert "drew 3 training images" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["0000-00000.png", "0001-00001.png", "0002-00000.png"]
+    drawn = cv2.imread(str(tmp_path / "out" / names[0]))
+    assert drawn.shape == (4 * 64 + 24, 2 * 4 * 96 + 6, 3)  # two panels, four times as large, under captions
+
+
+def test_nothing_is_overwritten_and_mistakes_are_one_line(tool, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("")
+    assert tool([ZOO, "--output", str(tmp_path / "out")]) == 1
+    assert "out exists already" in capsys.readouterr().err
+    assert tool(["no/config.yaml", "--output", str(tmp_path / "new")]) == 1
+    assert "there is no config 'no/config.yaml'" in capsys.readouterr().err
+    assert tool([ZOO, "--output", str(tmp_path / "new"), "--opts", "DATASETS.TRAIN", "('nowhere',)"]) == 1
+    assert "'nowhere' is not registered" in capsys.readouterr().err
