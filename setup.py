@@ -21,6 +21,7 @@ setup(
         "numpy",
         "opencv-python",
         "fvcore",
+        "pillow",
         "pycocotools",
         "pyyaml",
         "shapely>=2",
