@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = error.args[0] if isinstance(error, KeyError) else error
         print(f"{parser.prog}: {message}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before the first picture, or for the second time
+        return 130
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:

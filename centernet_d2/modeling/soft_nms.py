@@ -65,16 +65,19 @@ def soft_nms(
     index = torch.arange(len(boxes))
     rest = index.clone()
     count = len(boxes)
+    iou = _pixel_iou(boxes)
+    factors, overlaps = _decay(iou, method, sigma, iou_threshold), iou > 0
     for pick in range(len(boxes)):
         if pick >= count:
             break
         best = pick + int(scores[pick:count].argmax())  # the first of equal ones
-        for column in (index, rest, scores):
-            column[[pick, best]] = column[[best, pick]]
+        if best > pick:
+            for column in (index, rest, scores):
+                column[[pick, best]] = column[[best, pick]]
         later = slice(pick + 1, count)
-        iou = _pixel_iou(boxes[index[pick]], boxes[index[later]])
-        lowered = scores[later] * _decay(iou, method, sigma, iou_threshold)
-        dropped = (iou > 0) & (lowered < score_threshold)
+        own, others = int(index[pick]), index[later]
+        lowered = scores[later] * factors[own][others]
+        dropped = overlaps[own][others] & (lowered < score_threshold)
         if dropped.any():
             count = _drop(index, rest, scores, lowered.tolist(), dropped.tolist(), pick + 1)
         else:
@@ -83,13 +86,13 @@ def soft_nms(
     return SoftNMS(index[left], rest[left], scores[left], count)
 
 
-def _pixel_iou(box: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of a (4,) box with (N, 4) others, where a box of one pixel has the sides 1."""
-    corner = torch.maximum(box[:2], others[:, :2])
-    sides = (torch.minimum(box[2:], others[:, 2:]) - corner + 1).clamp(min=0)
-    shared = sides.prod(dim=1)
-    areas = (others[:, 2:] - others[:, :2] + 1).prod(dim=1)
-    return torch.where(shared > 0, shared / ((box[2:] - box[:2] + 1).prod() + areas - shared), 0.0)
+def _pixel_iou(boxes: Tensor) -> Tensor:
+    """(N, N) intersection over union of all pairs of (N, 4) boxes, where a box of one pixel has the sides 1."""
+    corner = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    sides = (torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - corner + 1).clamp(min=0)
+    shared = sides.prod(dim=2)
+    areas = (boxes[:, 2:] - boxes[:, :2] + 1).prod(dim=1)
+    return torch.where(shared > 0, shared / (areas[:, None] + areas - shared), 0.0)
 
 
 def _decay(iou: Tensor, method: str, sigma: float, iou_threshold: float) -> Tensor:
