@@ -112,6 +112,8 @@ class KeypointHead(PointHead):
     heatmaps = ("keypoint_heatmap",)
     requires = ("scores", "boxes")
     provides = ("keypoints",)
+    # The original merges poses of several scales without a limit (SPEC 9.4).
+    limit_merged = False
 
     @configurable
     def __init__(
