@@ -63,6 +63,20 @@ def test_with_averaged_offsets_the_detections_mirror_exactly():
     assert torch.allclose(upright.pred_boxes.tensor, boxes, atol=1e-4)
 
 
+def test_with_offsets_of_the_upright_image_centers_mirror_within_a_cell():
+    plain = model(heads=lambda: stub_heads(box={"clip": False}))
+    for stack in plain.heads["CenterHead"].stacks:  # Sensible offsets lie inside their cell.
+        torch.nn.init.normal_(stack["offset"][-1].weight, std=0.05)
+        torch.nn.init.constant_(stack["offset"][-1].bias, 0.4)
+    tta = CenterNetWithTTA(model=plain)
+    centers = [
+        tta([{"image": pixels}])[0]["instances"].pred_boxes.get_centers() for pixels in (image(), image().flip(-1))
+    ]
+    centers[1][:, 0] = 89 - centers[1][:, 0]
+    difference = (centers[0] - centers[1]).abs()
+    assert 0 < difference.max() < plain.stride
+
+
 def test_maps_flipped_twice_are_the_maps():
     for head in model(heads=lambda: stub_heads(average_offsets=True)).heads.values():
         maps = {name: torch.rand(2, channels, 5, 7) for name, channels in head.maps.items()}
