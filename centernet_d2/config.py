@@ -28,6 +28,8 @@ def add_centernet_config(cfg: CfgNode) -> None:
     # [name, annotations.json, image folder] triples in COCO format, registered before anything reads them. Relative
     # paths start at $DETECTRON2_DATASETS (Detectron2's convention, default "datasets").
     cfg.DATASETS.REGISTER = []
+    # [name, folder, split] triples in KITTI's layout, in the same way; the split is a file in its ImageSets.
+    cfg.DATASETS.REGISTER_KITTI = []
     # Names of the keypoints of these data sets, in order, and pairs that a mirror swaps; data sets registered in
     # Python have them in their metadata. Their number is MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS.
     cfg.DATASETS.KEYPOINT_NAMES = []
@@ -108,6 +110,19 @@ def _add_model_keys(model: CfgNode) -> None:
     node.HEATMAP_WEIGHT = 1.0
     node.OFFSET_WEIGHT = 1.0
     node.SIZE_WEIGHT = 0.1
+    # Divide L1 losses of sizes, offsets, depths and dimensions by this many objects per image, as the original does for
+    # 3-D boxes (50); 0 divides by the objects there are.
+    node.LOSS_SLOTS = 0
+    # Round sizes of boxes up to whole cells before the radius of the Gaussian is taken; not done for 3-D boxes in the
+    # original.
+    node.RADIUS_ROUND_UP = True
+    # Regions to ignore (crowds, KITTI's DontCare and neighbouring classes): "mask" takes their boxes out of the loss of
+    # the heatmap. As in the original for 3-D boxes: "center" draws their Gaussian with 0.9999 at its center, "box" sets
+    # their whole box to 0.9999, both in annotation order (SPEC 6.6).
+    node.IGNORE_REGIONS = "mask"
+    # Shift the sizes of boxes on their way back to the image as the original does for 3-D boxes (SPEC 9.3).
+    node.SIZE_AS_POINT = False
+    _add_box3d_keys(node)
     node.KEYPOINTS = CfgNode()
     # Heatmaps of the joints, to whose peaks the regressed joints snap, and the sub-cell offset of those peaks.
     node.KEYPOINTS.REFINE = True
@@ -118,12 +133,37 @@ def _add_model_keys(model: CfgNode) -> None:
     node.KEYPOINTS.CONSTANT_SCORE = False
     # "original": the radius of the released models; "corrected": with the roots the paper's source intended.
     node.GAUSSIAN_RADIUS = "original"
-    # "keep": each image at its own size on a black canvas; "fixed": warped to INPUT.AFFINE.SIZE (SPEC 9.1).
+    # "keep": each image at its own size on a black canvas; "fixed": warped to INPUT.AFFINE.SIZE, the longer side
+    # to its width; "fixed_width": the width to its width (SPEC 9.1).
     node.TEST_RESOLUTION = "keep"
     # Detections must score above this. How many there are at most is TEST.DETECTIONS_PER_IMAGE.
     node.SCORE_THRESH_TEST = 0.0
     # Clip predicted boxes to the image. The original does not.
     node.CLIP_BOXES = True
+
+
+def _add_box3d_keys(node: CfgNode) -> None:
+    node.BOX3D = CfgNode()
+    # "l1", or "log": the scale-invariant squared error of logarithms over the objects of an image.
+    node.BOX3D.DEPTH_LOSS = "l1"
+    # How much of an error that is common to an image the latter forgives.
+    node.BOX3D.DEPTH_LOG_BALANCE = 0.5
+    node.BOX3D.DEPTH_WEIGHT = 1.0
+    node.BOX3D.DIMENSIONS_WEIGHT = 1.0
+    node.BOX3D.ORIENTATION_WEIGHT = 1.0
+    # Focal length in input pixels for which the network predicts depths. With it, depths are scaled by the focal length
+    # that an image has in the network input, so they hold for other cameras and resolutions. 0: the network predicts
+    # metres whatever the camera, as in the original.
+    node.BOX3D.REFERENCE_FOCAL = 0.0
+    # Depth and dimensions of images that were shifted and scaled: "mask" does not learn from them, as in the original;
+    # "camera" does, which needs REFERENCE_FOCAL.
+    node.BOX3D.AUGMENTED_DEPTH = "mask"
+    # The (3, 4) projection matrix of images that come without one; the original's default.
+    node.BOX3D.DEFAULT_CAMERA = [
+        [707.0493, 0.0, 604.0814, 45.75831],
+        [0.0, 707.0493, 180.5066, -0.3454157],
+        [0.0, 0.0, 1.0, 0.004981016],
+    ]
 
 
 def _add_input_keys(inputs: CfgNode) -> None:
@@ -132,11 +172,13 @@ def _add_input_keys(inputs: CfgNode) -> None:
     # Height and width of the network input in training, and at test time where TEST_RESOLUTION is "fixed".
     inputs.AFFINE.SIZE = [512, 512]
     # "crop": a random window position and a scale out of SCALES; "jitter": shift and scale around the whole image by
-    # SHIFT and SCALE (relative); "none": the whole image.
+    # SHIFT and SCALE (relative); "none": the whole image; "kitti": like "jitter", but only with a probability of
+    # JITTER_PROB, relative to width and height, and the width of the image fills that of the input (SPEC 5.3).
     inputs.AFFINE.MODE = "crop"
     inputs.AFFINE.SCALES = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
     inputs.AFFINE.SHIFT = 0.1
     inputs.AFFINE.SCALE = 0.4
+    inputs.AFFINE.JITTER_PROB = 0.5
     # With a probability of ROTATE_PROB the window turns by normal noise of ROTATE degrees. Joints turn with the image;
     # boxes do not, so nothing but joint heatmaps is learned from such images, as in the original (SPEC 5.2, 6.5).
     inputs.AFFINE.ROTATE = 0.0

@@ -11,8 +11,8 @@ from support.reference import Comparison, find_check
 GOLDEN = ROOT / "tests" / "golden"
 # Recorded results, by folder; everything else in a file is input, or describes how it was made.
 OUTPUTS = {
-    "decode": "dets|nms",
-    "loss": "(loss|grad)_(?!norm).*|loss|prob|num_pos|stat_.*",
+    "decode": "dets|nms|depth",
+    "loss": "(loss|grad)_(?!norm).*|loss|grad|prob|num_pos|stat_.*",
     "net": "(?!input$|weight$|bias$|conv_).*",
     "post": (
         "post.*|json.*|unproj|loc|rot_y|alpha|alpha_back|box3d|box2d|orient|merged|hard_nms_keep"

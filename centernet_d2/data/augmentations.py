@@ -19,6 +19,7 @@ __all__ = [
     "AffineTransform",
     "ColorJitter",
     "ColorTransform",
+    "KittiWindow",
     "MirrorTransform",
     "RandomMirror",
     "RandomWindow",
@@ -29,7 +30,7 @@ __all__ = [
     "crop_border",
 ]
 
-CROP_MODES = ("crop", "jitter", "none")
+CROP_MODES = ("crop", "jitter", "none", "kitti")
 
 # Colour axes of ImageNet in BGR order, values in 0..1 (SPEC 5.1).
 EIGENVALUES = np.array([0.2141788, 0.01817699, 0.00341571])
@@ -65,18 +66,21 @@ class AffineTransform(Transform):
         input_size: tuple[int, int],
         output_size: tuple[int, int],
         box_matrix: np.ndarray | None = None,
+        jittered: bool = False,
     ) -> None:
         """
         Args:
             matrix: (2, 3), from input to output pixels.
             input_size, output_size: (height, width).
             box_matrix: another matrix for boxes, which the original does not turn with the image (SPEC 5.2).
+            jittered: whether the window was shifted or scaled by chance, which hides how far away things are.
         """
         super().__init__()
         self.matrix = matrix
         self.input_size = input_size
         self.output_size = output_size
         self.box_matrix = box_matrix
+        self.jittered = jittered
 
     @property
     def rotates(self) -> bool:
@@ -101,7 +105,7 @@ class AffineTransform(Transform):
 
     def inverse(self) -> AffineTransform:
         box_matrix = invert_affine(self.box_matrix) if self.rotates else None
-        return AffineTransform(invert_affine(self.matrix), self.output_size, self.input_size, box_matrix)
+        return AffineTransform(invert_affine(self.matrix), self.output_size, self.input_size, box_matrix, self.jittered)
 
 
 class ColorTransform(Transform):
@@ -185,13 +189,16 @@ class Window(Augmentation):
         self.rotate = rotate
         self.rotate_prob = rotate_prob
 
-    def _show(self, image: np.ndarray, center: Sequence[float], window: float) -> AffineTransform:
+    def _show(
+        self, image: np.ndarray, center: Sequence[float], window: float, jittered: bool = True
+    ) -> AffineTransform:
         """The transform to a window of the given center and width, rotated by chance."""
         upright, input_size = affine_matrix(center, window, self.size), image.shape[:2]
         if self._rand_range() >= self.rotate_prob:
-            return AffineTransform(upright, input_size, self.size)
+            return AffineTransform(upright, input_size, self.size, jittered=jittered)
         degrees = np.clip(np.random.randn() * self.rotate, -2 * self.rotate, 2 * self.rotate)
-        return AffineTransform(affine_matrix(center, window, self.size, degrees), input_size, self.size, upright)
+        turned = affine_matrix(center, window, self.size, degrees)
+        return AffineTransform(turned, input_size, self.size, upright, jittered)
 
 
 class RandomWindow(Window):
@@ -233,6 +240,31 @@ class ShiftScaleWindow(Window):
         shift = window * np.clip(np.random.randn(2) * self.shift, -2 * self.shift, 2 * self.shift)
         center = np.array([width / 2, height / 2]) + shift
         window *= np.clip(np.random.randn() * self.scale + 1, 1 - self.scale, 1 + self.scale)
+        return self._show(image, center, window, jittered=bool(self.shift or self.scale))
+
+
+class KittiWindow(Window):
+    """The whole width of an image, or with a probability a window shifted and scaled by clipped noise (SPEC 5.3)."""
+
+    def __init__(self, size: tuple[int, int], shift: float, scale: float, prob: float, **rotation: float) -> None:
+        """
+        Args:
+            size, rotation: see :class:`Window`.
+            shift, scale: standard deviations, relative to width and height of the image. Noise is clipped at twice the
+                shift and at once the scale.
+            prob: how often there is noise.
+        """
+        super().__init__(size, **rotation)
+        self.shift = shift
+        self.scale = scale
+        self.prob = prob
+
+    def get_transform(self, image: np.ndarray) -> AffineTransform:
+        side = np.array([image.shape[1], image.shape[0]])
+        if self._rand_range() >= self.prob:
+            return self._show(image, side / 2, float(side[0]), jittered=False)
+        window = side[0] * np.clip(np.random.randn() * self.scale + 1, 1 - self.scale, 1 + self.scale)
+        center = side / 2 + side * np.clip(np.random.randn(2) * self.shift, -2 * self.shift, 2 * self.shift)
         return self._show(image, center, window)
 
 
@@ -276,6 +308,8 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[Augmentation]:
     rotation = {"rotate": node.ROTATE, "rotate_prob": node.ROTATE_PROB}
     if node.MODE == "crop":
         augmentations.append(RandomWindow(size, node.SCALES, **rotation))
+    elif node.MODE == "kitti":
+        augmentations.append(KittiWindow(size, node.SHIFT, node.SCALE, node.JITTER_PROB, **rotation))
     else:
         noise = (node.SHIFT, node.SCALE) if node.MODE == "jitter" else (0.0, 0.0)
         augmentations.append(ShiftScaleWindow(size, *noise, **rotation))

@@ -12,7 +12,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-__all__ = ["check_coco_file", "check_dataset", "load_checked"]
+__all__ = ["ALL_CLASSES", "EXCLUDED", "check_coco_file", "check_dataset", "load_checked"]
+
+# `category_id` of what belongs to no class: a region to ignore for all classes, and what is left out of training.
+ALL_CLASSES = -1
+EXCLUDED = -2
 
 
 def check_dataset(name: str, dicts: Sequence[dict], num_classes: int) -> None:
@@ -54,7 +58,9 @@ def check_dataset(name: str, dicts: Sequence[dict], num_classes: int) -> None:
 def _check_annotation(annotation: dict, image: dict, where: str, num_classes: int) -> bool:
     """Whether a box shows anything of its image."""
     category = annotation["category_id"]
-    if not 0 <= category < num_classes:
+    if category == EXCLUDED:
+        return True
+    if not (ALL_CLASSES if annotation.get("ignore") else 0) <= category < num_classes:
         raise ValueError(f"{where}: class {category} is outside 0..{num_classes - 1} (MODEL.CENTERNET.NUM_CLASSES)")
     box = annotation.get("bbox")
     try:

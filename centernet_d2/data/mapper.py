@@ -13,6 +13,8 @@ from detectron2.data.transforms import TransformList
 from ..config import check_choice
 from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, Annotator, lookup
 from .augmentations import build_augmentations
+from .boxes3d import carry_camera
+from .checks import ALL_CLASSES, EXCLUDED
 
 __all__ = ["CenterNetDatasetMapper"]
 
@@ -20,7 +22,12 @@ CROWD_POLICIES = ("object", "ignore")
 
 
 class CenterNetDatasetMapper(DatasetMapper):
-    """Detectron2's mapper with our augmentations, keeping what it drops: crowd regions and the heads' own fields."""
+    """Detectron2's mapper with our augmentations, keeping what it drops: crowd regions and the heads' own fields.
+
+    Annotations with ``ignore`` are regions to ignore; their category may be ALL_CLASSES. Those that are EXCLUDED are
+    left out. The ``camera`` of an image, a (3, 4) projection matrix, goes through its transforms; each of its objects
+    has it as ``gt_camera``.
+    """
 
     @configurable
     def __init__(
@@ -76,8 +83,8 @@ class CenterNetDatasetMapper(DatasetMapper):
         self, dataset_dict: dict, transforms: TransformList, image_shape: tuple[int, int]
     ) -> None:
         """Replace ``annotations`` by ``instances``, in annotation order; objects outside the image are dropped."""
-        annotations = dataset_dict.pop("annotations")
-        if any(not 0 <= x["category_id"] < self.num_classes for x in annotations):
+        annotations = [x for x in dataset_dict.pop("annotations") if x["category_id"] != EXCLUDED]
+        if any(not (ALL_CLASSES if x.get("ignore") else 0) <= x["category_id"] < self.num_classes for x in annotations):
             raise ValueError(
                 f"{dataset_dict['file_name']} has objects of a class that MODEL.CENTERNET.NUM_CLASSES = "
                 f"{self.num_classes} does not know"
@@ -90,8 +97,13 @@ class CenterNetDatasetMapper(DatasetMapper):
             for x in annotations
         ]
         instances = utils.annotations_to_instances(boxes, image_shape)
-        if self.crowd == "ignore":
-            instances.gt_ignore = torch.tensor([bool(x.get("iscrowd", 0)) for x in annotations], dtype=torch.bool)
+        if self.crowd == "ignore" or any("ignore" in x for x in annotations):
+            ignore = [x.get("ignore", self.crowd == "ignore" and bool(x.get("iscrowd", 0))) for x in annotations]
+            instances.gt_ignore = torch.tensor(ignore, dtype=torch.bool)
+        if "camera" in dataset_dict:
+            camera = carry_camera(dataset_dict["camera"], transforms.transforms)
+            dataset_dict["camera"] = torch.from_numpy(camera).float()
+            instances.gt_camera = dataset_dict["camera"].expand(len(annotations), 3, 4)
         for name, value in (item for one in fields for item in one.items()):
             instances.set(name, value)
         dataset_dict["instances"] = utils.filter_empty_instances(instances)

@@ -24,7 +24,7 @@ class Geometry:
         image_size: height and width of the original image.
         input_size: height and width of the canvas that the network sees.
         to_image: (2, 3) float64 matrix that takes map pixels to pixels of the original image.
-        camera: (3, 4) projection matrix of the original image, if there is one.
+        camera: (3, 4) float64 projection matrix of the original image, if it is known.
     """
 
     image_size: tuple[int, int]
@@ -98,7 +98,9 @@ def keep_canvas(image: Tensor, size_divisibility: int, scale: float = 1.0) -> tu
     return canvas, np.array([[1.0, 0.0, -left], [0.0, 1.0, -top]]) / scale
 
 
-def fixed_canvas(image: Tensor, output_size: tuple[int, int], scale: float = 1.0) -> tuple[Tensor, np.ndarray]:
+def fixed_canvas(
+    image: Tensor, output_size: tuple[int, int], scale: float = 1.0, by_width: bool = False
+) -> tuple[Tensor, np.ndarray]:
     """Warp an image into a canvas of fixed size, its longer side to the full width (SPEC 9.1, "fixed").
 
     The window is not scaled with the image: `scale` > 1 zooms in, < 1 leaves a border (SPEC 12, quirk 5).
@@ -107,11 +109,12 @@ def fixed_canvas(image: Tensor, output_size: tuple[int, int], scale: float = 1.0
         image: (C, H, W).
         output_size: (height, width) of the canvas.
         scale: the image is resized by this factor first.
+        by_width: the width of the image fills that of the canvas, even if it is the shorter side (SPEC 9.1, ddd).
 
     Returns:
         The (C, height, width) canvas and the (2, 3) matrix from canvas to image coordinates.
     """
-    window = max(image.shape[-2:])
+    window = image.shape[-1] if by_width else max(image.shape[-2:])
     image = _resize(image, scale)
     height, width = image.shape[-2:]
     matrix = affine_matrix((width / 2, height / 2), window, output_size)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["REGRESSION_LOSSES", "focal_loss", "focal_loss_with_logits", "normalizer", "regression_loss"]
+__all__ = [
+    "REGRESSION_LOSSES",
+    "focal_loss",
+    "focal_loss_with_logits",
+    "log_depth_loss",
+    "normalizer",
+    "orientation_loss",
+    "regression_loss",
+]
 
 REGRESSION_LOSSES = ("l1", "smooth_l1")
 
@@ -14,6 +24,8 @@ REGRESSION_LOSSES = ("l1", "smooth_l1")
 _PROBABILITY_MARGIN = 1e-4
 # In every denominator of the original, so that no objects give no loss instead of 0 / 0.
 _EPSILON = 1e-4
+# Depths are at least a millimetre before their logarithm is taken; the depth that a network says may be negative.
+_MIN_DEPTH = 1e-3
 
 
 def focal_loss(probability: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -70,3 +82,58 @@ def regression_loss(prediction: Tensor, target: Tensor, weight: Tensor, loss: st
     function = F.l1_loss if loss == "l1" else F.smooth_l1_loss
     total = function(prediction.float() * weight, target * weight, reduction="sum")
     return total / normalizer(weight, loss, slots)
+
+
+def log_depth_loss(
+    prediction: Tensor, target: Tensor, weight: Tensor, image: Tensor, images: int, balance: float = 0.5
+) -> Tensor:
+    """The scale-invariant error of depths in log space: mean(d^2) - balance * mean(d)^2 with d = log y - log y'.
+
+    Args:
+        prediction, target: (N, 1) depths; targets without weight may be anything.
+        weight: (N, 1) in 0..1.
+        image: (N,) index into the batch; the means are over the objects of one image.
+        images: size of the batch.
+        balance: how much of an error that all objects of an image share is forgiven, 0..1.
+
+    Returns:
+        The mean over images with objects; 0, and connected to the prediction, if there are none.
+    """
+    prediction, target = (tensor.float().clamp(min=_MIN_DEPTH).log() for tensor in (prediction, target))
+    difference = (prediction - target) * weight
+    sums = torch.stack([weight[:, 0], difference[:, 0], (difference * (prediction - target))[:, 0]], dim=1)
+    count, total, squares = sums.new_zeros(images, 3).index_add(0, image, sums).unbind(1)
+    count = count.clamp(min=_EPSILON)
+    per_image = squares / count - balance * (total / count) ** 2
+    return per_image.sum() / (count > _EPSILON).sum().clamp(min=1)
+
+
+def orientation_loss(prediction: Tensor, bins: Tensor, residual: Tensor, weight: Tensor, slots: int = 0) -> Tensor:
+    """Two bins, each with a class (outside, inside) and the sine and cosine of an angle (paper, equation 6; SPEC 7).
+
+    Args:
+        prediction: (N, 8), per bin two logits, sine and cosine.
+        bins: (N, 2) 1 where the angle lies in the bin.
+        residual: (N, 2) angle to the center of each bin; only read where it lies in it.
+        weight: (N,) in 0..1.
+        slots: divide the cross entropy by this many objects; those that are missing cost ln 2 per bin, as in the
+            original. 0: by the objects.
+
+    Returns:
+        Cross entropy of both bins, and smooth L1 of sine and cosine averaged over the objects of each bin.
+    """
+    prediction = prediction.float().unflatten(1, (2, 4))
+    logits, vector = prediction[..., :2], prediction[..., 2:]
+    entropy = F.cross_entropy(logits.flatten(0, 1), bins.long().flatten(), reduction="none").view_as(bins)
+    entropy = (entropy * weight[:, None]).sum()
+    if slots:
+        missing = (slots - weight.sum()).clamp(min=0)
+        entropy = (entropy + 2 * math.log(2) * missing) / slots
+    else:
+        entropy = entropy / (weight.sum() + _EPSILON)
+    inside = bins * weight[:, None]
+    wanted = torch.stack([residual.sin(), residual.cos()], dim=2)
+    difference = F.smooth_l1_loss(vector, wanted, reduction="none").sum(dim=2)
+    # No epsilon in the original: an empty bin has no loss, a filled one its exact mean.
+    angle = (difference * inside).sum(dim=0) / inside.sum(dim=0).clamp(min=1)
+    return entropy + angle.sum()

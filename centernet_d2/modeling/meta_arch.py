@@ -23,7 +23,7 @@ from .points import Peaks, Points, build_points
 
 __all__ = ["CenterNet", "group_by_shape"]
 
-TEST_RESOLUTIONS = ("keep", "fixed")
+TEST_RESOLUTIONS = ("keep", "fixed", "fixed_width")
 
 
 @META_ARCH_REGISTRY.register()
@@ -40,6 +40,7 @@ class CenterNet(nn.Module):
         pixel_std: Sequence[float],
         # Training parameters:
         gaussian_radius: str = "original",
+        radius_round_up: bool = True,
         vis_period: int = 0,
         input_format: str = "BGR",
         # Inference parameters:
@@ -57,12 +58,13 @@ class CenterNet(nn.Module):
             heads: name -> point head, in the order in which they decode.
             pixel_mean, pixel_std: per channel, in 0..255.
             gaussian_radius: "original" or "corrected", see :func:`centernet_d2.modeling.heatmap.gaussian_radius`.
+            radius_round_up: see :func:`centernet_d2.modeling.points.build_points`.
             vis_period: iterations between two pictures of training for TensorBoard; 0 draws none.
             input_format: "BGR" or "RGB", for those pictures.
             max_detections: number of peaks that are decoded.
             score_threshold: detections must score above this.
-            test_resolution: "keep" or "fixed" (SPEC 9.1).
-            fixed_size: height and width of the canvas for "fixed".
+            test_resolution: "keep", "fixed" or "fixed_width" (SPEC 9.1).
+            fixed_size: height and width of the canvas unless "keep".
             nms: "", "class" or "agnostic", see :func:`centernet_d2.modeling.nms.suppress`.
             nms_threshold: intersection over union for it.
 
@@ -89,6 +91,7 @@ class CenterNet(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         self.gaussian_radius = gaussian_radius
+        self.radius_round_up = radius_round_up
         self.vis_period = vis_period
         self.input_format = input_format
         self.max_detections = max_detections
@@ -109,6 +112,7 @@ class CenterNet(nn.Module):
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
             "gaussian_radius": cfg.MODEL.CENTERNET.GAUSSIAN_RADIUS,
+            "radius_round_up": cfg.MODEL.CENTERNET.RADIUS_ROUND_UP,
             "vis_period": cfg.VIS_PERIOD,
             "input_format": cfg.INPUT.FORMAT,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
@@ -128,7 +132,8 @@ class CenterNet(nn.Module):
         Args:
             batched_inputs: Detectron2's format: ``image`` (C, H, W) in 0..255 and, in training, ``instances`` with
                 ``gt_boxes``, ``gt_classes`` and whatever the heads need. At inference ``height`` and ``width`` may
-                name the size of the original image, if ``image`` is not it.
+                name the size of the original image, if ``image`` is not it, and ``camera`` its (3, 4) projection
+                matrix.
 
         Returns:
             In training the weighted losses; at inference ``[{"instances": Instances}]`` in original pixels.
@@ -162,7 +167,9 @@ class CenterNet(nn.Module):
 
     def build_points(self, gt: Sequence[Instances], map_size: tuple[int, int]) -> Points:
         """The annotated objects of a batch on maps of the given height and width."""
-        return build_points(gt, map_size, self.stride, radius_policy=self.gaussian_radius)
+        return build_points(
+            gt, map_size, self.stride, radius_policy=self.gaussian_radius, round_up=self.radius_round_up
+        )
 
     def losses(self, maps: Sequence[dict[str, Tensor]], gt: Sequence[Instances]) -> dict[str, Tensor]:
         """Losses of all heads, averaged over the stacks (SPEC 7)."""
@@ -244,13 +251,14 @@ class CenterNet(nn.Module):
             if self.test_resolution == "keep":
                 canvas, matrix = keep_canvas(image, self.backbone.size_divisibility, scale)
             else:
-                canvas, matrix = fixed_canvas(image, self.fixed_size, scale)
+                canvas, matrix = fixed_canvas(image, self.fixed_size, scale, self.test_resolution == "fixed_width")
             image_size = (x.get("height", image.shape[1]), x.get("width", image.shape[2]))
             # The image may have been resized before it came here.
             zoom = np.array([image_size[1] / image.shape[2], image_size[0] / image.shape[1]])
             to_image = matrix * zoom[:, None] * [self.stride, self.stride, 1]
             canvases.append(self.normalize(canvas))
-            geometries.append(Geometry(image_size, tuple(canvas.shape[-2:]), torch.from_numpy(to_image)))
+            camera = _camera(x)
+            geometries.append(Geometry(image_size, tuple(canvas.shape[-2:]), torch.from_numpy(to_image), camera))
         return canvases, geometries
 
     @torch.no_grad()
@@ -263,7 +271,7 @@ class CenterNet(nn.Module):
         image = batched_inputs[0]["image"]
         size = tuple(image.shape[-2:])
         to_image = torch.tensor([[self.stride, 0, 0], [0, self.stride, 0]], dtype=torch.float64)
-        detections = self.detect(maps, [Geometry(size, size, to_image)])[0]
+        detections = self.detect(maps, [Geometry(size, size, to_image, _camera(batched_inputs[0]))])[0]
         picture = draw_training(
             image, self.input_format, batched_inputs[0]["instances"], detections, maps["heatmap"][0], self.stride
         )
@@ -283,6 +291,11 @@ def group_by_shape(canvases: Sequence[Tensor], limit: int | None = None) -> Iter
 def as_bytes(image: Tensor) -> Tensor:
     """An image of any type as uint8, rounded."""
     return image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)
+
+
+def _camera(record: dict) -> Tensor | None:
+    """The (3, 4) float64 projection matrix of an image, on the CPU, if it has one."""
+    return torch.as_tensor(record["camera"], dtype=torch.float64).cpu() if "camera" in record else None
 
 
 def _check_heads(heads: Mapping[str, PointHead]) -> None:

@@ -41,7 +41,7 @@ class Points:
 
     Attributes:
         image: (N,) index into the batch.
-        classes: (N,).
+        classes: (N,); negative for regions that are ignored for all classes.
         boxes: (N, 4) XYXY, clipped to the map.
         centers: (N, 2) centers of the clipped boxes.
         cells: (N, 2) centers truncated to integers.
@@ -72,7 +72,12 @@ class Points:
 
 
 def build_points(
-    gt: Sequence[Instances], map_size: tuple[int, int], stride: int, *, radius_policy: str = "original"
+    gt: Sequence[Instances],
+    map_size: tuple[int, int],
+    stride: int,
+    *,
+    radius_policy: str = "original",
+    round_up: bool = True,
 ) -> Points:
     """Flatten the annotated objects of a batch (SPEC 6.3).
 
@@ -85,6 +90,8 @@ def build_points(
         map_size: height and width of the maps.
         stride: input pixels per map pixel.
         radius_policy: see :func:`gaussian_radius`.
+        round_up: round the sizes of boxes up to whole cells before their radius is taken; not done for 3-D boxes in
+            the original (SPEC 6.1).
     """
     height, width = map_size
     boxes = Boxes.cat([instances.gt_boxes for instances in gt]).tensor.float() / stride
@@ -92,6 +99,7 @@ def build_points(
     boxes = torch.minimum(boxes.clamp(min=0), limit)
     size = boxes[:, 2:] - boxes[:, :2]
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    extent = size.ceil() if round_up else size
     valid = (size > 0).all(dim=1)
     ignore = _field(gt, "gt_ignore", valid.new_zeros(()))
     lengths = torch.tensor([len(instances) for instances in gt])
@@ -101,7 +109,7 @@ def build_points(
         boxes=boxes,
         centers=centers,
         cells=centers.long(),
-        radius=gaussian_radius(*size.flip(1).ceil().unbind(1), policy=radius_policy).clamp(min=0).long(),
+        radius=gaussian_radius(*extent.flip(1).unbind(1), policy=radius_policy).clamp(min=0).long(),
         valid=valid,
         weight=_field(gt, "gt_weight", boxes.new_ones(())) * (valid & ~ignore),
         ignore=ignore,

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from centernet_d2.modeling.losses import focal_loss, focal_loss_with_logits, regression_loss
+from centernet_d2.modeling.losses import focal_loss, focal_loss_with_logits, log_depth_loss, regression_loss
 
 
 def test_focal_loss_by_hand():
@@ -66,3 +66,32 @@ def test_no_objects_give_a_zero_that_is_connected(loss):
     value.backward()
     assert value.item() == 0
     assert feature.grad.abs().sum() == 0
+
+
+def test_log_depth_forgives_part_of_a_common_error():
+    image = torch.tensor([0, 0, 1])
+    target, weight = torch.tensor([[10.0], [20.0], [5.0]]), torch.ones(3, 1)
+    for balance in (0.0, 0.5, 1.0):
+        loss = log_depth_loss(target * math.e, target, weight, image, 2, balance)
+        assert loss == pytest.approx(1 - balance, abs=1e-5)
+    # By hand: logarithms are off by 1 and 3 in the first image, which gives 5 - 0.5 * 4, and right in the second.
+    wrong = target * torch.tensor([[1.0], [3.0], [0.0]]).exp()
+    assert log_depth_loss(wrong, target, weight, image, 2) == pytest.approx(3 / 2, abs=1e-4)
+
+
+def test_log_depth_skips_unknown_depths_and_images_without_objects():
+    prediction = torch.tensor([[4.0], [-1.0], [7.0]], requires_grad=True)
+    target, weight = torch.tensor([[4.0], [-1000.0], [7.0]]), torch.tensor([[1.0], [0.0], [1.0]])
+    loss = log_depth_loss(prediction * 2, target, weight, torch.tensor([0, 0, 2]), 4)
+    assert loss.detach() == pytest.approx(0.5 * math.log(2) ** 2, abs=1e-5)
+    (gradient,) = torch.autograd.grad(loss, prediction)
+    assert gradient[1] == 0
+    assert gradient[0] > 0
+    nothing = log_depth_loss(prediction, target, weight * 0, torch.tensor([0, 0, 2]), 4)
+    assert nothing == 0
+    assert torch.autograd.grad(nothing, prediction)[0].abs().max() == 0
+
+
+def test_log_depth_is_float32():
+    depth = torch.tensor([[1000.0]], dtype=torch.half)
+    assert log_depth_loss(depth, depth * 2, torch.ones(1, 1), torch.tensor([0]), 1).dtype == torch.float32

@@ -230,7 +230,7 @@ def small_config(*overrides):
         (
             "MODEL.CENTERNET.HEADS",
             "['CenterHead','Nose']",
-            "no 'Nose' in the registry POINT_HEAD; it has: BoxHead, Cen",
+            "no 'Nose' in the registry POINT_HEAD; it has: Box3DHead, Box",
         ),
         (
             "MODEL.CENTERNET.HEADS",
@@ -245,7 +245,7 @@ def small_config(*overrides):
         ("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.NORM is 'GN', known: BN, SyncBN, FrozenBN"),
         ("MODEL.UPCONV.NORM", "", "MODEL.UPCONV.NORM is '', known"),
         ("MODEL.CENTERNET.HEADS", "[]", "no head predicts the heatmap of the centers; CenterHead does"),
-        ("MODEL.CENTERNET.TEST_RESOLUTION", "full", "TEST_RESOLUTION is 'full', known: keep, fixed"),
+        ("MODEL.CENTERNET.TEST_RESOLUTION", "full", "TEST_RESOLUTION is 'full', known: keep, fixed, fixed_width"),
         ("MODEL.CENTERNET.GAUSSIAN_RADIUS", "mine", "GAUSSIAN_RADIUS is 'mine', known: original, corrected"),
     ],
 )

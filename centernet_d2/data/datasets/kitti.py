@@ -17,6 +17,8 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from tqdm import tqdm
 
+from ..checks import ALL_CLASSES, EXCLUDED
+
 __all__ = [
     "ALL_CLASSES",
     "CLASSES",
@@ -32,9 +34,6 @@ __all__ = [
 ]
 
 CLASSES = ("Pedestrian", "Car", "Cyclist")
-# `category_id` of what belongs to no class: a region to ignore for all classes, and what is left out of training.
-ALL_CLASSES = -1
-EXCLUDED = -2
 # Every type of KITTI's labels -> its class; types that are not a class themselves are near one, and ignored there.
 KITTI_TYPES = {
     **{name: index for index, name in enumerate(CLASSES)},

@@ -35,6 +35,8 @@ class BoxHead(PointHead):
         loss: str = "l1",
         weight: float = 0.1,
         clip: bool = True,
+        loss_slots: int = 0,
+        size_as_point: bool = False,
         **common: object,
     ) -> None:
         """
@@ -44,6 +46,9 @@ class BoxHead(PointHead):
             loss: "l1" or "smooth_l1" (the paper's ablation); class-specific sizes always use l1, as in the original.
             weight: factor of the loss.
             clip: clip decoded boxes to the image. The original does not.
+            loss_slots: see :class:`CenterHead`.
+            size_as_point: send sizes to the original image like points, so that they are shifted too, as the original
+                does for 3-D boxes (SPEC 9.3): KITTI's come out about a pixel too high.
             common: see :class:`PointHead`.
 
         Raises:
@@ -55,6 +60,8 @@ class BoxHead(PointHead):
         self.loss = "l1" if class_specific else loss
         self.weight = weight
         self.clip = clip
+        self.loss_slots = loss_slots
+        self.size_as_point = size_as_point
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
@@ -65,6 +72,8 @@ class BoxHead(PointHead):
             "loss": node.SIZE_LOSS,
             "weight": node.SIZE_WEIGHT,
             "clip": node.CLIP_BOXES,
+            "loss_slots": node.LOSS_SLOTS,
+            "size_as_point": node.SIZE_AS_POINT,
             **cls.common_config(cfg, input_shape, num_stacks),
         }
 
@@ -72,12 +81,15 @@ class BoxHead(PointHead):
         size = points.boxes[:, 2:] - points.boxes[:, :2]
         if not self.class_specific:
             return {"size": points.target(size)}
-        own = torch.nn.functional.one_hot(points.classes, self.maps["size"] // 2).repeat_interleave(2, dim=1)
+        own = torch.nn.functional.one_hot(points.classes.clamp(min=0), self.maps["size"] // 2).repeat_interleave(
+            2, dim=1
+        )
         return {"size": points.target(size.repeat(1, own.shape[1] // 2) * own, own * points.weight[:, None])}
 
     def losses(self, maps: dict[str, Tensor], targets: dict[str, Tensor | SparseTarget]) -> dict[str, Tensor]:
         target = targets["size"]
-        loss = regression_loss(target.gather(maps["size"]), target.value, target.weight, self.loss)
+        slots = self.loss_slots * len(maps["size"])
+        loss = regression_loss(target.gather(maps["size"]), target.value, target.weight, self.loss, slots)
         return {"loss_size": self.weight * loss}
 
     def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
@@ -93,7 +105,11 @@ class BoxHead(PointHead):
         return {"boxes": torch.cat([centers - size / 2, centers + size / 2], dim=2)}
 
     def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
-        boxes = Boxes(apply_affine(fields["boxes"].unflatten(1, (2, 2)), geometry.to_image).flatten(1))
+        corners = apply_affine(fields["boxes"].unflatten(1, (2, 2)), geometry.to_image)
+        if self.size_as_point:
+            shift = geometry.to_image[:, 2].to(corners) / 2
+            corners = corners + torch.stack([-shift, shift])
+        boxes = Boxes(corners.flatten(1))
         if self.clip:
             boxes.clip(geometry.image_size)
         return {"pred_boxes": boxes}

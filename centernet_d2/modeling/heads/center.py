@@ -23,6 +23,9 @@ __all__ = ["CenterHead", "render_centers", "render_ignored"]
 ALMOST_CENTER = 0.9999
 
 
+IGNORE_POLICIES = ("mask", "center", "box")
+
+
 def render_centers(points: Points, num_classes: int) -> Tensor:
     """The center heatmap of a batch: a Gaussian per object on the plane of its class (SPEC 6.2, 6.4).
 
@@ -35,21 +38,63 @@ def render_centers(points: Points, num_classes: int) -> Tensor:
 
 def render_ignored(points: Points, num_classes: int) -> Tensor:
     """1 inside the boxes of the regions to ignore, on the planes of their classes, else 0: (B, C, H, W) float32."""
+    low, high = points.boxes[:, :2].floor(), points.boxes[:, 2:].ceil()
+    return _paint(points, num_classes, points.valid & points.ignore, *_rectangles(points, low, high))
 
-    def inside(low: Tensor, high: Tensor, length: int) -> Tensor:
+
+def render_with_ignored(points: Points, num_classes: int, policy: str) -> Tensor:
+    """The center heatmap of the original for 3-D boxes, on which regions to ignore act in annotation order (SPEC 6.6).
+
+    A region sets cells to 0.9999, which cost nothing, and overwrites the peaks of earlier objects there; the peak of a
+    later object wins. (Where a later Gaussian is above 0.9999 beside its peak, which takes a box of 776 cells, the
+    original keeps that value; its loss differs by 1e-16.)
+
+    Args:
+        points: the objects.
+        num_classes: planes.
+        policy: "center" draws the Gaussian of the region and sets its center cell; "box" sets the cells of its whole
+            box, inclusive truncated corners, and draws nothing.
+
+    Returns:
+        (B, C, H, W) float32.
+    """
+    height, width = points.map_size[1:]
+    rows, columns = gaussian_profiles(points.cells, points.radius, (height, width))
+    drawn = points.valid if policy == "center" else points.valid & ~points.ignore
+    heatmap = _paint(points, num_classes, drawn, rows, columns)
+    if policy == "center":
+        support = _rectangles(points, points.cells, points.cells)
+    else:
+        support = _rectangles(points, points.boxes[:, :2].floor(), points.boxes[:, 2:].floor())
+    # For every cell the last region that sets it, counted from 1; 0 is none.
+    order = torch.arange(1, len(points.classes) + 1, device=points.boxes.device, dtype=torch.float32)
+    last = _paint(points, num_classes, points.valid & points.ignore, support[0] * order[:, None], support[1])
+    heatmap = torch.where(last > 0, ALMOST_CENTER, heatmap)
+    place = (points.image, points.classes.clamp(min=0), points.cells[:, 1], points.cells[:, 0])
+    wins = points.valid & ~points.ignore & (order > last[place])
+    # Several objects may share a cell: the largest value stays, so those that do not win change nothing.
+    flat = ((place[0] * num_classes + place[1]) * height + place[2]) * width + place[3]
+    return heatmap.flatten().scatter_reduce(0, flat, wins.float(), "amax").view_as(heatmap)
+
+
+def _rectangles(points: Points, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, H) and (N, W) profiles of rectangles between inclusive (N, 2) cells (x, y): 1 inside, 0 outside."""
+
+    def inside(axis: int, length: int) -> Tensor:
         cells = torch.arange(length, device=low.device)
-        return ((cells >= low.floor()[:, None]) & (cells <= high.ceil()[:, None])).float()
+        return ((cells >= low[:, axis, None]) & (cells <= high[:, axis, None])).float()
 
-    rows = inside(points.boxes[:, 1], points.boxes[:, 3], points.map_size[1])
-    columns = inside(points.boxes[:, 0], points.boxes[:, 2], points.map_size[2])
-    return _paint(points, num_classes, points.valid & points.ignore, rows, columns)
+    return inside(1, points.map_size[1]), inside(0, points.map_size[2])
 
 
 def _paint(points: Points, num_classes: int, chosen: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     batch, height, width = points.map_size
-    canvas = points.boxes.new_zeros(batch * num_classes, height, width)
-    paint_max(canvas, points.image * num_classes + points.classes, rows * chosen[:, None], columns)
-    return canvas.unflatten(0, (batch, num_classes))
+    # What belongs to all classes is drawn once, on a plane of its own.
+    planes = torch.where(points.classes < 0, num_classes, points.classes)
+    canvas = points.boxes.new_zeros(batch * (num_classes + 1), height, width)
+    paint_max(canvas, points.image * (num_classes + 1) + planes, rows * chosen[:, None], columns)
+    canvas = canvas.unflatten(0, (batch, num_classes + 1))
+    return torch.maximum(canvas[:, :-1], canvas[:, -1:])
 
 
 @POINT_HEAD_REGISTRY.register()
@@ -74,6 +119,8 @@ class CenterHead(PointHead):
         offset_weight: float = 1.0,
         average_offsets: bool = False,
         stride: int = 4,
+        ignore_regions: str = "mask",
+        loss_slots: int = 0,
         **common: object,
     ) -> None:
         """
@@ -84,12 +131,17 @@ class CenterHead(PointHead):
             heatmap_weight, offset_weight: factors of the losses.
             average_offsets: average the offset over mirrored images too. The original does not.
             stride: image pixels per cell.
+            ignore_regions: "mask" takes the boxes of ``gt_ignore`` out of the loss of the heatmap; "center" and "box"
+                act on the heatmap as the original does for 3-D boxes, see :func:`render_with_ignored`.
+            loss_slots: divide the loss of the offset by this many objects per image, however many there are; 0 divides
+                by the objects.
             common: see :class:`PointHead`.
 
         Raises:
-            ValueError: unknown loss.
+            ValueError: unknown loss or policy.
         """
         check_choice("MODEL.CENTERNET.OFFSET_LOSS", offset_loss, REGRESSION_LOSSES)
+        check_choice("MODEL.CENTERNET.IGNORE_REGIONS", ignore_regions, IGNORE_POLICIES)
         super().__init__({"heatmap": num_classes, **({"offset": 2} if offset else {})}, **common)
         self.num_classes = num_classes
         self.offset_loss = offset_loss
@@ -97,6 +149,8 @@ class CenterHead(PointHead):
         self.offset_weight = offset_weight
         self.average_offsets = average_offsets
         self.stride = stride
+        self.ignore_regions = ignore_regions
+        self.loss_slots = loss_slots
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
@@ -109,15 +163,19 @@ class CenterHead(PointHead):
             "offset_weight": node.OFFSET_WEIGHT,
             "average_offsets": cfg.TEST.AUG.AVERAGE_OFFSETS,
             "stride": input_shape.stride,
+            "ignore_regions": node.IGNORE_REGIONS,
+            "loss_slots": node.LOSS_SLOTS,
             **cls.common_config(cfg, input_shape, num_stacks),
         }
 
     def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, Tensor | SparseTarget]:
         """See :meth:`PointHead.targets`; where there are regions to ignore, ``heatmap_weight`` is 0 inside them."""
-        targets = {
-            "heatmap": render_centers(points, self.num_classes),
-            "offset": points.target(points.centers - points.cells),
-        }
+        ignored = any(instances.has("gt_ignore") for instances in gt)
+        if ignored and self.ignore_regions != "mask":
+            heatmap = render_with_ignored(points, self.num_classes, self.ignore_regions)
+        else:
+            heatmap = render_centers(points, self.num_classes)
+        targets = {"heatmap": heatmap, "offset": points.target(points.centers - points.cells)}
         if any(instances.has("gt_blind") for instances in gt):
             blind = [
                 instances.gt_blind.any() if instances.has("gt_blind") else points.valid.new_zeros(())
@@ -125,7 +183,7 @@ class CenterHead(PointHead):
             ]
             unknown = torch.stack(blind)[:, None, None, None]
             targets["heatmap"] = targets["heatmap"].masked_fill(unknown, ALMOST_CENTER)
-        if any(instances.has("gt_ignore") for instances in gt):
+        if ignored and self.ignore_regions == "mask":
             targets["heatmap_weight"] = 1 - render_ignored(points, self.num_classes)
         return targets
 
@@ -134,7 +192,9 @@ class CenterHead(PointHead):
         losses = {"loss_heatmap": self.heatmap_weight * heatmap}
         if "offset" in self.maps:
             target = targets["offset"]
-            offset = regression_loss(target.gather(maps["offset"]), target.value, target.weight, self.offset_loss)
+            slots = self.loss_slots * len(maps["offset"])
+            predicted = target.gather(maps["offset"])
+            offset = regression_loss(predicted, target.value, target.weight, self.offset_loss, slots)
             losses["loss_offset"] = self.offset_weight * offset
         return losses
 

@@ -76,3 +76,48 @@ def test_without_offset_centers_are_at_the_middle_of_their_cell():
 def test_unknown_loss_is_an_error():
     with pytest.raises(ValueError, match="OFFSET_LOSS is 'l2', known: l1, smooth_l1"):
         stub_heads(offset_loss="l2")
+
+
+def ignored_heatmap(policy, boxes, ignore, classes=None):
+    """The heatmap (2 classes, 16x16 cells) of boxes in input pixels, some of which are regions to ignore."""
+    gt = Instances((64, 64))
+    gt.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32))
+    gt.gt_classes = torch.tensor(classes or [0] * len(boxes))
+    gt.gt_ignore = torch.tensor(ignore)
+    model = stub_model(stub_heads(num_classes=2, ignore_regions=policy))
+    points = model.build_points([gt], (16, 16))
+    return model.heads["CenterHead"].targets([gt], points)["heatmap"][0]
+
+
+SAME = [[16, 16, 40, 40], [20, 20, 36, 36]]
+
+
+@pytest.mark.parametrize("policy", ["center", "box"])
+def test_of_a_peak_and_an_ignored_center_the_later_one_stays(policy):
+    assert ignored_heatmap(policy, SAME, [True, False])[0, 7, 7] == 1
+    assert ignored_heatmap(policy, SAME, [False, True])[0, 7, 7] == pytest.approx(0.9999)
+    both = [*SAME, SAME[0], SAME[1]]
+    assert ignored_heatmap(policy, both, [True, False, True, False])[0, 7, 7] == 1
+    assert ignored_heatmap(policy, both, [False, True, False, True])[0, 7, 7] == pytest.approx(0.9999)
+
+
+def test_regions_of_all_classes_act_on_every_plane():
+    heatmap = ignored_heatmap("center", [[16, 16, 40, 40]], [True], classes=[-1])
+    assert torch.equal(heatmap[0], heatmap[1])
+    assert heatmap[0, 7, 7] == pytest.approx(0.9999)
+    assert heatmap.max() < 1
+    # The Gaussian around it is there too.
+    assert 0 < heatmap[0, 7, 8] < 0.9999
+
+
+def test_a_box_is_ignored_from_corner_to_corner():
+    heatmap = ignored_heatmap("box", [[9, 17, 30, 41]], [True], classes=[1])
+    wanted = torch.zeros(2, 16, 16)
+    wanted[1, 4:11, 2:8] = 0.9999
+    assert torch.allclose(heatmap, wanted)
+
+
+def test_without_regions_all_policies_draw_the_same():
+    plain = ignored_heatmap("mask", SAME, [False, False], classes=[0, 1])
+    for policy in ("center", "box"):
+        assert torch.equal(ignored_heatmap(policy, SAME, [False, False], classes=[0, 1]), plain)

@@ -3,6 +3,7 @@
 from fnmatch import fnmatch
 
 from . import (  # noqa: F401 - they register their checks
+    box3d,
     boxes3d,
     comparison,
     decode,

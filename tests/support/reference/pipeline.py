@@ -7,7 +7,7 @@ from . import synthetic
 from .comparison import checks
 
 
-@checks("test_pipeline/coco_*", "test_pipeline/voc_*", "test_pipeline/wide_*")
+@checks("test_pipeline/coco_*", "test_pipeline/voc_*", "test_pipeline/wide_*", "test_pipeline/kitti_*")
 def check_test_canvas(path, comparison, tmp_path):
     data = dict(np.load(path))
     height, width = (int(size) for size in data["image_hw"])
@@ -15,7 +15,7 @@ def check_test_canvas(path, comparison, tmp_path):
     pixels = {"pixel_mean": (data["mean"] * 255).tolist(), "pixel_std": (data["std"] * 255).tolist()}
     model = stub_model(
         divisibility=int(data["pad"]) + 1,
-        test_resolution="fixed" if data["fix_res"] else "keep",
+        test_resolution=("fixed_width" if path.name.startswith("kitti") else "fixed") if data["fix_res"] else "keep",
         fixed_size=tuple(int(size) for size in data["opt_input_hw"]),
         **pixels,
     )
@@ -32,6 +32,10 @@ def check_test_canvas(path, comparison, tmp_path):
     comparison.equal("input_hw", geometry.input_size, data.get("input_hw"))
     comparison.equal("out_hw", [size // model.stride for size in geometry.input_size], data.get("out_hw"))
     comparison.equal("batch", 1 + int(data.get("flip_test", 0)), data.get("batch"))
+    if path.name.startswith("kitti") and data["fix_res"]:
+        # Of the size of the image, which the original keeps, only the width sets the window.
+        comparison.equal("s of the image", (width, height), data.get("s"))
+        data["s"] = data["s"][:1]
     compare_window(comparison, geometry, data, scale, model.stride)
 
 

@@ -68,7 +68,9 @@ def check_ctdet(path, comparison, tmp_path):
 def instances_of(annotations, transforms, size):
     """Boxes sent through the transforms corner by corner, without any data loader."""
     boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float32).reshape(-1, 4)
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1).reshape(-1, 2).astype(np.float64)
+    relative = np.array([annotation["bbox_mode"] == BoxMode.XYWH_ABS for annotation in annotations]).reshape(-1, 1)
+    corners = np.concatenate([boxes[:, :2], boxes[:, 2:] + boxes[:, :2] * relative], axis=1)
+    corners = corners.reshape(-1, 2).astype(np.float64)
     for transform in transforms:
         corners = transform.apply_coords(corners)
     corners = corners.reshape(-1, 2, 2)
