@@ -3,6 +3,7 @@ import pytest
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.config import check_choice
 from centernet_d2.modeling import CenterNet
+from conftest import ROOT
 
 
 def test_the_model_zoo_knows_its_configs():
@@ -45,6 +46,19 @@ def test_schedules_equal_the_epochs_of_the_original(name, images, batch, rate, e
     assert (solver.IMS_PER_BATCH, solver.REFERENCE_IMS_PER_BATCH, solver.BASE_LR) == (batch, batch, rate)
     assert solver.MAX_ITER == epochs * per_epoch
     assert tuple(solver.STEPS) == tuple(drop * per_epoch for drop in drops)
+
+
+@pytest.mark.parametrize(("split", "images"), [("3dop", 3712), ("subcnn", 3682)])
+def test_the_recipe_for_3d_boxes_is_the_original_one(split, images):
+    cfg = load_config(ROOT / "configs" / "KITTI-3D" / f"centernet_3d_DLA_34_{split}.yaml")
+    per_epoch = images // 16
+    solver, node = cfg.SOLVER, cfg.MODEL.CENTERNET
+    assert (solver.IMS_PER_BATCH, solver.REFERENCE_IMS_PER_BATCH, solver.BASE_LR) == (16, 16, 1.25e-4)
+    assert (solver.MAX_ITER, list(solver.STEPS)) == (70 * per_epoch, [45 * per_epoch, 60 * per_epoch])
+    assert (node.HEAD_CONV, node.LOSS_SLOTS, node.RADIUS_ROUND_UP, node.SIZE_AS_POINT) == (256, 50, False, True)
+    assert (node.IGNORE_REGIONS, node.TEST_RESOLUTION, node.BOX3D.REFERENCE_FOCAL) == ("center", "fixed_width", 0)
+    assert (list(cfg.INPUT.AFFINE.SIZE), cfg.INPUT.AFFINE.MODE, cfg.INPUT.RANDOM_FLIP) == ([384, 1280], "kitti", "none")
+    assert cfg.DATASETS.REGISTER_KITTI[0][1:] == ["kitti", f"{split}_train"]
 
 
 def test_a_missing_config_file_is_named():

@@ -21,12 +21,16 @@ from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.checks import check_coco_file, load_checked
 from ..evaluation.coco import RoundingCOCOEvaluator
+from ..evaluation.kitti import KITTIEvaluator
 from ..evaluation.oracle import OracleCenterNet, OracleMapper
 from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, lookup
 from ..modeling.test_time_augmentation import CenterNetWithTTA
 from .solver import build_optimizer
 
 __all__ = ["Trainer"]
+
+# Values of ``evaluator_type`` in the metadata of a data set.
+EVALUATORS = ("coco", "pascal_voc", "kitti")
 
 
 class Trainer(DefaultTrainer):
@@ -151,7 +155,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        """By the ``evaluator_type`` of the data set: COCO or Pascal VOC."""
+        """By the ``evaluator_type`` of the data set: COCO, Pascal VOC or KITTI."""
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         if evaluator_type(dataset_name) == "coco":
             evaluator = RoundingCOCOEvaluator if cfg.TEST.ROUND_RESULTS else COCOEvaluator
@@ -161,6 +165,8 @@ class Trainer(DefaultTrainer):
                 max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
                 kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
             )
+        if evaluator_type(dataset_name) == "kitti":
+            return KITTIEvaluator(dataset_name, output_dir=folder)
         return PascalVOCDetectionEvaluator(dataset_name)
 
     @classmethod
@@ -168,13 +174,16 @@ class Trainer(DefaultTrainer):
         """Everything that would otherwise fail at the first evaluation.
 
         Raises:
-            ValueError: a data set is broken, has no evaluator, or the model predicts no boxes to evaluate.
+            ValueError: a data set is broken, has no evaluator, or the model does not predict the boxes to evaluate.
         """
         if not any("boxes" in head.provides for head in model.heads.values()):
             raise ValueError("evaluation needs boxes: add BoxHead to MODEL.CENTERNET.HEADS, or empty DATASETS.TEST")
         cls.check_annotations(cfg, load_checked(cfg.DATASETS.TEST, cfg.MODEL.CENTERNET.NUM_CLASSES))
         for name in cfg.DATASETS.TEST:
-            if evaluator_type(name) == "coco":
+            kind = evaluator_type(name)
+            if kind == "kitti" and not any("boxes3d" in head.provides for head in model.heads.values()):
+                raise ValueError(f"evaluation on '{name}' needs 3-D boxes: add Box3DHead to MODEL.CENTERNET.HEADS")
+            if kind == "coco":
                 check_coco_file(name, keypoints=any("keypoints" in head.provides for head in model.heads.values()))
 
     @staticmethod
@@ -189,15 +198,15 @@ class Trainer(DefaultTrainer):
 
 
 def evaluator_type(dataset_name: str) -> str:
-    """ "coco" or "pascal_voc".
+    """One of EVALUATORS.
 
     Raises:
         ValueError: it is none of these.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind not in ("coco", "pascal_voc"):
+    if kind not in EVALUATORS:
         raise ValueError(
-            f"the data set '{dataset_name}' has evaluator_type {kind!r}; known are 'coco' and 'pascal_voc'. "
+            f"the data set '{dataset_name}' has evaluator_type {kind!r}; known are {', '.join(EVALUATORS)}. "
             "Set it with MetadataCatalog.get(name).evaluator_type, or override Trainer.build_evaluator"
         )
     return kind

@@ -95,6 +95,20 @@ def test_a_bare_state_dict_of_the_hourglass_lands_without_a_file():
     assert renamed["heads.BoxHead.stacks.1.size.2.bias"] is state["wh.1.1.bias"]
 
 
+@pytest.mark.parametrize("split", ["3dop", "subcnn"])
+def test_the_files_for_3d_boxes_land_without_a_file(shared, split):
+    path = ROOT / "configs" / "KITTI-3D" / f"centernet_3d_DLA_34_{split}.yaml"
+    with torch.device("meta"):
+        model = CenterNet(load_config(path, ["MODEL.DEVICE", "cpu"]))
+    lines = (shared / "reference" / "golden" / "keys" / "dla_34.ddd.txt").read_text().splitlines()
+    recorded = {line.split("\t")[0] for line in lines if line}
+    assert set(original_names(model).values()) == recorded
+    renamed, is_trunk = to_our_names(model, {"state_dict": {f"module.{name}": name for name in recorded}})
+    assert not is_trunk
+    assert renamed.keys() == model.state_dict().keys()
+    assert renamed["heads.Box3DHead.stacks.0.orientation.2.bias"] == "rot.2.bias"
+
+
 def test_default_predictor_reads_them(resnet_file):
     predictor = DefaultPredictor(config(R_18, "MODEL.WEIGHTS", resnet_file))
     assert_filled(predictor.model, original_state(R_18))

@@ -39,6 +39,6 @@ def test_voc_is_evaluated_at_fixed_resolution(tiny_voc, arguments, load_script, 
 
 def test_an_unknown_evaluator_type_is_an_error(arguments):
     args = arguments()
-    with pytest.raises(ValueError, match="has evaluator_type None; known are 'coco' and 'pascal_voc'"):
+    with pytest.raises(ValueError, match="has evaluator_type None; known are coco, pascal_voc, kitti"):
         Trainer.build_evaluator(load_config(args.config_file, args.opts), "shapes_nobody_registered")
     MetadataCatalog.remove("shapes_nobody_registered")

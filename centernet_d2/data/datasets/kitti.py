@@ -31,6 +31,7 @@ __all__ = [
     "read_camera",
     "read_objects",
     "register_kitti_3d",
+    "register_kitti_sets",
 ]
 
 CLASSES = ("Pedestrian", "Car", "Cyclist")
@@ -258,3 +259,18 @@ def register_kitti_3d(name: str, root: str | Path, split: str) -> None:
         metadata.set(thing_classes=list(CLASSES), evaluator_type="kitti", root=root, split=split)
     elif (metadata.get("root"), metadata.get("split")) != (root, split):
         raise ValueError(f"the name '{name}' is taken by another data set")
+
+
+def register_kitti_sets(entries: Sequence[Sequence[str]]) -> None:
+    """Register the data sets of ``DATASETS.REGISTER_KITTI``; those already registered as they are, stay.
+
+    Args:
+        entries: (name, folder, split), see :func:`register_kitti_3d`.
+
+    Raises:
+        ValueError: an entry is malformed, or its name stands for another data set already.
+    """
+    for entry in entries:
+        if len(entry) != 3 or not all(isinstance(part, str) for part in entry):
+            raise ValueError(f"DATASETS.REGISTER_KITTI: {entry} is not [name, folder, split]")
+        register_kitti_3d(*entry)

@@ -1,0 +1,150 @@
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data.transforms import ResizeTransform
+from detectron2.structures import BoxMode
+
+from centernet_d2.data import CenterNetDatasetMapper
+from centernet_d2.data.augmentations import KittiWindow, MirrorTransform, RandomWindow, ShiftScaleWindow
+from centernet_d2.data.boxes3d import carry_camera, check_boxes3d
+from centernet_d2.data.checks import check_dataset
+from centernet_d2.data.datasets.kitti import ALL_CLASSES, EXCLUDED
+from centernet_d2.modeling.heads.box3d import annotate_boxes3d
+from centernet_d2.structures.boxes3d import Boxes3D, alpha_to_rotation_y, project, rotation_y_to_alpha
+
+CAMERA = np.array([[70.0, 0, 60, 4.5], [0, 72, 18, -0.3], [0, 0, 1, 0.005]])
+
+
+def car(x=-2.0, z=12.0, rotation_y=0.7, **other):
+    box = Boxes3D([[x, 1.6, z, 1.5, 1.6, 4.0, rotation_y]])
+    u = project(torch.tensor([[x, 0.85, z]]), torch.from_numpy(CAMERA))[:, 0]
+    return {
+        "bbox": box.projected_boxes(torch.from_numpy(CAMERA)).tensor[0].tolist(),
+        "bbox_mode": BoxMode.XYXY_ABS,
+        "category_id": 1,
+        "ignore": False,
+        "location": [x, 1.6, z],
+        "dimensions": [1.5, 1.6, 4.0],
+        "rotation_y": rotation_y,
+        "alpha": rotation_y_to_alpha(torch.tensor([rotation_y]), u, torch.from_numpy(CAMERA)).item(),
+        "depth": z,
+        **other,
+    }
+
+
+def mapped(tmp_path, annotations, augmentations, augmented="mask"):
+    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((37, 124, 3), dtype=np.uint8))
+    mapper = CenterNetDatasetMapper(
+        True,
+        augmentations=augmentations,
+        image_format="BGR",
+        num_classes=3,
+        annotators=[lambda *args: annotate_boxes3d(*args, augmented=augmented)],
+    )
+    record = {"file_name": str(tmp_path / "x.png"), "height": 37, "width": 124, "camera": CAMERA.tolist()}
+    return mapper({**record, "annotations": annotations})
+
+
+SEQUENCES = {
+    "nothing": [],
+    "mirror": [MirrorTransform(124)],
+    "window": [KittiWindow((64, 256), 0.1, 0.4, 1.0)],
+    "both": [MirrorTransform(124), RandomWindow((96, 128), [0.9])],
+    "resize": [ResizeTransform(37, 124, 74, 248), MirrorTransform(248)],
+    "twice": [MirrorTransform(124), MirrorTransform(124), ShiftScaleWindow((64, 128), 0.05, 0.1)],
+}
+
+
+@pytest.mark.parametrize("name", SEQUENCES)
+@pytest.mark.parametrize("seed", range(3))
+def test_boxes_in_space_stay_on_boxes_in_the_image(tmp_path, name, seed):
+    """What projects to the 2-D box still does after every augmentation, and alpha still belongs to rotation_y."""
+    np.random.seed(seed)
+    cars = [car(x, z, angle) for x, z, angle in ((-2, 12, 0.7), (1.5, 9, -2.5), (0.5, 25, 3.1))]
+    sample = mapped(tmp_path, cars, SEQUENCES[name])
+    gt, camera = sample["instances"], sample["camera"]
+    assert camera.shape == (3, 4)
+    assert camera[0, 0] > 0
+    size = tuple(sample["image"].shape[1:])
+    found = gt.gt_boxes3d.projected_boxes(camera).tensor
+    # Detectron2 clips to 0..size, and its own resizing has pixel centers at halves.
+    limit = torch.tensor([size[1], size[0]] * 2)
+    assert torch.allclose(
+        found.clamp(min=0).minimum(limit), gt.gt_boxes.tensor, atol=0.51 if name == "resize" else 2e-2
+    )
+    middle = gt.gt_boxes3d.location - torch.tensor([0, 0.75, 0])
+    back = alpha_to_rotation_y(gt.gt_alpha, project(middle, camera)[:, 0], camera)
+    assert torch.allclose(back.cos(), gt.gt_boxes3d.rotation_y.cos(), atol=1e-4)
+    assert gt.gt_camera.shape == (len(gt), 3, 4)
+    assert gt.gt_alpha.abs().max() <= math.pi + 1e-6
+
+
+def test_a_mirrored_camera_sees_the_mirrored_world():
+    point = np.array([1.0, 2.0, 10.0, 1.0])
+    u, v, w = CAMERA @ point
+    mirrored = carry_camera(CAMERA, [MirrorTransform(124)])
+    u2, v2, w2 = mirrored @ (point * [-1, 1, 1, 1])
+    assert (u2 / w2, v2 / w2) == pytest.approx((123 - u / w, v / w))
+    assert np.allclose(carry_camera(CAMERA, [MirrorTransform(124)] * 2), CAMERA)
+
+
+def test_scaled_images_keep_orientation_and_lose_metres_unless_the_camera_tells_them(tmp_path):
+    window = [KittiWindow((64, 256), 0.01, 0.1, 1.0)]
+    assert mapped(tmp_path, [car()], window)["instances"].gt_metric.tolist() == [0]
+    assert mapped(tmp_path, [car()], window, "camera")["instances"].gt_metric.tolist() == [1]
+    whole = mapped(tmp_path, [car()], [KittiWindow((64, 256), 0.1, 0.4, 0.0)])
+    assert whole["instances"].gt_metric.tolist() == [1]
+    # The width of the image fills that of the input.
+    assert whole["camera"][0, 0] == pytest.approx(70 * 256 / 124)
+
+
+def test_the_window_of_kitti_is_drawn_as_often_as_asked():
+    np.random.seed(0)
+    image = np.zeros((37, 124, 3), dtype=np.uint8)
+    drawn = [KittiWindow((64, 256), 0.1, 0.4, 0.25).get_transform(image) for _ in range(400)]
+    assert np.mean([transform.jittered for transform in drawn]) == pytest.approx(0.25, abs=0.07)
+    widths = [256 / transform.matrix[0, 0] / 124 for transform in drawn if transform.jittered]
+    assert 0.6 - 1e-6 <= min(widths) < max(widths) <= 1.4 + 1e-6
+
+
+def test_excluded_objects_go_regions_stay_and_order_is_kept(tmp_path):
+    annotations = [
+        car(ignore=True, category_id=ALL_CLASSES, dimensions=[-1, -1, -1], depth=-1000.0),
+        car(ignore=True, category_id=EXCLUDED),
+        car(x=0.0),
+        car(ignore=True, category_id=0),
+    ]
+    gt = mapped(tmp_path, annotations, [])["instances"]
+    assert gt.gt_classes.tolist() == [-1, 1, 0]
+    assert gt.gt_ignore.tolist() == [True, False, True]
+    assert gt.gt_depth.tolist() == [-1000, 12, 12]
+    assert len(gt[gt.gt_ignore].gt_boxes3d) == 2
+    with pytest.raises(ValueError, match="has objects of a class that"):
+        mapped(tmp_path, [car(category_id=-1)], [])
+    record = {"file_name": str(tmp_path / "x.png"), "height": 37, "width": 124, "annotations": annotations}
+    check_dataset("some", [record], 3)
+    with pytest.raises(ValueError, match=r"class -1 is outside 0\.\.2"):
+        check_dataset("some", [{**record, "annotations": [car(category_id=-1)]}], 3)
+
+
+@pytest.mark.parametrize(
+    ("camera", "annotation", "message"),
+    [
+        (None, {}, "x.png has no camera, which 3-D boxes need"),
+        (np.eye(3), {}, r"x.png: the camera is not a \(3, 4\) matrix"),
+        (-CAMERA, {}, "positive focal lengths"),
+        (CAMERA, {"depth": -3.0}, r"x.png, annotation 0 of this image: the depth -3.0 m is not in front"),
+        (CAMERA, {"dimensions": [1.0, 2.0]}, r"'dimensions' is \[1.0, 2.0\] instead of 3 finite numbers"),
+        (CAMERA, {"alpha": math.nan}, "'alpha' is nan instead of 1 finite numbers"),
+    ],
+)
+def test_broken_annotations_are_named(camera, annotation, message):
+    record = {"file_name": "x.png", "annotations": [car(**annotation)]}
+    if camera is not None:
+        record["camera"] = camera
+    with pytest.raises(ValueError, match=message):
+        check_boxes3d([record])
+    check_boxes3d([{"file_name": "x.png", "camera": CAMERA, "annotations": [car(depth=-1.0, ignore=True)]}])
