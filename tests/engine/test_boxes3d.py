@@ -1,0 +1,108 @@
+"""3-D boxes from KITTI's files to KITTI's evaluation, on scenes that the project draws."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_argument_parser
+
+from centernet_d2.data.datasets.boxes_on_ground import Camera, write_boxes_on_ground
+from conftest import ROOT
+
+CONFIG = """
+_BASE_: {base}
+DATASETS:
+  REGISTER_KITTI: [[ground, "{folder}", few]]
+  TRAIN: [ground]
+  TEST: [ground]
+"""
+
+
+@pytest.fixture
+def ground(tmp_path):
+    cameras = (Camera(60, 128, 64), Camera(90, 192, 96), Camera(45, 128, 64))
+    write_boxes_on_ground(tmp_path / "ground", {"few": 6}, cameras=cameras, count=3)
+    config = tmp_path / "ground.yaml"
+    base = ROOT / "configs" / "KITTI-3D" / "centernet_3d_R_18.yaml"
+    config.write_text(CONFIG.format(base=base, folder=tmp_path / "ground"))
+    yield config
+    if "ground" in DatasetCatalog.list():
+        DatasetCatalog.remove("ground")
+        MetadataCatalog.remove("ground")
+
+
+def arguments(config, tmp_path, **overrides):
+    options = {
+        "OUTPUT_DIR": tmp_path / "out", "MODEL.DEVICE": "cpu", "INPUT.AFFINE.SIZE": "[64, 128]",
+        "INPUT.AFFINE.JITTER_PROB": 0.0, "INPUT.RANDOM_FLIP": "none", "DATALOADER.NUM_WORKERS": 0,
+        "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL": 60.0,
+        "MODEL.UPCONV.CHANNELS": "[32, 32, 32]", "MODEL.CENTERNET.HEAD_CONV": 32, "SOLVER.IMS_PER_BATCH": 6,
+        "SOLVER.REFERENCE_IMS_PER_BATCH": 0, "SEED": 1,
+        **overrides,
+    }  # fmt: skip
+    pairs = [str(part) for pair in options.items() for part in pair]
+    return default_argument_parser().parse_args(["--config-file", str(config), *pairs])
+
+
+def test_a_handful_of_scenes_is_learned_by_heart(ground, tmp_path, load_script):
+    overrides = {"SOLVER.MAX_ITER": 110, "SOLVER.STEPS": "[90]", "SOLVER.BASE_LR": 2e-3}
+    results = load_script("train_net.py").main(arguments(ground, tmp_path, **overrides))
+    written = sorted((tmp_path / "out" / "inference" / "ground" / "data").glob("*.txt"))
+    assert len(written) == 6
+    truth = {record["image_id"]: record["annotations"] for record in DatasetCatalog.get("ground")}
+    errors, missed = depth_errors(written, truth)
+    assert missed <= 2
+    assert np.median(errors) < 0.1
+    assert set(results) == {"bbox2d", "aos", "bev", "box3d"}
+
+
+def depth_errors(written, truth):
+    """Relative errors of the depth of the objects that were found within 2 m sideways, and how many were not."""
+    errors, missed = [], 0
+    for path in written:
+        found = [line.split() for line in path.read_text().splitlines()]
+        for one in truth[path.stem]:
+            x, _, z = one["location"]
+            near = [
+                abs(float(row[13]) - z) / z
+                for row in found
+                if row[0] == one["kitti_type"] and abs(float(row[11]) / float(row[13]) - x / z) < 0.1
+            ]
+            errors.extend([min(near)] if near else [])
+            missed += not near
+    return errors, missed
+
+
+def test_a_model_without_3d_boxes_shows_before_training(ground, tmp_path, load_script):
+    overrides = {"MODEL.CENTERNET.HEADS": "['CenterHead','BoxHead']"}
+    with pytest.raises(ValueError, match="evaluation on 'ground' needs 3-D boxes: add Box3DHead"):
+        load_script("train_net.py").main(arguments(ground, tmp_path, **overrides))
+
+
+def test_a_missing_calibration_shows_before_training(ground, tmp_path, load_script):
+    (tmp_path / "ground" / "training" / "calib" / "000002.txt").unlink()
+    with pytest.raises(FileNotFoundError, match="calibration file .*000002.txt of the image .*000002.png"):
+        load_script("train_net.py").main(arguments(ground, tmp_path))
+
+
+def test_a_malformed_entry_is_named(ground, tmp_path, load_script):
+    with pytest.raises(ValueError, match=r"DATASETS.REGISTER_KITTI: \['x', 'y'\] is not \[name, folder, split\]"):
+        load_script("train_net.py").main(arguments(ground, tmp_path, **{"DATASETS.REGISTER_KITTI": "[['x','y']]"}))
+
+
+def test_metres_hold_for_another_camera(ground, tmp_path):
+    """The same network input, said to come from a camera of twice the focal length, shows what is twice as far."""
+    from centernet_d2 import load_config
+    from centernet_d2.modeling import CenterNet
+
+    torch.manual_seed(0)
+    args = arguments(ground, tmp_path, **{"MODEL.CENTERNET.SCORE_THRESH_TEST": 0.0})
+    model = CenterNet(load_config(args.config_file, args.opts)).eval()
+    image = (torch.rand(3, 64, 128) * 255).byte()
+    camera = np.array([[60.0, 0, 64, 0], [0, 60, 32, 0], [0, 0, 1, 0]])
+    with torch.no_grad():
+        near, far = (
+            model([{"image": image, "camera": matrix}])[0]["instances"].pred_boxes3d.location[:, 2]
+            for matrix in (camera, camera * [[2], [2], [1]])
+        )
+    assert torch.allclose(far, 2 * near, rtol=1e-4)
