@@ -4,7 +4,16 @@ import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
-from centernet_d2.visualization import draw_heatmap, draw_instances, side_by_side
+from centernet_d2.structures.boxes3d import Boxes3D
+from centernet_d2.visualization import (
+    draw_birds_eye,
+    draw_boxes3d,
+    draw_heatmap,
+    draw_instances,
+    draw_scene3d,
+    draw_training,
+    side_by_side,
+)
 
 
 def detections(scores):
@@ -68,3 +77,47 @@ def test_keypoints_are_drawn_and_connected():
     drawn = draw_instances(image, found, metadata=metadata)
     assert (drawn != plain).any(axis=2).sum() > 20
     assert (draw_instances(image, found, threshold=0.95, metadata=metadata) == image).all()
+
+
+CAMERA = torch.tensor([[60.0, 0, 40, 0], [0, 60, 30, 0], [0, 0, 1, 0]])
+
+
+def test_a_box_in_space_is_drawn_inside_its_2d_box():
+    boxes = Boxes3D([[0.5, 1.5, 10, 1.5, 1.6, 3.9, 0.4]])
+    image = np.zeros((60, 80, 3), dtype=np.uint8)
+    drawn = draw_boxes3d(image, boxes, CAMERA, (255, 255, 255)).any(axis=2)
+    assert not image.any()
+    rows, columns = np.nonzero(drawn)
+    x1, y1, x2, y2 = boxes.projected_boxes(CAMERA).tensor[0].tolist()
+    assert (columns.min(), columns.max()) == pytest.approx((x1, x2), abs=1.5)
+    assert (rows.min(), rows.max()) == pytest.approx((y1, y2), abs=1.5)
+
+
+def test_boxes_behind_the_camera_and_wild_ones_do_no_harm():
+    boxes = Boxes3D([[0, 1.5, -5, 1.5, 1.6, 3.9, 0], [0, 1.5, 0.5, 1.5, 1.6, 3.9, 0], [1e7, 0, 1e-3, 1, 1, 1, 1]])
+    image = np.zeros((60, 80, 3), dtype=np.uint8)
+    assert not draw_boxes3d(image, boxes[0], CAMERA, (255, 0, 0)).any()
+    assert draw_scene3d(image, CAMERA, boxes, boxes).shape == (60, 80 + 160, 3)
+    assert draw_scene3d(image, CAMERA, Boxes3D([])).shape == (60, 240, 3)
+
+
+def test_seen_from_above_far_is_up_and_right_is_right():
+    picture = draw_birds_eye([(Boxes3D([[10, 1, 40, 1.5, 2, 4, 0]]), (255, 0, 0))], (120, 120), depth=60)
+    # Thin lines are smoothed, so they are not purely red.
+    rows, columns = np.nonzero(picture[..., 0].astype(int) - picture[..., 2] > 100)
+    # Two pixels per metre; the stroke goes one length ahead, to the right.
+    assert rows.mean() == pytest.approx(120 - 80, abs=1.5)
+    assert columns.min() == pytest.approx(60 + 20 - 4, abs=1)
+    assert columns.max() == pytest.approx(60 + 20 + 8, abs=1)
+
+
+def test_a_training_picture_shows_space_if_there_is_a_camera():
+    gt = Instances((60, 80))
+    gt.gt_boxes, gt.gt_classes = Boxes(torch.tensor([[10.0, 10, 40, 50]])), torch.tensor([1])
+    gt.gt_boxes3d, gt.gt_ignore = Boxes3D([[0.5, 1.5, 10, 1.5, 1.6, 3.9, 0.4]]), torch.tensor([False])
+    found = detections([0.9])
+    found.pred_boxes3d = gt.gt_boxes3d
+    arguments = (torch.zeros(3, 60, 80), "BGR", gt, found, torch.zeros(2, 15, 20), 4)
+    flat, space = draw_training(*arguments), draw_training(*arguments, camera=CAMERA)
+    assert space.shape[1] == flat.shape[1]
+    assert space.shape[2] > flat.shape[2]

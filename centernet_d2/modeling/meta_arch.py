@@ -273,7 +273,13 @@ class CenterNet(nn.Module):
         to_image = torch.tensor([[self.stride, 0, 0], [0, self.stride, 0]], dtype=torch.float64)
         detections = self.detect(maps, [Geometry(size, size, to_image, _camera(batched_inputs[0]))])[0]
         picture = draw_training(
-            image, self.input_format, batched_inputs[0]["instances"], detections, maps["heatmap"][0], self.stride
+            image,
+            self.input_format,
+            batched_inputs[0]["instances"],
+            detections,
+            maps["heatmap"][0],
+            self.stride,
+            camera=_camera(batched_inputs[0]),
         )
         storage.put_image("ground truth, predictions, heatmap", picture)
 

@@ -134,11 +134,8 @@ class Boxes3D:
             image_size: (height, width); clip to 0..width - 1 and 0..height - 1, as KITTI's labels are.
             near: distance of the near plane in metres.
         """
-        corners = _homogeneous(self.corners(), camera.to(self.tensor))
-        start, end = (corners[:, [edge[side] for edge in _EDGES]] for side in (0, 1))
-        ends = torch.cat([_cut(start, end, near), _cut(end, start, near)], dim=1)
-        seen = (torch.maximum(start[..., 2], end[..., 2]) >= near).repeat(1, 2)[..., None]
-        pixels = ends[..., :2] / ends[..., 2:].clamp(min=near)
+        edges, seen = self.projected_edges(camera, near)
+        pixels, seen = edges.flatten(1, 2), seen.repeat_interleave(2, dim=1)[..., None]
         lower = pixels.masked_fill(~seen, math.inf).amin(dim=1)
         upper = pixels.masked_fill(~seen, -math.inf).amax(dim=1)
         boxes = torch.cat([lower, upper], dim=1).masked_fill(~seen.any(dim=1), 0.0)
@@ -146,6 +143,23 @@ class Boxes3D:
             limit = boxes.new_tensor([image_size[1] - 1, image_size[0] - 1] * 2)
             boxes = torch.minimum(boxes.clamp(min=0), limit)
         return Boxes(boxes)
+
+    def projected_edges(self, camera: Tensor, near: float = 0.1) -> tuple[Tensor, Tensor]:
+        """The twelve edges as a camera sees them, cut at the near plane; the first four are those of the bottom.
+
+        Args:
+            camera: (3, 4).
+            near: distance of the near plane in metres.
+
+        Returns:
+            (N, 12, 2, 2) pixels of both ends, and (N, 12) whether the edge is in front of the near plane; pixels of
+            those that are not mean nothing.
+        """
+        corners = _homogeneous(self.corners(), camera.to(self.tensor))
+        start, end = (corners[:, [edge[side] for edge in _EDGES]] for side in (0, 1))
+        ends = torch.stack([_cut(start, end, near), _cut(end, start, near)], dim=2)
+        seen = torch.maximum(start[..., 2], end[..., 2]) >= near
+        return ends[..., :2] / ends[..., 2:].clamp(min=near), seen
 
     def _turn(self, along: Tensor, across: Tensor) -> Tensor:
         """(N, K, 3) offsets on the ground, given (N, K) lengths along and across the boxes."""
