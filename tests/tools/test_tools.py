@@ -10,3 +10,8 @@ def test_the_benchmark_compares_two_variants(load_script, capsys):
     out = capsys.readouterr().out
     assert "MODEL.DEFORM_CONV torchvision" in out
     assert "ratio" in out
+
+
+def test_the_picture_of_the_conventions_is_drawn_and_small(load_script, tmp_path):
+    load_script("tools/draw_conventions.py").main([str(tmp_path / "x.png")])
+    assert 10_000 < (tmp_path / "x.png").stat().st_size < 150_000
