@@ -106,3 +106,14 @@ def test_metres_hold_for_another_camera(ground, tmp_path):
             for matrix in (camera, camera * [[2], [2], [1]])
         )
     assert torch.allclose(far, 2 * near, rtol=1e-4)
+
+
+@pytest.mark.parametrize("as_released", [False, True])
+def test_training_draws_space(ground, tmp_path, load_script, as_released):
+    released = {
+        "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL": 0.0, "MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH": "mask",
+        "MODEL.CENTERNET.LOSS_SLOTS": 50, "INPUT.AFFINE.JITTER_PROB": 1.0,
+    }  # fmt: skip
+    options = {"SOLVER.MAX_ITER": 2, "SOLVER.STEPS": "[]", "VIS_PERIOD": 1, "DATASETS.TEST": "[]"}
+    load_script("train_net.py").main(arguments(ground, tmp_path, **options, **(released if as_released else {})))
+    assert list((tmp_path / "out").glob("events.out.*"))
