@@ -91,6 +91,8 @@ class Box3DHead(PointHead):
 
     requires = ("centers",)
     provides = ("boxes3d",)
+    # Boxes in space of several test scales are not merged (SPEC 9.4).
+    multi_scale = False
 
     @configurable
     def __init__(
