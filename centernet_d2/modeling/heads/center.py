@@ -94,7 +94,9 @@ def _paint(points: Points, num_classes: int, chosen: Tensor, rows: Tensor, colum
     canvas = points.boxes.new_zeros(batch * (num_classes + 1), height, width)
     paint_max(canvas, points.image * (num_classes + 1) + planes, rows * chosen[:, None], columns)
     canvas = canvas.unflatten(0, (batch, num_classes + 1))
-    return torch.maximum(canvas[:, :-1], canvas[:, -1:])
+    own = canvas[:, :-1]
+    # In place: these are the largest tensors of a training step's targets.
+    return torch.maximum(own, canvas[:, -1:], out=own)
 
 
 @POINT_HEAD_REGISTRY.register()
