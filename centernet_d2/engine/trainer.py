@@ -48,8 +48,8 @@ class Trainer(DefaultTrainer):
         loader = self.build_train_loader(cfg)
         devices = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
         model = create_ddp_model(model, broadcast_buffers=False, **devices)
-        self._trainer = (AMPTrainer if cfg.SOLVER.AMP.ENABLED else SimpleTrainer)(model, loader, optimizer)
-        if not cfg.SOLVER.AMP.ENABLED:  # There, the loss scaling takes care of gradients that overflow.
+        self._trainer = choose_loop(cfg)(model, loader, optimizer)
+        if not isinstance(self._trainer, AMPTrainer):  # There, the loss scaling takes care of gradients that overflow.
             self._trainer.register_hooks([CheckGradients()])
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = CenterNetCheckpointer(model, cfg.OUTPUT_DIR, fine_tune=True, trainer=weakref.proxy(self))
@@ -210,6 +210,21 @@ def evaluator_type(dataset_name: str) -> str:
             "Set it with MetadataCatalog.get(name).evaluator_type, or override Trainer.build_evaluator"
         )
     return kind
+
+
+def choose_loop(cfg: CfgNode) -> type[SimpleTrainer]:
+    """The training loop for SOLVER.AMP and MODEL.DEVICE: Detectron2's, or ours for half precision on the CPU."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return SimpleTrainer
+    return BFloat16Trainer if torch.device(cfg.MODEL.DEVICE).type == "cpu" else AMPTrainer
+
+
+class BFloat16Trainer(SimpleTrainer):
+    """Mixed precision on the CPU, where Detectron2 has none; the range of bfloat16 needs no loss scaling."""
+
+    def run_step(self) -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            super().run_step()
 
 
 class CheckGradients(HookBase):

@@ -63,6 +63,23 @@ def test_evaluation_leaves_the_config_of_the_training_alone(main, arguments, tmp
     assert (tmp_path / "out" / "config.yaml").read_text() == before
 
 
+def test_half_precision_on_the_cpu(main, arguments, tmp_path, monkeypatch):
+    seen = []
+    build = Trainer.build_model
+
+    def watched(cfg):
+        model = build(cfg)
+        model.backbone.register_forward_hook(lambda _module, _inputs, maps: seen.append(maps["stack_0"].dtype))
+        return model
+
+    monkeypatch.setattr(Trainer, "build_model", staticmethod(watched))
+    main(arguments(SOLVER__AMP__ENABLED=True, SOLVER__MAX_ITER=2))
+    assert torch.bfloat16 in seen[:2], "training"
+    assert seen[-1] == torch.float32, "evaluation"
+    weights = load_file(tmp_path / "out" / "model_final.pth")["model"]
+    assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float32}
+
+
 def test_a_loss_that_is_not_finite_stops_and_saves_the_state_before(main, arguments, tmp_path, monkeypatch):
     good = {}
     losses = Trainer.build_model.__func__  # kept to wrap the model that the trainer builds
