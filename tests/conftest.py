@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -39,6 +40,17 @@ def shared():
     if not SHARED.is_dir():
         pytest.skip("../shared, with the real data, is not here")
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _data_sets_are_forgotten():
+    """What a test registers is gone after it."""
+    catalogs = (DatasetCatalog, MetadataCatalog)
+    before = [set(catalog.list()) for catalog in catalogs]
+    yield
+    for catalog, names in zip(catalogs, before, strict=True):
+        for name in set(catalog.list()) - names:
+            catalog.remove(name)
 
 
 @pytest.fixture(scope="session")

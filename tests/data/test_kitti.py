@@ -82,31 +82,23 @@ def test_all_types_are_kept_in_order(folder):
 
 
 def test_registration_is_lazy_repeatable_and_not_ambiguous(folder, tmp_path):
-    try:
-        register_kitti_3d("kitti_lazy", str(tmp_path), "some")
-        root = folder([CAR, DONT_CARE])
-        register_kitti_3d("kitti_lazy", str(root), "some")
-        metadata = MetadataCatalog.get("kitti_lazy")
-        assert metadata.thing_classes == ["Pedestrian", "Car", "Cyclist"]
-        assert (metadata.evaluator_type, metadata.root, metadata.split) == ("kitti", str(root), "some")
-        # Detectron2's own checks and statistics of a data set pass.
-        assert len(get_detection_dataset_dicts("kitti_lazy")) == 1
-        with pytest.raises(ValueError, match="'kitti_lazy' is taken by another data set"):
-            register_kitti_3d("kitti_lazy", str(root), "other")
-    finally:
-        DatasetCatalog.remove("kitti_lazy")
-        MetadataCatalog.remove("kitti_lazy")
+    register_kitti_3d("kitti_lazy", str(tmp_path), "some")
+    root = folder([CAR, DONT_CARE])
+    register_kitti_3d("kitti_lazy", str(root), "some")
+    metadata = MetadataCatalog.get("kitti_lazy")
+    assert metadata.thing_classes == ["Pedestrian", "Car", "Cyclist"]
+    assert (metadata.evaluator_type, metadata.root, metadata.split) == ("kitti", str(root), "some")
+    # Detectron2's own checks and statistics of a data set pass.
+    assert len(get_detection_dataset_dicts("kitti_lazy")) == 1
+    with pytest.raises(ValueError, match="'kitti_lazy' is taken by another data set"):
+        register_kitti_3d("kitti_lazy", str(root), "other")
 
 
 def test_relative_roots_start_at_the_data_folder(folder, tmp_path, monkeypatch):
     folder()
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path.parent))
-    try:
-        register_kitti_3d("kitti_relative", tmp_path.name, "some")
-        assert len(DatasetCatalog.get("kitti_relative")) == 1
-    finally:
-        DatasetCatalog.remove("kitti_relative")
-        MetadataCatalog.remove("kitti_relative")
+    register_kitti_3d("kitti_relative", tmp_path.name, "some")
+    assert len(DatasetCatalog.get("kitti_relative")) == 1
 
 
 @pytest.mark.parametrize(

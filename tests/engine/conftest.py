@@ -1,5 +1,4 @@
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import default_argument_parser
 
 from centernet_d2 import model_zoo
@@ -18,13 +17,6 @@ SMALL = {
 }
 
 
-def forget_shapes():
-    for name in ("shapes_train", "shapes_val"):
-        if name in DatasetCatalog.list():
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-
-
 @pytest.fixture(scope="session")
 def shapes_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("datasets")
@@ -36,7 +28,6 @@ def shapes_folder(tmp_path_factory):
 def arguments(shapes_folder, tmp_path, monkeypatch):
     """A function (flags, key=value...) -> parsed command line of a tiny training into tmp_path / "out"."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_folder))
-    forget_shapes()
 
     def make(*flags, **overrides):
         options = {
@@ -48,5 +39,4 @@ def arguments(shapes_folder, tmp_path, monkeypatch):
         pairs = [str(part) for pair in options.items() for part in pair]
         return default_argument_parser().parse_args([*config, *flags, *pairs])
 
-    yield make
-    forget_shapes()
+    return make

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 
 from centernet_d2.data.datasets.boxes_on_ground import Camera, write_boxes_on_ground
@@ -25,10 +25,7 @@ def ground(tmp_path):
     config = tmp_path / "ground.yaml"
     base = ROOT / "configs" / "KITTI-3D" / "centernet_3d_R_18.yaml"
     config.write_text(CONFIG.format(base=base, folder=tmp_path / "ground"))
-    yield config
-    if "ground" in DatasetCatalog.list():
-        DatasetCatalog.remove("ground")
-        MetadataCatalog.remove("ground")
+    return config
 
 
 def arguments(config, tmp_path, **overrides):

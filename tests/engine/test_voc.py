@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import register_pascal_voc
 
 from centernet_d2 import load_config
@@ -25,9 +25,7 @@ def tiny_voc(tmp_path):
     (tmp_path / "ImageSets" / "Main" / "test.txt").write_text("\n".join(names))
     register_pascal_voc("tiny_voc", str(tmp_path), "test", 2007)
     MetadataCatalog.get("tiny_voc").evaluator_type = "pascal_voc"
-    yield "tiny_voc"
-    DatasetCatalog.remove("tiny_voc")
-    MetadataCatalog.remove("tiny_voc")
+    return "tiny_voc"
 
 
 def test_voc_is_evaluated_at_fixed_resolution(tiny_voc, arguments, load_script, tmp_path):
@@ -41,4 +39,3 @@ def test_an_unknown_evaluator_type_is_an_error(arguments):
     args = arguments()
     with pytest.raises(ValueError, match="has evaluator_type None; known are coco, pascal_voc, kitti"):
         Trainer.build_evaluator(load_config(args.config_file, args.opts), "shapes_nobody_registered")
-    MetadataCatalog.remove("shapes_nobody_registered")

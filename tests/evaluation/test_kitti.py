@@ -343,9 +343,7 @@ def data_set(tmp_path, request):
     (tmp_path / "ImageSets/all.txt").write_text("\n".join(frames))
     name = request.node.name
     register_kitti_3d(name, tmp_path, "all")
-    yield name
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+    return name
 
 
 def perfect(records):
@@ -433,19 +431,14 @@ def test_other_classes_are_an_error():
     MetadataCatalog.get("kitti_with_dogs").set(thing_classes=["Car", "Dog"])
     with pytest.raises(ValueError, match="'kitti_with_dogs' has classes that KITTI has not: Dog"):
         KITTIEvaluator("kitti_with_dogs")
-    MetadataCatalog.remove("kitti_with_dogs")
 
 
 def test_the_labels_of_the_real_frames_find_themselves(shared, tmp_path):
     root = shared / "data" / "kitti_sample"
     register_kitti_3d("kitti_sample_train_self", str(root), "sample_train")
-    try:
-        evaluator = KITTIEvaluator("kitti_sample_train_self", distributed=False)
-        evaluator.process(*perfect(load_kitti_3d(root, "sample_train")))
-        results = evaluator.evaluate()
-    finally:
-        DatasetCatalog.remove("kitti_sample_train_self")
-        MetadataCatalog.remove("kitti_sample_train_self")
+    evaluator = KITTIEvaluator("kitti_sample_train_self", distributed=False)
+    evaluator.process(*perfect(load_kitti_3d(root, "sample_train")))
+    results = evaluator.evaluate()
     for metric, name in (("bbox2d", "Car_easy_R11"), ("aos", "Car_hard_R40"), ("box3d", "Car_moderate_R40@0.7")):
         assert results[metric][name] == pytest.approx(100)
     assert 0 < results["box3d"]["Cyclist_hard_R11@0.25"] < 30
