@@ -3,7 +3,7 @@
 
     python tools/quickstart.py [--output FOLDER] [KEY VALUE ...]
 
-It does no more than tools/draw_shapes.py and train_net.py do by hand. KEY VALUE pairs override the config.
+It does no more than tools/draw_dataset.py and train_net.py do by hand. KEY VALUE pairs override the config.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@ import re
 import pytest
 
 
-@pytest.mark.usefixtures("forget_shapes")
 def test_the_demo_trains_evaluates_and_draws(load_script, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "")
     quickstart = load_script("tools/quickstart.py")
@@ -25,8 +24,14 @@ def test_a_second_demo_gets_a_folder_of_its_own(load_script, tmp_path):
 
 
 def test_drawing_never_overwrites(load_script, tmp_path):
-    draw = load_script("tools/draw_shapes.py").main
-    draw([str(tmp_path / "shapes"), "--train", "2", "--val", "1", "--size", "64"])
-    assert (tmp_path / "shapes" / "annotations" / "val.json").exists()
-    with pytest.raises(SystemExit):
-        draw([str(tmp_path / "shapes")])
+    draw = load_script("tools/draw_dataset.py").main
+    written = {
+        "shapes": "annotations/val.json",
+        "kites": "val/annotations.json",
+        "boxes": "ImageSets/other.txt",
+    }
+    for kind, file in written.items():
+        draw([kind, str(tmp_path / kind), "--train", "2", "--val", "1"])
+        assert (tmp_path / kind / file).exists()
+        with pytest.raises(SystemExit):
+            draw([kind, str(tmp_path / kind)])

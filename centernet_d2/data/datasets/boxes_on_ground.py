@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import torch
 
-from ...structures.boxes3d import Boxes3D, project, rotation_y_to_alpha
+from ...structures.boxes3d import Boxes3D, pinhole_camera, project, rotation_y_to_alpha
 
-__all__ = ["CAMERAS", "Camera", "draw_scene", "write_boxes_on_ground"]
+__all__ = ["CAMERAS", "OTHER_CAMERAS", "Camera", "draw_scene", "write_boxes_on_ground"]
 
 # Height, width and length of the three kinds in metres, and their colors (BGR): the classes of KITTI.
 _KINDS = {
@@ -41,13 +41,14 @@ class Camera:
     height: int
     above: float = 1.65
 
-    def matrix(self) -> np.ndarray:
+    def matrix(self) -> torch.Tensor:
         """(3, 4) projection matrix."""
-        center = ((self.width - 1) / 2, (self.height - 1) / 2)
-        return np.array([[self.focal, 0, center[0], 0], [0, self.focal, center[1], 0], [0, 0, 1.0, 0]])
+        return pinhole_camera(self.focal, (self.height, self.width))
 
 
 CAMERAS = (Camera(90, 192, 64), Camera(135, 288, 96), Camera(70, 192, 64))
+# Of other resolutions and focal lengths.
+OTHER_CAMERAS = (Camera(105, 240, 80), Camera(200, 384, 128))
 
 
 def draw_scene(rng: np.random.Generator, camera: Camera, count: int) -> tuple[np.ndarray, list[str], Boxes3D]:
@@ -75,7 +76,7 @@ def draw_scene(rng: np.random.Generator, camera: Camera, count: int) -> tuple[np
     order = np.argsort([-row[2] for row in rows], kind="stable")
     kinds, boxes = [kinds[i] for i in order], Boxes3D(torch.tensor([rows[i] for i in order]))
     image = _draw_ground(camera, rng.uniform(0, 2))
-    matrix = torch.from_numpy(camera.matrix())
+    matrix = camera.matrix()
     for kind, corners in zip(kinds, boxes.corners(), strict=True):
         _draw_box(image, project(corners, matrix).numpy(), corners.numpy(), np.array(_KINDS[kind][1]))
     return image, kinds, boxes
@@ -121,7 +122,7 @@ def write_boxes_on_ground(
             camera = cameras[i % len(cameras)]
             image, kinds, boxes = draw_scene(rng, camera, int(rng.integers(1, count + 1)))
             cv2.imwrite(str(root / "training" / "image_2" / f"{name}.png"), image)
-            numbers = " ".join(f"{number:.9e}" for number in camera.matrix().ravel())
+            numbers = " ".join(f"{number:.9e}" for number in camera.matrix().flatten().tolist())
             (root / "training" / "calib" / f"{name}.txt").write_text(f"P2: {numbers}\n")
             (root / "training" / "label_2" / f"{name}.txt").write_text("".join(_labels(kinds, boxes, camera)))
         (root / "ImageSets" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
@@ -130,7 +131,7 @@ def write_boxes_on_ground(
 
 def _labels(kinds: Sequence[str], boxes: Boxes3D, camera: Camera) -> list[str]:
     """Lines of a label file; truncation is the share of the 2-D box outside the image."""
-    matrix = torch.from_numpy(camera.matrix())
+    matrix = camera.matrix()
     size = (camera.height, camera.width)
     whole, seen = boxes.projected_boxes(matrix), boxes.projected_boxes(matrix, size)
     u = project(boxes.location, matrix)[:, 0]

@@ -1,0 +1,51 @@
+#!/usr/bin/env python
+"""Draw one of the small synthetic data sets.
+
+    python tools/draw_dataset.py shapes datasets/shapes     coloured shapes, COCO format: boxes
+    python tools/draw_dataset.py kites datasets/kites       kites with four corners, COCO format: keypoints
+    python tools/draw_dataset.py boxes datasets/boxes       boxes on the ground, KITTI format: 3-D boxes
+
+The configs in configs/Shapes train on them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from centernet_d2.data.datasets.boxes_on_ground import OTHER_CAMERAS, write_boxes_on_ground
+from centernet_d2.data.datasets.kites import write_kites
+from centernet_d2.data.datasets.shapes import write_shapes
+
+
+def write_kite_sets(folder: Path, *, train: int, val: int, seed: int) -> None:
+    """``train`` and ``val``, each with its images and annotations."""
+    for index, (name, count) in enumerate((("train", train), ("val", val))):
+        write_kites(folder / name, images=count, size=128, seed=2 * seed + index)
+
+
+def write_box_sets(folder: Path, *, train: int, val: int, seed: int) -> None:
+    """The splits ``train`` and ``val``, and ``other`` with cameras that neither has."""
+    write_boxes_on_ground(folder, {"train": train, "val": val}, seed=2 * seed)
+    write_boxes_on_ground(folder, {"other": val}, cameras=OTHER_CAMERAS, seed=2 * seed + 1)
+
+
+WRITERS = {"shapes": write_shapes, "kites": write_kite_sets, "boxes": write_box_sets}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=WRITERS)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--train", type=int, default=800, help="number of training images")
+    parser.add_argument("--val", type=int, default=200, help="number of validation images")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    if args.folder.exists():
+        parser.error(f"{args.folder} exists already; nothing is overwritten")
+    WRITERS[args.kind](args.folder, train=args.train, val=args.val, seed=args.seed)
+    print(f"drew {args.train} + {args.val} images into {args.folder}")
+
+
+if __name__ == "__main__":
+    main()
