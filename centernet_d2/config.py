@@ -34,6 +34,8 @@ def add_centernet_config(cfg: CfgNode) -> None:
     # Python have them in their metadata. Their number is MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS.
     cfg.DATASETS.KEYPOINT_NAMES = []
     cfg.DATASETS.KEYPOINT_FLIP_MAP = []
+    # Pairs of names between which pictures have lines.
+    cfg.DATASETS.KEYPOINT_SKELETON = []
 
     # "Adam" as in the paper, "AdamW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "Adam"

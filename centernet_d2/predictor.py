@@ -18,12 +18,14 @@ from . import model_zoo
 from .checkpoint import CenterNetCheckpointer
 from .config import load_config
 from .data.images import as_color_bytes, read_image
-from .data.register import register_datasets
+from .data.register import keypoint_metadata, register_from_config
 from .modeling import CenterNet, CenterNetWithTTA
 
 __all__ = ["Predictor", "dataset_metadata", "to_coco"]
 
 Image = np.ndarray | str | Path
+# A (3, 4) projection matrix.
+Camera = np.ndarray | Tensor
 
 
 class Predictor:
@@ -88,12 +90,14 @@ class Predictor:
         options = [*overrides, "MODEL.WEIGHTS", str(weights), *(("MODEL.DEVICE", device) if device else ())]
         return cls.from_config(load_config(model_zoo.get_config_file(name), options), batch_size=batch_size)
 
-    def __call__(self, images: Image | Sequence[Image]) -> Instances | list[Instances]:
+    def __call__(self, images: Image | Sequence[Image], camera: Camera | None = None) -> Instances | list[Instances]:
         """Detect in one image, or in each of a list.
 
         Args:
             images: a path, or an array of uint8 or uint16: (H, W) grey, (H, W, 3) BGR, (H, W, 4) BGR with transparency,
                 as OpenCV reads them. Or a list of these, of any sizes.
+            camera: projection matrix of all these images, for 3-D boxes; without it, BOX3D.DEFAULT_CAMERA counts.
+                :func:`centernet_d2.structures.boxes3d.pinhole_camera` makes one from a focal length.
 
         Returns:
             Instances on the CPU, in pixels of the image (turned upright by its EXIF data); a list of them for a list.
@@ -104,14 +108,20 @@ class Predictor:
         """
         if isinstance(images, (list, tuple)):
             starts = range(0, len(images), self.batch_size)
-            batches = (self.detect(images[start : start + self.batch_size]) for start in starts)
+            parts = (images[start : start + self.batch_size] for start in starts)
+            batches = (self.detect(part, None if camera is None else [camera] * len(part)) for part in parts)
             return [result["instances"] for batch in batches for result in batch]
-        return self.detect([images])[0]["instances"]
+        return self.detect([images], None if camera is None else [camera])[0]["instances"]
 
     @torch.no_grad()
-    def detect(self, images: Sequence[Image], *, keep_heatmap: bool = False) -> list[dict[str, object]]:
-        """One batch; see :meth:`CenterNet.inference` for what comes out."""
-        results = self.model.inference([{"image": self._load(image)} for image in images], keep_heatmap=keep_heatmap)
+    def detect(
+        self, images: Sequence[Image], cameras: Sequence[Camera] | None = None, *, keep_heatmap: bool = False
+    ) -> list[dict[str, object]]:
+        """One batch, with a camera for each image or none; see :meth:`CenterNet.inference` for what comes out."""
+        inputs = [{"image": self._load(image)} for image in images]
+        if cameras is not None:
+            inputs = [{**x, "camera": camera} for x, camera in zip(inputs, cameras, strict=True)]
+        results = self.model.inference(inputs, keep_heatmap=keep_heatmap)
         return [{**result, "instances": result["instances"].to("cpu")} for result in results]
 
     def _load(self, image: Image) -> Tensor:
@@ -140,7 +150,7 @@ def to_coco(instances: Instances, image_id: int, category_ids: Sequence[int] | N
 
     Args:
         instances: with ``pred_boxes``, ``scores``, ``pred_classes``; keypoints become ``keypoints``, any other tensor
-            ``pred_x`` becomes an entry ``x``.
+            ``pred_x`` becomes an entry ``x``, and 3-D boxes ``box3d``: x, y, z, height, width, length, rotation_y.
         image_id: of the image.
         category_ids: of each class; by default the number of the class, from 0.
 
@@ -150,6 +160,8 @@ def to_coco(instances: Instances, image_id: int, category_ids: Sequence[int] | N
     fields = dict(instances.to("cpu").get_fields())
     if "pred_keypoints" in fields:  # Detectron2's function below shifts them in place.
         fields["pred_keypoints"] = fields["pred_keypoints"].clone()
+    if "pred_boxes3d" in fields:
+        fields["pred_box3d"] = fields.pop("pred_boxes3d").tensor
     results = instances_to_coco_json(Instances(instances.image_size, **fields), image_id)
     known = ("pred_boxes", "pred_classes", "pred_keypoints")
     for name in (name for name in fields if name.startswith("pred_") and name not in known):
@@ -166,12 +178,13 @@ def dataset_metadata(cfg: CfgNode) -> Metadata:
     """Names and ids of the classes, from the first data set of a config that has them.
 
     Returns:
-        Empty metadata where no data set is at hand, or where it has other classes than the model.
+        Metadata without classes where no data set is at hand, or where it has other classes than the model.
     """
     try:
-        register_datasets(cfg.DATASETS.REGISTER)
+        register_from_config(cfg)
     except FileNotFoundError:  # Its annotations are needed for training only.
-        return Metadata()
+        node = cfg.DATASETS
+        return Metadata(**keypoint_metadata(node.KEYPOINT_NAMES, node.KEYPOINT_FLIP_MAP, node.KEYPOINT_SKELETON))
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         metadata = MetadataCatalog.get(name) if name in DatasetCatalog.list() else Metadata()
         if metadata.get("json_file") and not metadata.get("thing_classes"):

@@ -6,9 +6,10 @@ from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
 from centernet_d2 import Predictor, load_config, model_zoo
-from centernet_d2.modeling import CenterNet, CenterNetWithTTA
+from centernet_d2.modeling import Box3DHead, CenterNet, CenterNetWithTTA
 from centernet_d2.predictor import dataset_metadata, to_coco
-from support.models import stub_model
+from centernet_d2.structures.boxes3d import pinhole_camera
+from support.models import stub_heads, stub_model
 
 ZOO = "Shapes/centernet_R_18_shapes.yaml"
 
@@ -94,6 +95,32 @@ def test_names_and_ids_come_from_the_data_set():
     assert predictor.category_ids[-1] == 90
     cfg.MODEL.CENTERNET.NUM_CLASSES = 3
     assert dataset_metadata(cfg).get("thing_classes") is None
+
+
+def test_keypoints_have_names_and_lines_without_any_data(monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    metadata = dataset_metadata(load_config(model_zoo.get_config_file("Keypoints/centernet_HG_mouse.yaml")))
+    assert metadata.keypoint_names[0] == "snout"
+    assert metadata.keypoint_connection_rules[0][:2] == ("snout", "leftear")
+
+
+def test_metres_depend_on_the_camera():
+    torch.manual_seed(0)
+    heads = {**stub_heads(), "Box3DHead": Box3DHead(in_channels=4, head_conv=0, reference_focal=50.0)}
+    predictor = Predictor(stub_model(heads, max_detections=5), batch_size=2)
+    near, far = (pinhole_camera(focal, (48, 70)) for focal in (100.0, 200.0))
+    once, twice = (predictor(picture(), camera).pred_boxes3d.location[:, 2] for camera in (near, far.numpy()))
+    assert torch.allclose(2 * once, twice, rtol=1e-4)
+    many = predictor([picture(), picture(), picture()], far)
+    assert all(torch.allclose(found.pred_boxes3d.location[:, 2], twice) for found in many)
+    mixed = predictor.detect([picture(), picture()], [near, far])
+    assert torch.allclose(mixed[0]["instances"].pred_boxes3d.location[:, 2], once)
+    with pytest.raises(ValueError, match="camera of an image"):
+        predictor(picture())
+    with pytest.raises(ValueError, match=r"must be a \(3, 4\) projection matrix, not \(3, 3\)"):
+        predictor(picture(), np.eye(3))
+    entry = predictor.to_coco(many[0], 1)[0]
+    assert entry["box3d"] == pytest.approx(many[0].pred_boxes3d.tensor[0].tolist())
 
 
 def test_results_in_coco_format():

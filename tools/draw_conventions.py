@@ -12,7 +12,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from centernet_d2.data.datasets.boxes_on_ground import Camera, draw_scene
 from centernet_d2.visualization import draw_scene3d
@@ -59,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("file", type=Path)
     args = parser.parse_args(argv)
     image, _, boxes = draw_scene(np.random.default_rng(4), _CAMERA, 12)
-    scene = draw_scene3d(image[..., ::-1], torch.from_numpy(_CAMERA.matrix()), boxes)
+    scene = draw_scene3d(image[..., ::-1], _CAMERA.matrix(), boxes)
     picture = np.concatenate([scene, np.full((scene.shape[0], 6, 3), 255, np.uint8), draw_angles()], axis=1)
     cv2.imwrite(str(args.file), picture[..., ::-1])
     print(f"drew {args.file}")

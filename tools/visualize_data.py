@@ -24,14 +24,14 @@ from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
 from centernet_d2 import load_config, model_zoo
-from centernet_d2.data import CenterNetDatasetMapper, register_datasets
+from centernet_d2.data import CenterNetDatasetMapper, register_from_config
 from centernet_d2.data.checks import load_checked
 from centernet_d2.demo.sinks import PictureSink
 from centernet_d2.modeling import PointHead
 from centernet_d2.modeling.heads import build_point_heads
 from centernet_d2.modeling.points import build_points
 from centernet_d2.predictor import dataset_metadata
-from centernet_d2.visualization import draw_heatmap, draw_instances, side_by_side
+from centernet_d2.visualization import draw_heatmap, draw_instances, draw_scene3d, side_by_side
 
 STRIDE = 4
 
@@ -41,7 +41,8 @@ def heatmaps(
 ) -> dict[str, torch.Tensor]:
     """The heatmaps, (C, h, w) each, that the heads want for one image of `size` (height, width)."""
     map_size = (size[0] // STRIDE, size[1] // STRIDE)
-    points = build_points([gt], map_size, STRIDE, radius_policy=cfg.MODEL.CENTERNET.GAUSSIAN_RADIUS)
+    node = cfg.MODEL.CENTERNET
+    points = build_points([gt], map_size, STRIDE, radius_policy=node.GAUSSIAN_RADIUS, round_up=node.RADIUS_ROUND_UP)
     return {
         name: target[0]
         for head in heads.values()
@@ -66,6 +67,9 @@ def pictures(cfg: CfgNode, count: int) -> Iterator[tuple[str, np.ndarray]]:
         panels = {"ground truth": draw_instances(pixels, gt, metadata.get("thing_classes"), metadata=metadata)}
         for name, heatmap in heatmaps(cfg, heads, gt, tuple(image.shape[-2:])).items():
             panels[name] = draw_heatmap(pixels, heatmap, to_image)
+        if gt.has("gt_boxes3d") and "camera" in sample:
+            known = gt[~gt.gt_ignore] if gt.has("gt_ignore") else gt
+            panels["space"] = draw_scene3d(pixels, sample["camera"], known.gt_boxes3d)
         yield f"{index:04d}-{Path(sample['file_name']).stem}.png", side_by_side(list(panels.values()), list(panels))
 
 
@@ -80,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         file = args.config if Path(args.config).is_file() else model_zoo.get_config_file(args.config)
         cfg = load_config(file, args.opts)
-        register_datasets(cfg.DATASETS.REGISTER)
+        register_from_config(cfg)
         seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
         sink = PictureSink(args.output)
         for name, picture in pictures(cfg, args.count):

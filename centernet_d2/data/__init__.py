@@ -1,4 +1,4 @@
 from .mapper import CenterNetDatasetMapper
-from .register import register_datasets
+from .register import register_datasets, register_from_config
 
-__all__ = ["CenterNetDatasetMapper", "register_datasets"]
+__all__ = ["CenterNetDatasetMapper", "register_datasets", "register_from_config"]

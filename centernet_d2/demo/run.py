@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,8 @@ from tqdm import tqdm
 from .. import model_zoo
 from ..config import load_config
 from ..predictor import Predictor
-from ..visualization import draw_heatmap, draw_instances
+from ..visualization import draw_heatmap, draw_instances, draw_scene3d
+from .cameras import Cameras, choose_cameras
 from .sinks import CODECS, JsonSink, PictureSink, Sink, VideoSink, refuse_existing
 from .sources import Frame, ImageSource, VideoSource, open_source
 
@@ -28,6 +30,7 @@ USAGE = """Detect objects in pictures, draw them, and write them down. Needs no 
     demo.py photo.jpg folder/ 'more/*.png' --config-file CONFIG --weights model.pth --output pictures/
     demo.py video.mp4 --config-file CONFIG --weights model.pth --output drawn.mp4 --json results.json
     demo.py --camera 0 --config-file CONFIG --weights model.pth --output drawn.avi   (Ctrl-C stops)
+    demo.py street.png --config-file CONFIG --weights model.pth --output pictures/ --focal-length 720   (3-D boxes)
 
 CONFIG is a file or the name of one in the model zoo. Exit code: 0; 1 if a picture could not be read or an option is
 wrong; 130 after Ctrl-C, which leaves valid files."""
@@ -44,6 +47,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, help="file for all detections in COCO's results format")
     parser.add_argument("--threshold", type=float, default=0.3, help="lowest score that is drawn (JSON has them all)")
     parser.add_argument("--heatmap", action="store_true", help="lay the heatmap of the centers over the pictures")
+    parser.add_argument("--joint-scores", action="store_true", help="write its score beside every keypoint")
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        help="for 3-D boxes: a file in KITTI's format, or a folder with one for each picture",
+    )
+    parser.add_argument("--focal-length", type=float, help="the same by the focal length in pixels")
     parser.add_argument("--batch-size", type=int, default=1, help="pictures that are in memory together")
     parser.add_argument("--max-frames", type=int, help="stop after so many pictures")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values, at the end")
@@ -83,13 +93,16 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
     """Detect in everything that the source gives. Returns the exit code."""
-    predictor = Predictor.from_config(read_config(args), batch_size=args.batch_size)
+    cfg = read_config(args)
+    cameras = open_cameras(args, cfg)
+    predictor = Predictor.from_config(cfg, batch_size=args.batch_size)
     done, skipped, start = 0, 0, time.perf_counter()
     with ExitStack() as stack:
         sinks = open_sinks(args, source.rate, stack)
         bar = stack.enter_context(tqdm(total=len(source) or None, unit=" images", smoothing=0.1))
         interrupts = stack.enter_context(interrupts_noted())
-        for batch in batches(source, args.batch_size, args.max_frames):
+        frames = source if cameras is None else with_cameras(source, cameras)
+        for batch in batches(frames, args.batch_size, args.max_frames):
             readable = [frame for frame in batch if frame.image is not None]
             for frame in batch:
                 if frame.image is None:
@@ -105,6 +118,29 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
         print("stopped; what was written until then is complete", file=sys.stderr)
         return 130
     return 1 if skipped else 0
+
+
+def open_cameras(args: argparse.Namespace, cfg: CfgNode) -> Cameras | None:
+    """Where the cameras of pictures come from; None for a model without 3-D boxes."""
+    if "Box3DHead" in cfg.MODEL.CENTERNET.HEADS:
+        if args.calibration is None and args.focal_length is None:
+            print("no --calibration and no --focal-length: BOX3D.DEFAULT_CAMERA of the config counts", file=sys.stderr)
+        return choose_cameras(args.calibration, args.focal_length, cfg.MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA)
+    if args.calibration is not None or args.focal_length is not None:
+        raise ValueError("--calibration and --focal-length are for 3-D boxes, which this config does not predict")
+    return None
+
+
+def with_cameras(frames: Iterable[Frame], cameras: Cameras) -> Iterator[Frame]:
+    """Frames with their cameras; one whose camera cannot be found is as if it could not be read."""
+    for frame in frames:
+        if frame.image is None:
+            yield frame
+            continue
+        try:
+            yield replace(frame, camera=cameras(frame))
+        except (OSError, ValueError) as error:
+            yield Frame(frame.number, frame.name, None, str(error))
 
 
 @contextmanager
@@ -152,19 +188,25 @@ def batches(source: Iterable[Frame], size: int, limit: int | None = None) -> Ite
 
 def process(frames: Sequence[Frame], predictor: Predictor, sinks: dict[str, Sink], args: argparse.Namespace) -> None:
     """Detect in a batch and hand the results to the sinks."""
-    results = predictor.detect([frame.image for frame in frames], keep_heatmap=args.heatmap) if frames else []
+    cameras = [frame.camera for frame in frames if frame.camera is not None] or None
+    images = [frame.image for frame in frames]
+    results = predictor.detect(images, cameras, keep_heatmap=args.heatmap) if frames else []
     for frame, result in zip(frames, results, strict=True):
         if "json" in sinks:
             entries = predictor.to_coco(result["instances"], frame.number)
             sinks["json"].write([{**entry, "file_name": frame.name} for entry in entries])
         if "pictures" in sinks:
-            sinks["pictures"].write(frame.name, draw(frame.image, result, predictor, args.threshold))
+            sinks["pictures"].write(frame.name, draw(frame, result, predictor, args))
 
 
-def draw(image: np.ndarray, result: dict, predictor: Predictor, threshold: float) -> np.ndarray:
-    """(H, W, 3) uint8 BGR with the detections, over the heatmap if the result has one."""
-    rgb = image[..., ::-1]
+def draw(frame: Frame, result: dict, predictor: Predictor, args: argparse.Namespace) -> np.ndarray:
+    """(H, W, 3) uint8 BGR with the detections, over the heatmap if the result has one; space beside it."""
+    rgb, instances = frame.image[..., ::-1], result["instances"]
     if "heatmap" in result:
         rgb = draw_heatmap(rgb, result["heatmap"], result["geometry"].to_image)
-    drawn = draw_instances(rgb, result["instances"], predictor.class_names, threshold, predictor.metadata)
-    return np.ascontiguousarray(drawn[..., ::-1])
+    names, metadata = predictor.class_names, predictor.metadata
+    rgb = draw_instances(rgb, instances, names, args.threshold, metadata, joint_scores=args.joint_scores)
+    if instances.has("pred_boxes3d"):
+        found = instances.pred_boxes3d[instances.scores > args.threshold]
+        rgb = draw_scene3d(rgb, frame.camera, predictions=found)
+    return np.ascontiguousarray(rgb[..., ::-1])

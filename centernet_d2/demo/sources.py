@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from torch import Tensor
 
 from ..data.images import read_image
 
@@ -27,12 +28,14 @@ class Frame:
         name: file name; for a video its name and the number of the frame.
         image: (H, W, 3) uint8 BGR; None where it cannot be read.
         error: why not.
+        camera: (3, 4) projection matrix, where it matters.
     """
 
     number: int
     name: str
     image: np.ndarray | None
     error: str = ""
+    camera: Tensor | None = None
 
 
 class ImageSource:

@@ -14,8 +14,7 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..config import load_config
-from ..data import register_datasets
-from ..data.datasets.kitti import register_kitti_sets
+from ..data import register_from_config
 
 __all__ = ["check_output_dir", "setup"]
 
@@ -44,8 +43,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     """
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
-    register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.KEYPOINT_NAMES, cfg.DATASETS.KEYPOINT_FLIP_MAP)
-    register_kitti_sets(cfg.DATASETS.REGISTER_KITTI)
+    register_from_config(cfg)
     if comm.is_main_process() and not args.eval_only:
         check_output_dir(cfg, resume=args.resume)
     comm.synchronize()

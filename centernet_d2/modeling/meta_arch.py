@@ -301,7 +301,12 @@ def as_bytes(image: Tensor) -> Tensor:
 
 def _camera(record: dict) -> Tensor | None:
     """The (3, 4) float64 projection matrix of an image, on the CPU, if it has one."""
-    return torch.as_tensor(record["camera"], dtype=torch.float64).cpu() if "camera" in record else None
+    if "camera" not in record:
+        return None
+    camera = torch.as_tensor(record["camera"], dtype=torch.float64).cpu()
+    if camera.shape != (3, 4):
+        raise ValueError(f"the camera of an image must be a (3, 4) projection matrix, not {tuple(camera.shape)}")
+    return camera
 
 
 def _check_heads(heads: Mapping[str, PointHead]) -> None:

@@ -25,6 +25,7 @@ __all__ = [
     "location_from_center",
     "orientation_to_alpha",
     "paired_iou",
+    "pinhole_camera",
     "project",
     "rotation_y_to_alpha",
     "unproject",
@@ -176,6 +177,18 @@ def _cut(start: Tensor, end: Tensor, near: float) -> Tensor:
     """Starts of edges, moved along them to the near plane if behind it; anything if the edge is behind it too."""
     share = (near - start[..., 2:]) / (end[..., 2:] - start[..., 2:])
     return torch.where(start[..., 2:] < near, start + share * (end - start), start)
+
+
+def pinhole_camera(focal: float, image_size: tuple[int, int]) -> Tensor:
+    """(3, 4) float64 matrix of a camera that looks at the middle of an image.
+
+    Args:
+        focal: focal length in pixels.
+        image_size: height and width in pixels.
+    """
+    height, width = image_size
+    rows = [[focal, 0, (width - 1) / 2, 0], [0, focal, (height - 1) / 2, 0], [0, 0, 1, 0]]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def project(points: Tensor, camera: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def test_boxes_stand_apart_and_colors_are_where_the_boxes_are(seed):
     assert len(kinds) == len(boxes) > 0
     assert (iou3d(boxes, boxes) - torch.eye(len(boxes))).abs().max() < 1e-5
     strongest = {"Pedestrian": 2, "Car": 0, "Cyclist": 1}
-    found = boxes.projected_boxes(torch.from_numpy(Camera(135, 288, 96).matrix())).get_centers().round().long()
+    found = boxes.projected_boxes(Camera(135, 288, 96).matrix()).get_centers().round().long()
     for kind, (x, y) in zip(kinds, found.tolist(), strict=True):
         if 0 <= x < 288 and 0 <= y < 96:
             assert image[y, x].argmax() == strongest[kind]

@@ -4,15 +4,15 @@ import logging
 import cv2
 import numpy as np
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 
 from centernet_d2.data.checks import check_coco_file, check_dataset, load_checked
-from centernet_d2.data.register import register_datasets
+from centernet_d2.data.register import keypoint_metadata, register_datasets
 
 
 @pytest.fixture
 def data_set(tmp_path, request):
-    """A function that writes and registers a tiny COCO data set; forgotten after the test."""
+    """A function that writes and registers a tiny COCO data set."""
     names = []
 
     def make(annotations=(), categories=("a", "b"), images=1, ids=None):
@@ -34,10 +34,7 @@ def data_set(tmp_path, request):
         names.append(name)
         return name
 
-    yield make
-    for name in names:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return make
 
 
 def test_category_ids_with_holes_work(data_set):
@@ -125,6 +122,15 @@ def test_register_is_repeatable_but_not_ambiguous(data_set, tmp_path):
 def test_malformed_entries_are_errors(entry):
     with pytest.raises(ValueError, match="is not .name, annotations.json, image folder."):
         register_datasets([entry])
+
+
+def test_a_skeleton_becomes_colored_lines():
+    rules = keypoint_metadata(["a", "b", "c"], [["a", "b"]], [["a", "b"], ["b", "c"]])["keypoint_connection_rules"]
+    assert [rule[:2] for rule in rules] == [("a", "b"), ("b", "c")]
+    assert rules[0][2] != rules[1][2]
+    for wrong in (["a", "nose"], ["a"]):
+        with pytest.raises(ValueError, match=r"DATASETS.KEYPOINT_SKELETON: .* is not a pair of keypoint names \(a, b"):
+            keypoint_metadata(["a", "b", "c"], [], [wrong])
 
 
 def test_missing_annotations_are_named(tmp_path, monkeypatch):

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
 from centernet_d2 import load_config
-from centernet_d2.data import CenterNetDatasetMapper, register_datasets
+from centernet_d2.data import CenterNetDatasetMapper, register_from_config
 from centernet_d2.data.augmentations import MirrorTransform, ShiftScaleWindow
 from centernet_d2.data.datasets.kites import FLIP_MAP, KEYPOINTS, draw_kites, write_kites
 from centernet_d2.modeling import KeypointHead
@@ -33,12 +33,9 @@ def kites(tmp_path):
 
     write_kites(tmp_path / "kites", images=6)
     config = tmp_path / "kites.yaml"
-    mouse = ROOT / "configs" / "Keypoints" / "centernet_R_18_mouse.yaml"
-    config.write_text(CONFIG.format(base=mouse, folder=tmp_path / "kites"))
-    yield config
-    if "kites" in DatasetCatalog.list():
-        DatasetCatalog.remove("kites")
-        MetadataCatalog.remove("kites")
+    base = ROOT / "configs" / "Keypoints" / "Base-HG-small.yaml"
+    config.write_text(CONFIG.format(base=base, folder=tmp_path / "kites"))
+    return config
 
 
 def arguments(config, tmp_path, **overrides):
@@ -46,9 +43,9 @@ def arguments(config, tmp_path, **overrides):
 
     options = {
         "OUTPUT_DIR": tmp_path / "out", "MODEL.DEVICE": "cpu", "INPUT.AFFINE.SIZE": "[64, 64]",
-        "INPUT.AFFINE.MODE": "none", "INPUT.COLOR_JITTER": 0.0, "INPUT.LIGHTING": 0.0,
-        "DATALOADER.NUM_WORKERS": 0,
-        "MODEL.UPCONV.CHANNELS": "[32, 32, 32]", "MODEL.CENTERNET.HEAD_CONV": 32, "SOLVER.IMS_PER_BATCH": 6,
+        "INPUT.AFFINE.MODE": "none", "INPUT.COLOR_JITTER": 0.0,
+        "DATALOADER.NUM_WORKERS": 0, "TEST.KEYPOINT_OKS_SIGMAS": "[0.05, 0.05, 0.05, 0.05]",
+        "MODEL.HOURGLASS.WIDTHS": "[32, 32, 48, 64]", "MODEL.CENTERNET.HEAD_CONV": 32, "SOLVER.IMS_PER_BATCH": 6,
         **overrides,
     }  # fmt: skip
     pairs = [str(part) for pair in options.items() for part in pair]
@@ -56,7 +53,7 @@ def arguments(config, tmp_path, **overrides):
 
 
 def test_a_handful_of_images_is_learned_by_heart(kites, tmp_path, load_script):
-    overrides = {"SOLVER.MAX_ITER": 220, "SOLVER.BASE_LR": 1e-3, "SEED": 1, "INPUT.RANDOM_FLIP": "none"}
+    overrides = {"SOLVER.MAX_ITER": 200, "SOLVER.STEPS": "[150]", "SOLVER.BASE_LR": 2e-3, "INPUT.RANDOM_FLIP": "none"}
     results = load_script("train_net.py").main(arguments(kites, tmp_path, **overrides))
     assert results["keypoints"]["AP"] > 90
     assert results["bbox"]["AP50"] > 90
@@ -68,7 +65,7 @@ def test_a_handful_of_images_is_learned_by_heart(kites, tmp_path, load_script):
 def test_numbers_survive_the_whole_way(kites, mirrored):
     """COCO JSON -> loader -> mapper -> perfect maps -> decode -> written JSON."""
     cfg = load_config(kites)
-    register_datasets(cfg.DATASETS.REGISTER, cfg.DATASETS.KEYPOINT_NAMES, cfg.DATASETS.KEYPOINT_FLIP_MAP)
+    register_from_config(cfg)
     record = DatasetCatalog.get("kites")[0]
     content = json.loads((kites.parent / "kites" / "annotations.json").read_text())
     wanted = [np.array(x["keypoints"]).reshape(-1, 3) for x in content["annotations"] if x["image_id"] == 1]

@@ -7,7 +7,7 @@ ZOO = "Shapes/centernet_R_18_shapes.yaml"
 
 
 @pytest.fixture
-def tool(load_script, tmp_path, monkeypatch, forget_shapes):
+def tool(load_script, tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     write_shapes(tmp_path / "shapes", train=2, val=1, size=64)
     return load_script("tools/visualize_data.py").main
