@@ -1,6 +1,7 @@
 import cv2
 import pytest
 
+from centernet_d2.data.datasets.boxes_on_ground import write_boxes_on_ground
 from centernet_d2.data.datasets.shapes import write_shapes
 
 ZOO = "Shapes/centernet_R_18_shapes.yaml"
@@ -31,3 +32,11 @@ def test_nothing_is_overwritten_and_mistakes_are_one_line(tool, tmp_path, capsys
     assert "there is no config 'no/config.yaml'" in capsys.readouterr().err
     assert tool([ZOO, "--output", str(tmp_path / "new"), "--opts", "DATASETS.TRAIN", "('nowhere',)"]) == 1
     assert "'nowhere' is not registered" in capsys.readouterr().err
+
+
+def test_space_is_drawn_too(tool, tmp_path):
+    write_boxes_on_ground(tmp_path / "boxes", {"train": 1})
+    assert tool(["Shapes/centernet_3d_HG_boxes.yaml", "--output", str(tmp_path / "out"), "--count", "1"]) == 0
+    drawn = cv2.imread(str(tmp_path / "out" / "0000-000000.png"))
+    # Ground truth, heatmap, and the scene with 160 pixels of bird's-eye view, twice as large.
+    assert drawn.shape == (2 * 64 + 24, 2 * (3 * 192 + 160) + 2 * 6, 3)
