@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
 from detectron2.data.build import filter_images_with_few_keypoints, filter_images_with_only_crowd_annotations
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators, PascalVOCDetectionEvaluator
 from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
@@ -21,6 +21,7 @@ from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.checks import check_coco_file, load_checked
 from ..evaluation.coco import RoundingCOCOEvaluator
+from ..evaluation.keypoint_error import KeypointErrorEvaluator
 from ..evaluation.kitti import KITTIEvaluator
 from ..evaluation.oracle import OracleCenterNet, OracleMapper
 from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, lookup
@@ -158,13 +159,16 @@ class Trainer(DefaultTrainer):
         """By the ``evaluator_type`` of the data set: COCO, Pascal VOC or KITTI."""
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         if evaluator_type(dataset_name) == "coco":
-            evaluator = RoundingCOCOEvaluator if cfg.TEST.ROUND_RESULTS else COCOEvaluator
-            return evaluator(
+            evaluator = (RoundingCOCOEvaluator if cfg.TEST.ROUND_RESULTS else COCOEvaluator)(
                 dataset_name,
                 output_dir=folder,
                 max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
                 kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
             )
+            if "KeypointHead" not in cfg.MODEL.CENTERNET.HEADS:
+                return evaluator
+            count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+            return DatasetEvaluators([evaluator, KeypointErrorEvaluator(dataset_name, count)])
         if evaluator_type(dataset_name) == "kitti":
             return KITTIEvaluator(dataset_name, output_dir=folder)
         return PascalVOCDetectionEvaluator(dataset_name)

@@ -57,6 +57,8 @@ def test_a_handful_of_images_is_learned_by_heart(kites, tmp_path, load_script):
     results = load_script("train_net.py").main(arguments(kites, tmp_path, **overrides))
     assert results["keypoints"]["AP"] > 90
     assert results["bbox"]["AP50"] > 90
+    assert results["keypoint_error"]["found"] == 100
+    assert results["keypoint_error"]["tail"] < 2
     written = json.loads((tmp_path / "out" / "inference" / "kites" / "coco_instances_results.json").read_text())
     assert all(len(result["keypoints"]) == 12 for result in written)
 
