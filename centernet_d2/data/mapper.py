@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
-from detectron2.data.transforms import TransformList
+from detectron2.data.transforms import AugInput, TransformList
 
 from ..config import check_choice
 from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, Annotator, lookup
 from .augmentations import build_augmentations
 from .boxes3d import carry_camera
 from .checks import ALL_CLASSES, EXCLUDED
+from .images import read_image
 
 __all__ = ["CenterNetDatasetMapper"]
 
@@ -70,14 +73,24 @@ class CenterNetDatasetMapper(DatasetMapper):
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
-        """See :class:`detectron2.data.DatasetMapper`; errors name the image they are about.
+        """See :class:`detectron2.data.DatasetMapper`, whose reading cuts 16-bit images off at 255; ours scales them.
 
         An image without annotations has no objects.
+
+        Raises:
+            OSError: the image cannot be read; the message names it.
         """
-        try:
-            return super().__call__({"annotations": [], **dataset_dict})
-        except (OSError, SyntaxError) as error:  # Pillow raises both for damaged files.
-            raise OSError(f"cannot read the image {dataset_dict['file_name']}: {error}") from error
+        dataset_dict = copy.deepcopy({"annotations": [], **dataset_dict})
+        image = read_image(dataset_dict["file_name"], self.image_format)
+        utils.check_image_size(dataset_dict, image)
+        inputs = AugInput(image)
+        transforms = self.augmentations(inputs)
+        dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        if self.is_train:
+            self._transform_annotations(dataset_dict, transforms, inputs.image.shape[:2])
+        else:
+            del dataset_dict["annotations"]
+        return dataset_dict
 
     def _transform_annotations(
         self, dataset_dict: dict, transforms: TransformList, image_shape: tuple[int, int]

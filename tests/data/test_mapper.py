@@ -87,7 +87,7 @@ def test_a_missing_or_corrupt_image_is_named(record, tmp_path, content):
     path.unlink()
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(OSError, match=r"cannot read the image .*picture\.png"):
+    with pytest.raises(OSError, match=r"the image .*picture\.png"):
         mapper()(record)
 
 
@@ -100,3 +100,11 @@ def test_an_unknown_class_is_named(record):
 def test_unknown_crowd_policy_is_an_error():
     with pytest.raises(ValueError, match="INPUT.CROWD is 'keep', known: object, ignore"):
         mapper(crowd="keep")
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_16_bits_are_scaled_and_not_cut_off(record, is_train):
+    grey = (np.arange(48 * 64, dtype=np.uint16) * 21).reshape(48, 64)
+    cv2.imwrite(record["file_name"], grey)
+    image = mapper(is_train=is_train)(record)["image"]
+    assert (image[0].numpy() == np.round(grey / 257)).all()
