@@ -21,7 +21,7 @@ from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.checks import check_coco_file, load_checked
 from ..evaluation.coco import RoundingCOCOEvaluator
-from ..evaluation.keypoint_error import KeypointErrorEvaluator
+from ..evaluation.errors import DEPTH_ERRORS, ErrorEvaluator, depth_errors, keypoint_errors
 from ..evaluation.kitti import KITTIEvaluator
 from ..evaluation.oracle import OracleCenterNet, OracleMapper
 from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, lookup
@@ -167,10 +167,13 @@ class Trainer(DefaultTrainer):
             )
             if "KeypointHead" not in cfg.MODEL.CENTERNET.HEADS:
                 return evaluator
-            count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
-            return DatasetEvaluators([evaluator, KeypointErrorEvaluator(dataset_name, count)])
+            numbers = [str(index) for index in range(cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)]
+            names = MetadataCatalog.get(dataset_name).get("keypoint_names") or numbers
+            errors = ErrorEvaluator(dataset_name, "keypoint_error", [*names, "mean"], keypoint_errors)
+            return DatasetEvaluators([evaluator, errors])
         if evaluator_type(dataset_name) == "kitti":
-            return KITTIEvaluator(dataset_name, output_dir=folder)
+            errors = ErrorEvaluator(dataset_name, "depth_error", DEPTH_ERRORS, depth_errors)
+            return DatasetEvaluators([KITTIEvaluator(dataset_name, output_dir=folder), errors])
         return PascalVOCDetectionEvaluator(dataset_name)
 
     @classmethod

@@ -49,23 +49,23 @@ def test_space_is_drawn_beside_the_picture(call, tmp_path):
     assert len(depths) == 9
     source = cv2.imread(str(tmp_path / "scenes/training/image_2/000001.png"))
     drawn = cv2.imread(str(tmp_path / "out/000001.png"))
-    assert drawn.shape == (96, 288 + 160, 3)
-    assert (drawn[:, :288] != source).any()
+    assert drawn.shape == (288, 864 + 288, 3)
+    assert (drawn[:, :864] != source).any()
 
 
 def test_cameras_by_file_folder_focal_length_or_default(call, tmp_path):
     folder = tmp_path / "scenes/training/calib"
     by_folder = call("--calibration", folder, "--batch-size", 2)[2]
     by_file = call("--calibration", folder / "000001.txt")[2]
-    by_focal = call("--focal-length", 135)[2]
+    by_focal = call("--focal-length", 405)[2]
     code, err, by_default = call()
     assert code == 0
     assert "BOX3D.DEFAULT_CAMERA of the config counts" in err
-    # The pictures are by cameras of focal lengths 90, 135 and 70.
+    # The pictures are by cameras of focal lengths 270, 405 and 210.
     assert by_focal == pytest.approx(by_file, rel=1e-4)
     assert by_folder[3:6] == pytest.approx(by_file[3:6], rel=1e-4)
-    assert [z * 135 / 90 for z in by_folder[:3]] == pytest.approx(by_file[:3], rel=1e-4)
-    assert [z * 707.0493 / 135 for z in by_file] == pytest.approx(by_default, rel=1e-2)
+    assert [z * 405 / 270 for z in by_folder[:3]] == pytest.approx(by_file[:3], rel=1e-4)
+    assert [z * 707.0493 / 405 for z in by_file] == pytest.approx(by_default, rel=1e-2)
 
 
 def test_a_picture_without_its_calibration_is_skipped(call, tmp_path):

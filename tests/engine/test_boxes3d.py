@@ -50,7 +50,8 @@ def test_a_handful_of_scenes_is_learned_by_heart(ground, tmp_path, load_script):
     errors, missed = depth_errors(written, truth)
     assert missed <= 2
     assert np.median(errors) < 0.1
-    assert set(results) == {"bbox2d", "aos", "bev", "box3d"}
+    assert set(results) == {"bbox2d", "aos", "bev", "box3d", "depth_error"}
+    assert results["depth_error"]["percent"] < 10
 
 
 def depth_errors(written, truth):

@@ -39,4 +39,4 @@ def test_space_is_drawn_too(tool, tmp_path):
     assert tool(["Shapes/centernet_3d_HG_boxes.yaml", "--output", str(tmp_path / "out"), "--count", "1"]) == 0
     drawn = cv2.imread(str(tmp_path / "out" / "0000-000000.png"))
     # Ground truth, heatmap, and the scene with 160 pixels of bird's-eye view, twice as large.
-    assert drawn.shape == (2 * 64 + 24, 2 * (3 * 192 + 160) + 2 * 6, 3)
+    assert drawn.shape == (2 * 96 + 24, 2 * (3 * 288 + 160) + 2 * 6, 3)

@@ -46,9 +46,9 @@ class Camera:
         return pinhole_camera(self.focal, (self.height, self.width))
 
 
-CAMERAS = (Camera(90, 192, 64), Camera(135, 288, 96), Camera(70, 192, 64))
+CAMERAS = (Camera(270, 576, 192), Camera(405, 864, 288), Camera(210, 576, 192))
 # Of other resolutions and focal lengths.
-OTHER_CAMERAS = (Camera(105, 240, 80), Camera(200, 384, 128))
+OTHER_CAMERAS = (Camera(315, 720, 240), Camera(600, 1152, 384))
 
 
 def draw_scene(rng: np.random.Generator, camera: Camera, count: int) -> tuple[np.ndarray, list[str], Boxes3D]:
