@@ -260,7 +260,7 @@ def _l1(tensor: Tensor, target: SparseTarget) -> Tensor:
 def _read_at(heatmap: Tensor, joints: Tensor) -> Tensor:
     """(B, K, J) values of (B, J, H, W) heatmaps at the cells of (B, K, J, 2) joints; 0 outside."""
     height, width = heatmap.shape[2:]
-    x, y = joints.round().long().unbind(3)
+    x, y = joints.floor().long().unbind(3)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     index = (y.clamp(0, height - 1) * width + x.clamp(0, width - 1)).transpose(1, 2)
     return heatmap.flatten(2).gather(2, index).transpose(1, 2) * inside

@@ -176,6 +176,16 @@ def test_joints_that_stay_score_what_their_heatmap_says():
     assert constant[:, 2].tolist() == [1, 1, 1]
 
 
+def test_exact_joints_score_as_their_peaks_even_where_they_may_not_snap():
+    # All joints lie outside the box: their displacements decide, and end in the cells of the peaks.
+    model = pose_model(max_detections=1)
+    joints = [[[23.6, 23.6, 2], [11, 30.4, 1], [33, 43, 2]]]
+    maps = perfect_maps(model, [ground_truth([[40, 8, 60, 30]], joints)])
+    keypoints = model.decode(maps)["keypoints"][0, 0]
+    np.testing.assert_allclose(4 * keypoints[:, :2], np.array(joints)[0, :, :2], atol=1e-4)
+    assert keypoints[:, 2].tolist() == [1, 1, 1]
+
+
 def test_unflip_undoes_a_mirrored_image():
     model = pose_model()
     gt = ground_truth([[7, 12, 37, 43]], [[[20.0, 20, 2], [10, 30, 1], [33, 41, 2]]])
