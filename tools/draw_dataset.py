@@ -21,7 +21,7 @@ from centernet_d2.data.datasets.shapes import write_shapes
 def write_kite_sets(folder: Path, *, train: int, val: int, seed: int) -> None:
     """``train`` and ``val``, each with its images and annotations."""
     for index, (name, count) in enumerate((("train", train), ("val", val))):
-        write_kites(folder / name, images=count, size=128, seed=2 * seed + index)
+        write_kites(folder / name, images=count, size=320, seed=2 * seed + index)
 
 
 def write_box_sets(folder: Path, *, train: int, val: int, seed: int) -> None:
