@@ -24,7 +24,7 @@ def main(args: argparse.Namespace) -> dict:
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
     model = Trainer.build_model(cfg)
-    Trainer.check_test_sets(cfg, model)
+    Trainer.check_test_sets(cfg)
     checkpointer = CenterNetCheckpointer(model, cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (args.resume and checkpointer.has_checkpoint()):
         raise ValueError("--eval-only needs weights: set MODEL.WEIGHTS, or --resume for the last ones in OUTPUT_DIR")

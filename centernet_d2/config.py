@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode, get_cfg
 
-__all__ = ["add_centernet_config", "check_choice", "load_config"]
+__all__ = ["add_centernet_config", "check_choice", "check_device", "load_config"]
 
 
 def check_choice(key: str, value: object, known: Sequence[object]) -> None:
     """Raise a ValueError that names the config key unless its value is one of the known ones."""
     if value not in known:
         raise ValueError(f"{key} is {value!r}, known: {', '.join(map(str, known))}")
+
+
+def check_device(name: str) -> None:
+    """Raise a ValueError if MODEL.DEVICE names a GPU and torch sees none."""
+    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"MODEL.DEVICE is '{name}', but torch sees no GPU: set MODEL.DEVICE cpu")
 
 
 def add_centernet_config(cfg: CfgNode) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from . import model_zoo
 from .checkpoint import CenterNetCheckpointer
-from .config import load_config
+from .config import check_device, load_config
 from .data.images import as_color_bytes, read_image
 from .data.register import keypoint_metadata, register_from_config
 from .modeling import CenterNet, CenterNetWithTTA
@@ -58,10 +58,11 @@ class Predictor:
         """The model of a config with its MODEL.WEIGHTS; with TEST.AUG.ENABLED under test-time augmentation.
 
         Raises:
-            ValueError: MODEL.WEIGHTS is empty, or does not fit the model.
+            ValueError: MODEL.WEIGHTS is empty or does not fit the model, or MODEL.DEVICE is a GPU and there is none.
         """
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("there are no weights to detect with: set MODEL.WEIGHTS")
+        check_device(cfg.MODEL.DEVICE)
         model = build_model(cfg).eval()
         CenterNetCheckpointer(model).load(cfg.MODEL.WEIGHTS)
         if cfg.TEST.AUG.ENABLED:

@@ -25,6 +25,8 @@ __all__ = [
     "side_by_side",
 ]
 
+# The class of regions to ignore, whatever class they are ignored for.
+_IGNORED = -1
 # RGB of ground truth and predictions in pictures of space.
 _TRUTH, _PREDICTION = (60, 220, 60), (255, 140, 0)
 
@@ -59,8 +61,10 @@ def draw_instances(
         instances = instances[instances.scores > threshold]
         boxes, classes, scores = instances.pred_boxes, instances.pred_classes, instances.scores.tolist()
     else:
-        boxes, classes, scores = instances.gt_boxes, instances.gt_classes, [None] * len(instances)
-    names = [class_names[i] if class_names else str(i) for i in classes.tolist()]
+        boxes, classes, scores = instances.gt_boxes, instances.gt_classes.clone(), [None] * len(instances)
+        if instances.has("gt_ignore"):
+            classes[instances.gt_ignore] = _IGNORED
+    names = [_class_name(i, class_names) for i in classes.tolist()]
     labels = [name if score is None else f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
     # An empty set of keypoints would make the Visualizer stumble.
     has_keypoints = len(instances) > 0 and instances.has(f"{prefix}_keypoints")
@@ -75,8 +79,16 @@ def draw_instances(
     return drawer.output.get_image()
 
 
+def _class_name(index: int, class_names: Sequence[str] | None) -> str:
+    if index == _IGNORED:
+        return "ignored"
+    return class_names[index] if class_names else str(index)
+
+
 def _class_color(index: int) -> tuple[float, float, float]:
-    """A bright RGB color in 0..1; hues by the golden ratio, so that neighbours differ."""
+    """A bright RGB color in 0..1; hues by the golden ratio, so that neighbours differ. Grey for what is ignored."""
+    if index == _IGNORED:
+        return (0.6, 0.6, 0.6)
     hue = np.array([[[int(180 * (index * 0.618 % 1)), 220, 255]]], dtype=np.uint8)
     return tuple(cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0] / 255)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import torch
@@ -30,7 +29,9 @@ def load_file(path: str | Path) -> dict:
         raise ValueError(f"{path} is a pickle, which can execute code when it is read; save it as a .pth state dict")
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # The unpickler raises whatever it stumbles over.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{path} is not a file of plain weights: it is damaged, or holds Python objects, which are never loaded. "

@@ -78,6 +78,8 @@ def _check_annotation(annotation: dict, image: dict, where: str, num_classes: in
 def load_checked(names: Sequence[str], num_classes: int) -> list[dict]:
     """The images of registered data sets, checked one set after the other by :func:`check_dataset`.
 
+    Images without annotations get an empty list of them.
+
     Raises:
         KeyError: a data set is not registered.
         ValueError: a data set cannot be loaded, or does not pass.
@@ -96,28 +98,34 @@ def load_checked(names: Sequence[str], num_classes: int) -> list[dict]:
             source = MetadataCatalog.get(name).get("json_file", "its source")
             raise ValueError(f"the data set '{name}' cannot be loaded from {source}: {error!r}") from error
         check_dataset(name, dicts, num_classes)
-        images.extend(dicts)
+        images.extend({"annotations": [], **image} for image in dicts)
     return images
 
 
-def check_coco_file(name: str, keypoints: bool = False) -> None:
+def check_coco_file(name: str) -> None:
     """Check that the COCO file of a registered data set has what pycocotools needs to evaluate on it.
 
     Args:
         name: of the data set.
-        keypoints: whether keypoints are evaluated too.
 
     Raises:
-        ValueError: an annotation lacks its area or crowd flag, or its keypoints.
+        ValueError: an annotation lacks its area or crowd flag, or the file names other keypoints than the metadata.
     """
-    path = MetadataCatalog.get(name).json_file
+    metadata = MetadataCatalog.get(name)
+    path = metadata.json_file
     with PathManager.open(path) as file:
-        annotations = json.load(file).get("annotations", ())
-    for annotation in annotations:
-        wanted = ("id", "area", "iscrowd", *(("keypoints", "num_keypoints") if keypoints else ()))
-        if lacking := [key for key in wanted if key not in annotation]:
+        content = json.load(file)
+    for annotation in content.get("annotations", ()):
+        if lacking := [key for key in ("id", "area", "iscrowd") if key not in annotation]:
             raise ValueError(
                 f"{path}: annotation {annotation.get('id', '?')} lacks {', '.join(lacking)}, which the COCO evaluation "
-                "needs (area: width x height of the box, unless there is a mask; iscrowd: 0; keypoints: zeros and "
-                "num_keypoints: 0 where there are none)"
+                "needs (area: width x height of the box, unless there is a mask; iscrowd: 0)"
+            )
+    known = list(metadata.get("keypoint_names", ()))
+    for category in content.get("categories", ()):
+        own = category.get("keypoints")
+        if known and own and own != known:
+            raise ValueError(
+                f"{path}: the keypoints of {category['name']} are {', '.join(own)}, but those of the config or of the "
+                f"metadata {', '.join(known)}"
             )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.utils.logger import log_first_n
 
 __all__ = ["KeypointSchema", "check_keypoints", "keypoint_schema"]
 
@@ -32,12 +34,17 @@ class KeypointSchema:
             flip_map: pairs of names that a mirror swaps.
 
         Raises:
-            ValueError: a pair names a keypoint that is not there.
+            ValueError: a name is there twice, or a pair names a keypoint that is not there or in another pair already.
         """
+        if len(set(names)) != len(names):
+            raise ValueError(f"keypoints share a name: {', '.join(names)}")
         if unknown := sorted({name for pair in flip_map for name in pair} - set(names)):
             raise ValueError(
                 f"the keypoint flip map names {', '.join(unknown)}, but the keypoints are {', '.join(names)}"
             )
+        paired = [name for pair in flip_map for name in pair]
+        if any(len(pair) != 2 for pair in flip_map) or len(set(paired)) != len(paired):
+            raise ValueError(f"the keypoint flip map is not made of pairs that share no name: {list(flip_map)}")
         other = {a: b for pair in flip_map for a, b in (tuple(pair), tuple(pair)[::-1])}
         return cls(tuple(names.index(other.get(name, name)) for name in names))
 
@@ -59,19 +66,26 @@ class KeypointSchema:
 
 
 def keypoint_schema(cfg: CfgNode) -> KeypointSchema:
-    """The keypoints of a config: of ``DATASETS.KEYPOINT_NAMES``, else of the metadata of its training data.
+    """The keypoints of a config: of ``DATASETS.KEYPOINT_NAMES``, else of the metadata of its data sets.
 
-    Without names, left and right are not known, and mirrors swap nothing.
+    Without names, left and right are not known, and mirrors swap nothing; a log line says so.
 
     Raises:
-        ValueError: their number is not MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, or the flip map names others.
+        ValueError: their number is not MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, data sets have different ones, or the
+            flip map names others.
     """
     count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     names, flip_map = cfg.DATASETS.KEYPOINT_NAMES, cfg.DATASETS.KEYPOINT_FLIP_MAP
-    if not names and cfg.DATASETS.TRAIN:
-        metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
-        names, flip_map = metadata.get("keypoint_names", ()), metadata.get("keypoint_flip_map", ())
+    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        metadata = MetadataCatalog.get(dataset) if dataset in DatasetCatalog.list() else Metadata()
+        own = metadata.get("keypoint_names", ())
+        if names and own and list(own) != list(names):
+            raise ValueError(f"the keypoints of '{dataset}' are {', '.join(own)}, but others are {', '.join(names)}")
+        if own and not names:
+            names, flip_map = own, metadata.get("keypoint_flip_map", ())
     if not names:
+        message = "keypoints have no names, so mirrored images do not swap left and right: DATASETS.KEYPOINT_NAMES"
+        log_first_n(logging.WARNING, message)
         return KeypointSchema(tuple(range(count)))
     if len(names) != count:
         raise ValueError(

@@ -119,4 +119,10 @@ class CenterNetDatasetMapper(DatasetMapper):
             instances.gt_camera = dataset_dict["camera"].expand(len(annotations), 3, 4)
         for name, value in (item for one in fields for item in one.items()):
             instances.set(name, value)
-        dataset_dict["instances"] = utils.filter_empty_instances(instances)
+        if any(getattr(transform, "rotates", False) for transform in transforms.transforms):
+            # Boxes do not turn with the image, so centers and what belongs to them are not known (SPEC 6.5).
+            instances.gt_weight = torch.zeros(len(instances))
+            instances.gt_blind = torch.ones(len(instances), dtype=torch.bool)
+            dataset_dict["instances"] = instances
+        else:
+            dataset_dict["instances"] = utils.filter_empty_instances(instances)

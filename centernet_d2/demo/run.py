@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import yaml
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from .. import model_zoo
 from ..config import load_config
+from ..modeling.heads import heads_provide
 from ..predictor import Predictor
 from ..visualization import draw_heatmap, draw_instances, draw_scene3d
 from .cameras import Cameras, choose_cameras
@@ -67,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.output is None and args.json is None:
             raise ValueError("there is nothing to write: give --output, --json or both")
+        if args.max_frames is not None and args.max_frames < 1:
+            raise ValueError(f"--max-frames {args.max_frames}: it must be at least 1")
         for path in filter(None, (args.output, args.json)):
             refuse_existing(path)
         return run(args, open_source(args.inputs, args.camera))
@@ -89,6 +93,8 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         return load_config(file, options)
     except AssertionError as error:  # what yacs says about unknown keys
         raise ValueError(f"--opts: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file} is not a config: {error}") from error
 
 
 def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
@@ -122,7 +128,7 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
 
 def open_cameras(args: argparse.Namespace, cfg: CfgNode) -> Cameras | None:
     """Where the cameras of pictures come from; None for a model without 3-D boxes."""
-    if "Box3DHead" in cfg.MODEL.CENTERNET.HEADS:
+    if heads_provide(cfg, "boxes3d"):
         if args.calibration is None and args.focal_length is None:
             print("no --calibration and no --focal-length: BOX3D.DEFAULT_CAMERA of the config counts", file=sys.stderr)
         return choose_cameras(args.calibration, args.focal_length, cfg.MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA)
@@ -140,7 +146,7 @@ def with_cameras(frames: Iterable[Frame], cameras: Cameras) -> Iterator[Frame]:
         try:
             yield replace(frame, camera=cameras(frame))
         except (OSError, ValueError) as error:
-            yield Frame(frame.number, frame.name, None, str(error))
+            yield replace(frame, image=None, error=str(error))
 
 
 @contextmanager
@@ -194,7 +200,7 @@ def process(frames: Sequence[Frame], predictor: Predictor, sinks: dict[str, Sink
     for frame, result in zip(frames, results, strict=True):
         if "json" in sinks:
             entries = predictor.to_coco(result["instances"], frame.number)
-            sinks["json"].write([{**entry, "file_name": frame.name} for entry in entries])
+            sinks["json"].write([{**entry, "file_name": frame.source} for entry in entries])
         if "pictures" in sinks:
             sinks["pictures"].write(frame.name, draw(frame, result, predictor, args))
 

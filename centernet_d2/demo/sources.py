@@ -26,6 +26,7 @@ class Frame:
     Attributes:
         number: 1, 2, ... in the order of the source, broken ones included.
         name: file name; for a video its name and the number of the frame.
+        source: path of the file as it was given; for a video the same as the name.
         image: (H, W, 3) uint8 BGR; None where it cannot be read.
         error: why not.
         camera: (3, 4) projection matrix, where it matters.
@@ -33,6 +34,7 @@ class Frame:
 
     number: int
     name: str
+    source: str
     image: np.ndarray | None
     error: str = ""
     camera: Tensor | None = None
@@ -53,9 +55,9 @@ class ImageSource:
     def __iter__(self) -> Iterator[Frame]:
         for number, path in enumerate(self.paths, 1):
             try:
-                yield Frame(number, path.name, read_image(path))
+                yield Frame(number, path.name, str(path), read_image(path))
             except OSError as error:
-                yield Frame(number, path.name, None, str(error))
+                yield Frame(number, path.name, str(path), None, str(error))
 
 
 class VideoSource:
@@ -88,7 +90,8 @@ class VideoSource:
                 if not more:
                     return
                 number += 1
-                yield Frame(number, f"{self.name}-{number:06d}", image)
+                name = f"{self.name}-{number:06d}"
+                yield Frame(number, name, name, image)
         finally:
             self.capture.release()
 

@@ -13,7 +13,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..config import load_config
+from ..config import check_device, load_config
 from ..data import register_from_config
 
 __all__ = ["check_output_dir", "setup"]
@@ -40,9 +40,11 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
     Raises:
         FileExistsError: the output folder holds another run.
+        ValueError: MODEL.DEVICE is a GPU, and there is none.
     """
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
+    check_device(cfg.MODEL.DEVICE)
     register_from_config(cfg)
     if comm.is_main_process() and not args.eval_only:
         check_output_dir(cfg, resume=args.resume)

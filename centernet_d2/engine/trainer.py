@@ -20,11 +20,11 @@ from torch.utils.data import DataLoader
 from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.checks import check_coco_file, load_checked
-from ..evaluation.coco import RoundingCOCOEvaluator
+from ..evaluation.coco import RoundingCOCOEvaluator, fill_keypoints
 from ..evaluation.errors import DEPTH_ERRORS, ErrorEvaluator, depth_errors, keypoint_errors
 from ..evaluation.kitti import KITTIEvaluator
 from ..evaluation.oracle import OracleCenterNet, OracleMapper
-from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, lookup
+from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, heads_provide, lookup
 from ..modeling.test_time_augmentation import CenterNetWithTTA
 from .solver import build_optimizer
 
@@ -44,7 +44,7 @@ class Trainer(DefaultTrainer):
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
         if cfg.DATASETS.TEST:
-            self.check_test_sets(cfg, model)
+            self.check_test_sets(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
         devices = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
@@ -165,8 +165,9 @@ class Trainer(DefaultTrainer):
                 max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
                 kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
             )
-            if "KeypointHead" not in cfg.MODEL.CENTERNET.HEADS:
+            if not heads_provide(cfg, "keypoints"):
                 return evaluator
+            fill_keypoints(evaluator, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)
             numbers = [str(index) for index in range(cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)]
             names = MetadataCatalog.get(dataset_name).get("keypoint_names") or numbers
             errors = ErrorEvaluator(dataset_name, "keypoint_error", [*names, "mean"], keypoint_errors)
@@ -177,21 +178,21 @@ class Trainer(DefaultTrainer):
         return PascalVOCDetectionEvaluator(dataset_name)
 
     @classmethod
-    def check_test_sets(cls, cfg: CfgNode, model: nn.Module) -> None:
+    def check_test_sets(cls, cfg: CfgNode) -> None:
         """Everything that would otherwise fail at the first evaluation.
 
         Raises:
             ValueError: a data set is broken, has no evaluator, or the model does not predict the boxes to evaluate.
         """
-        if not any("boxes" in head.provides for head in model.heads.values()):
+        if not heads_provide(cfg, "boxes"):
             raise ValueError("evaluation needs boxes: add BoxHead to MODEL.CENTERNET.HEADS, or empty DATASETS.TEST")
         cls.check_annotations(cfg, load_checked(cfg.DATASETS.TEST, cfg.MODEL.CENTERNET.NUM_CLASSES))
         for name in cfg.DATASETS.TEST:
             kind = evaluator_type(name)
-            if kind == "kitti" and not any("boxes3d" in head.provides for head in model.heads.values()):
+            if kind == "kitti" and not heads_provide(cfg, "boxes3d"):
                 raise ValueError(f"evaluation on '{name}' needs 3-D boxes: add Box3DHead to MODEL.CENTERNET.HEADS")
             if kind == "coco":
-                check_coco_file(name, keypoints=any("keypoints" in head.provides for head in model.heads.values()))
+                check_coco_file(name)
 
     @staticmethod
     def check_annotations(cfg: CfgNode, dicts: Sequence[dict]) -> None:

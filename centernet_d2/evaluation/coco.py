@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from detectron2.evaluation import COCOEvaluator
 
-__all__ = ["RoundingCOCOEvaluator", "round_result"]
+__all__ = ["RoundingCOCOEvaluator", "fill_keypoints", "round_result"]
 
 
 def round_result(result: dict) -> dict:
@@ -24,6 +24,18 @@ def round_result(result: dict) -> dict:
 
 def _two_decimals(values: Sequence[float]) -> list[float]:
     return [float(f"{value:.2f}") for value in values]
+
+
+def fill_keypoints(evaluator: COCOEvaluator, count: int) -> None:
+    """Give zeros to annotations without keypoints, which pycocotools wants everywhere; the file stays as it is.
+
+    Args:
+        evaluator: its annotations are changed in memory.
+        count: number of keypoints.
+    """
+    for annotation in evaluator._coco_api.anns.values():
+        keypoints = annotation.setdefault("keypoints", [0] * 3 * count)
+        annotation.setdefault("num_keypoints", sum(visibility > 0 for visibility in keypoints[2::3]))
 
 
 class RoundingCOCOEvaluator(COCOEvaluator):

@@ -87,7 +87,8 @@ class ErrorEvaluator(DatasetEvaluator):
             measure: :func:`keypoint_errors`, :func:`depth_errors` or the like.
             threshold: detections that score less are not used.
         """
-        self.annotations = {record["image_id"]: record["annotations"] for record in DatasetCatalog.get(dataset_name)}
+        records = DatasetCatalog.get(dataset_name)
+        self.annotations = {record["image_id"]: record.get("annotations", []) for record in records}
         self.task = task
         self.names = names
         self.measure = measure

@@ -37,8 +37,12 @@ class OracleMapper(CenterNetDatasetMapper):
         to_canvas = invert_affine(geometry.to_image.numpy()) * np.array(stride, dtype=np.float64)
         transform = AffineTransform(to_canvas, geometry.image_size, geometry.input_size)
         record = {"file_name": inputs["file_name"], "annotations": list(inputs["annotations"])}
+        if geometry.camera is not None:
+            record["camera"] = geometry.camera.numpy()
         self._transform_annotations(record, TransformList([transform]), geometry.input_size)
-        return record["instances"]
+        instances = record["instances"]
+        # Regions to ignore are no objects, and some policies mark them in the heatmap.
+        return instances[~instances.gt_ignore] if instances.has("gt_ignore") else instances
 
 
 def spread(target: SparseTarget, predicted: Tensor) -> Tensor:

@@ -108,13 +108,13 @@ def log_depth_loss(
     return per_image.sum() / (count > _EPSILON).sum().clamp(min=1)
 
 
-def orientation_loss(prediction: Tensor, bins: Tensor, residual: Tensor, weight: Tensor, slots: int = 0) -> Tensor:
+def orientation_loss(prediction: Tensor, target: Tensor, weight: Tensor, slots: int = 0) -> Tensor:
     """Two bins, each with a class (outside, inside) and the sine and cosine of an angle (paper, equation 6; SPEC 7).
 
     Args:
-        prediction: (N, 8), per bin two logits, sine and cosine.
-        bins: (N, 2) 1 where the angle lies in the bin.
-        residual: (N, 2) angle to the center of each bin; only read where it lies in it.
+        prediction: (N, 8), per bin two logits, sine and cosine of the angle to its center.
+        target: (N, 8), in place of the logits 1 for the right class and 0 for the other; sine and cosine are only read
+            where the angle lies in the bin.
         weight: (N,) in 0..1.
         slots: divide the cross entropy by this many objects; those that are missing cost ln 2 per bin, as in the
             original. 0: by the objects.
@@ -122,8 +122,9 @@ def orientation_loss(prediction: Tensor, bins: Tensor, residual: Tensor, weight:
     Returns:
         Cross entropy of both bins, and smooth L1 of sine and cosine averaged over the objects of each bin.
     """
-    prediction = prediction.float().unflatten(1, (2, 4))
+    prediction, target = prediction.float().unflatten(1, (2, 4)), target.unflatten(1, (2, 4))
     logits, vector = prediction[..., :2], prediction[..., 2:]
+    bins, wanted = target[..., 1], target[..., 2:]
     entropy = F.cross_entropy(logits.flatten(0, 1), bins.long().flatten(), reduction="none").view_as(bins)
     entropy = (entropy * weight[:, None]).sum()
     if slots:
@@ -132,7 +133,6 @@ def orientation_loss(prediction: Tensor, bins: Tensor, residual: Tensor, weight:
     else:
         entropy = entropy / (weight.sum() + _EPSILON)
     inside = bins * weight[:, None]
-    wanted = torch.stack([residual.sin(), residual.cos()], dim=2)
     difference = F.smooth_l1_loss(vector, wanted, reduction="none").sum(dim=2)
     # No epsilon in the original: an empty bin has no loss, a filled one its exact mean.
     angle = (difference * inside).sum(dim=0) / inside.sum(dim=0).clamp(min=1)

@@ -296,7 +296,7 @@ def group_by_shape(canvases: Sequence[Tensor], limit: int | None = None) -> Iter
 
 def as_bytes(image: Tensor) -> Tensor:
     """An image of any type as uint8, rounded."""
-    return image if image.dtype == torch.uint8 else image.round().clamp(0, 255).to(torch.uint8)
+    return image if image.dtype == torch.uint8 else image.float().round().clamp(0, 255).to(torch.uint8)
 
 
 def _camera(record: dict) -> Tensor | None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .heatmap import gaussian_radius
 
-__all__ = ["Peaks", "Points", "SparseTarget", "build_points"]
+__all__ = ["Peaks", "Points", "SparseTarget", "build_points", "optional_field"]
 
 
 @dataclass
@@ -101,7 +101,7 @@ def build_points(
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     extent = size.ceil() if round_up else size
     valid = (size > 0).all(dim=1)
-    ignore = _field(gt, "gt_ignore", valid.new_zeros(()))
+    ignore = optional_field(gt, "gt_ignore", valid.new_zeros(()))
     lengths = torch.tensor([len(instances) for instances in gt])
     return Points(
         image=torch.arange(len(gt)).repeat_interleave(lengths).to(boxes.device, non_blocking=True),
@@ -111,14 +111,14 @@ def build_points(
         cells=centers.long(),
         radius=gaussian_radius(*extent.flip(1).unbind(1), policy=radius_policy).clamp(min=0).long(),
         valid=valid,
-        weight=_field(gt, "gt_weight", boxes.new_ones(())) * (valid & ~ignore),
+        weight=optional_field(gt, "gt_weight", boxes.new_ones(())) * (valid & ~ignore),
         ignore=ignore,
         map_size=(len(gt), height, width),
         stride=stride,
     )
 
 
-def _field(gt: Sequence[Instances], name: str, default: Tensor) -> Tensor:
+def optional_field(gt: Sequence[Instances], name: str, default: Tensor) -> Tensor:
     """An optional (n,) field of all objects; `default` (a scalar) for images that do not have it."""
     return torch.cat([x.get(name) if x.has(name) else default.expand(len(x)) for x in gt])
 

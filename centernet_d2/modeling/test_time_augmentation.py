@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data.detection_utils import read_image
 from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config import check_choice
+from ..data.images import read_image
 from .geometry import Geometry
 from .meta_arch import CenterNet, group_by_shape
 from .soft_nms import SOFT_NMS_METHODS, merge_scales

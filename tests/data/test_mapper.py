@@ -5,7 +5,8 @@ import torch
 from detectron2.structures import BoxMode
 
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.data.augmentations import MirrorTransform, ShiftScaleWindow
+from centernet_d2.data.augmentations import AffineTransform, MirrorTransform, ShiftScaleWindow
+from centernet_d2.modeling.geometry import affine_matrix
 
 
 def mapper(is_train=True, augmentations=(), **options):
@@ -108,3 +109,15 @@ def test_16_bits_are_scaled_and_not_cut_off(record, is_train):
     cv2.imwrite(record["file_name"], grey)
     image = mapper(is_train=is_train)(record)["image"]
     assert (image[0].numpy() == np.round(grey / 257)).all()
+
+
+def test_nothing_but_joints_is_known_of_turned_images(record):
+    def turned(degrees):
+        matrix = affine_matrix((32, 24), 64, (48, 64), degrees)
+        return AffineTransform(matrix, (48, 64), (48, 64), affine_matrix((90, 24), 64, (48, 64)))
+
+    record["annotations"] = record["annotations"][:2]
+    instances = mapper(augmentations=[turned(40)])(record)["instances"]
+    assert len(instances) == 2  # though no box is left in the window
+    assert instances.gt_blind.all()
+    assert instances.gt_weight.tolist() == [0, 0]

@@ -92,9 +92,8 @@ def test_a_folder_of_all_kinds_with_a_broken_file(call, folder, tmp_path):
     assert pictures["photo ü.png"].shape == (64, 50, 3)
     assert (pictures["deep.png"] == pixels(4)[..., :1]).all()  # scaled, not white all over
     entries = json.loads(results.read_text(encoding="utf-8"))
-    assert {entry["file_name"] for entry in entries} == {path.name for path in folder.glob("*.*g")} - {"broken.png"} | {
-        "alpha.PNG"
-    }
+    named = {"colour.png", "photo ü.jpg", "grey.png", "alpha.PNG", "deep.png"}
+    assert {entry["file_name"] for entry in entries} == {str(folder / name) for name in named}
     assert {"image_id", "category_id", "bbox", "score", "file_name"} == set(entries[0])
 
 
@@ -178,12 +177,18 @@ def test_nothing_is_overwritten(call, folder, tmp_path):
         (["clip.avi", "--output", "drawn.mov"], "drawn.mov: videos end in .mp4 or .avi"),
         (["broken.avi", "--json", "r.json"], "cannot open the video broken.avi"),
         (["empty", "--json", "r.json"], "empty: the folder has no images"),
+        (["colour.png", "--json", "r.json", "--max-frames", "0"], "--max-frames 0: it must be at least 1"),
+        (["colour.png", "--json", "r.json", "--config-file", "bad.yaml"], "bad.yaml is not a config"),
+        (["colour.png", "--json", "r.json", "--weights", "bad.yaml"], "bad.yaml is not a file of plain weights"),
+        (["colour.png", "--json", "r.json", "--device", "cuda:77"], "torch sees no GPU: set MODEL.DEVICE cpu"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(weights, capsys, tmp_path, monkeypatch, arguments, message, video):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "colour.png", pixels())
     (tmp_path / "broken.avi").write_text("nothing")
+    (tmp_path / "bad.yaml").write_text("e: [1, 2\n")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "empty").mkdir()
     options = ["--config-file", ZOO, "--device", "cpu", *(["--weights", str(weights)] if "" not in arguments else [])]
     assert demo.main([*options, *arguments]) == 1

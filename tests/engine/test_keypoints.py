@@ -33,7 +33,7 @@ def kites(tmp_path):
 
     write_kites(tmp_path / "kites", images=6)
     config = tmp_path / "kites.yaml"
-    base = ROOT / "configs" / "Keypoints" / "Base-HG-small.yaml"
+    base = ROOT / "configs" / "Base-HG-small.yaml"
     config.write_text(CONFIG.format(base=base, folder=tmp_path / "kites"))
     return config
 
@@ -109,13 +109,25 @@ def test_wrong_sigmas_show_before_training(kites, tmp_path, load_script):
         load_script("train_net.py").main(arguments(kites, tmp_path, **{"TEST.KEYPOINT_OKS_SIGMAS": "[0.05, 0.05]"}))
 
 
-def test_annotations_that_cannot_be_evaluated_show_before_training(kites, tmp_path, load_script):
+def test_other_names_than_in_the_file_show_before_training(kites, tmp_path, load_script):
+    path = kites.parent / "kites" / "annotations.json"
+    path.write_text(path.read_text().replace('"head"', '"nose"'))
+    with pytest.raises(ValueError, match="the keypoints of kite are nose, left, right, tail, but those of the config"):
+        load_script("train_net.py").main(arguments(kites, tmp_path))
+
+
+def test_a_class_without_keypoints_is_trained_and_evaluated(kites, tmp_path, load_script):
     path = kites.parent / "kites" / "annotations.json"
     content = json.loads(path.read_text())
+    content["categories"].append({"id": 2, "name": "cloud"})
+    cloud = {"category_id": 2, "bbox": [2, 2, 20, 12], "area": 240, "iscrowd": 0}
+    content["annotations"] += [{**cloud, "id": 100 + i, "image_id": i} for i in range(1, 7)]
     del content["annotations"][0]["num_keypoints"]
     path.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="annotation 1 lacks num_keypoints"):
-        load_script("train_net.py").main(arguments(kites, tmp_path))
+    overrides = {"SOLVER.MAX_ITER": 1, "SOLVER.STEPS": "[]", "MODEL.CENTERNET.NUM_CLASSES": 2}
+    results = load_script("train_net.py").main(arguments(kites, tmp_path, **overrides))
+    assert {"AP-kite", "AP-cloud"} <= set(results["bbox"])
+    assert results["keypoints"]["AP"] == results["keypoints"]["AP"]  # a number: there are keypoints to find
 
 
 def test_kites_have_their_corners_where_they_are_drawn():

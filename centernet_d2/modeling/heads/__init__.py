@@ -2,7 +2,7 @@ from .box import BoxHead
 from .box3d import Box3DHead
 from .center import CenterHead
 from .keypoint import KeypointHead
-from .point_head import POINT_HEAD_REGISTRY, MapBranches, PointHead, build_point_heads
+from .point_head import POINT_HEAD_REGISTRY, MapBranches, PointHead, build_point_heads, heads_provide
 
 __all__ = [
     "POINT_HEAD_REGISTRY",
@@ -13,4 +13,5 @@ __all__ = [
     "MapBranches",
     "PointHead",
     "build_point_heads",
+    "heads_provide",
 ]

@@ -31,6 +31,8 @@ AUGMENTED_DEPTH = ("mask", "camera")
 BIN_OVERLAP = math.pi / 6
 # What a network says about an orientation: per bin the logits of outside and inside, sine and cosine.
 ORIENTATION_SIZE = 8
+# What regions to ignore need not say.
+_UNKNOWN = {"location": (0, 0, 0), "dimensions": (0, 0, 0), "rotation_y": 0, "depth": 0, "alpha": 0}
 # Channels of the sines, which change sign in a mirror.
 SINES = (2, 6)
 
@@ -49,13 +51,19 @@ def orientation_bins(alpha: Tensor) -> tuple[Tensor, Tensor]:
     return bins, residual * bins
 
 
+def describe_orientation(bins: Tensor, residual: Tensor) -> Tensor:
+    """(..., 2) and (..., 2) as from :func:`orientation_bins` -> (..., 8), what a perfect network says."""
+    return torch.stack([1 - bins, bins, residual.sin(), residual.cos()], dim=-1).flatten(-2)
+
+
 def annotate_boxes3d(
     annotations: Sequence[dict], transforms: Sequence[Transform], image_size: tuple[int, int], *, augmented: str
 ) -> dict[str, object]:
     """3-D boxes of one image under its transforms.
 
     Args:
-        annotations: with ``location`` and ``depth`` in metres, ``dimensions`` [h, w, l], ``rotation_y`` and ``alpha``.
+        annotations: with ``location`` and ``depth`` in metres, ``dimensions`` [h, w, l], ``rotation_y`` and ``alpha``;
+            regions to ignore need none of these.
         transforms: what the image went through; mirrored an odd number of times, left and right swap in space too.
         image_size: not needed.
         augmented: "mask" leaves depth and dimensions of shifted and scaled images without supervision.
@@ -64,6 +72,7 @@ def annotate_boxes3d(
         ``gt_boxes3d`` (camera coordinates), ``gt_depth`` and ``gt_alpha`` (N,), and ``gt_metric`` (N,), 1 where depth
         and dimensions are to be learned.
     """
+    annotations = [{**_UNKNOWN, **x} if x.get("ignore") else x for x in annotations]
     rows = [[*x["location"], *x["dimensions"], x["rotation_y"], x["depth"], x["alpha"]] for x in annotations]
     values = np.array(rows, dtype=np.float64).reshape(-1, 9)
     if is_mirrored(transforms):
@@ -164,6 +173,8 @@ class Box3DHead(PointHead):
 
     @classmethod
     def check_data(cls, cfg: CfgNode, dicts: Sequence[dict]) -> None:
+        if cfg.INPUT.AFFINE.ROTATE_PROB > 0:
+            raise ValueError("INPUT.AFFINE.ROTATE_PROB turns images, of which 3-D boxes learn nothing: set it to 0")
         check_boxes3d(dicts)
 
     def activate(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -171,7 +182,7 @@ class Box3DHead(PointHead):
         return {**{name: maps[name] for name in self.maps}, "depth": raw_to_depth(maps["depth"])}
 
     def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, SparseTarget]:
-        """See :meth:`PointHead.targets`. Of the orientation: (N, 4), two bins and the angles to their centers."""
+        """See :meth:`PointHead.targets`."""
         depth, alpha, metric = (torch.cat([x.get(name) for x in gt]) for name in ("gt_depth", "gt_alpha", "gt_metric"))
         dimensions = torch.cat([x.gt_boxes3d.dimensions for x in gt])
         if self.reference_focal:
@@ -180,7 +191,7 @@ class Box3DHead(PointHead):
         return {
             "depth": points.target(depth[:, None], known),
             "dimensions": points.target(dimensions, known.expand_as(dimensions)),
-            "orientation": points.target(torch.cat(orientation_bins(alpha), dim=1)),
+            "orientation": points.target(describe_orientation(*orientation_bins(alpha))),
         }
 
     def losses(self, maps: dict[str, Tensor], targets: dict[str, Tensor | SparseTarget]) -> dict[str, Tensor]:
@@ -197,9 +208,8 @@ class Box3DHead(PointHead):
         loss_dimensions = regression_loss(
             dimensions.gather(maps["dimensions"]), dimensions.value, dimensions.weight, slots=slots
         )
-        bins, residual = orientation.value.split(2, dim=1)
         loss_orientation = orientation_loss(
-            orientation.gather(maps["orientation"]), bins, residual, orientation.weight[:, 0], slots
+            orientation.gather(maps["orientation"]), orientation.value, orientation.weight[:, 0], slots
         )
         return {
             "loss_depth": self.depth_weight * loss_depth,

@@ -17,7 +17,7 @@ from ...data.keypoints import KeypointSchema, check_keypoints, keypoint_schema
 from ..geometry import Geometry, apply_affine
 from ..heatmap import gaussian_profiles, paint_max, peak_filter
 from ..losses import focal_loss_with_logits, regression_loss
-from ..points import Peaks, Points, SparseTarget
+from ..points import Peaks, Points, SparseTarget, optional_field
 from .point_head import POINT_HEAD_REGISTRY, Annotator, PointHead
 
 __all__ = ["KeypointHead", "snap_to_peaks"]
@@ -45,8 +45,7 @@ def annotate_keypoints(
         schema: number and mirror images of the keypoints.
 
     Returns:
-        ``gt_keypoints`` (N, K, 3) in index coordinates of the network input, and ``gt_weight`` (N,). If the image
-        turned, also ``gt_blind`` (N,), see :class:`CenterHead`.
+        ``gt_keypoints`` (N, K, 3) in index coordinates of the network input, and ``gt_weight`` (N,).
 
     Raises:
         ValueError: a list of keypoints has the wrong length.
@@ -63,12 +62,7 @@ def annotate_keypoints(
     keypoints[..., :2] = positions.reshape(len(annotations), -1, 2)
     if sum(isinstance(transform, HFlipTransform) for transform in transforms) % 2:
         keypoints = keypoints[:, schema.mirror]
-    fields = {"gt_keypoints": torch.from_numpy(keypoints).float(), "gt_weight": torch.from_numpy(weight)}
-    if any(getattr(transform, "rotates", False) for transform in transforms):
-        # Boxes do not turn with the image, so centers and what belongs to them are not known.
-        fields["gt_weight"] = torch.zeros(len(annotations))
-        fields["gt_blind"] = torch.ones(len(annotations), dtype=torch.bool)
-    return fields
+    return {"gt_keypoints": torch.from_numpy(keypoints).float(), "gt_weight": torch.from_numpy(weight)}
 
 
 def snap_to_peaks(
@@ -126,6 +120,8 @@ class KeypointHead(PointHead):
         displacement_weight: float = 1.0,
         heatmap_weight: float = 1.0,
         offset_weight: float = 1.0,
+        average_offsets: bool = False,
+        stride: int = 4,
         **common: object,
     ) -> None:
         """
@@ -135,6 +131,8 @@ class KeypointHead(PointHead):
             offset: predict the offset of a joint within its cell; without it peaks are taken at the middle of a cell.
             constant_score: give every joint the score 1, as the original does, instead of its own.
             displacement_weight, heatmap_weight, offset_weight: factors of the losses.
+            average_offsets: average offsets over mirrored images too, see :meth:`unflip`.
+            stride: image pixels per cell.
             common: see :class:`PointHead`.
         """
         maps = {"keypoint_displacement": 2 * len(schema)}
@@ -148,6 +146,8 @@ class KeypointHead(PointHead):
         self.displacement_weight = displacement_weight
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
+        self.average_offsets = average_offsets
+        self.mirror_shift = (stride - 1) / stride if average_offsets else 0.0
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
@@ -160,6 +160,8 @@ class KeypointHead(PointHead):
             "displacement_weight": node.DISPLACEMENT_WEIGHT,
             "heatmap_weight": node.HEATMAP_WEIGHT,
             "offset_weight": cfg.MODEL.CENTERNET.OFFSET_WEIGHT,
+            "average_offsets": cfg.TEST.AUG.AVERAGE_OFFSETS,
+            "stride": input_shape.stride,
             **cls.common_config(cfg, input_shape, num_stacks),
         }
 
@@ -177,7 +179,9 @@ class KeypointHead(PointHead):
         keypoints = torch.cat([instances.gt_keypoints for instances in gt])
         positions = keypoints[..., :2] / points.stride
         inside = (positions >= 0) & (positions < positions.new_tensor([width, height]))
-        known = (keypoints[..., 2] > 0) & inside.all(dim=2) & (points.valid & ~points.ignore)[:, None]
+        # In a turned image, the box of a visible person may be anywhere.
+        alive = (points.valid | optional_field(gt, "gt_blind", points.valid.new_zeros(()))) & ~points.ignore
+        known = (keypoints[..., 2] > 0) & inside.all(dim=2) & alive[:, None]
         displacement = (positions - points.cells[:, None]).flatten(1)
         supervised = (known * points.weight[:, None]).repeat_interleave(2, dim=1)
         targets = {"keypoint_displacement": points.target(displacement, supervised)}
@@ -208,14 +212,21 @@ class KeypointHead(PointHead):
         return losses
 
     def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
-        """Displacements change their horizontal sign, left and right swap; offsets are not averaged (SPEC 9.2)."""
+        """Displacements change their horizontal sign, left and right swap; offsets are not averaged (SPEC 9.2).
+
+        With `average_offsets` they are, and the mirror is exact.
+        """
         displacement = maps["keypoint_displacement"].flip(-1).unflatten(1, (-1, 2))[:, self.schema.mirror]
         sign = displacement.new_tensor([-1.0, 1.0]).view(1, 1, 2, 1, 1)
-        upright = {"keypoint_displacement": (displacement * sign).flatten(1, 2)}
+        # Seen from the cell of the center, a mirror moves joints by what is missing to a whole cell; not so in the
+        # original.
+        shift = displacement.new_tensor([self.mirror_shift, 0.0]).view(1, 1, 2, 1, 1)
+        upright = {"keypoint_displacement": (displacement * sign + shift).flatten(1, 2)}
         if "keypoint_heatmap" in self.maps:
             upright["keypoint_heatmap"] = maps["keypoint_heatmap"].flip(-1)[:, self.schema.mirror]
         if "keypoint_offset" in self.maps:
-            upright["keypoint_offset"] = None
+            offset = maps["keypoint_offset"].flip(-1)
+            upright["keypoint_offset"] = offset * sign[:, 0] + shift[:, 0] if self.average_offsets else None
         return upright
 
     def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,7 +16,16 @@ from ...config import check_choice
 from ..geometry import Geometry
 from ..points import Peaks, Points, SparseTarget
 
-__all__ = ["HEAD_INITS", "POINT_HEAD_REGISTRY", "Annotator", "MapBranches", "PointHead", "build_point_heads", "lookup"]
+__all__ = [
+    "HEAD_INITS",
+    "POINT_HEAD_REGISTRY",
+    "Annotator",
+    "MapBranches",
+    "PointHead",
+    "build_point_heads",
+    "heads_provide",
+    "lookup",
+]
 
 POINT_HEAD_REGISTRY = Registry("POINT_HEAD")
 POINT_HEAD_REGISTRY.__doc__ = """
@@ -176,6 +185,12 @@ class PointHead(nn.Module):
     def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
         """Decoded fields of one image, (K, ...) -> fields of its Instances, in pixels of the original image."""
         raise NotImplementedError
+
+
+def heads_provide(cfg: CfgNode, field: str) -> bool:
+    """Whether a head of the config decodes a field, such as "boxes" or "keypoints"."""
+    names = cfg.MODEL.CENTERNET.HEADS
+    return any(field in lookup(POINT_HEAD_REGISTRY, name, "MODEL.CENTERNET.HEADS").provides for name in names)
 
 
 def lookup(registry: Registry, name: str, key: str) -> object:

@@ -6,7 +6,7 @@ from detectron2.structures import Boxes, Instances
 
 from centernet_d2.modeling import Box3DHead
 from centernet_d2.modeling.geometry import Geometry
-from centernet_d2.modeling.heads.box3d import annotate_boxes3d, orientation_bins, raw_to_depth
+from centernet_d2.modeling.heads.box3d import annotate_boxes3d, describe_orientation, orientation_bins, raw_to_depth
 from centernet_d2.structures.boxes3d import Boxes3D, orientation_to_alpha, project, rotation_y_to_alpha
 from support.models import stub_heads, stub_model
 
@@ -50,12 +50,8 @@ def perfect_maps(model, gt):
         if isinstance(target, torch.Tensor):
             maps[name] = target
             continue
-        value = target.value
-        if name == "orientation":
-            bins, residual = value.split(2, dim=1)
-            value = torch.stack([1 - bins, bins, residual.sin(), residual.cos()], dim=2).flatten(1)
-        maps[name] = torch.zeros(1, value.shape[1], 16, 24)
-        maps[name][target.image, :, target.cells[:, 1], target.cells[:, 0]] = value
+        maps[name] = torch.zeros(1, target.value.shape[1], 16, 24)
+        maps[name][target.image, :, target.cells[:, 1], target.cells[:, 0]] = target.value
     return maps
 
 
@@ -125,8 +121,7 @@ def test_bins_cover_all_angles_and_give_them_back():
     alpha = torch.linspace(-math.pi, math.pi, 721)
     bins, residual = orientation_bins(alpha)
     assert bins.amax(dim=1).min() == 1
-    vector = torch.stack([1 - bins, bins, residual.sin(), residual.cos()], dim=2).flatten(1)
-    back = orientation_to_alpha(vector)
+    back = orientation_to_alpha(describe_orientation(bins, residual))
     # Where both bins are equally sure, the second one speaks, and is right too.
     assert torch.allclose(back.cos(), alpha.cos(), atol=1e-5)
     assert torch.allclose(back.sin(), alpha.sin(), atol=1e-5)
@@ -145,8 +140,7 @@ def test_a_mirrored_image_turned_back_says_the_same():
     alpha = torch.linspace(-3, 3, 24)
 
     def say(angle):
-        bins, residual = orientation_bins(angle)
-        return torch.stack([1 - bins, bins, residual.sin(), residual.cos()], dim=2).flatten(1).T[None, :, None]
+        return describe_orientation(*orientation_bins(angle)).T[None, :, None]
 
     mirrored = torch.atan2(alpha.sin(), -alpha.cos()).flip(0)
     maps = {"orientation": say(mirrored), "depth": torch.rand(1, 1, 1, 24), "dimensions": torch.rand(1, 3, 1, 24)}

@@ -139,13 +139,18 @@ def test_turned_images_teach_joint_heatmaps_only():
     np.testing.assert_allclose(fields["gt_keypoints"][0, 0], [48, 22, 2], atol=1e-4)
     assert window.apply_box(np.array([[8.0, 12, 40, 44]])).tolist() == [[8, 12, 40, 44]]
     gt = ground_truth([[8, 12, 40, 44]], fields["gt_keypoints"].tolist())
-    gt.gt_weight, gt.gt_blind = fields["gt_weight"], fields["gt_blind"]
+    gt.gt_weight, gt.gt_blind = torch.zeros(1), torch.ones(1, dtype=torch.bool)  # by the mapper
     targets = targets_of(pose_model(), [gt, ground_truth([[8, 12, 40, 44]], PERSON)])
     assert (targets["heatmap"][0] == ALMOST_CENTER).all()
     assert targets["heatmap"][1].max() == 1
     assert targets["keypoint_heatmap"][0, 0].max() == 1
     for name in ("size", "offset", "keypoint_displacement"):
         assert targets[name].weight[0].sum() == 0
+    # The same if nothing is left of the upright box.
+    gt.gt_boxes = Boxes(torch.tensor([[200.0, 12, 240, 44]]))
+    targets = targets_of(pose_model(), [gt])
+    assert (targets["heatmap"] == ALMOST_CENTER).all()
+    assert targets["keypoint_heatmap"][0, 0].max() == 1
 
 
 def snap(position, score, joint=(10.0, 10.0), box=(5.0, 5.0, 25.0, 15.0)):

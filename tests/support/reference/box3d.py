@@ -12,7 +12,7 @@ from centernet_d2.data.augmentations import AffineTransform, MirrorTransform
 from centernet_d2.data.datasets.kitti import CLASSES, EXCLUDED, KITTI_TYPES
 from centernet_d2.modeling import Box3DHead
 from centernet_d2.modeling.geometry import Geometry, affine_matrix, apply_affine, invert_affine
-from centernet_d2.modeling.heads.box3d import annotate_boxes3d, orientation_bins, raw_to_depth
+from centernet_d2.modeling.heads.box3d import annotate_boxes3d, describe_orientation, orientation_bins, raw_to_depth
 from centernet_d2.modeling.losses import orientation_loss, regression_loss
 from support.models import stub_heads, stub_model
 
@@ -72,10 +72,9 @@ def check_depth(path, comparison, tmp_path):
 def check_orientation_loss(path, comparison, tmp_path):
     data = read(path)
     output = data["output"].clone().requires_grad_()
-    values = torch.cat([data["rotbin"].float(), data["rotres"].float()], dim=2)
-    target = sparse_target(data["ind"], values, data["mask"], output.shape[3])
-    bins, residual = target.value.split(2, dim=1)
-    loss = orientation_loss(target.gather(output), bins, residual, target.weight[:, 0], data["ind"].numel())
+    wanted = describe_orientation(data["rotbin"].float(), data["rotres"].float())
+    target = sparse_target(data["ind"], wanted, data["mask"], output.shape[3])
+    loss = orientation_loss(target.gather(output), target.value, target.weight[:, 0], data["ind"].numel())
     (gradient,) = torch.autograd.grad(loss, output)
     compare_loss(comparison, "loss", loss, data.get("loss"))
     compare_gradient(comparison, "grad", gradient, data.get("grad"))
@@ -103,7 +102,7 @@ def check_loss(path, comparison, tmp_path):
     names = {ours: original for ours, original in {**NAMES, **NAMES_3D}.items() if f"out_{original}" in data}
     index, width = data["batch_ind"], data["batch_hm"].shape[3]
     model = ddd_model(data["batch_hm"].shape[1], index.shape[1], boxes="size" in names, offset="offset" in names)
-    orientation = torch.cat([data["batch_rotbin"].float(), data["batch_rotres"].float()], dim=2)
+    orientation = describe_orientation(data["batch_rotbin"].float(), data["batch_rotres"].float())
     targets = {"heatmap": data["batch_hm"]}
     for name, value, mask in (
         ("size", data.get("batch_wh"), "rot_mask"),
@@ -200,7 +199,8 @@ def compare_targets_3d(comparison, prefix, model, instances, data):
     # Ignored regions and objects without area leave an empty row in the original.
     filled = data["t_rot_mask"] > 0 if "t_rot_mask" in data else (data["t_wh"] > 0).all(axis=1)
     orientation = targets["orientation"]
-    bins, residual = orientation.value.split(2, dim=1)
+    bins, residual = orientation_bins(instances.gt_alpha)
+    comparison.equal(f"{prefix}orientation", orientation.value, describe_orientation(bins, residual))
     depth, dimensions = targets["depth"], targets["dimensions"]
     for name, value in {
         "t_ind": points.cells[:, 1] * map_size[1] + points.cells[:, 0],
@@ -217,7 +217,8 @@ def compare_targets_3d(comparison, prefix, model, instances, data):
     for name in ("size", "offset", "orientation"):
         comparison.equal(f"{prefix}weight of {name}", targets[name].weight[:, 0], points.weight)
     comparison.equal(f"{prefix}weight of dimensions", dimensions.weight[:, :1], depth.weight)
-    vector = torch.stack([torch.zeros_like(bins), bins, residual.sin(), residual.cos()], dim=2)
+    vector = orientation.value.unflatten(1, (2, 4)).clone()
+    vector[..., 0] = 0  # The original's list leaves the logits of "outside" empty.
     size = targets["size"].value
     columns = [points.centers, torch.ones(len(size), 1), vector.flatten(1), depth.value, dimensions.value, size]
     rows = torch.cat([*columns, points.classes[:, None]], dim=1)[used]
