@@ -121,3 +121,16 @@ def test_a_training_picture_shows_space_if_there_is_a_camera():
     flat, space = draw_training(*arguments), draw_training(*arguments, camera=CAMERA)
     assert space.shape[1] == flat.shape[1]
     assert space.shape[2] > flat.shape[2]
+
+
+def test_regions_to_ignore_are_grey():
+    gt = Instances((60, 80))
+    gt.gt_boxes, gt.gt_classes = Boxes(torch.tensor([[10.0, 10, 40, 50]])), torch.tensor([-1])
+    black = np.zeros((60, 80, 3), dtype=np.uint8)
+    by_class = draw_instances(black, gt, ["a", "b"])
+    gt.gt_classes, gt.gt_ignore = torch.tensor([1]), torch.tensor([True])
+    assert (draw_instances(black, gt, ["a", "b"]) == by_class).all()
+    border = by_class[30, 8:13].astype(int)
+    assert border.max() > 20
+    assert (border.max(axis=1) - border.min(axis=1)).max() < 3
+    assert gt.gt_classes.tolist() == [1]

@@ -7,11 +7,13 @@ import torch
 from detectron2.data.transforms import ResizeTransform
 from detectron2.structures import BoxMode
 
+from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper
 from centernet_d2.data.augmentations import KittiWindow, MirrorTransform, RandomWindow, ShiftScaleWindow
 from centernet_d2.data.boxes3d import carry_camera, check_boxes3d
 from centernet_d2.data.checks import check_dataset
 from centernet_d2.data.datasets.kitti import ALL_CLASSES, EXCLUDED
+from centernet_d2.modeling import Box3DHead
 from centernet_d2.modeling.heads.box3d import annotate_boxes3d
 from centernet_d2.structures.boxes3d import Boxes3D, alpha_to_rotation_y, project, rotation_y_to_alpha
 
@@ -148,3 +150,16 @@ def test_broken_annotations_are_named(camera, annotation, message):
     with pytest.raises(ValueError, match=message):
         check_boxes3d([record])
     check_boxes3d([{"file_name": "x.png", "camera": CAMERA, "annotations": [car(depth=-1.0, ignore=True)]}])
+
+
+def test_regions_to_ignore_need_no_third_dimension():
+    region = {"bbox": [0, 0, 5, 5], "category_id": 0, "ignore": True}
+    check_boxes3d([{"file_name": "x.png", "camera": np.eye(3, 4), "annotations": [region]}])
+    fields = annotate_boxes3d([region], [], (8, 8), augmented="mask")
+    assert fields["gt_boxes3d"].tensor.tolist() == [[0.0] * 7]
+
+
+def test_turned_images_are_not_for_boxes_in_space():
+    cfg = load_config(model_zoo.get_config_file("KITTI-3D/centernet_3d_R_18.yaml"), ["INPUT.AFFINE.ROTATE_PROB", 0.5])
+    with pytest.raises(ValueError, match="INPUT.AFFINE.ROTATE_PROB turns images"):
+        Box3DHead.check_data(cfg, [])

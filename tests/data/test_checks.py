@@ -137,3 +137,9 @@ def test_missing_annotations_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"nowhere/a\.json of the data set 'x' does not exist"):
         register_datasets([["x", "nowhere/a.json", "images"]])
+
+
+def test_images_without_annotations_get_an_empty_list(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), dtype=np.uint8))
+    DatasetCatalog.register("bare", lambda: [{"file_name": str(tmp_path / "a.png"), "image_id": 1}])
+    assert load_checked(["bare"], num_classes=2)[0]["annotations"] == []

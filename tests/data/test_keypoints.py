@@ -1,5 +1,5 @@
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from centernet_d2.config import add_centernet_config
 from centernet_d2.data.keypoints import KeypointSchema, check_keypoints, keypoint_schema
@@ -34,10 +34,29 @@ def test_without_names_the_metadata_tells(cfg):
     assert keypoint_schema(cfg).mirror == (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
     assert MetadataCatalog.get("keypoints_coco_2017_train").keypoint_names[0] == "nose"
 
+    cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (), ("keypoints_coco_2017_val",)
+    assert keypoint_schema(cfg).mirror[1] == 2
+
 
 def test_without_any_names_a_mirror_swaps_nothing(cfg):
     cfg.DATASETS.KEYPOINT_NAMES = []
     assert keypoint_schema(cfg).mirror == (0, 1, 2)
+
+
+def test_data_sets_with_other_keypoints_are_errors(cfg):
+    DatasetCatalog.register("other", list)
+    MetadataCatalog.get("other").keypoint_names = ["nose", "right", "left"]
+    cfg.DATASETS.TEST = ("other",)
+    with pytest.raises(ValueError, match="the keypoints of 'other' are nose, right, left, but others are nose, left"):
+        keypoint_schema(cfg)
+
+
+@pytest.mark.parametrize("flip_map", [[["a"]], [["a", "b"], ["b", "c"]], [["a", "a"]]])
+def test_flip_maps_are_pairs_that_share_no_name(flip_map):
+    with pytest.raises(ValueError, match="not made of pairs that share no name"):
+        KeypointSchema.from_names(["a", "b", "c"], flip_map)
+    with pytest.raises(ValueError, match="keypoints share a name: a, b, a"):
+        KeypointSchema.from_names(["a", "b", "a"], [])
 
 
 def test_flip_maps_of_unknown_keypoints_are_errors():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
+from detectron2.utils.events import EventStorage
 
 from centernet_d2.data.datasets.boxes_on_ground import Camera, write_boxes_on_ground
 from conftest import ROOT
@@ -107,11 +108,15 @@ def test_metres_hold_for_another_camera(ground, tmp_path):
 
 
 @pytest.mark.parametrize("as_released", [False, True])
-def test_training_draws_space(ground, tmp_path, load_script, as_released):
+def test_training_draws_space(ground, tmp_path, load_script, as_released, monkeypatch):
+    pictures = []
+    monkeypatch.setattr(EventStorage, "put_image", lambda _storage, _name, picture: pictures.append(picture))
     released = {
         "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL": 0.0, "MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH": "mask",
         "MODEL.CENTERNET.LOSS_SLOTS": 50, "INPUT.AFFINE.JITTER_PROB": 1.0,
     }  # fmt: skip
     options = {"SOLVER.MAX_ITER": 2, "SOLVER.STEPS": "[]", "VIS_PERIOD": 1, "DATASETS.TEST": "[]"}
     load_script("train_net.py").main(arguments(ground, tmp_path, **options, **(released if as_released else {})))
-    assert list((tmp_path / "out").glob("events.out.*"))
+    assert len(pictures) == 2
+    # Ground truth, predictions, heatmap, and space with 160 pixels of bird's-eye view; three times as large.
+    assert pictures[0].shape == (3, 3 * 64 + 24, 3 * (4 * 128 + 160) + 3 * 6)

@@ -1,4 +1,5 @@
 import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -188,3 +189,12 @@ def test_offsets_are_averaged_when_the_config_says_so():
     cfg = config("MODEL.DEVICE", "cpu", "TEST.AUG.AVERAGE_OFFSETS", True)
     head = CenterNet(cfg).heads["CenterHead"]
     assert (head.average_offsets, head.stride) == (True, 4)
+
+
+def test_files_of_16_bits_are_scaled(tmp_path):
+    deep = (np.arange(60 * 90, dtype=np.uint16) * 12).reshape(60, 90)
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    pixels = torch.from_numpy(np.round(deep / 257).astype(np.uint8)).expand(3, 60, 90)
+    tta = CenterNetWithTTA(model=model())
+    (by_file,), (by_array,) = tta([{"file_name": str(tmp_path / "deep.png")}]), tta([{"image": pixels}])
+    assert torch.equal(fields(by_file["instances"]), fields(by_array["instances"]))

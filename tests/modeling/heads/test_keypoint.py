@@ -221,3 +221,15 @@ def test_decoding_exports():
     images = torch.rand(1, 3, 64, 96)
     program = torch.export.export(Exported(), (images,)).module()
     assert torch.allclose(program(images)["keypoints"], Exported()(images)["keypoints"], atol=1e-4)
+
+
+def test_averaged_offsets_mirror_exactly():
+    head = KeypointHead(schema=SCHEMA, in_channels=4, head_conv=0, average_offsets=True)
+    plain, mirrored = ([[20.0, 20, 2], [10, 30, 1], [33, 41, 2]], [[75.0, 20, 2], [62, 41, 2], [85, 30, 1]])
+    model = pose_model()
+    maps = perfect_maps(model, [ground_truth([[7, 12, 37, 43]], [plain])])
+    back = head.unflip(perfect_maps(model, [ground_truth([[95 - 37, 12, 95 - 7, 43]], [mirrored])]))
+    for name in ("keypoint_displacement", "keypoint_offset", "keypoint_heatmap"):
+        known = maps[name] != 0
+        assert known.any(), name
+        assert torch.allclose(maps[name][known], back[name][known], atol=1e-6), name
