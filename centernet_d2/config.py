@@ -60,7 +60,8 @@ def add_centernet_config(cfg: CfgNode) -> None:
     cfg.TEST.CENTERNET_ORACLE = []
     # Beside Detectron2's TEST.AUG.ENABLED and FLIP: test scales as factors; the paper's are 0.5, 0.75, 1, 1.25, 1.5.
     cfg.TEST.AUG.SCALES = (1.0,)
-    # Average offsets over mirrored images too; the original takes those of the upright image (SPEC 9.2).
+    # Average the offsets of centers and joints over mirrored images too, which makes the mirror exact. The original takes
+    # those of the upright image (SPEC 9.2), and displacements of joints that are off by most of a cell.
     cfg.TEST.AUG.AVERAGE_OFFSETS = False
     # How several scales are merged: "gaussian" as in the original, "linear" or "hard".
     cfg.TEST.AUG.SOFT_NMS = "gaussian"
