@@ -20,7 +20,7 @@ def check_choice(key: str, value: object, known: Sequence[object]) -> None:
 def check_device(name: str) -> None:
     """Raise a ValueError if MODEL.DEVICE names a GPU and torch sees none."""
     if torch.device(name).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"MODEL.DEVICE is '{name}', but torch sees no GPU: set MODEL.DEVICE cpu")
+        raise ValueError(f"MODEL.DEVICE is '{name}', but torch sees no GPU: set MODEL.DEVICE cpu (demo.py: --device cpu)")
 
 
 def add_centernet_config(cfg: CfgNode) -> None:
