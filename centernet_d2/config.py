@@ -20,7 +20,9 @@ def check_choice(key: str, value: object, known: Sequence[object]) -> None:
 def check_device(name: str) -> None:
     """Raise a ValueError if MODEL.DEVICE names a GPU and torch sees none."""
     if torch.device(name).type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"MODEL.DEVICE is '{name}', but torch sees no GPU: set MODEL.DEVICE cpu (demo.py: --device cpu)")
+        raise ValueError(
+            f"MODEL.DEVICE is '{name}', but torch sees no GPU: set MODEL.DEVICE cpu (for demo.py: --device cpu)"
+        )
 
 
 def add_centernet_config(cfg: CfgNode) -> None:
@@ -60,8 +62,8 @@ def add_centernet_config(cfg: CfgNode) -> None:
     cfg.TEST.CENTERNET_ORACLE = []
     # Beside Detectron2's TEST.AUG.ENABLED and FLIP: test scales as factors; the paper's are 0.5, 0.75, 1, 1.25, 1.5.
     cfg.TEST.AUG.SCALES = (1.0,)
-    # Average the offsets of centers and joints over mirrored images too, which makes the mirror exact. The original takes
-    # those of the upright image (SPEC 9.2), and displacements of joints that are off by most of a cell.
+    # Average the offsets of centers and joints over mirrored images too, which makes the mirror exact. The original
+    # takes those of the upright image (SPEC 9.2), and mirrors displacements of joints that are off by most of a cell.
     cfg.TEST.AUG.AVERAGE_OFFSETS = False
     # How several scales are merged: "gaussian" as in the original, "linear" or "hard".
     cfg.TEST.AUG.SOFT_NMS = "gaussian"
