@@ -57,6 +57,8 @@ def check_boxes3d(dicts: Sequence[dict]) -> None:
             raise ValueError(
                 f"{image['file_name']}: the camera is not a (3, 4) matrix of finite numbers with positive focal lengths"
             )
+        if matrix[0, 1] or matrix[1, 0]:
+            raise ValueError(f"{image['file_name']}: the camera has a skew, which 3-D boxes do not allow for")
         for index, annotation in enumerate(image.get("annotations", ())):
             if not annotation.get("ignore", False):
                 _check_object(annotation, f"{image['file_name']}, annotation {index} of this image")
@@ -67,5 +69,7 @@ def _check_object(annotation: dict, where: str) -> None:
         values = np.asarray(annotation.get(name, ()), dtype=np.float64).ravel()
         if len(values) != count or not np.isfinite(values).all():
             raise ValueError(f"{where}: '{name}' is {annotation.get(name)!r} instead of {count} finite numbers")
+    if min(annotation["dimensions"]) <= 0:
+        raise ValueError(f"{where}: the dimensions {list(annotation['dimensions'])} are not positive")
     if annotation["depth"] <= 0:
         raise ValueError(f"{where}: the depth {annotation['depth']} m is not in front of the camera")

@@ -138,6 +138,8 @@ def test_excluded_objects_go_regions_stay_and_order_is_kept(tmp_path):
         (None, {}, "x.png has no camera, which 3-D boxes need"),
         (np.eye(3), {}, r"x.png: the camera is not a \(3, 4\) matrix"),
         (-CAMERA, {}, "positive focal lengths"),
+        (CAMERA + np.eye(3, 4, 1), {}, "x.png: the camera has a skew"),
+        (CAMERA, {"dimensions": [1.5, -1.6, 4.0]}, r"the dimensions \[1.5, -1.6, 4.0\] are not positive"),
         (CAMERA, {"depth": -3.0}, r"x.png, annotation 0 of this image: the depth -3.0 m is not in front"),
         (CAMERA, {"dimensions": [1.0, 2.0]}, r"'dimensions' is \[1.0, 2.0\] instead of 3 finite numbers"),
         (CAMERA, {"alpha": math.nan}, "'alpha' is nan instead of 1 finite numbers"),
