@@ -107,12 +107,11 @@ class Predictor:
             OSError: a file cannot be read.
             ValueError: an array is no image.
         """
-        if isinstance(images, (list, tuple)):
-            starts = range(0, len(images), self.batch_size)
-            parts = (images[start : start + self.batch_size] for start in starts)
-            batches = (self.detect(part, None if camera is None else [camera] * len(part)) for part in parts)
-            return [result["instances"] for batch in batches for result in batch]
-        return self.detect([images], None if camera is None else [camera])[0]["instances"]
+        if not isinstance(images, (list, tuple)):
+            return self([images], camera)[0]
+        parts = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
+        batches = (self.detect(part, None if camera is None else [camera] * len(part)) for part in parts)
+        return [result["instances"] for batch in batches for result in batch]
 
     @torch.no_grad()
     def detect(

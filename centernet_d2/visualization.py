@@ -13,6 +13,7 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
+from .modeling.points import known_objects
 from .structures.boxes3d import Boxes3D
 
 __all__ = [
@@ -250,8 +251,7 @@ def draw_training(
     ]
     captions = ["ground truth", "predictions", "heatmap"]
     if camera is not None and gt.has("gt_boxes3d") and detections.has("pred_boxes3d"):
-        known = gt[~gt.gt_ignore] if gt.has("gt_ignore") else gt
         found = detections.pred_boxes3d[detections.scores > threshold]
-        pictures.append(draw_scene3d(pixels, camera, known.gt_boxes3d, found.to("cpu")))
+        pictures.append(draw_scene3d(pixels, camera, known_objects(gt).gt_boxes3d, found.to("cpu")))
         captions.append("space: true green, found orange")
     return side_by_side(pictures, captions).transpose(2, 0, 1)

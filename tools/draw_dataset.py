@@ -38,13 +38,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("kind", choices=WRITERS)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=800, help="number of training images")
-    parser.add_argument("--val", type=int, default=200, help="number of validation images")
+    parser.add_argument("--val", type=int, default=200, help="number of validation images, and of any other split")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if args.folder.exists():
         parser.error(f"{args.folder} exists already; nothing is overwritten")
     WRITERS[args.kind](args.folder, train=args.train, val=args.val, seed=args.seed)
-    print(f"drew {args.train} + {args.val} images into {args.folder}")
+    print(f"drew {args.kind} into {args.folder}: {args.train} images to train on, {args.val} for every other split")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from centernet_d2.data.checks import load_checked
 from centernet_d2.demo.sinks import PictureSink
 from centernet_d2.modeling import PointHead
 from centernet_d2.modeling.heads import build_point_heads
-from centernet_d2.modeling.points import build_points
+from centernet_d2.modeling.points import build_points, known_objects
 from centernet_d2.predictor import dataset_metadata
 from centernet_d2.visualization import draw_heatmap, draw_instances, draw_scene3d, side_by_side
 
@@ -68,8 +68,7 @@ def pictures(cfg: CfgNode, count: int) -> Iterator[tuple[str, np.ndarray]]:
         for name, heatmap in heatmaps(cfg, heads, gt, tuple(image.shape[-2:])).items():
             panels[name] = draw_heatmap(pixels, heatmap, to_image)
         if gt.has("gt_boxes3d") and "camera" in sample:
-            known = gt[~gt.gt_ignore] if gt.has("gt_ignore") else gt
-            panels["space"] = draw_scene3d(pixels, sample["camera"], known.gt_boxes3d)
+            panels["space"] = draw_scene3d(pixels, sample["camera"], known_objects(gt).gt_boxes3d)
         yield f"{index:04d}-{Path(sample['file_name']).stem}.png", side_by_side(list(panels.values()), list(panels))
 
 

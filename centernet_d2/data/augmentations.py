@@ -28,6 +28,7 @@ __all__ = [
     "build_augmentations",
     "color_jitter",
     "crop_border",
+    "is_mirrored",
 ]
 
 CROP_MODES = ("crop", "jitter", "none", "kitti")
@@ -55,6 +56,11 @@ class MirrorTransform(HFlipTransform):
 
     def inverse(self) -> MirrorTransform:
         return self
+
+
+def is_mirrored(transforms: Sequence[Transform]) -> bool:
+    """Whether an image was mirrored an odd number of times."""
+    return sum(isinstance(transform, HFlipTransform) for transform in transforms) % 2 == 1
 
 
 class AffineTransform(Transform):

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from detectron2.data.transforms import HFlipTransform, Transform
+from detectron2.data.transforms import Transform
 
-__all__ = ["carry_camera", "check_boxes3d", "is_mirrored"]
+from .augmentations import is_mirrored
+
+__all__ = ["carry_camera", "check_boxes3d"]
 
 # Keys of an annotation, and how many numbers each has.
 _FIELDS = {"depth": 1, "alpha": 1, "rotation_y": 1, "dimensions": 3, "location": 3}
-
-
-def is_mirrored(transforms: Sequence[Transform]) -> bool:
-    """Whether an image was mirrored an odd number of times."""
-    return sum(isinstance(transform, HFlipTransform) for transform in transforms) % 2 == 1
 
 
 def carry_camera(camera: np.ndarray | Sequence[Sequence[float]], transforms: Sequence[Transform]) -> np.ndarray:

@@ -59,7 +59,7 @@ def keypoint_errors(annotations: Sequence[dict], instances: Instances) -> np.nda
     places = instances.pred_keypoints[detection, :, :2].double().numpy()
     errors[found] = np.linalg.norm(places - truth[found, :, :2], axis=2)
     errors[truth[..., 2] == 0] = np.nan
-    return np.column_stack([errors, [np.nanmean(row) for row in errors]])
+    return np.column_stack([errors, np.nanmean(errors, axis=1)])
 
 
 def depth_errors(annotations: Sequence[dict], instances: Instances) -> np.ndarray:

@@ -15,7 +15,7 @@ from ..data.augmentations import AffineTransform
 from ..data.mapper import CenterNetDatasetMapper
 from ..modeling import CenterNet, PointHead
 from ..modeling.geometry import Geometry, invert_affine
-from ..modeling.points import Points, SparseTarget
+from ..modeling.points import Points, SparseTarget, known_objects
 
 __all__ = ["OracleCenterNet", "OracleMapper", "oracle_maps", "spread"]
 
@@ -40,9 +40,8 @@ class OracleMapper(CenterNetDatasetMapper):
         if geometry.camera is not None:
             record["camera"] = geometry.camera.numpy()
         self._transform_annotations(record, TransformList([transform]), geometry.input_size)
-        instances = record["instances"]
-        # Regions to ignore are no objects, and some policies mark them in the heatmap.
-        return instances[~instances.gt_ignore] if instances.has("gt_ignore") else instances
+        # Some policies mark regions to ignore in the heatmap.
+        return known_objects(record["instances"])
 
 
 def spread(target: SparseTarget, predicted: Tensor) -> Tensor:

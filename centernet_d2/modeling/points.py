@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .heatmap import gaussian_radius
 
-__all__ = ["Peaks", "Points", "SparseTarget", "build_points", "optional_field"]
+__all__ = ["Peaks", "Points", "SparseTarget", "build_points", "known_objects", "optional_field"]
 
 
 @dataclass
@@ -121,6 +121,11 @@ def build_points(
 def optional_field(gt: Sequence[Instances], name: str, default: Tensor) -> Tensor:
     """An optional (n,) field of all objects; `default` (a scalar) for images that do not have it."""
     return torch.cat([x.get(name) if x.has(name) else default.expand(len(x)) for x in gt])
+
+
+def known_objects(gt: Instances) -> Instances:
+    """The objects of one image without the regions to ignore (``gt_ignore``)."""
+    return gt[~gt.gt_ignore] if gt.has("gt_ignore") else gt
 
 
 @dataclass

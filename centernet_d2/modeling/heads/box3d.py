@@ -15,7 +15,8 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from ...config import check_choice
-from ...data.boxes3d import check_boxes3d, is_mirrored
+from ...data.augmentations import is_mirrored
+from ...data.boxes3d import check_boxes3d
 from ...structures.boxes3d import Boxes3D, alpha_to_rotation_y, location_from_center, orientation_to_alpha
 from ..geometry import Geometry, apply_affine
 from ..losses import log_depth_loss, orientation_loss, regression_loss

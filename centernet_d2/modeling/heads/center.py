@@ -15,7 +15,7 @@ from ..geometry import Geometry
 from ..heatmap import gaussian_profiles, paint_max
 from ..losses import REGRESSION_LOSSES, focal_loss_with_logits, regression_loss
 from ..points import Peaks, Points, SparseTarget
-from .point_head import POINT_HEAD_REGISTRY, PointHead
+from .point_head import POINT_HEAD_REGISTRY, PointHead, unflip_vectors
 
 __all__ = ["CenterHead", "render_centers", "render_ignored"]
 
@@ -204,13 +204,9 @@ class CenterHead(PointHead):
         """The heatmap is averaged, the offset comes from the upright image alone (SPEC 9.2) unless asked for."""
         upright = {"heatmap": maps["heatmap"].flip(-1)}
         if "offset" in self.maps:
-            upright["offset"] = self._unflip_offset(maps["offset"]) if self.average_offsets else None
+            shift = (self.stride - 1) / self.stride
+            upright["offset"] = unflip_vectors(maps["offset"], shift) if self.average_offsets else None
         return upright
-
-    def _unflip_offset(self, offset: Tensor) -> Tensor:
-        """A mirror takes the pixels of a cell from 0 ... s - 1 to s - 1 ... 0, in units of 1 / s."""
-        x, y = offset.flip(-1).unbind(1)
-        return torch.stack([(self.stride - 1) / self.stride - x, y], dim=1)
 
     def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
         """(B, K) scores and classes, (B, K, 2) centers."""

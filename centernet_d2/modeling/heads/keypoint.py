@@ -8,17 +8,18 @@ from functools import partial
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data.transforms import HFlipTransform, Transform
+from detectron2.data.transforms import Transform
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor
 
+from ...data.augmentations import is_mirrored
 from ...data.keypoints import KeypointSchema, check_keypoints, keypoint_schema
 from ..geometry import Geometry, apply_affine
 from ..heatmap import gaussian_profiles, paint_max, peak_filter
 from ..losses import focal_loss_with_logits, regression_loss
 from ..points import Peaks, Points, SparseTarget, optional_field
-from .point_head import POINT_HEAD_REGISTRY, Annotator, PointHead
+from .point_head import POINT_HEAD_REGISTRY, Annotator, PointHead, unflip_vectors
 
 __all__ = ["KeypointHead", "snap_to_peaks"]
 
@@ -60,7 +61,7 @@ def annotate_keypoints(
     for transform in transforms:
         positions = transform.apply_coords(positions)
     keypoints[..., :2] = positions.reshape(len(annotations), -1, 2)
-    if sum(isinstance(transform, HFlipTransform) for transform in transforms) % 2:
+    if is_mirrored(transforms):
         keypoints = keypoints[:, schema.mirror]
     return {"gt_keypoints": torch.from_numpy(keypoints).float(), "gt_weight": torch.from_numpy(weight)}
 
@@ -147,7 +148,7 @@ class KeypointHead(PointHead):
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
         self.average_offsets = average_offsets
-        self.mirror_shift = (stride - 1) / stride if average_offsets else 0.0
+        self.stride = stride
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
@@ -216,17 +217,15 @@ class KeypointHead(PointHead):
 
         With `average_offsets` they are, and the mirror is exact.
         """
-        displacement = maps["keypoint_displacement"].flip(-1).unflatten(1, (-1, 2))[:, self.schema.mirror]
-        sign = displacement.new_tensor([-1.0, 1.0]).view(1, 1, 2, 1, 1)
-        # Seen from the cell of the center, a mirror moves joints by what is missing to a whole cell; not so in the
-        # original.
-        shift = displacement.new_tensor([self.mirror_shift, 0.0]).view(1, 1, 2, 1, 1)
-        upright = {"keypoint_displacement": (displacement * sign + shift).flatten(1, 2)}
+        # The original only turns the sign.
+        shift = (self.stride - 1) / self.stride if self.average_offsets else 0.0
+        displacement = maps["keypoint_displacement"].unflatten(1, (-1, 2))[:, self.schema.mirror]
+        upright = {"keypoint_displacement": unflip_vectors(displacement, shift).flatten(1, 2)}
         if "keypoint_heatmap" in self.maps:
             upright["keypoint_heatmap"] = maps["keypoint_heatmap"].flip(-1)[:, self.schema.mirror]
         if "keypoint_offset" in self.maps:
-            offset = maps["keypoint_offset"].flip(-1)
-            upright["keypoint_offset"] = offset * sign[:, 0] + shift[:, 0] if self.average_offsets else None
+            offset = maps["keypoint_offset"]
+            upright["keypoint_offset"] = unflip_vectors(offset, shift) if self.average_offsets else None
         return upright
 
     def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:

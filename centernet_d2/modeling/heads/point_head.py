@@ -25,6 +25,7 @@ __all__ = [
     "build_point_heads",
     "heads_provide",
     "lookup",
+    "unflip_vectors",
 ]
 
 POINT_HEAD_REGISTRY = Registry("POINT_HEAD")
@@ -185,6 +186,18 @@ class PointHead(nn.Module):
     def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
         """Decoded fields of one image, (K, ...) -> fields of its Instances, in pixels of the original image."""
         raise NotImplementedError
+
+
+def unflip_vectors(vectors: Tensor, shift: float) -> Tensor:
+    """(..., 2, H, W) vectors (x, y) from the cells of a mirrored image -> those from the cells of the upright image.
+
+    Args:
+        vectors: in cells.
+        shift: x becomes ``shift - x``. A mirror takes the s pixels of a cell from 0 ... s - 1 to s - 1 ... 0, so
+            (s - 1) / s is exact for vectors from the corner of a cell.
+    """
+    x, y = vectors.flip(-1).unbind(-3)
+    return torch.stack([shift - x, y], dim=-3)
 
 
 def heads_provide(cfg: CfgNode, field: str) -> bool:
