@@ -9,6 +9,7 @@ from centernet_d2 import Predictor, load_config, model_zoo
 from centernet_d2.modeling import Box3DHead, CenterNet, CenterNetWithTTA
 from centernet_d2.predictor import dataset_metadata, to_coco
 from centernet_d2.structures.boxes3d import pinhole_camera
+from support.detections import same_detections
 from support.models import stub_heads, stub_model
 
 ZOO = "Shapes/centernet_R_18_shapes.yaml"
@@ -24,47 +25,41 @@ def predictor():
     return Predictor(stub_model(max_detections=5), batch_size=2)
 
 
-def same(one, other):
-    return torch.allclose(one.scores, other.scores, atol=1e-5) and torch.allclose(
-        one.pred_boxes.tensor, other.pred_boxes.tensor, atol=1e-3
-    )
-
-
-def test_arrays_paths_and_lists_give_the_same(predictor, tmp_path):
+def test_arrays_paths_and_lists_give_the_same_detections(predictor, tmp_path):
     path = tmp_path / "ein Bild mit ü.png"
     path.write_bytes(cv2.imencode(".png", picture())[1].tobytes())
     alone = predictor(picture())
     assert len(alone) == 5
     assert alone.image_size == (48, 70)
-    assert same(predictor(path), alone)
-    assert same(predictor(str(path)), alone)
+    assert same_detections(predictor(path), alone)
+    assert same_detections(predictor(str(path)), alone)
     many = predictor([picture(), path, picture(1, (30, 99)), picture(2), picture()])
     assert [found.image_size for found in many] == [(48, 70), (48, 70), (30, 99), (48, 70), (48, 70)]
-    assert all(same(many[i], alone) for i in (0, 1, 4))
-    assert same(many[2], predictor(picture(1, (30, 99))))
+    assert all(same_detections(many[i], alone) for i in (0, 1, 4))
+    assert same_detections(many[2], predictor(picture(1, (30, 99))))
     assert predictor([]) == []
 
 
 def test_grey_transparent_and_deep_arrays(predictor):
     grey = picture()[..., 0]
     reference = predictor(np.repeat(grey[..., None], 3, axis=2))
-    assert same(predictor(grey), reference)
-    assert same(predictor(grey.astype(np.uint16) * 257), reference)
-    assert same(predictor(np.dstack([picture(), grey])), predictor(picture()))
+    assert same_detections(predictor(grey), reference)
+    assert same_detections(predictor(grey.astype(np.uint16) * 257), reference)
+    assert same_detections(predictor(np.dstack([picture(), grey])), predictor(picture()))
 
 
 def test_a_model_that_reads_rgb_gets_rgb(predictor):
     rgb = Predictor(predictor.model)
     before = predictor(picture())
     rgb.model.input_format = "RGB"
-    assert same(rgb(np.ascontiguousarray(picture()[..., ::-1])), before)
+    assert same_detections(rgb(np.ascontiguousarray(picture()[..., ::-1])), before)
 
 
 def test_with_test_time_augmentation_a_list_is_like_single_images():
     torch.manual_seed(0)
     predictor = Predictor(CenterNetWithTTA(model=stub_model(max_detections=5).eval(), scales=(0.5, 1)), batch_size=3)
     pictures = [picture(seed, size) for seed, size in enumerate([(48, 70), (30, 99), (48, 70), (48, 70)])]
-    assert all(same(found, predictor(one)) for found, one in zip(predictor(pictures), pictures, strict=True))
+    assert all(same_detections(found, predictor(one)) for found, one in zip(predictor(pictures), pictures, strict=True))
 
 
 @pytest.fixture(scope="module")

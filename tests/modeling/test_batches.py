@@ -6,6 +6,7 @@ import torch
 from centernet_d2.data.keypoints import KeypointSchema
 from centernet_d2.modeling import Box3DHead, CenterNetWithTTA, KeypointHead
 from centernet_d2.structures.boxes3d import pinhole_camera
+from support.detections import same_detections
 from support.models import stub_heads, stub_model
 
 SCHEMA = KeypointSchema(mirror=(1, 0, 2))
@@ -14,7 +15,8 @@ SIZES = [(60, 90), (33, 70), (60, 90), (120, 50), (60, 90)]
 
 def build(task):
     torch.manual_seed(0)
-    heads = stub_heads()
+    # Boxes clipped to the same nothing would tie where scales are merged, and any of them may then win.
+    heads = stub_heads(box={"clip": False})
     if task == "pose":
         heads["KeypointHead"] = KeypointHead(schema=SCHEMA, in_channels=4, head_conv=0)
     if task == "space":
@@ -22,12 +24,18 @@ def build(task):
     model = stub_model(heads, max_detections=20).eval()
     for branch in (branch for head in heads.values() for stack in head.stacks for branch in stack.values()):
         torch.nn.init.normal_(branch[-1].weight)  # maps that differ from cell to cell
+    for name in ("heatmap", "keypoint_heatmap"):
+        lower_on_black(model, name)
     return model
 
 
-def tensors(instances):
-    """Every field as a tensor."""
-    return {name: getattr(value, "tensor", value) for name, value in instances.get_fields().items()}
+@torch.no_grad()
+def lower_on_black(model, name):
+    """Canvases are full of black cells, whose equal peaks would tie for the last places."""
+    maps = model.compute_maps(model.normalize(torch.zeros(1, 3, 64, 64)))[0]
+    if name in maps:
+        (last,) = (stack[name][-1] for head in model.heads.values() for stack in head.stacks if name in stack)
+        last.bias -= maps[name][0, :, 8, 8] + 6
 
 
 @pytest.mark.parametrize(
@@ -48,8 +56,7 @@ def test_a_batch_gives_what_single_images_give(task, scales, field):
         inputs.append({"image": pixels, "camera": pinhole_camera(50.0 + 10 * seed, size)})
     with torch.no_grad():
         for together, single in zip(model(inputs), inputs, strict=True):
-            found, alone = tensors(together["instances"]), tensors(model([single])[0]["instances"])
-            assert field in found
-            assert len(alone["scores"]) >= 20
-            for name, value in alone.items():
-                assert torch.allclose(found[name], value, rtol=1e-4, atol=1e-3), name
+            found, alone = together["instances"], model([single])[0]["instances"]
+            assert found.has(field)
+            assert len(alone) >= 20
+            assert same_detections(found, alone)

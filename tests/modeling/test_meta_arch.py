@@ -8,6 +8,7 @@ from centernet_d2 import load_config, model_zoo
 from centernet_d2.modeling import CenterNet
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead
 from centernet_d2.modeling.losses import regression_loss
+from support.detections import same_detections
 from support.models import stub_heads, stub_model
 
 
@@ -65,9 +66,7 @@ def test_a_batch_gives_what_single_images_give(resolution):
             alone = model([inputs])[0]["instances"]
             found = result["instances"]
             assert found.image_size == alone.image_size == tuple(inputs["image"].shape[-2:])
-            assert torch.equal(found.pred_classes, alone.pred_classes)
-            assert torch.allclose(found.pred_boxes.tensor, alone.pred_boxes.tensor, atol=1e-4)
-            assert torch.allclose(found.scores, alone.scores, atol=1e-6)
+            assert same_detections(found, alone, atol=1e-4)
 
 
 def test_results_are_in_pixels_of_the_original_image():
@@ -105,7 +104,7 @@ def test_a_real_network_treats_images_alone_and_runs_under_autocast(deformable):
     with torch.no_grad():
         for inputs, result in zip(batch, model(batch), strict=True):
             alone = model([inputs])[0]["instances"]
-            assert torch.allclose(result["instances"].scores, alone.scores, atol=1e-5)
+            assert same_detections(result["instances"], alone)
 
 
 def test_options_of_the_heads_follow_the_config():

@@ -35,13 +35,14 @@ def pose_heads(joints, offset=True, **options):
     }
 
 
-def build_model(data, prefix="", **options):
-    joints = data[f"{prefix}hps"].shape[1] // 2
-    joint_offset = {"offset": f"{prefix}hp_offset" in data}
+def build_model(maps, **options):
+    """A model with the heads for maps by the original's names."""
+    joints = maps["hps"].shape[1] // 2
+    joint_offset = {"offset": "hp_offset" in maps}
     common = {"in_channels": 4, "head_conv": 0}
-    heads = stub_heads(num_classes=1, offset=f"{prefix}reg" in data, box={"clip": False})
+    heads = stub_heads(num_classes=1, offset="reg" in maps, box={"clip": False})
     heads["KeypointHead"] = KeypointHead(
-        schema=schema(joints), refine=f"{prefix}hm_hp" in data, constant_score=True, **joint_offset, **common
+        schema=schema(joints), refine="hm_hp" in maps, constant_score=True, **joint_offset, **common
     )
     return stub_model(heads, **options)
 
@@ -88,7 +89,14 @@ def check_flip(path, comparison, tmp_path):
 @checks("loss/full_multi_pose*")
 def check_loss(path, comparison, tmp_path):
     data = read(path)
-    model = build_model(data, prefix="out_")
+    suffixes = [name.removeprefix("out_hps") for name in data if name.startswith("out_hps")]
+    names = {**NAMES, **JOINT_NAMES}
+    names = {ours: original for ours, original in names.items() if f"out_{original}{suffixes[0]}" in data}
+    outputs = {
+        f"{short}{s}": data[f"out_{short}{s}"].clone().requires_grad_() for s in suffixes for short in names.values()
+    }
+    stacks = [{short: outputs[f"{short}{s}"] for short in names.values()} for s in suffixes]
+    model = build_model(stacks[0])
     width = data["batch_hm"].shape[3]
     index = data["batch_ind"]
     targets = {
@@ -96,18 +104,19 @@ def check_loss(path, comparison, tmp_path):
         "size": sparse_target(index, data["batch_wh"], data["batch_reg_mask"], width),
         "keypoint_displacement": sparse_target(index, data["batch_hps"], data["batch_hps_mask"], width),
     }
-    if "out_reg" in data:
+    if "offset" in names:
         targets["offset"] = sparse_target(index, data["batch_reg"], data["batch_reg_mask"], width)
-    if "out_hm_hp" in data:
+    if "keypoint_heatmap" in names:
         targets["keypoint_heatmap"] = data["batch_hm_hp"]
-    if "out_hp_offset" in data:
+    if "keypoint_offset" in names:
         targets["keypoint_offset"] = sparse_target(
             data["batch_hp_ind"], data["batch_hp_offset"], data["batch_hp_mask"], width
         )
-    names = {ours: original for ours, original in {**NAMES, **JOINT_NAMES}.items() if f"out_{original}" in data}
-    outputs = {original: data[f"out_{original}"].clone().requires_grad_() for original in names.values()}
-    maps = {ours: outputs[original] for ours, original in names.items()}
-    losses = {name: x for head in model.heads.values() for name, x in head.losses(maps, targets).items()}
+    losses = {}
+    for stack in stacks:
+        maps = {ours: stack[short] for ours, short in names.items()}
+        for name, loss in ((n, x) for head in model.heads.values() for n, x in head.losses(maps, targets).items()):
+            losses[name] = losses.get(name, 0) + loss / len(stacks)
     total = sum(losses.values())
     compare_loss(comparison, "stat_loss", total, data.get("stat_loss"))
     for ours, recorded, factor in (
@@ -155,6 +164,9 @@ def check_targets(path, comparison, tmp_path):
     instances = instances_of(annotations, box_transforms, output)
     for name, value in annotate_keypoints(annotations, transforms, output, schema=schema(joints)).items():
         instances.set(name, value)
+    if degrees:
+        instances.gt_weight = torch.zeros(len(instances))
+        instances.gt_blind = torch.ones(len(instances), dtype=torch.bool)
     compare_pose_targets(comparison, "", model, instances, data)
 
     file_name = str(tmp_path / "image.png")
@@ -186,6 +198,9 @@ def compare_pose_targets(comparison, prefix, model, instances, data):
     displacement, offset = targets["keypoint_displacement"], targets["keypoint_offset"]
     # Objects without area leave an empty row in the original, people without joints a full one.
     filled = (data["t_wh"] > 0).all(axis=1)
+    recorded = dict(data)
+    if data.get("rot_deg"):  # Of turned people, the original keeps values that its mask leaves out.
+        recorded["t_hps"] = np.where(filled[:, None], data["t_hps"] * data["t_hps_mask"], data["t_hps"])
     for name, value in {
         "t_ind": index,
         "t_reg_mask": points.weight,
@@ -194,7 +209,7 @@ def compare_pose_targets(comparison, prefix, model, instances, data):
         "t_hps": displacement.value * displacement.weight,
         "t_hps_mask": displacement.weight,
     }.items():
-        compare_filled(comparison, prefix + name, value[used], data.get(name), filled)
+        compare_filled(comparison, prefix + name, value[used], recorded.get(name), filled)
 
     joints = instances.gt_keypoints.shape[1]
     chosen = used.repeat_interleave(joints)

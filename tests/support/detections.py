@@ -1,0 +1,37 @@
+"""Detections compared as sets: rows that score the same to the last digits may change places."""
+
+import torch
+
+
+def as_tensors(instances):
+    """Every field of some detections as an (N, ...) tensor."""
+    return {name: getattr(value, "tensor", value) for name, value in instances.get_fields().items()}
+
+
+def same_detections(first, second, rtol=1e-4, atol=1e-3):
+    """Whether two sets of detections are equal: every row of one has a row of its own in the other.
+
+    Of detections that tie for the last places, any may have been kept.
+
+    Args:
+        first, second: Instances with ``scores``.
+        rtol, atol: of every number, as in torch.allclose.
+    """
+    one, other = as_tensors(first), as_tensors(second)
+    if set(one) != set(other) or len(first) != len(second) or first.image_size != second.image_size:
+        return False
+    if len(first) == 0:
+        return True
+    close = torch.ones(len(first), len(first), dtype=torch.bool)
+    for name in one:
+        a, b = (fields[name].flatten(1) if fields[name].dim() > 1 else fields[name][:, None] for fields in (one, other))
+        close &= torch.isclose(a.double()[:, None], b.double()[None], rtol=rtol, atol=atol).all(dim=2)
+    last = torch.minimum(one["scores"].min(), other["scores"].min()) * (1 + rtol) + atol
+    left = set(range(len(first)))
+    for row in range(len(first)):
+        partner = next((column for column in close[row].nonzero()[:, 0].tolist() if column in left), None)
+        if partner is not None:
+            left.remove(partner)
+        elif one["scores"][row] > last:
+            return False
+    return all(other["scores"][column] <= last for column in left)
