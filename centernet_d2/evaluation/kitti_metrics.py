@@ -331,8 +331,8 @@ def _match_at(
 def _sample(counted: np.ndarray, claimed: np.ndarray) -> np.ndarray:
     """(41,) shares of (T,) counts, T <= 41, each raised to the best at its recall or more.
 
-    Where nothing is claimed the share is 0, which the official tool leaves undefined: an ignored object may take a true
-    positive away once detections below the threshold no longer compete.
+    Where nothing is claimed the share is 0; the official tool leaves it undefined. It happens because thresholds come
+    from matching by score, and counts from matching by overlap, in which an ignored object may take the only detection.
     """
     shares = np.zeros(SAMPLES)
     shares[: len(counted)] = counted / np.maximum(claimed, 1)

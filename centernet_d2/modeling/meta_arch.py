@@ -272,8 +272,9 @@ class CenterNet(nn.Module):
         image = batched_inputs[0]["image"]
         size = tuple(image.shape[-2:])
         to_image = torch.tensor([[self.stride, 0, 0], [0, self.stride, 0]], dtype=torch.float64)
-        # Of the mapper, and so not checked: an image that was turned has a skew, which does no harm to 2-D boxes.
+        # Comes from the mapper. Not checked: an image that was turned has a skew, which does no harm to 2-D boxes.
         camera = batched_inputs[0].get("camera")
+        camera = None if camera is None else torch.as_tensor(camera, dtype=torch.float64)
         detections = self.detect(maps, [Geometry(size, size, to_image, camera)])[0]
         picture = draw_training(
             image,

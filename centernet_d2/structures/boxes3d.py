@@ -39,7 +39,7 @@ _EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4)
 _GROUND = [0, 2, 4, 5, 6]
 
 # Pairs of boxes that are intersected at once: about 100 MB.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 15
 
 
 class Boxes3D:

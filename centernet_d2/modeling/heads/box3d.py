@@ -201,7 +201,7 @@ class Box3DHead(PointHead):
         if self.reference_focal:
             depth = depth * self.reference_focal / torch.cat([x.gt_camera for x in gt])[:, 0, 0]
         known = (points.weight * metric)[:, None]
-        # Next to the camera an object may be seen while its bottom center is behind it; a network says no such depth.
+        # Of an object beside the camera the bottom center may be behind it; networks say positive depths.
         ahead = depth[:, None] > 0
         return {
             "depth": points.target(depth[:, None], known * ahead),
