@@ -208,7 +208,7 @@ def check_camera(camera: np.ndarray | Tensor | Sequence[Sequence[float]]) -> Ten
             row that does not begin with 0, 0, 1. The message starts with "the camera".
     """
     try:
-        matrix = torch.as_tensor(camera, dtype=torch.float64).cpu()
+        matrix = torch.as_tensor(camera, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(f"the camera is not a (3, 4) matrix of numbers: {camera!r}") from None
     if matrix.shape != (3, 4):
