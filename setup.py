@@ -24,7 +24,6 @@ setup(
         "pillow",
         "pycocotools",
         "pyyaml",
-        "shapely>=2",
         "tqdm",
     ],
 )

@@ -54,6 +54,9 @@ def add_centernet_config(cfg: CfgNode) -> None:
 
     # Round COCO results to two decimals before they are evaluated, as the original did for its published figures.
     cfg.TEST.ROUND_RESULTS = False
+    # Labelled boxes of exactly the minimum height: "kit" ignores them, as KITTI does, "original" counts them, as the
+    # tool behind the original's published figures does.
+    cfg.TEST.KITTI_RULES = "kit"
     # Suppress detections that overlap better ones by more than NMS_THRESH, at the very end: "class" for class by class,
     # "agnostic" whatever the classes; "" does not, as in the paper.
     cfg.TEST.NMS = ""

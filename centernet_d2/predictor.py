@@ -105,7 +105,8 @@ class Predictor:
 
         Raises:
             OSError: a file cannot be read.
-            ValueError: an array is no image.
+            ValueError: an array is no image, or the camera none
+                (:func:`centernet_d2.structures.boxes3d.check_camera`).
         """
         if not isinstance(images, (list, tuple)):
             return self([images], camera)[0]

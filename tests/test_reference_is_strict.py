@@ -12,6 +12,7 @@ GOLDEN = ROOT / "tests" / "golden"
 # Recorded results, by folder; everything else in a file is input, or describes how it was made.
 OUTPUTS = {
     "decode": "dets|nms|depth",
+    "eval": "ap_.*|curves|thresholds|count|evaluated|printed_.*|(min_height|max_occlusion|max_truncation)",
     "loss": "(loss|grad)_(?!norm).*|loss|grad|prob|num_pos|stat_.*",
     "net": "(?!input$|weight$|bias$|conv_).*",
     "post": (
@@ -33,18 +34,47 @@ def altered_cases():
                 yield pytest.param(path, name, id=f"{folder}/{path.stem}:{name}")
 
 
+def alter(array, index=-1):
+    """Change one value of an array; what is not a number becomes one."""
+    if array.dtype == bool:
+        array.flat[index] = not array.flat[index]
+    elif np.isnan(array.flat[index]):
+        array.flat[index] = 0
+    else:
+        array.flat[index] += 5 if array.dtype == np.uint8 else 1
+    return array
+
+
 @pytest.mark.parametrize(("path", "name"), list(altered_cases()))
 def test_one_altered_output_fails(path, name, tmp_path):
     data = dict(np.load(path))
-    array = np.array(data[name])
-    array.flat[-1] += 5 if array.dtype == np.uint8 else 1
+    array = alter(np.array(data[name]))
+    assert failures({**data, name: array}, path, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ap_r11", "ap_r40", "curves", "thresholds"])
+@pytest.mark.parametrize("seed", range(3))
+def test_any_altered_figure_of_kitti_fails(name, seed, tmp_path):
+    path = GOLDEN / "eval" / "kitti_sparse.npz"
+    data = dict(np.load(path))
+    array = alter(np.array(data[name]), np.random.default_rng(seed).integers(data[name].size))
+    assert failures({**data, name: array}, path, tmp_path)
+
+
+def test_what_is_not_altered_passes(tmp_path):
+    path = GOLDEN / "eval" / "kitti_sparse.npz"
+    assert not failures(dict(np.load(path)), path, tmp_path)
+
+
+def failures(data, path, tmp_path):
+    """What the check of a file says of these arrays in its place."""
     altered = tmp_path / path.parent.name / path.name
     altered.parent.mkdir()
-    np.savez(altered, **{**data, name: array})
+    np.savez(altered, **data)
     check, _ = find_check(f"{path.parent.name}/{path.name}")
     comparison = Comparison()
     try:
         check(altered, comparison, tmp_path)
     except Exception as error:
         comparison.fail(repr(error))
-    assert comparison.failures
+    return comparison.failures

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 from detectron2.data.transforms import Transform
 
+from ..structures.boxes3d import check_camera
 from .augmentations import is_mirrored
 
 __all__ = ["carry_camera", "check_boxes3d"]
@@ -41,24 +43,30 @@ def carry_camera(camera: np.ndarray | Sequence[Sequence[float]], transforms: Seq
 def check_boxes3d(dicts: Sequence[dict]) -> None:
     """Check cameras and 3-D annotations of a data set.
 
+    Objects that are not in front of the camera are counted in one log line; see
+    :class:`centernet_d2.modeling.Box3DHead`.
+
     Raises:
-        ValueError: an image has no camera, or an object lacks something or is not in front of the camera; names the
-            image.
+        ValueError: an image has no camera, or one that is none (:func:`check_camera`), or an object lacks something;
+            names the image.
     """
+    behind = 0
     for image in dicts:
         camera = image.get("camera")
         if camera is None:
             raise ValueError(f"{image['file_name']} has no camera, which 3-D boxes need")
-        matrix = np.asarray(camera, dtype=np.float64)
-        if matrix.shape != (3, 4) or not np.isfinite(matrix).all() or min(matrix[0, 0], matrix[1, 1]) <= 0:
-            raise ValueError(
-                f"{image['file_name']}: the camera is not a (3, 4) matrix of finite numbers with positive focal lengths"
-            )
-        if matrix[0, 1] or matrix[1, 0]:
-            raise ValueError(f"{image['file_name']}: the camera has a skew, which 3-D boxes do not allow for")
+        try:
+            check_camera(camera)
+        except ValueError as error:
+            raise ValueError(f"{image['file_name']}: {error}") from error
         for index, annotation in enumerate(image.get("annotations", ())):
             if not annotation.get("ignore", False):
                 _check_object(annotation, f"{image['file_name']}, annotation {index} of this image")
+                behind += annotation["depth"] <= 0
+    if behind:
+        logging.getLogger(__name__).info(
+            f"{behind} objects in {len(dicts)} images are not in front of the camera: no depth is learned from them"
+        )
 
 
 def _check_object(annotation: dict, where: str) -> None:
@@ -68,5 +76,3 @@ def _check_object(annotation: dict, where: str) -> None:
             raise ValueError(f"{where}: '{name}' is {annotation.get(name)!r} instead of {count} finite numbers")
     if min(annotation["dimensions"]) <= 0:
         raise ValueError(f"{where}: the dimensions {list(annotation['dimensions'])} are not positive")
-    if annotation["depth"] <= 0:
-        raise ValueError(f"{where}: the depth {annotation['depth']} m is not in front of the camera")

@@ -18,11 +18,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import CenterNetCheckpointer, load_trunk
+from ..config import check_choice
 from ..data import CenterNetDatasetMapper
 from ..data.checks import check_coco_file, load_checked
 from ..evaluation.coco import RoundingCOCOEvaluator, fill_keypoints
 from ..evaluation.errors import DEPTH_ERRORS, ErrorEvaluator, depth_errors, keypoint_errors
 from ..evaluation.kitti import KITTIEvaluator
+from ..evaluation.kitti_metrics import RULES
 from ..evaluation.oracle import OracleCenterNet, OracleMapper
 from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, heads_provide, lookup
 from ..modeling.test_time_augmentation import CenterNetWithTTA
@@ -174,7 +176,8 @@ class Trainer(DefaultTrainer):
             return DatasetEvaluators([evaluator, errors])
         if evaluator_type(dataset_name) == "kitti":
             errors = ErrorEvaluator(dataset_name, "depth_error", DEPTH_ERRORS, depth_errors)
-            return DatasetEvaluators([KITTIEvaluator(dataset_name, output_dir=folder), errors])
+            evaluator = KITTIEvaluator(dataset_name, output_dir=folder, rules=cfg.TEST.KITTI_RULES)
+            return DatasetEvaluators([evaluator, errors])
         return PascalVOCDetectionEvaluator(dataset_name)
 
     @classmethod
@@ -191,6 +194,8 @@ class Trainer(DefaultTrainer):
             kind = evaluator_type(name)
             if kind == "kitti" and not heads_provide(cfg, "boxes3d"):
                 raise ValueError(f"evaluation on '{name}' needs 3-D boxes: add Box3DHead to MODEL.CENTERNET.HEADS")
+            if kind == "kitti":
+                check_choice("TEST.KITTI_RULES", cfg.TEST.KITTI_RULES, RULES)
             if kind == "coco":
                 check_coco_file(name)
 

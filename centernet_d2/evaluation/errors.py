@@ -40,7 +40,8 @@ def assign(annotations: Sequence[dict], instances: Instances) -> tuple[np.ndarra
         return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
     boxes = Boxes([BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in annotations])
     classes = torch.tensor([x["category_id"] for x in annotations])
-    overlap = pairwise_iou(boxes, instances.pred_boxes) * (classes[:, None] == instances.pred_classes)
+    # A box that is no numbers overlaps nothing.
+    overlap = pairwise_iou(boxes, instances.pred_boxes).nan_to_num(0) * (classes[:, None] == instances.pred_classes)
     best, detection = overlap.max(dim=1)
     found = (best >= MIN_OVERLAP).nonzero()[:, 0]
     return found.numpy(), detection[found].numpy()
@@ -63,13 +64,17 @@ def keypoint_errors(annotations: Sequence[dict], instances: Instances) -> np.nda
 
 
 def depth_errors(annotations: Sequence[dict], instances: Instances) -> np.ndarray:
-    """(N, 2) errors of the depth, see DEPTH_ERRORS: in metres, and in percent of the true depth."""
-    annotations = [x for x in annotations if not x.get("ignore", False)]
+    """(N, 2) errors of the depth, see DEPTH_ERRORS: in metres, and in percent of the true depth.
+
+    Objects that are not in front of the camera are left out; a detection whose depth is no number finds nothing.
+    """
+    annotations = [x for x in annotations if not x.get("ignore", False) and x["depth"] > 0]
     truth = np.array([x["depth"] for x in annotations], dtype=np.float64)
     found, detection = assign(annotations, instances)
     errors = np.full((len(truth), 2), np.inf)
     metres = np.abs(instances.pred_boxes3d.location[detection, 2].double().numpy() - truth[found])
     errors[found] = np.column_stack([metres, 100 * metres / truth[found]])
+    errors[np.isnan(errors)] = np.inf
     return errors
 
 

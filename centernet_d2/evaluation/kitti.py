@@ -18,8 +18,18 @@ from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 from tqdm import tqdm
 
+from ..config import check_choice
 from ..data.datasets.kitti import CLASSES, format_result
-from .kitti_metrics import DIFFICULTIES, SAMPLES, Detections, GroundTruth, count_objects, evaluate_kitti
+from .kitti_metrics import (
+    DIFFICULTIES,
+    RULES,
+    SAMPLES,
+    Detections,
+    GroundTruth,
+    count_objects,
+    evaluate_kitti,
+    is_broken,
+)
 
 __all__ = ["KITTIEvaluator"]
 
@@ -40,6 +50,7 @@ class KITTIEvaluator(DatasetEvaluator):
         output_dir: str | None = None,
         distributed: bool = True,
         round_results: bool = True,
+        rules: str = "kit",
     ) -> None:
         """
         Args:
@@ -47,15 +58,19 @@ class KITTIEvaluator(DatasetEvaluator):
             output_dir: write the official result files into its folder ``data``.
             distributed: gather the results of all processes.
             round_results: evaluate what the result files say, two decimals, as the original did.
+            rules: "kit" ignores labelled boxes of exactly the minimum height as KITTI's own kit does, "original" counts
+                them, as the tool behind the original's published figures does.
 
         Raises:
-            ValueError: the data set has other classes than KITTI.
+            ValueError: unknown rules, or the data set has other classes than KITTI.
         """
+        check_choice("the rules of KITTI's evaluation", rules, RULES)
         self._logger = logging.getLogger(__name__)
         self._dataset_name = dataset_name
         self._output_dir = output_dir
         self._distributed = distributed
         self._round_results = round_results
+        self._rules = rules
         self._classes = list(MetadataCatalog.get(dataset_name).thing_classes)
         if unknown := set(self._classes) - set(CLASSES):
             raise ValueError(f"the data set '{dataset_name}' has classes that KITTI has not: {', '.join(unknown)}")
@@ -92,7 +107,12 @@ class KITTIEvaluator(DatasetEvaluator):
         if strangers := [image_id for image_id, _, _ in predictions if image_id not in records]:
             raise KeyError(f"the image '{strangers[0]}' is not in the data set '{self._dataset_name}'")
         truth = _collect_truth([records[image_id]["annotations"] for image_id, _, _ in predictions])
-        results = evaluate_kitti(truth, _collect_detections(predictions, self._round_results), self._classes)
+        detections = _collect_detections(predictions, self._round_results)
+        if broken := int(is_broken(detections).sum()):
+            self._logger.warning(
+                f"{broken} of {len(detections.score)} detections have a number that is not finite and count as wrong"
+            )
+        results = evaluate_kitti(truth, detections, self._classes, rules=self._rules)
         self._log(truth, results)
         return results
 
@@ -116,7 +136,7 @@ class KITTIEvaluator(DatasetEvaluator):
         few = [
             f"{kind} {difficulty.name} ({count})"
             for kind, difficulty in itertools.product(self._classes, DIFFICULTIES)
-            if 0 < (count := count_objects(truth, kind, difficulty)) < SAMPLES
+            if 0 < (count := count_objects(truth, kind, difficulty, self._rules)) < SAMPLES
         ]
         if few:
             self._logger.warning(

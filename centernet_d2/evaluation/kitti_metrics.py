@@ -9,24 +9,30 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm import tqdm
 
+from ..config import check_choice
 from ..data.datasets.kitti import CLASSES
 from ..structures.boxes3d import paired_iou
 
 __all__ = [
     "DIFFICULTIES",
     "MIN_OVERLAPS",
+    "RULES",
     "SAMPLES",
+    "Curves",
     "Detections",
     "Difficulty",
     "GroundTruth",
+    "Setting",
     "average",
     "count_objects",
     "evaluate_kitti",
+    "is_broken",
+    "kitti_curves",
     "recall_thresholds",
 ]
 
@@ -40,7 +46,7 @@ class Difficulty:
 
     Attributes:
         name: for results.
-        min_height: of the 2-D box, in pixels.
+        min_height: of the 2-D box, in pixels; what it means for a labelled box of just this height, RULES say.
         max_occlusion: the largest level.
         max_truncation: the largest share outside the image.
     """
@@ -53,7 +59,9 @@ class Difficulty:
 
 DIFFICULTIES = (Difficulty("easy", 40, 0, 0.15), Difficulty("moderate", 25, 1, 0.3), Difficulty("hard", 25, 2, 0.5))
 NEIGHBOURS = {"Car": "Van", "Pedestrian": "Person_sitting"}
-# Metric -> class -> overlaps that detections must exceed; for boxes in space the paper's, and the official ones.
+# Who counts a labelled box of exactly the minimum height: the original's own tool does, KITTI's kit does not.
+RULES = ("kit", "original")
+# Metric -> class -> overlaps that detections must exceed; in space those of the original's tool, and the official ones.
 MIN_OVERLAPS = {
     "bbox2d": {"Pedestrian": (0.5,), "Car": (0.7,), "Cyclist": (0.5,)},
     "bev": {"Pedestrian": (0.25, 0.5), "Car": (0.5, 0.7), "Cyclist": (0.25, 0.5)},
@@ -107,15 +115,22 @@ class GroundTruth:
 
 
 @dataclass
-class _Curves:
-    """(41,) precision and orientation similarity at the samples of recall; 0 where it is not reached."""
+class Curves:
+    """Precision over recall.
 
+    Attributes:
+        thresholds: (T,) scores at which samples of recall are reached, T <= 41.
+        precision: (41,) share of true positives, raised to the best at its recall or more; 0 where it is not reached.
+        similarity: (41,) the same of orientation similarity.
+    """
+
+    thresholds: np.ndarray
     precision: np.ndarray
     similarity: np.ndarray
 
 
 @dataclass(frozen=True)
-class _Setting:
+class Setting:
     """What one AP is about; see MIN_OVERLAPS."""
 
     metric: str
@@ -156,28 +171,21 @@ class _Matching:
 
 
 def evaluate_kitti(
-    truth: GroundTruth, detections: Detections, classes: Sequence[str] = CLASSES
+    truth: GroundTruth, detections: Detections, classes: Sequence[str] = CLASSES, *, rules: str = "kit"
 ) -> OrderedDict[str, dict[str, float]]:
     """All metrics of all classes.
 
     Args:
-        truth, detections: of the same images.
+        truth, detections: of the same images; see :func:`kitti_curves`.
         classes: among CLASSES.
+        rules: one of RULES.
 
     Returns:
         Percentages, NaN where there is nothing to find: bbox2d and aos with names such as "Car_moderate_R40", bev and
         box3d with names such as "Car_moderate_R40@0.7", where 0.7 is the overlap that detections must exceed.
     """
     results = OrderedDict((name, {}) for name in ("bbox2d", "aos", "bev", "box3d"))
-    pairs = _overlapping(truth, detections)
-    stuff = _stuff_overlap(truth, detections)
-    settings = [
-        _Setting(metric, kind, difficulty, overlap)
-        for metric, kind in itertools.product(MIN_OVERLAPS, classes)
-        for overlap, difficulty in itertools.product(MIN_OVERLAPS[metric][kind], DIFFICULTIES)
-    ]
-    for setting in tqdm(settings, desc="matching", leave=False):
-        curves = _curves(truth, detections, pairs, stuff, setting)
+    for setting, curves in kitti_curves(truth, detections, classes, rules=rules):
         for points in RECALL_POINTS:
             name = setting.label(points)
             results[setting.metric][name] = average(curves.precision, points)
@@ -186,9 +194,44 @@ def evaluate_kitti(
     return results
 
 
-def count_objects(truth: GroundTruth, kind: str, difficulty: Difficulty) -> int:
-    """How many objects of a class there are to be found."""
-    return int((_truth_state(truth, kind, difficulty) == _VALID).sum())
+def kitti_curves(
+    truth: GroundTruth, detections: Detections, classes: Sequence[str] = CLASSES, *, rules: str = "kit"
+) -> Iterator[tuple[Setting, Curves]]:
+    """The curves of all classes, difficulties and overlaps; those of "bbox2d" hold the orientation similarity.
+
+    A detection that :func:`is_broken` finds nothing: it is a false positive of its class wherever its score counts, and
+    at every threshold if its score is no finite number.
+
+    Args:
+        truth, detections: of the same images.
+        classes: among CLASSES.
+        rules: one of RULES.
+
+    Yields:
+        Curves are NaN, without thresholds, where there is nothing to find.
+    """
+    check_choice("the rules of KITTI's evaluation", rules, RULES)
+    detections = _without_broken(detections)
+    pairs = _overlapping(truth, detections)
+    stuff = _stuff_overlap(truth, detections)
+    settings = [
+        Setting(metric, kind, difficulty, overlap)
+        for metric, kind in itertools.product(MIN_OVERLAPS, classes)
+        for overlap, difficulty in itertools.product(MIN_OVERLAPS[metric][kind], DIFFICULTIES)
+    ]
+    for setting in tqdm(settings, desc="matching", leave=False):
+        yield setting, _curves(truth, detections, pairs, stuff, setting, rules)
+
+
+def is_broken(detections: Detections) -> np.ndarray:
+    """(N,) whether a detection has a number that is not finite."""
+    columns = [detections.boxes, detections.boxes3d, detections.alpha[:, None], detections.score[:, None]]
+    return ~np.isfinite(np.concatenate(columns, axis=1)).all(axis=1)
+
+
+def count_objects(truth: GroundTruth, kind: str, difficulty: Difficulty, rules: str = "kit") -> int:
+    """How many objects of a class there are to be found, by one of RULES."""
+    return int((_truth_state(truth, kind, difficulty, rules) == _VALID).sum())
 
 
 def average(curve: np.ndarray, points: int) -> float:
@@ -218,23 +261,38 @@ def recall_thresholds(scores: np.ndarray, count: int) -> list[float]:
     return thresholds
 
 
-def _curves(truth: GroundTruth, detections: Detections, pairs: _Pairs, stuff: np.ndarray, setting: _Setting) -> _Curves:
-    """Precision and similarity of one setting; NaN if there is nothing to find. `stuff`: :func:`_stuff_overlap`."""
-    matching = _candidates(truth, detections, pairs, setting)
-    count = count_objects(truth, setting.kind, setting.difficulty)
+def _without_broken(detections: Detections) -> Detections:
+    """The same detections, of which the broken ones have no box at all: it overlaps nothing, and is not small."""
+    broken = is_broken(detections)
+    return replace(
+        detections,
+        boxes=np.where(broken[:, None], np.nan, detections.boxes),
+        boxes3d=np.where(broken[:, None], np.nan, detections.boxes3d),
+        alpha=np.where(broken, 0, detections.alpha),
+        score=np.where(np.isfinite(detections.score), detections.score, np.inf),
+    )
+
+
+def _curves(
+    truth: GroundTruth, detections: Detections, pairs: _Pairs, stuff: np.ndarray, setting: Setting, rules: str
+) -> Curves:
+    """The curves of one setting; NaN if there is nothing to find. `stuff`: :func:`_stuff_overlap`."""
+    matching = _candidates(truth, detections, pairs, setting, rules)
+    count = int((matching.truth_state == _VALID).sum())
     if count == 0:
-        return _Curves(np.full(SAMPLES, np.nan), np.full(SAMPLES, np.nan))
+        return Curves(np.empty(0), np.full(SAMPLES, np.nan), np.full(SAMPLES, np.nan))
     thresholds = np.array(recall_thresholds(_found_scores(matching, truth, detections), count))
     hit, turned, free = _match_at(matching, truth, detections, thresholds)
     # DontCare has no place in space: the official tool excuses false positives in the image only.
     counted = stuff <= setting.min_overlap if setting.metric == "bbox2d" else slice(None)
     true = hit.sum(axis=0)
     claimed = true + free[counted].sum(axis=0)
-    return _Curves(_sample(true, claimed), _sample((hit * (1 + np.cos(turned)) / 2).sum(axis=0), claimed))
+    similarity = (hit * (1 + np.cos(turned)) / 2).sum(axis=0)
+    return Curves(thresholds, _sample(true, claimed), _sample(similarity, claimed))
 
 
-def _candidates(truth: GroundTruth, detections: Detections, pairs: _Pairs, setting: _Setting) -> _Matching:
-    truth_state = _truth_state(truth, setting.kind, setting.difficulty)
+def _candidates(truth: GroundTruth, detections: Detections, pairs: _Pairs, setting: Setting, rules: str) -> _Matching:
+    truth_state = _truth_state(truth, setting.kind, setting.difficulty, rules)
     detection_state = _detection_state(detections, setting.kind, setting.difficulty)
     overlap = pairs.overlap[setting.metric]
     chosen = (overlap > setting.min_overlap) & (truth_state[pairs.truth] != _OUT)
@@ -271,17 +329,22 @@ def _match_at(
 
 
 def _sample(counted: np.ndarray, claimed: np.ndarray) -> np.ndarray:
-    """(41,) shares of (T,) counts, T <= 41, each raised to the best at its recall or more."""
+    """(41,) shares of (T,) counts, T <= 41, each raised to the best at its recall or more.
+
+    Where nothing is claimed the share is 0; the official tool leaves it undefined. It happens because thresholds come
+    from matching by score, and counts from matching by overlap, in which an ignored object may take the only detection.
+    """
     shares = np.zeros(SAMPLES)
     shares[: len(counted)] = counted / np.maximum(claimed, 1)
     return np.maximum.accumulate(shares[::-1])[::-1]
 
 
-def _truth_state(truth: GroundTruth, kind: str, difficulty: Difficulty) -> np.ndarray:
+def _truth_state(truth: GroundTruth, kind: str, difficulty: Difficulty, rules: str) -> np.ndarray:
     """(G,) states; ignored is what is too hard, or of the neighbouring class."""
     own = truth.kind == kind
     clear = (truth.occlusion <= difficulty.max_occlusion) & (truth.truncation <= difficulty.max_truncation)
-    clear &= truth.boxes[:, 3] - truth.boxes[:, 1] > difficulty.min_height
+    height = truth.boxes[:, 3] - truth.boxes[:, 1]
+    clear &= height >= difficulty.min_height if rules == "original" else height > difficulty.min_height
     state = np.where(own & clear, _VALID, _IGNORED)
     state[~own & (truth.kind != NEIGHBOURS.get(kind, ""))] = _OUT
     return state
@@ -362,7 +425,8 @@ def _stuff_overlap(truth: GroundTruth, detections: Detections) -> np.ndarray:
     rows, columns = _pairs_in_images(truth.image[stuff], detections.image)
     shared, _, own = _image_overlap(truth.boxes[stuff[rows]], detections.boxes[columns])
     largest = np.zeros(len(detections.image))
-    np.maximum.at(largest, columns, shared / np.maximum(own, 1e-12))
+    # What is NaN, the share of a broken box, counts for nothing.
+    np.fmax.at(largest, columns, shared / np.maximum(own, 1e-12))
     return largest
 
 

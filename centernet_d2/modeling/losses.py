@@ -71,7 +71,7 @@ def regression_loss(prediction: Tensor, target: Tensor, weight: Tensor, loss: st
     """L1 loss averaged over values, or smooth L1 loss averaged over objects (paper, equations 2 and 3).
 
     Args:
-        prediction, target: (N, D).
+        prediction, target: (N, D); targets without weight may be anything, NaN too.
         weight: (N, D) in 0..1.
         loss: one of REGRESSION_LOSSES.
         slots: see :func:`normalizer`.
@@ -79,6 +79,7 @@ def regression_loss(prediction: Tensor, target: Tensor, weight: Tensor, loss: st
     Returns:
         Scalar; 0, and connected to the prediction, if there are no objects.
     """
+    target = _where_known(target, weight)
     function = F.l1_loss if loss == "l1" else F.smooth_l1_loss
     total = function(prediction.float() * weight, target * weight, reduction="sum")
     return total / normalizer(weight, loss, slots)
@@ -90,7 +91,7 @@ def log_depth_loss(
     """The scale-invariant error of depths in log space: mean(d^2) - balance * mean(d)^2 with d = log y - log y'.
 
     Args:
-        prediction, target: (N, 1) depths; targets without weight may be anything.
+        prediction, target: (N, 1) depths; targets without weight may be anything, NaN too.
         weight: (N, 1) in 0..1.
         image: (N,) index into the batch; the means are over the objects of one image.
         images: size of the batch.
@@ -99,6 +100,7 @@ def log_depth_loss(
     Returns:
         The mean over images with objects; 0, and connected to the prediction, if there are none.
     """
+    target = _where_known(target, weight)
     prediction, target = (tensor.float().clamp(min=_MIN_DEPTH).log() for tensor in (prediction, target))
     difference = (prediction - target) * weight
     sums = torch.stack([weight[:, 0], difference[:, 0], (difference * (prediction - target))[:, 0]], dim=1)
@@ -114,7 +116,7 @@ def orientation_loss(prediction: Tensor, target: Tensor, weight: Tensor, slots: 
     Args:
         prediction: (N, 8), per bin two logits, sine and cosine of the angle to its center.
         target: (N, 8), in place of the logits 1 for the right class and 0 for the other; sine and cosine are only read
-            where the angle lies in the bin.
+            where the angle lies in the bin. Targets without weight may be anything, NaN too.
         weight: (N,) in 0..1.
         slots: divide the cross entropy by this many objects; those that are missing cost ln 2 per bin, as in the
             original. 0: by the objects.
@@ -122,9 +124,11 @@ def orientation_loss(prediction: Tensor, target: Tensor, weight: Tensor, slots: 
     Returns:
         Cross entropy of both bins, and smooth L1 of sine and cosine averaged over the objects of each bin.
     """
+    target = _where_known(target, weight[:, None])
     prediction, target = prediction.float().unflatten(1, (2, 4)), target.unflatten(1, (2, 4))
     logits, vector = prediction[..., :2], prediction[..., 2:]
-    bins, wanted = target[..., 1], target[..., 2:]
+    bins = target[..., 1]
+    wanted = _where_known(target[..., 2:], bins[..., None])
     entropy = F.cross_entropy(logits.flatten(0, 1), bins.long().flatten(), reduction="none").view_as(bins)
     entropy = (entropy * weight[:, None]).sum()
     if slots:
@@ -137,3 +141,8 @@ def orientation_loss(prediction: Tensor, target: Tensor, weight: Tensor, slots: 
     # No epsilon in the original: an empty bin has no loss, a filled one its exact mean.
     angle = (difference * inside).sum(dim=0) / inside.sum(dim=0).clamp(min=1)
     return entropy + angle.sum()
+
+
+def _where_known(target: Tensor, weight: Tensor) -> Tensor:
+    """The target, with 0 for what has no weight: 0 times NaN would be NaN."""
+    return torch.where(weight > 0, target, 0)

@@ -15,6 +15,7 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..config import check_choice
+from ..structures.boxes3d import check_camera
 from .geometry import Geometry, fixed_canvas, keep_canvas
 from .heads.point_head import PointHead, build_point_heads, lookup
 from .heatmap import RADIUS_POLICIES, top_peaks
@@ -271,7 +272,10 @@ class CenterNet(nn.Module):
         image = batched_inputs[0]["image"]
         size = tuple(image.shape[-2:])
         to_image = torch.tensor([[self.stride, 0, 0], [0, self.stride, 0]], dtype=torch.float64)
-        detections = self.detect(maps, [Geometry(size, size, to_image, _camera(batched_inputs[0]))])[0]
+        # Comes from the mapper. Not checked: an image that was turned has a skew, which does no harm to 2-D boxes.
+        camera = batched_inputs[0].get("camera")
+        camera = None if camera is None else torch.as_tensor(camera, dtype=torch.float64)
+        detections = self.detect(maps, [Geometry(size, size, to_image, camera)])[0]
         picture = draw_training(
             image,
             self.input_format,
@@ -279,7 +283,7 @@ class CenterNet(nn.Module):
             detections,
             maps["heatmap"][0],
             self.stride,
-            camera=_camera(batched_inputs[0]),
+            camera=camera,
         )
         storage.put_image("ground truth, predictions, heatmap", picture)
 
@@ -300,13 +304,8 @@ def as_bytes(image: Tensor) -> Tensor:
 
 
 def _camera(record: dict) -> Tensor | None:
-    """The (3, 4) float64 projection matrix of an image, on the CPU, if it has one."""
-    if "camera" not in record:
-        return None
-    camera = torch.as_tensor(record["camera"], dtype=torch.float64).cpu()
-    if camera.shape != (3, 4):
-        raise ValueError(f"the camera of an image must be a (3, 4) projection matrix, not {tuple(camera.shape)}")
-    return camera
+    """The (3, 4) float64 projection matrix of an image, on the CPU, if it has one; checked by :func:`check_camera`."""
+    return check_camera(record["camera"]) if "camera" in record else None
 
 
 def _check_heads(heads: Mapping[str, PointHead]) -> None:

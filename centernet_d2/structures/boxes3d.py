@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import shapely
 import torch
 from detectron2.structures import Boxes
 from torch import Tensor
@@ -21,6 +20,7 @@ __all__ = [
     "Boxes3D",
     "alpha_to_rotation_y",
     "bev_iou",
+    "check_camera",
     "iou3d",
     "location_from_center",
     "orientation_to_alpha",
@@ -35,8 +35,11 @@ __all__ = [
 _SIDES = ((1, 1), (1, -1), (-1, -1), (-1, 1))
 _EDGES = ((0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5), (2, 6), (3, 7))
 
-# Pairs of polygons that are held at once: about 100 MB.
-_CHUNK = 1 << 17
+# Columns of a box that matter seen from above.
+_GROUND = [0, 2, 4, 5, 6]
+
+# Pairs of boxes that are intersected at once: about 100 MB.
+_CHUNK = 1 << 15
 
 
 class Boxes3D:
@@ -191,6 +194,37 @@ def pinhole_camera(focal: float, image_size: tuple[int, int]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
+def check_camera(camera: np.ndarray | Tensor | Sequence[Sequence[float]]) -> Tensor:
+    """A projection matrix, once it is known to be one that boxes can be placed by.
+
+    Args:
+        camera: (3, 4).
+
+    Returns:
+        (3, 4) float64 on the CPU.
+
+    Raises:
+        ValueError: another shape, a number that is not finite, a focal length that is not positive, a skew, or a third
+            row that does not begin with 0, 0, 1. The message starts with "the camera".
+    """
+    try:
+        matrix = torch.as_tensor(camera, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"the camera is not a (3, 4) matrix of numbers: {camera!r}") from None
+    if matrix.shape != (3, 4):
+        raise ValueError(f"the camera is not a (3, 4) matrix, its shape is {tuple(matrix.shape)}")
+    if not matrix.isfinite().all():
+        raise ValueError(f"the camera has numbers that are not finite: {matrix.tolist()}")
+    (focal_x, skew, _), (other_skew, focal_y, _), third = matrix[:, :3].tolist()
+    if min(focal_x, focal_y) <= 0:
+        raise ValueError(f"the camera has the focal lengths {focal_x} and {focal_y}, which must be positive")
+    if skew or other_skew:
+        raise ValueError("the camera has a skew, which 3-D boxes do not allow for")
+    if third != [0, 0, 1]:
+        raise ValueError(f"the camera has a third row that begins with {third} instead of 0, 0, 1")
+    return matrix
+
+
 def project(points: Tensor, camera: Tensor) -> Tensor:
     """Pixels of points in camera coordinates.
 
@@ -291,7 +325,8 @@ def paired_iou(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Overlaps of chosen pairs of boxes; what is far apart costs next to nothing.
 
-    Boxes that are not finite or have a dimension that is not positive (a network may predict both) overlap nothing.
+    Seen from above, heights do not count. Boxes with a number that counts and is not finite, or a dimension that is not
+    positive (a network may predict both), overlap nothing.
 
     Args:
         first: (N, 7) and
@@ -305,24 +340,25 @@ def paired_iou(
     first, second = first.astype(np.float64), second.astype(np.float64)
     near = np.flatnonzero(_may_touch(first, second, rows, columns))
     a, b = first[rows[near]], second[columns[near]]
-    shared = _shared_areas(_footprints(a), _footprints(b))
-    area_a, area_b = a[:, 4] * a[:, 5], b[:, 4] * b[:, 5]
+    shared = _shared_areas(a, b)
+    bev_iou, volume_iou = np.zeros(len(rows)), np.zeros(len(rows))
+    bev_iou[near] = shared / (a[:, 4] * a[:, 5] + b[:, 4] * b[:, 5] - shared)
+    upright = np.logical_and(*(np.isfinite(boxes).all(axis=1) & (boxes[:, 3] > 0) for boxes in (a, b)))
+    a, b, shared, near = a[upright], b[upright], shared[upright], near[upright]
     height = np.minimum(a[:, 1], b[:, 1]) - np.maximum(a[:, 1] - a[:, 3], b[:, 1] - b[:, 3])
     volume = shared * height.clip(min=0)
-    bev_iou, volume_iou = np.zeros(len(rows)), np.zeros(len(rows))
-    bev_iou[near] = shared / (area_a + area_b - shared)
-    volume_iou[near] = volume / (area_a * a[:, 3] + area_b * b[:, 3] - volume)
+    volume_iou[near] = volume / (a[:, 3:6].prod(axis=1) + b[:, 3:6].prod(axis=1) - volume)
     return bev_iou, volume_iou
 
 
 def _may_touch(first: np.ndarray, second: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """(K,) whether two sound boxes are as close as the circles around their bottom faces allow an overlap."""
+    """(K,) whether two sound faces are as close as the circles around them allow an overlap."""
     (x1, z1, reach1), (x2, z2, reach2) = (
         (boxes[index, 0], boxes[index, 2], np.hypot(boxes[:, 4], boxes[:, 5])[index] / 2)
         for boxes, index in ((first, rows), (second, columns))
     )
     sound = (
-        (np.isfinite(boxes).all(axis=1) & (boxes[:, 3:6] > 0).all(axis=1))[index]
+        (np.isfinite(boxes[:, _GROUND]).all(axis=1) & (boxes[:, 4:6] > 0).all(axis=1))[index]
         for boxes, index in ((first, rows), (second, columns))
     )
     # Comparisons with NaN are False.
@@ -332,17 +368,41 @@ def _may_touch(first: np.ndarray, second: np.ndarray, rows: np.ndarray, columns:
 
 
 def _shared_areas(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """(K,) areas that (K, 4, 2) polygons have in common, in chunks: polygons are large objects."""
+    """(K,) areas that the bottom faces of (K, 7) boxes have in common, in chunks."""
     areas = np.empty(len(first))
     for start in tqdm(range(0, len(first), _CHUNK), desc="overlaps", leave=False, disable=len(first) <= _CHUNK):
         part = slice(start, start + _CHUNK)
-        areas[part] = shapely.area(shapely.intersection(shapely.polygons(first[part]), shapely.polygons(second[part])))
+        areas[part] = _shared_area(first[part], second[part])
     return areas
 
 
-def _footprints(boxes: np.ndarray) -> np.ndarray:
-    """(N, 4, 2) (x, z) corners of bottom faces in float64; :meth:`Boxes3D.bev_polygons` is for tensors."""
+def _shared_area(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """:func:`_shared_areas` of one chunk.
+
+    In the frame of the first box its face is the range -limit..limit of two axes. Moving every point of the outline of
+    the second face into this range pushes what is outside onto the border, where it encloses nothing: the area left
+    is the shared one. No case is special, whatever touches or coincides.
+    """
+    limit = first[:, None, None, [5, 4]] / 2
+    corners = _footprint(second, first)
+    edge = np.roll(corners, -1, axis=1) - corners
+    # Outlines have new corners where they cross a border; an edge along a border crosses it nowhere.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = (np.stack([-limit[:, 0], limit[:, 0]], axis=3) - corners[..., None]) / edge[..., None]
+    crossing = np.nan_to_num(crossing, nan=0.0).clip(0, 1).reshape(*corners.shape[:2], 4)
+    ends = np.broadcast_to([0.0, 1.0], (*corners.shape[:2], 2))
+    share = np.sort(np.concatenate([crossing, ends], axis=2), axis=2)[..., None]
+    points = (corners[:, :, None] + share * edge[:, :, None]).clip(-limit, limit).reshape(len(first), -1, 2)
+    (x, y), (next_x, next_y) = (np.moveaxis(corner, 2, 0) for corner in (points, np.roll(points, -1, axis=1)))
+    return np.abs((x * next_y - y * next_x).sum(axis=1)) / 2
+
+
+def _footprint(boxes: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """(K, 4, 2) corners of the bottom faces of (K, 7) boxes, along and across the boxes in whose frame they are."""
     along, across = np.array(_SIDES).T / 2
     along, across = along * boxes[:, 5:6], across * boxes[:, 4:5]
-    cos, sin = np.cos(boxes[:, 6:]), np.sin(boxes[:, 6:])
-    return np.stack([boxes[:, :1] + cos * along + sin * across, boxes[:, 2:3] + cos * across - sin * along], axis=-1)
+    cos, sin = (turn(boxes[:, 6:] - frame[:, 6:]) for turn in (np.cos, np.sin))
+    x, z = (boxes[:, [column]] - frame[:, [column]] for column in (0, 2))
+    frame_cos, frame_sin = np.cos(frame[:, 6:]), np.sin(frame[:, 6:])
+    center = frame_cos * x - frame_sin * z, frame_sin * x + frame_cos * z
+    return np.stack([center[0] + cos * along + sin * across, center[1] + cos * across - sin * along], axis=-1)

@@ -1,3 +1,4 @@
+import logging
 import math
 
 import cv2
@@ -137,10 +138,12 @@ def test_excluded_objects_go_regions_stay_and_order_is_kept(tmp_path):
     [
         (None, {}, "x.png has no camera, which 3-D boxes need"),
         (np.eye(3), {}, r"x.png: the camera is not a \(3, 4\) matrix"),
-        (-CAMERA, {}, "positive focal lengths"),
+        (-CAMERA, {}, "x.png: the camera has the focal lengths -70.0 and -72.0, which must be positive"),
+        (CAMERA * 0, {}, "x.png: the camera has the focal lengths 0.0 and 0.0"),
+        (CAMERA * math.nan, {}, "x.png: the camera has numbers that are not finite"),
+        (CAMERA * [[1], [1], [0]], {}, "x.png: the camera has a third row that begins with"),
         (CAMERA + np.eye(3, 4, 1), {}, "x.png: the camera has a skew"),
         (CAMERA, {"dimensions": [1.5, -1.6, 4.0]}, r"the dimensions \[1.5, -1.6, 4.0\] are not positive"),
-        (CAMERA, {"depth": -3.0}, r"x.png, annotation 0 of this image: the depth -3.0 m is not in front"),
         (CAMERA, {"dimensions": [1.0, 2.0]}, r"'dimensions' is \[1.0, 2.0\] instead of 3 finite numbers"),
         (CAMERA, {"alpha": math.nan}, "'alpha' is nan instead of 1 finite numbers"),
     ],
@@ -152,6 +155,23 @@ def test_broken_annotations_are_named(camera, annotation, message):
     with pytest.raises(ValueError, match=message):
         check_boxes3d([record])
     check_boxes3d([{"file_name": "x.png", "camera": CAMERA, "annotations": [car(depth=-1.0, ignore=True)]}])
+
+
+def test_objects_beside_the_camera_are_counted_in_one_line(caplog):
+    records = [
+        {"file_name": "x.png", "camera": CAMERA, "annotations": [car(depth=z) for z in depths]}
+        for depths in ([-0.18, 3.0], [0.0, 1e-3], [-4.0])
+    ]
+    with caplog.at_level(logging.INFO):
+        check_boxes3d(records[:2] + records)
+    (line,) = caplog.messages
+    assert line == "5 objects in 5 images are not in front of the camera: no depth is learned from them"
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        check_boxes3d(
+            [{"file_name": "x.png", "camera": CAMERA, "annotations": [car(), car(ignore=True, depth=-1000.0)]}]
+        )
+    assert not caplog.messages
 
 
 def test_regions_to_ignore_need_no_third_dimension():

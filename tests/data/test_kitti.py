@@ -1,9 +1,17 @@
+import logging
+import shutil
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.structures import BoxMode
 
+from centernet_d2 import load_config, model_zoo
+from centernet_d2.data import CenterNetDatasetMapper
+from centernet_d2.data.boxes3d import check_boxes3d
 from centernet_d2.data.datasets.kitti import (
     ALL_CLASSES,
     EXCLUDED,
@@ -108,7 +116,6 @@ def test_relative_roots_start_at_the_data_folder(folder, tmp_path, monkeypatch):
         ("Car 0 0 x 1 1 2 2 1 1 1 1 1 1 1", r"000007\.txt, line 2: 'x' is not a finite number"),
         ("Car 0 0 nan 1 1 2 2 1 1 1 1 1 1 1", r"000007\.txt, line 2: 'nan' is not a finite number"),
         ("Dog 0 0 0 1 1 2 2 1 1 1 1 1 1 1", r"000007\.txt, line 2: unknown type 'Dog', known: Pedestrian, Car"),
-        (CAR.replace("20.5", "-20.5"), r"000007\.txt, line 2: a Car at the depth -20\.5 m"),
     ],
 )
 def test_bad_labels_are_named(folder, line, message):
@@ -122,7 +129,8 @@ def test_bad_labels_are_named(folder, line, message):
         ("P3: 1", r"calib/000007\.txt: no line 'P2: ...'"),
         ("P2: 700 0 600 45", r"calib/000007\.txt, line 2: P2 has 4 numbers instead of 12"),
         (P2.replace("180", "a"), r"calib/000007\.txt, line 2: 'a' is not a finite number"),
-        (P2.replace("700", "0"), r"calib/000007\.txt, line 2: the focal lengths 0\.0 and 0\.0 of P2 must be positive"),
+        (P2.replace("700", "0"), r"calib/000007\.txt, line 2: the camera has the focal lengths 0\.0 and 0\.0"),
+        (P2.replace(" 1 ", " 0 "), r"calib/000007\.txt, line 2: the camera has a third row"),
     ],
 )
 def test_bad_calibration_is_named(folder, line, message):
@@ -155,6 +163,61 @@ def test_a_damaged_image_is_named(folder):
     (root / "training/image_2/000007.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"cannot read the image .*000007\.png"):
         load_kitti_3d(root, "some")
+
+
+def chunk(name, content):
+    """A part of a PNG file."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png(width, height, *more):
+    """A PNG file that says its size, and holds no picture."""
+    size = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + size + b"".join(more) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (png(30000, 30000), "decompression bomb"),
+        (png(11000, 11000), "decompression bomb"),
+        (png(4, 4, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 22)))), "too large"),
+        (png(4, 4)[:20], ""),
+    ],
+)
+def test_a_bomb_or_a_broken_header_is_named(folder, content, reason):
+    root = folder()
+    (root / "training/image_2/000007.png").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"cannot read the image .*000007\.png: .*{reason}"):
+        load_kitti_3d(root, "some")
+
+
+@pytest.mark.parametrize("depth", [-0.18, 0.0, 1e-3])
+def test_objects_beside_the_camera_are_kept(folder, depth):
+    (record,) = load_kitti_3d(folder([CAR, CAR.replace("20.5", str(depth))]), "some")
+    assert [one["depth"] for one in record["annotations"]] == [20.5, depth]
+    assert [one["ignore"] for one in record["annotations"]] == [False, False]
+
+
+def test_a_real_frame_with_an_object_beside_the_camera_is_used(shared, tmp_path, caplog):
+    root = tmp_path / "kitti"
+    shutil.copytree(shared / "data/kitti_sample", root, ignore=shutil.ignore_patterns("README*"))
+    frame = (root / "ImageSets/sample_train.txt").read_text().split()[0]
+    label = root / f"training/label_2/{frame}.txt"
+    label.chmod(0o644)
+    beside = "Car 0.9 0 1.2 0 180 90 370 1.5 1.6 4.0 -2.5 1.7 -0.18 1.5"
+    lines = label.read_text().splitlines()
+    label.write_text("\n".join([beside, *lines]) + "\n")
+    records = load_kitti_3d(root, "sample_train")
+    with caplog.at_level(logging.INFO):
+        check_boxes3d(records)
+    assert [line for line in caplog.messages if "not in front" in line] == [
+        f"1 objects in {len(records)} images are not in front of the camera: no depth is learned from them"
+    ]
+    cfg = load_config(model_zoo.get_config_file("KITTI-3D/centernet_3d_R_18.yaml"))
+    gt = CenterNetDatasetMapper(cfg, True)(records[0])["instances"]
+    assert gt.gt_depth[0] == pytest.approx(-0.18)
+    assert not gt.gt_ignore[0]
 
 
 def test_results_are_written_with_two_decimals_and_read_back(tmp_path):

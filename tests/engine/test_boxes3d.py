@@ -1,5 +1,7 @@
 """3-D boxes from KITTI's files to KITTI's evaluation, on scenes that the project draws."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,9 @@ from detectron2.utils.events import EventStorage
 
 from centernet_d2.data.datasets.boxes_on_ground import Camera, write_boxes_on_ground
 from conftest import ROOT
+
+# Left borders of boxes in the image, and depths of their objects.
+BESIDE = {0: -0.18, 32: 0.0, 64: 1e-3}
 
 CONFIG = """
 _BASE_: {base}
@@ -82,6 +87,28 @@ def test_a_missing_calibration_shows_before_training(ground, tmp_path, load_scri
     (tmp_path / "ground" / "training" / "calib" / "000002.txt").unlink()
     with pytest.raises(FileNotFoundError, match="calibration file .*000002.txt of the image .*000002.png"):
         load_script("train_net.py").main(arguments(ground, tmp_path))
+
+
+def test_unknown_rules_of_the_evaluation_show_before_training(ground, tmp_path, load_script):
+    with pytest.raises(ValueError, match="TEST.KITTI_RULES is 'mine', known: kit, original"):
+        load_script("train_net.py").main(arguments(ground, tmp_path, **{"TEST.KITTI_RULES": "mine"}))
+
+
+@pytest.mark.parametrize("loss", ["l1", "log"])
+def test_training_takes_objects_beside_the_camera(ground, tmp_path, load_script, loss, caplog):
+    for path in (tmp_path / "ground" / "training" / "label_2").glob("*.txt"):
+        beside = (
+            f"Car 0.9 0 1.2 {left} 30 {left + 30} 60 1.5 1.6 4.0 -2.5 1.7 {z} 1.5\n" for left, z in BESIDE.items()
+        )
+        path.write_text(path.read_text() + "".join(beside))
+    overrides = {"SOLVER.MAX_ITER": 2, "SOLVER.STEPS": "[]", "MODEL.CENTERNET.BOX3D.DEPTH_LOSS": loss}
+    with caplog.at_level(logging.INFO):
+        results = load_script("train_net.py").main(arguments(ground, tmp_path, **overrides))
+    assert set(results) == {"bbox2d", "aos", "bev", "box3d", "depth_error"}
+    # The sets of training and of testing, once each; two of the three are not in front.
+    assert [line.split(":")[0] for line in caplog.messages if "not in front" in line] == [
+        "12 objects in 6 images are not in front of the camera"
+    ] * 2
 
 
 def test_a_malformed_entry_is_named(ground, tmp_path, load_script):

@@ -57,6 +57,19 @@ def test_depths_are_off_by_metres_and_percent():
     np.testing.assert_allclose(depth_errors(truth, detections([FIRST], depths=[18.0])), [[2, 10], [np.inf] * 2])
 
 
+def test_objects_beside_the_camera_have_no_error_of_depth():
+    truth = [annotation(FIRST, depth=z) for z in (-0.18, 0.0)] + [annotation(SECOND, depth=10.0)]
+    np.testing.assert_allclose(depth_errors(truth, detections([SECOND, FIRST], depths=[11.0, 18.0])), [[1, 10]])
+    assert depth_errors(truth[:2], detections([FIRST], depths=[18.0])).shape == (0, 2)
+
+
+def test_a_detection_that_is_no_number_finds_nothing_and_hides_nothing():
+    truth = [annotation(FIRST, depth=10.0)]
+    assert np.isinf(depth_errors(truth, detections([FIRST], depths=[np.nan]))).all()
+    errors = depth_errors(truth, detections([[np.nan] * 4, FIRST], depths=[3.0, 11.0]))
+    np.testing.assert_allclose(errors, [[1, 10]], rtol=1e-6)
+
+
 def test_means_leave_out_what_is_unknown():
     records = [{"image_id": 1, "annotations": TRUTH}, {"image_id": 2, "annotations": TRUTH[:1]}]
     DatasetCatalog.register("two_images", lambda: records)

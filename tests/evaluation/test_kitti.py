@@ -9,7 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation.testing import flatten_results_dict, print_csv_format
 from detectron2.structures import Boxes, Instances
 
+from centernet_d2 import load_config, model_zoo
 from centernet_d2.data.datasets.kitti import load_kitti_3d, read_objects, register_kitti_3d
+from centernet_d2.engine import Trainer
 from centernet_d2.evaluation.kitti import KITTIEvaluator
 from centernet_d2.evaluation.kitti_metrics import (
     DIFFICULTIES,
@@ -18,6 +20,7 @@ from centernet_d2.evaluation.kitti_metrics import (
     GroundTruth,
     average,
     evaluate_kitti,
+    kitti_curves,
     recall_thresholds,
 )
 from centernet_d2.structures import Boxes3D
@@ -46,10 +49,14 @@ def columns(things):
     }
 
 
-def evaluate(truth, detections):
+def arrays(truth, detections):
     truth, detections = columns(truth), columns(detections)
     del truth["score"], detections["occlusion"], detections["truncation"]
-    return evaluate_kitti(GroundTruth(**truth), Detections(**detections))
+    return GroundTruth(**truth), Detections(**detections)
+
+
+def evaluate(truth, detections, **options):
+    return evaluate_kitti(*arrays(truth, detections), **options)
 
 
 def cars(count, **kwargs):
@@ -167,6 +174,69 @@ def test_what_is_ignored(extra_truth, extra_found, expected):
         place = (-1000.0, -1000.0, -1000.0, -1.0, -1.0, -1.0, -10.0)
         extra_truth = tuple(lambda image, f=f: (*f(image)[:3], place, *f(image)[4:]) for f in extra_truth)
     assert both(extra_truth, extra_found) == pytest.approx(expected)
+
+
+def test_a_labelled_box_of_exactly_the_minimum_height_counts_by_the_rules_of_the_original():
+    # Half of the labels are 40 pixels high, and not found.
+    truth = [one for i in range(50) for one in (thing(i), thing(i, box=(500, 100, 600, 140), place=30))]
+    for rules, easy in (("kit", 100), ("original", 50)):
+        results = evaluate(truth, cars(50), rules=rules)
+        assert results["bbox2d"]["Car_easy_R40"] == pytest.approx(easy)
+        assert results["box3d"]["Car_moderate_R40@0.7"] == pytest.approx(50)
+    # A detection of that height is a false one by both.
+    found = [one for i in range(50) for one in (thing(i), thing(i, box=(500, 100, 600, 140), place=30, score=2))]
+    assert evaluate(cars(50), found)["bbox2d"]["Car_easy_R40"] == pytest.approx(50)
+    assert evaluate(cars(50), found, rules="original")["bbox2d"]["Car_easy_R40"] == pytest.approx(50)
+    with pytest.raises(ValueError, match="rules of KITTI's evaluation is 'mine', known: kit, original"):
+        evaluate(truth, truth, rules="mine")
+
+
+def test_where_nothing_is_claimed_the_precision_is_0():
+    # The van takes a small detection of high score, and then the car's, which overlaps it more than its own class does.
+    boxes = {"van": (100, 100, 200, 140), "car": (100, 100, 200, 141), "small": (100, 100, 200, 139)}
+    truth = [thing(0, "Van", boxes["van"]), thing(0, "Car", boxes["car"])]
+    found = [thing(0, "Car", boxes["small"], score=0.9), thing(0, "Car", boxes["car"], score=0.5)]
+    results = evaluate(truth, found)
+    for metric in ("bbox2d", "aos"):
+        assert results[metric]["Car_easy_R11"] == results[metric]["Car_easy_R40"] == 0
+    # Small detections are not ignored where they are large enough.
+    assert results["bbox2d"]["Car_moderate_R11"] > 0
+
+
+BROKEN = {
+    "alpha": {"alpha": math.nan},
+    "score": {"score": math.nan},
+    "infinite score": {"score": math.inf},
+    "box": {"box": (math.nan, 100, 200, 160)},
+    "infinite box": {"box": (100, 100, math.inf, 160)},
+    "place": {"place": math.nan},
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("stuff", [False, True])
+def test_a_detection_that_is_no_number_is_a_wrong_one(name, stuff):
+    # DontCare excuses no such thing.
+    regions = [thing(0, "DontCare", (0, 0, 1000, 1000))] if stuff else []
+    found = cars(50)
+    found[1] = thing(1, **{"score": 0.999, **BROKEN[name]})
+    results = evaluate(regions + cars(50), found)
+    # Without its detection, the second object is not found; as a false one from the first or second score on.
+    without = evaluate(regions + cars(50), found[:1] + found[2:])
+    for metric, values in results.items():
+        for key, value in values.items():
+            if key.startswith("Car"):
+                assert 0 < value < without[metric][key], (metric, key)
+    # Of another class, nothing changes.
+    other = [*cars(50), thing(49, "Pedestrian", **BROKEN[name])]
+    assert evaluate(cars(50), other)["box3d"]["Car_easy_R11@0.7"] == pytest.approx(100)
+
+
+def test_without_a_score_it_is_wrong_at_every_threshold():
+    found = [*cars(50), *(thing(49, score=score, place=50, alpha=math.nan) for score in (math.nan, 0.1))]
+    curves = {setting.label(11): curves for setting, curves in kitti_curves(*arrays(cars(50), found))}
+    # k of k + 1 are right, and 50 of 51 at the end; the other wrong one comes after all.
+    np.testing.assert_allclose(curves["Car_easy_R11"].precision, 50 / 51)
 
 
 def test_half_missed():
@@ -395,6 +465,39 @@ def test_it_evaluates_what_the_files_say(data_set):
         results = evaluator.evaluate()
         assert results["bbox2d"]["Car_easy_R40"] == pytest.approx(expected)
         assert results["box3d"]["Car_easy_R40@0.7"] == pytest.approx(expected)
+
+
+def test_one_warning_counts_the_detections_that_are_no_numbers(data_set, tmp_path, caplog):
+    inputs, outputs = perfect(DatasetCatalog.get(data_set))
+    outputs[0]["instances"].pred_alpha[0] = math.nan
+    outputs[1]["instances"].scores[0] = math.nan
+    outputs[2]["instances"].pred_boxes3d.tensor[0, 2] = math.inf
+    evaluator = KITTIEvaluator(data_set, output_dir=str(tmp_path / "out"), distributed=False)
+    evaluator.process(inputs, outputs)
+    with caplog.at_level(logging.WARNING):
+        results = evaluator.evaluate()
+    assert [line for line in caplog.messages if "finite" in line] == [
+        "3 of 50 detections have a number that is not finite and count as wrong"
+    ]
+    for values in results.values():
+        assert all(0 < value < 100 for name, value in values.items() if name.startswith("Car"))
+
+
+def test_the_rules_come_from_the_config(data_set, tmp_path):
+    for path in (tmp_path / "training/label_2").glob("*.txt"):
+        label = path.read_text()
+        path.write_text(label + label.replace("100 100", "400 100").replace(" 160 ", " 140 ").replace(" 20 ", " 50 "))
+    inputs, outputs = perfect(DatasetCatalog.get(data_set))
+    for output in outputs:
+        output["instances"] = output["instances"][:1]
+    cfg = load_config(model_zoo.get_config_file("KITTI-3D/centernet_3d_R_18.yaml"), ["OUTPUT_DIR", str(tmp_path)])
+    for rules, expected in (("kit", 100), ("original", 50)):
+        cfg.TEST.KITTI_RULES = rules
+        evaluator = Trainer.build_evaluator(cfg, data_set)
+        evaluator.process(inputs, outputs)
+        assert evaluator.evaluate()["bbox2d"]["Car_easy_R40"] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="rules of KITTI's evaluation is 'mine', known: kit, original"):
+        KITTIEvaluator(data_set, rules="mine")
 
 
 def test_only_processed_images_count_and_few_objects_are_announced(data_set, caplog):

@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from centernet_d2.modeling.losses import focal_loss, focal_loss_with_logits, log_depth_loss, regression_loss
+from centernet_d2.modeling.losses import (
+    focal_loss,
+    focal_loss_with_logits,
+    log_depth_loss,
+    orientation_loss,
+    regression_loss,
+)
 
 
 def test_focal_loss_by_hand():
@@ -95,3 +101,40 @@ def test_log_depth_skips_unknown_depths_and_images_without_objects():
 def test_log_depth_is_float32():
     depth = torch.tensor([[1000.0]], dtype=torch.half)
     assert log_depth_loss(depth, depth * 2, torch.ones(1, 1), torch.tensor([0]), 1).dtype == torch.float32
+
+
+SINGLE = torch.zeros(2, dtype=torch.long)
+LOSSES = {
+    "l1": (1, lambda p, t, w: regression_loss(p, t, w)),
+    "smooth_l1": (1, lambda p, t, w: regression_loss(p, t, w, "smooth_l1")),
+    "slots": (1, lambda p, t, w: regression_loss(p, t, w, slots=9)),
+    "log": (1, lambda p, t, w: log_depth_loss(p, t, w, SINGLE, 1)),
+    "orientation": (8, lambda p, t, w: orientation_loss(p, t, w[:, 0])),
+    "orientation of slots": (8, lambda p, t, w: orientation_loss(p, t, w[:, 0], 9)),
+}
+
+
+@pytest.mark.parametrize("unknown", [math.nan, math.inf, -math.inf, -1000.0])
+@pytest.mark.parametrize("name", LOSSES)
+def test_targets_without_weight_may_be_anything(name, unknown):
+    channels, loss = LOSSES[name]
+    prediction = torch.linspace(0.5, 2, 2 * channels).reshape(2, channels).requires_grad_()
+    target, weight = torch.ones(2, channels), torch.tensor([[1.0], [0.0]])
+    expected = loss(prediction, target, weight)
+    target[1] = unknown
+    value = loss(prediction, target, weight)
+    assert value.item() == expected.item() > 0
+    for found, wanted in ((value, expected), (loss(prediction, target, weight * 0), None)):
+        (gradient,) = torch.autograd.grad(found, prediction)
+        assert gradient.isfinite().all()
+        assert gradient[1].abs().max() == 0
+        if wanted is not None:
+            assert torch.equal(gradient, torch.autograd.grad(wanted, prediction)[0])
+
+
+def test_the_angle_of_a_bin_in_which_it_is_not_may_be_anything():
+    prediction = torch.linspace(-1, 1, 8)[None].requires_grad_()
+    target = torch.tensor([[0.0, 1, 0.6, 0.8, 1, 0, math.nan, math.nan]])
+    loss = orientation_loss(prediction, target, torch.ones(1))
+    assert loss.isfinite()
+    assert torch.autograd.grad(loss, prediction)[0].isfinite().all()

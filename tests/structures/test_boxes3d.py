@@ -1,4 +1,5 @@
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from centernet_d2.structures.boxes3d import (
     Boxes3D,
     alpha_to_rotation_y,
     bev_iou,
+    check_camera,
     iou3d,
     location_from_center,
     orientation_to_alpha,
+    paired_iou,
     project,
     rotation_y_to_alpha,
     unproject,
@@ -180,11 +183,123 @@ def test_overlap_of_a_square_turned_by_45_degrees():
     assert bev_iou(square, turned).item() == pytest.approx(octagon / (2 - octagon), abs=1e-6)
 
 
-@pytest.mark.parametrize("bad", [box(w=0), box(length=-4), box(h=-1), box(x=float("nan")), box(length=float("inf"))])
+@pytest.mark.parametrize(
+    "bad", [box(w=0), box(length=-4), box(x=math.nan), box(length=math.inf), box(rotation=math.nan)]
+)
 def test_senseless_boxes_overlap_nothing(bad):
     boxes = Boxes3D([bad, box()])
     assert bev_iou(boxes, boxes).tolist() == [[0, 0], [0, 1]]
     assert iou3d(boxes, boxes).tolist() == [[0, 0], [0, 1]]
+
+
+@pytest.mark.parametrize("flat", [box(h=0), box(h=-1), box(h=math.nan), box(y=math.inf)])
+def test_heights_do_not_count_from_above(flat):
+    boxes = Boxes3D([flat, box()])
+    assert bev_iou(boxes, boxes).tolist() == [[1, 1], [1, 1]]
+    assert iou3d(boxes, boxes).tolist() == [[0, 0], [0, 1]]
+
+
+def footprint(row):
+    """The four (x, z) corners of a box, as floats."""
+    x, z, width, length, angle = row[[0, 2, 4, 5, 6]]
+    cos, sin = math.cos(angle), math.sin(angle)
+    sides = ((1, 1), (1, -1), (-1, -1), (-1, 1))
+    halves = [(a * length / 2, b * width / 2) for a, b in sides]
+    return [(x + cos * along + sin * across, z + cos * across - sin * along) for along, across in halves]
+
+
+def area_of(polygon):
+    return sum(a[0] * b[1] - a[1] * b[0] for a, b in zip(polygon, polygon[1:] + polygon[:1], strict=True)) / 2
+
+
+def cut_by_edges(polygon, other):
+    """What of a polygon is inside a convex one that goes around in the same sense (Sutherland and Hodgman)."""
+    for start, end in zip(other, other[1:] + other[:1], strict=True):
+        side = [(end[0] - start[0]) * (p[1] - start[1]) - (end[1] - start[1]) * (p[0] - start[0]) for p in polygon]
+        kept = []
+        for index, (point, own) in enumerate(zip(polygon, side, strict=True)):
+            before, last = polygon[index - 1], side[index - 1]
+            if (own < 0) != (last < 0):
+                share = last / (last - own)
+                kept.append(tuple(b + share * (p - b) for b, p in zip(before, point, strict=True)))
+            if own >= 0:
+                kept.append(point)
+        polygon = kept
+    return polygon
+
+
+def exact_iou(first, second):
+    """From above, in exact fractions of the corners."""
+    # The corners go around clockwise in (x, z); the other way is the positive one.
+    one, two = ([tuple(map(Fraction, point)) for point in footprint(row)][::-1] for row in (first, second))
+    one, two = ((p if area_of(p) > 0 else p[::-1]) for p in (one, two))
+    shared = area_of(cut_by_edges(one, two))
+    return float(shared / (area_of(one) + area_of(two) - shared))
+
+
+def neighbours(rng, count):
+    """Pairs of boxes that overlap, touch along a side or at a corner, nearly touch, coincide, or nearly coincide."""
+    pairs = []
+    for _ in range(count):
+        first = np.array(
+            [*rng.uniform([-20, 1, 5], [20, 2, 70]), *rng.uniform(0.4, 5, 3), rng.uniform(-math.pi, math.pi)]
+        )
+        second = first.copy()
+        second[3:6] = rng.uniform(0.4, 5, 3) if rng.random() < 0.5 else first[3:6]
+        second[6] += rng.choice([0, math.pi / 2, math.pi, *(10.0 ** rng.uniform(-17, -2, 3)), rng.uniform(-3, 3)])
+        # Along and across the first box, in units of what makes boxes of one direction touch.
+        along, across = rng.choice([0, 1, -1, rng.uniform(-1, 1)], 2) * (1 + rng.choice([0, 1e-15, 1e-9, -1e-9, 1e-4]))
+        along, across = along * (first[5] + second[5]) / 2, across * (first[4] + second[4]) / 2
+        cos, sin = math.cos(first[6]), math.sin(first[6])
+        second[[0, 2]] += cos * along + sin * across, cos * across - sin * along
+        pairs.append((first, second))
+    return pairs
+
+
+def test_overlaps_are_exact_whatever_touches():
+    pairs = neighbours(np.random.default_rng(0), 3000)
+    first, second = (np.array(rows) for rows in zip(*pairs, strict=True))
+    index = np.arange(len(pairs))
+    ours, back = paired_iou(first, second, index, index)[0], paired_iou(second, first, index, index)[0]
+    exact = np.array([exact_iou(*pair) for pair in pairs])
+    np.testing.assert_allclose(ours, exact, atol=1e-11)
+    np.testing.assert_allclose(ours, back, atol=1e-11)
+    # Everything is among them: nothing in common, a little, and all.
+    assert min((exact < 1e-7).sum(), ((exact > 0.01) & (exact < 0.9)).sum(), (exact > 1 - 1e-7).sum()) > 50
+
+
+def test_boxes_that_only_touch_share_nothing():
+    first = np.array([[-0.2, 1.42, 57.74, 1.48, 0.92, 1.15, -1.9]])
+    second = first.copy()
+    second[0, [0, 2]] = -0.5717830018930288, 58.828245100840526
+    index = np.zeros(1, dtype=int)
+    assert max(paired_iou(first, second, index, index)) < 1e-12
+    assert paired_iou(first, first, index, index) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m[:, :3], r"the camera is not a \(3, 4\) matrix, its shape is \(3, 3\)"),
+        (lambda m: m * 0, "the camera has the focal lengths 0.0 and 0.0, which must be positive"),
+        (lambda m: m * [[-1], [1], [1]], "the focal lengths -700.0 and 700.0"),
+        (lambda m: m * [[1], [1], [0]], r"a third row that begins with \[0.0, 0.0, 0.0\] instead of 0, 0, 1"),
+        (lambda m: m * 2, r"a third row that begins with \[0.0, 0.0, 2.0\]"),
+        (lambda m: m * math.nan, "numbers that are not finite"),
+        (lambda m: np.where(m == 45, math.inf, m), "numbers that are not finite"),
+        (lambda m: m + np.eye(3, 4, 1), "the camera has a skew"),
+        (lambda m: "front", r"the camera is not a \(3, 4\) matrix of numbers: 'front'"),
+        (lambda m: [[1, 2], [3]], r"the camera is not a \(3, 4\) matrix of numbers"),
+        (lambda m: None, r"the camera is not a \(3, 4\) matrix of numbers: None"),
+    ],
+)
+def test_what_is_no_camera_is_named(change, message):
+    for kind in (CAMERA, CAMERA.numpy(), CAMERA.tolist()):
+        checked = check_camera(kind)
+        assert checked.dtype == torch.float64
+        assert torch.equal(checked, CAMERA.double())
+    with pytest.raises(ValueError, match=message):
+        check_camera(change(CAMERA.numpy().astype(float)))
 
 
 def test_overlaps_in_chunks_are_the_same(monkeypatch):

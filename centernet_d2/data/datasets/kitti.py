@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from tqdm import tqdm
 
+from ...structures.boxes3d import check_camera
 from ..checks import ALL_CLASSES, EXCLUDED
 
 __all__ = [
@@ -131,7 +133,7 @@ def read_camera(path: str | Path) -> list[list[float]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it has no P2, or not one of 12 finite numbers with a positive focal length.
+        ValueError: it has no P2, or one that is no camera (:func:`centernet_d2.structures.boxes3d.check_camera`).
     """
     for where, line in _lines(path):
         name, _, content = line.partition(":")
@@ -140,9 +142,10 @@ def read_camera(path: str | Path) -> list[list[float]]:
         numbers = _numbers(content.split(), where)
         if len(numbers) != 12:
             raise ValueError(f"{where}: P2 has {len(numbers)} numbers instead of 12")
-        if min(numbers[0], numbers[5]) <= 0:
-            raise ValueError(f"{where}: the focal lengths {numbers[0]} and {numbers[5]} of P2 must be positive")
-        return [numbers[row : row + 4] for row in (0, 4, 8)]
+        try:
+            return check_camera([numbers[row : row + 4] for row in (0, 4, 8)]).tolist()
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
     raise ValueError(f"{path}: no line 'P2: ...' with the matrix of the left colour camera")
 
 
@@ -171,7 +174,8 @@ def load_kitti_3d(root: str | Path, split: str) -> list[dict]:
 
     Beside the standard keys an image has ``camera`` ((3, 4) nested list); its ``image_id`` is the name of the frame. An
     annotation has ``kitti_type``, ``ignore``, ``alpha``, ``dimensions`` [h, w, l], ``location`` [x, y, z],
-    ``rotation_y``, ``depth``, ``truncation`` and ``occlusion``. All objects of the label file are there, in its order.
+    ``rotation_y``, ``depth``, ``truncation`` and ``occlusion``. All objects of the label file are there, in its order;
+    of a few that the camera stands beside, the depth is zero or negative.
     Those that are no object of CLASSES have ``ignore`` True, and their ``category_id`` is the class on whose heatmap
     they are ignored, ALL_CLASSES, or EXCLUDED for what must be left out; ``iscrowd`` says to Detectron2's own checks
     and statistics that they are no objects.
@@ -182,7 +186,8 @@ def load_kitti_3d(root: str | Path, split: str) -> list[dict]:
 
     Raises:
         FileNotFoundError: the split, or an image, label or calibration file that it asks for, does not exist.
-        ValueError: a file is malformed; the message names file and line.
+        ValueError: a file is malformed; the message names it, and the line of a text file. Images of more than
+            ``PIL.Image.MAX_IMAGE_PIXELS`` pixels are too large.
     """
     root = Path(root)
     split_file = root / "ImageSets" / f"{split}.txt"
@@ -205,9 +210,11 @@ def _load_frame(folder: Path, frame: str, where: str) -> dict:
         if not path.is_file():
             raise FileNotFoundError(f"{where}: the {what} file {path} of the image {image} does not exist")
     try:
-        with Image.open(image) as header:
-            width, height = header.size
-    except OSError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(image) as header:
+                width, height = header.size
+    except Exception as error:  # Pillow raises whatever it stumbles over.
         raise ValueError(f"cannot read the image {image}: {error}") from error
     return {
         "file_name": str(image),
@@ -215,15 +222,12 @@ def _load_frame(folder: Path, frame: str, where: str) -> dict:
         "height": height,
         "width": width,
         "camera": read_camera(calibration),
-        "annotations": [_annotation(parse_object(line, where), where) for where, line in _lines(label)],
+        "annotations": [_annotation(thing) for thing in read_objects(label)],
     }
 
 
-def _annotation(thing: KittiObject, where: str) -> dict:
+def _annotation(thing: KittiObject) -> dict:
     ignore = thing.kind not in CLASSES
-    depth = thing.location[2]
-    if not ignore and depth <= 0:
-        raise ValueError(f"{where}: a {thing.kind} at the depth {depth} m, which is not in front of the camera")
     return {
         "bbox": list(thing.box),
         "bbox_mode": BoxMode.XYXY_ABS,
@@ -235,7 +239,7 @@ def _annotation(thing: KittiObject, where: str) -> dict:
         "dimensions": list(thing.dimensions),
         "location": list(thing.location),
         "rotation_y": thing.rotation_y,
-        "depth": depth,
+        "depth": thing.location[2],
         "truncation": thing.truncation,
         "occlusion": thing.occlusion,
     }

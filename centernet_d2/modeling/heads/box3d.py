@@ -17,7 +17,13 @@ from torch import Tensor
 from ...config import check_choice
 from ...data.augmentations import is_mirrored
 from ...data.boxes3d import check_boxes3d
-from ...structures.boxes3d import Boxes3D, alpha_to_rotation_y, location_from_center, orientation_to_alpha
+from ...structures.boxes3d import (
+    Boxes3D,
+    alpha_to_rotation_y,
+    check_camera,
+    location_from_center,
+    orientation_to_alpha,
+)
 from ..geometry import Geometry, apply_affine
 from ..losses import log_depth_loss, orientation_loss, regression_loss
 from ..points import Peaks, Points, SparseTarget
@@ -96,6 +102,7 @@ def annotate_boxes3d(
 class Box3DHead(PointHead):
     """Depth, height, width and length in metres, and orientation in two bins, at the center of the 2-D box.
 
+    Of an object that is not in front of the camera (its depth is not positive) no depth is learned.
     ``pred_boxes3d`` (:class:`Boxes3D`) and ``pred_alpha`` are in the camera coordinates of the original image.
     """
 
@@ -134,10 +141,15 @@ class Box3DHead(PointHead):
             common: see :class:`PointHead`.
 
         Raises:
-            ValueError: an unknown choice, or depths of augmented images without a reference.
+            ValueError: an unknown choice, depths of augmented images without a reference, or a default camera that is
+                none (:func:`check_camera`).
         """
         check_choice("MODEL.CENTERNET.BOX3D.DEPTH_LOSS", depth_loss, DEPTH_LOSSES)
         _check_augmented(augmented_depth, reference_focal)
+        try:
+            camera = None if default_camera is None else check_camera(default_camera)
+        except ValueError as error:
+            raise ValueError(f"MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA: {error}") from error
         super().__init__({"depth": 1, "orientation": ORIENTATION_SIZE, "dimensions": 3}, **common)
         self.depth_loss = depth_loss
         self.depth_log_balance = depth_log_balance
@@ -146,7 +158,7 @@ class Box3DHead(PointHead):
         self.orientation_weight = orientation_weight
         self.loss_slots = loss_slots
         self.reference_focal = reference_focal
-        self.default_camera = default_camera
+        self.default_camera = camera
         self.stride = stride
 
     @classmethod
@@ -189,8 +201,10 @@ class Box3DHead(PointHead):
         if self.reference_focal:
             depth = depth * self.reference_focal / torch.cat([x.gt_camera for x in gt])[:, 0, 0]
         known = (points.weight * metric)[:, None]
+        # Of an object beside the camera the bottom center may be behind it; networks say positive depths.
+        ahead = depth[:, None] > 0
         return {
-            "depth": points.target(depth[:, None], known),
+            "depth": points.target(depth[:, None], known * ahead),
             "dimensions": points.target(dimensions, known.expand_as(dimensions)),
             "orientation": points.target(describe_orientation(*orientation_bins(alpha))),
         }
@@ -246,7 +260,7 @@ class Box3DHead(PointHead):
         if camera is None:
             if self.default_camera is None:
                 raise ValueError("3-D boxes need the camera of an image: a (3, 4) projection matrix as its 'camera'")
-            camera = torch.tensor(self.default_camera, dtype=torch.float64)
+            camera = self.default_camera
         centers, dimensions, depth = fields["centers"], fields["dimensions"], fields["depth"]
         if self.reference_focal:
             # The focal length in the network input: a map pixel shows to_image[0, 0] pixels of the original image.

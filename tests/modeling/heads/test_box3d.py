@@ -172,8 +172,38 @@ def test_without_any_camera_there_are_no_boxes():
     maps = perfect_maps(model, ground_truth(CARS))
     with pytest.raises(ValueError, match="3-D boxes need the camera"):
         model.detect(maps, [geometry])
-    model.heads["Box3DHead"].default_camera = CAMERA.tolist()
+    model = model_3d(default_camera=CAMERA.tolist())
     assert len(model.detect(maps, [geometry])[0].pred_boxes3d) == 3
+
+
+@pytest.mark.parametrize(
+    "camera", [CAMERA * 0, CAMERA * math.nan, CAMERA[:2], CAMERA * torch.tensor([[1.0], [1], [0]])]
+)
+def test_a_default_camera_that_is_none_shows_at_once(camera):
+    with pytest.raises(ValueError, match=r"MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA: the camera (has|is)"):
+        model_3d(default_camera=camera.tolist())
+
+
+@pytest.mark.parametrize("reference", [0.0, 50.0])
+@pytest.mark.parametrize("loss", ["l1", "log"])
+@pytest.mark.parametrize("depth", [-0.18, 0.0, 1e-3, math.nan])
+def test_no_depth_is_learned_from_what_is_not_in_front(loss, reference, depth):
+    model = model_3d(depth_loss=loss, reference_focal=reference)
+    gt = ground_truth(CARS)
+    gt.gt_depth = torch.tensor([CARS[0][2], depth, CARS[2][2]])
+    targets = targets_of(model, [gt])
+    assert targets["depth"].weight.flatten().tolist() == [1, float(depth > 0), 1]
+    for name in ("dimensions", "orientation", "size", "offset"):
+        assert targets[name].weight.min() == 1
+    assert (targets["heatmap"] == 1).sum() == 3
+    head = model.heads["Box3DHead"]
+    maps = {name: torch.randn(1, channels, 16, 24, requires_grad=True) for name, channels in head.maps.items()}
+    losses = head.losses(maps, targets)
+    gradients = torch.autograd.grad(sum(losses.values()), list(maps.values()))
+    assert all(value.isfinite() for value in losses.values())
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    x, y = targets["depth"].cells[1].tolist()
+    assert (gradients[list(maps).index("depth")][0, 0, y, x] != 0) == (depth > 0)
 
 
 def test_decoding_exports():

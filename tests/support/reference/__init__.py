@@ -7,6 +7,7 @@ from . import (  # noqa: F401 - they register their checks
     boxes3d,
     comparison,
     decode,
+    kitti,
     losses,
     networks,
     pipeline,
