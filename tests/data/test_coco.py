@@ -26,8 +26,7 @@ def load(tmp_path):
         path.write_text(content if isinstance(content, str) else json.dumps(content), encoding=encoding)
         return load_coco_file(str(path), str(tmp_path / "images"), "mine")
 
-    yield make
-    MetadataCatalog.remove("mine")
+    return make
 
 
 def content(**lists):
