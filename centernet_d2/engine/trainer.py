@@ -194,14 +194,10 @@ class Trainer(DefaultTrainer):
             if kind == "kitti" and not heads_provide(cfg, "boxes3d"):
                 raise ValueError(f"evaluation on '{name}' needs 3-D boxes: add Box3DHead to MODEL.CENTERNET.HEADS")
             metadata = MetadataCatalog.get(name)
-            # Data sets of DATASETS.REGISTER were checked when they were read.
-            if (
-                kind == "coco"
-                and metadata.get("json_file")
-                and name not in (entry[0] for entry in cfg.DATASETS.REGISTER)
-            ):
-                categories = read_json(metadata.json_file).get("categories", ())
-                check_keypoint_names(metadata.json_file, categories, metadata.get("keypoint_names", ()))
+            path, names = metadata.get("json_file"), metadata.get("keypoint_names")
+            # Files of DATASETS.REGISTER were checked when they were read.
+            if kind == "coco" and path and names and name not in [entry[0] for entry in cfg.DATASETS.REGISTER]:
+                check_keypoint_names(path, read_json(path).get("categories", ()), names)
 
     @staticmethod
     def check_annotations(cfg: CfgNode, dicts: Sequence[dict]) -> None:

@@ -19,6 +19,9 @@ from ..numbers import LARGEST_COORDINATE
 
 __all__ = ["check_keypoint_names", "load_coco_file", "read_json", "register_coco_file"]
 
+_LISTS = ("images", "annotations", "categories")
+_NEEDED = "but must hold an object with the lists " + ", ".join(_LISTS)
+
 
 def register_coco_file(name: str, metadata: dict[str, object], json_file: str, image_root: str) -> None:
     """Like Detectron2's ``register_coco_instances``, but read by :func:`load_coco_file`."""
@@ -70,16 +73,17 @@ def load_coco_file(json_file: str, image_root: str, name: str) -> list[dict]:
 
 
 def read_json(path: str) -> dict:
-    """The object in a JSON file in UTF-8, with or without a byte-order mark.
+    """The object in a JSON file, with or without a byte-order mark.
 
     Raises:
         ValueError: it is something else; the message names the file.
     """
     try:
-        with PathManager.open(path, "r", encoding="utf-8-sig") as file:
+        # From bytes, the json module finds out about encoding and mark.
+        with PathManager.open(path, "rb") as file:
             content = json.load(file)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON file in UTF-8: {error}") from error
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a COCO file: it holds a {type(content).__name__}, {_NEEDED}")
     return content
@@ -98,10 +102,6 @@ def check_keypoint_names(path: str, categories: Sequence[dict], names: Sequence[
                 f"{path}: the keypoints of {category['name']} are {', '.join(map(str, own))}, but those of the config "
                 f"or of the metadata {', '.join(names)}"
             )
-
-
-_LISTS = ("images", "annotations", "categories")
-_NEEDED = "but must hold an object with the lists " + ", ".join(_LISTS)
 
 
 def _entries(path: str, content: dict, key: str) -> list[dict]:
