@@ -48,7 +48,11 @@ def check_dataset(name: str, dicts: Sequence[dict], num_classes: int) -> None:
             f"the data set '{name}' has {len(classes)} classes ({', '.join(classes[:10])}"
             f"{', ...' if len(classes) > 10 else ''}), but MODEL.CENTERNET.NUM_CLASSES is {num_classes}"
         )
-    sizes = check_images(name, dicts)
+    _check_boxes(name, dicts, check_images(name, dicts), num_classes)
+
+
+def _check_boxes(name: str, dicts: Sequence[dict], sizes: Sequence[tuple[int, int]], num_classes: int) -> None:
+    """See :func:`check_dataset`; `sizes` are width and height of each image."""
     places = [
         (image, index)
         for image, record in enumerate(dicts)
@@ -61,12 +65,12 @@ def check_dataset(name: str, dicts: Sequence[dict], num_classes: int) -> None:
             if not _are_objects([annotation], num_classes):
                 where = f"{name}: {dicts[image]['file_name']}, annotation {index} of this image"
                 raise ValueError(f"{where}: {_what_is_wrong(annotation, num_classes)}")
-    sizes = np.array(sizes, dtype=np.float64)[[image for image, _ in places]].reshape(-1, 2)
-    if dropped := int((~shows_something(annotations, sizes)).sum()):
+    limits = np.array([sizes[image] for image, _ in places], dtype=np.float64).reshape(-1, 2)
+    if dropped := int((~shows_something(annotations, limits)).sum()):
         logger.warning(
             f"data set '{name}': {dropped} boxes without area or outside their image are left out of training"
         )
-    if convention := _other_convention(annotations, sizes):
+    if convention := _other_convention(annotations, limits):
         logger.warning(f"data set '{name}': are its boxes right? {convention}")
 
 
