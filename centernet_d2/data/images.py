@@ -2,14 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-__all__ = ["as_color_bytes", "read_image"]
+__all__ = ["ImageHeader", "as_color_bytes", "read_header", "read_image"]
+
+_EXIF_ORIENTATION = 274
+
+
+class ImageHeader(NamedTuple):
+    """What an image file says of itself.
+
+    Attributes:
+        width, height: in pixels, as stored.
+        orientation: of EXIF: 1 is upright, 2 to 8 are mirrored or turned, from 5 on with width and height swapped.
+    """
+
+    width: int
+    height: int
+    orientation: int
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """(width, height) of the image that :func:`read_image` returns."""
+        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
+
+
+def read_header(path: str | Path) -> ImageHeader:
+    """Size and orientation of an image file, without decoding it.
+
+    Raises:
+        OSError: the file does not exist, is no image, or has more pixels than Pillow decodes; the message names it.
+    """
+    with _opened(path) as image:
+        # Pillow would decode a PNG in search of EXIF data behind its pixels, where hardly any program writes them.
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if image.format != "PNG" or "exif" in image.info else 1
+        return ImageHeader(*image.size, orientation if orientation in range(1, 9) else 1)
 
 
 def read_image(path: str | Path, image_format: str = "BGR") -> np.ndarray:
@@ -27,19 +62,26 @@ def read_image(path: str | Path, image_format: str = "BGR") -> np.ndarray:
     Raises:
         OSError: the file does not exist or is no image; the message names it.
     """
+    with _opened(path) as image:
+        image = _apply_exif_orientation(image)
+        if image.mode.startswith(("I", "F")):
+            pixels = _deep_grey(np.asarray(image))
+        else:
+            pixels = np.asarray(image.convert("RGB"))
+    rgb = as_color_bytes(pixels)
+    return np.ascontiguousarray(rgb[..., ::-1]) if image_format == "BGR" else rgb
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
+    """An image whose header is read; all errors, those of the block too, become an OSError that names the file."""
     try:
         with PathManager.open(str(path), "rb") as file, Image.open(file) as image:
-            image = _apply_exif_orientation(image)
-            if image.mode.startswith(("I", "F")):
-                pixels = _deep_grey(np.asarray(image))
-            else:
-                pixels = np.asarray(image.convert("RGB"))
+            yield image
     except FileNotFoundError:
         raise FileNotFoundError(f"the image {path} does not exist") from None
     except Exception as error:  # Pillow's decoders raise whatever they stumble over.
         raise OSError(f"cannot read the image {path}: {error}") from error
-    rgb = as_color_bytes(pixels)
-    return np.ascontiguousarray(rgb[..., ::-1]) if image_format == "BGR" else rgb
 
 
 def _deep_grey(pixels: np.ndarray) -> np.ndarray:

@@ -11,9 +11,19 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.utils.logger import log_first_n
 
-__all__ = ["KeypointSchema", "check_keypoints", "keypoint_schema"]
+from .numbers import LARGEST_COORDINATE, number_table
+
+__all__ = ["HALF_PIXEL", "KeypointSchema", "check_keypoints", "has_keypoints", "keypoint_schema"]
 
 COCO_KEYPOINTS = 17
+# Detectron2 moves keypoints by half a pixel when it reads and writes them; ours have pixel centers at integers.
+HALF_PIXEL = 0.5
+
+
+def has_keypoints(annotation: dict) -> bool:
+    """Whether an annotation lists keypoints; ``None`` and an empty list are none."""
+    keypoints = annotation.get("keypoints")
+    return keypoints is not None and not (isinstance(keypoints, (list, tuple)) and len(keypoints) == 0)
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,8 @@ def check_keypoints(cfg: CfgNode, dicts: Sequence[dict]) -> None:
     """Check the keypoints of a data set, and the config that is to evaluate them, before hours are spent on them.
 
     Raises:
-        ValueError: the wrong number of keypoints or sigmas, or a visibility that is not 0, 1 or 2; names the image.
+        ValueError: the wrong number of keypoints or sigmas, a visibility that is not 0, 1 or 2, or a coordinate that is
+            not finite or absurd; names the image.
     """
     schema = keypoint_schema(cfg)
     if len(sigmas := cfg.TEST.KEYPOINT_OKS_SIGMAS) not in (0, len(schema)):
@@ -109,12 +120,32 @@ def check_keypoints(cfg: CfgNode, dicts: Sequence[dict]) -> None:
             f"TEST.KEYPOINT_OKS_SIGMAS is empty, which stands for COCO's {COCO_KEYPOINTS} keypoints, but there are "
             f"{len(schema)}; 0.05 for each is a sensible start"
         )
-    for image in dicts:
-        for index, annotation in enumerate(image.get("annotations", ())):
-            where = f"{image['file_name']}, annotation {index} of this image"
-            try:
-                visibility = schema.as_array(annotation.get("keypoints", [0] * 3 * len(schema)))[:, 2]
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}") from error
-            if not np.isin(visibility, (0, 1, 2)).all():
-                raise ValueError(f"{where}: a visibility is not 0, 1 or 2: {visibility.tolist()}")
+    found = [
+        (image["file_name"], index, annotation["keypoints"])
+        for image in dicts
+        for index, annotation in enumerate(image.get("annotations", ()))
+        if has_keypoints(annotation)
+    ]
+    if _are_keypoints([keypoints for _, _, keypoints in found], len(schema)):
+        return
+    for file_name, index, keypoints in found:
+        if not _are_keypoints([keypoints], len(schema)):
+            raise ValueError(f"{file_name}, annotation {index} of this image: {_what_is_wrong(keypoints, schema)}")
+
+
+def _are_keypoints(rows: Sequence[Sequence[float]], count: int) -> bool:
+    table = number_table(rows, 3 * count)
+    return table is not None and bool(np.isin(table[:, 2::3], (0, 1, 2)).all())
+
+
+def _what_is_wrong(keypoints: Sequence[float], schema: KeypointSchema) -> str:
+    try:
+        visibility = schema.as_array(keypoints)[:, 2].tolist()
+    except (TypeError, ValueError) as error:
+        return str(error)
+    if not np.isin(visibility, (0, 1, 2)).all():
+        return f"a visibility is not 0, 1 or 2: {visibility}"
+    return (
+        f"a coordinate of the keypoints {list(keypoints)} is not a finite number of at most {LARGEST_COORDINATE} "
+        "pixels; keypoints that are not labelled are 0, 0, 0"
+    )

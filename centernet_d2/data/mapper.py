@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import compress
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from ..config import check_choice
 from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, Annotator, lookup
 from .augmentations import build_augmentations
 from .boxes3d import carry_camera
-from .checks import ALL_CLASSES, EXCLUDED
+from .checks import ALL_CLASSES, EXCLUDED, shows_something
 from .images import read_image
 
 __all__ = ["CenterNetDatasetMapper"]
@@ -95,8 +96,14 @@ class CenterNetDatasetMapper(DatasetMapper):
     def _transform_annotations(
         self, dataset_dict: dict, transforms: TransformList, image_shape: tuple[int, int]
     ) -> None:
-        """Replace ``annotations`` by ``instances``, in annotation order; objects outside the image are dropped."""
+        """Replace ``annotations`` by ``instances``, in annotation order; objects outside the image are dropped.
+
+        ``width`` and ``height`` are those of the image before its transforms.
+        """
         annotations = [x for x in dataset_dict.pop("annotations") if x["category_id"] != EXCLUDED]
+        # Before the transforms, which put the corners of a box in order and may move it into the window.
+        size = (dataset_dict.get("width", np.inf), dataset_dict.get("height", np.inf))
+        annotations = list(compress(annotations, shows_something(annotations, size)))
         if any(not (ALL_CLASSES if x.get("ignore") else 0) <= x["category_id"] < self.num_classes for x in annotations):
             raise ValueError(
                 f"{dataset_dict['file_name']} has objects of a class that MODEL.CENTERNET.NUM_CLASSES = "

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import register_coco_instances
 
+from .datasets.coco import register_coco_file
 from .datasets.kitti import register_kitti_sets
 
 __all__ = ["keypoint_metadata", "register_datasets", "register_from_config"]
@@ -53,7 +53,7 @@ def register_datasets(
                     f"$DETECTRON2_DATASETS ({root})"
                 )
         if name not in DatasetCatalog.list():
-            register_coco_instances(name, keypoints, json_file, image_root)
+            register_coco_file(name, keypoints, json_file, image_root)
         elif _source(name) != (json_file, image_root):
             raise ValueError(f"DATASETS.REGISTER: the name '{name}' is taken by another data set")
 

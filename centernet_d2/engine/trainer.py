@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..config import check_choice
 from ..data import CenterNetDatasetMapper
-from ..data.checks import check_coco_file, load_checked
-from ..evaluation.coco import RoundingCOCOEvaluator, fill_keypoints
+from ..data.checks import load_checked
+from ..data.datasets.coco import check_keypoint_names, read_json
+from ..evaluation.coco import RoundingCOCOEvaluator, complete_ground_truth
 from ..evaluation.errors import DEPTH_ERRORS, ErrorEvaluator, depth_errors, keypoint_errors
 from ..evaluation.kitti import KITTIEvaluator
 from ..evaluation.kitti_metrics import RULES
@@ -161,16 +162,17 @@ class Trainer(DefaultTrainer):
         """By the ``evaluator_type`` of the data set: COCO, Pascal VOC or KITTI."""
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         if evaluator_type(dataset_name) == "coco":
-            evaluator = (RoundingCOCOEvaluator if cfg.TEST.ROUND_RESULTS else COCOEvaluator)(
-                dataset_name,
-                output_dir=folder,
-                max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-                kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
-            )
-            if not heads_provide(cfg, "keypoints"):
+            num_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if heads_provide(cfg, "keypoints") else 0
+            with complete_ground_truth(dataset_name, num_keypoints) as complete_name:
+                evaluator = (RoundingCOCOEvaluator if cfg.TEST.ROUND_RESULTS else COCOEvaluator)(
+                    complete_name,
+                    output_dir=folder,
+                    max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+                    kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+                )
+            if not num_keypoints:
                 return evaluator
-            fill_keypoints(evaluator, cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)
-            numbers = [str(index) for index in range(cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS)]
+            numbers = [str(index) for index in range(num_keypoints)]
             names = MetadataCatalog.get(dataset_name).get("keypoint_names") or numbers
             errors = ErrorEvaluator(dataset_name, "keypoint_error", [*names, "mean"], keypoint_errors)
             return DatasetEvaluators([evaluator, errors])
@@ -196,8 +198,11 @@ class Trainer(DefaultTrainer):
                 raise ValueError(f"evaluation on '{name}' needs 3-D boxes: add Box3DHead to MODEL.CENTERNET.HEADS")
             if kind == "kitti":
                 check_choice("TEST.KITTI_RULES", cfg.TEST.KITTI_RULES, RULES)
-            if kind == "coco":
-                check_coco_file(name)
+            metadata = MetadataCatalog.get(name)
+            path, names = metadata.get("json_file"), metadata.get("keypoint_names")
+            # Files of DATASETS.REGISTER were checked when they were read.
+            if kind == "coco" and path and names and name not in [entry[0] for entry in cfg.DATASETS.REGISTER]:
+                check_keypoint_names(path, read_json(path).get("categories", ()), names)
 
     @staticmethod
     def check_annotations(cfg: CfgNode, dicts: Sequence[dict]) -> None:

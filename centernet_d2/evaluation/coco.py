@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from tempfile import TemporaryDirectory
 
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_dict
 from detectron2.evaluation import COCOEvaluator
 
-__all__ = ["RoundingCOCOEvaluator", "fill_keypoints", "round_result"]
+from ..data.datasets.coco import read_json
+
+__all__ = ["RoundingCOCOEvaluator", "complete_ground_truth", "fill_annotations", "round_result"]
 
 
 def round_result(result: dict) -> dict:
@@ -26,16 +34,65 @@ def _two_decimals(values: Sequence[float]) -> list[float]:
     return [float(f"{value:.2f}") for value in values]
 
 
-def fill_keypoints(evaluator: COCOEvaluator, count: int) -> None:
-    """Give zeros to annotations without keypoints, which pycocotools wants everywhere; the file stays as it is.
+@contextmanager
+def complete_ground_truth(dataset_name: str, num_keypoints: int = 0) -> Iterator[str]:
+    """A data set like another one whose COCO file has everything that the COCO evaluation needs.
+
+    Detectron2's evaluator reads the file that the metadata of its data set name. For as long as the context lasts, that
+    is a copy; the ground truth stays as it is.
 
     Args:
-        evaluator: its annotations are changed in memory.
-        count: number of keypoints.
+        dataset_name: a data set with a COCO file, or one whose dicts can be converted.
+        num_keypoints: see :func:`fill_annotations`.
+
+    Yields:
+        The name to build an evaluator with.
+
+    Raises:
+        ValueError: the file is not JSON.
     """
-    for annotation in evaluator._coco_api.anns.values():
-        keypoints = annotation.setdefault("keypoints", [0] * 3 * count)
-        annotation.setdefault("num_keypoints", sum(visibility > 0 for visibility in keypoints[2::3]))
+    metadata = MetadataCatalog.get(dataset_name)
+    path = metadata.get("json_file")
+    if path and not metadata.get("thing_classes"):
+        DatasetCatalog.get(dataset_name)  # Reading the annotations fills in the classes.
+    content = read_json(path) if path else convert_to_coco_dict(dataset_name)
+    fill_annotations(content, num_keypoints)
+    with TemporaryDirectory() as folder:
+        copy = os.path.join(folder, "ground_truth.json")
+        with open(copy, "w", encoding="utf-8") as file:
+            json.dump(content, file)
+        name = f"{dataset_name} ({folder})"
+        MetadataCatalog.get(name).set(**{**metadata.as_dict(), "name": name, "json_file": copy})
+        try:
+            yield name
+        finally:
+            MetadataCatalog.remove(name)
+
+
+def fill_annotations(content: dict, num_keypoints: int = 0) -> None:
+    """Complete the annotations of a COCO file in memory with what may be missing there.
+
+    The area is that of the box, the crowd flag 0, keypoints are not labelled. If an annotation has no id, or 0, which
+    pycocotools takes for no match, all are numbered anew.
+
+    Args:
+        content: of a COCO file; changed.
+        num_keypoints: that annotations without keypoints get, and a count of; 0 leaves keypoints alone.
+    """
+    annotations = content.get("annotations", ())
+    if not all(annotation.get("id") for annotation in annotations):
+        for index, annotation in enumerate(annotations):
+            annotation["id"] = index + 1
+    for annotation in annotations:
+        if annotation.get("area") is None:
+            width, height = annotation["bbox"][2:]
+            annotation["area"] = max(width, 0) * max(height, 0)
+        if annotation.get("iscrowd") is None:
+            annotation["iscrowd"] = 0
+        if num_keypoints:
+            keypoints = annotation["keypoints"] = annotation.get("keypoints") or [0] * 3 * num_keypoints
+            if annotation.get("num_keypoints") is None:
+                annotation["num_keypoints"] = sum(visibility > 0 for visibility in keypoints[2::3])
 
 
 class RoundingCOCOEvaluator(COCOEvaluator):

@@ -52,7 +52,7 @@ def keypoint_errors(annotations: Sequence[dict], instances: Instances) -> np.nda
 
     Objects without labelled keypoints, and crowds, are left out.
     """
-    annotations = [x for x in annotations if any(x.get("keypoints", ())[2::3]) and not x.get("iscrowd", 0)]
+    annotations = [x for x in annotations if any((x.get("keypoints") or ())[2::3]) and not x.get("iscrowd", 0)]
     truth = np.array([x["keypoints"] for x in annotations], dtype=np.float64)
     truth = truth.reshape(len(annotations), instances.pred_keypoints.shape[1], 3)
     found, detection = assign(annotations, instances)

@@ -1,12 +1,15 @@
 import json
 import logging
+import re
 
 import cv2
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
+from detectron2.structures import BoxMode
+from PIL import Image
 
-from centernet_d2.data.checks import check_coco_file, check_dataset, load_checked
+from centernet_d2.data.checks import check_dataset, load_checked, shows_something
 from centernet_d2.data.register import keypoint_metadata, register_datasets
 
 
@@ -59,22 +62,28 @@ def test_boxes_that_are_not_four_numbers_are_named(data_set, box):
         check_dataset(name, dicts, num_classes=2)
 
 
-@pytest.mark.parametrize("key", ["area", "iscrowd"])
-def test_what_the_evaluation_needs_is_checked(data_set, tmp_path, key):
-    name = data_set([{"bbox": [1, 1, 5, 5]}])
-    check_coco_file(name)
-    content = json.loads((tmp_path / "a.json").read_text())
-    del content["annotations"][0][key]
-    (tmp_path / "a.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=rf"a\.json: annotation 1 lacks {key}, which the COCO evaluation needs"):
-        check_coco_file(name)
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_coordinates_that_are_not_finite_are_named(data_set, bad):
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300, -1e300, 2**24 + 1, "5", None])
+def test_coordinates_that_cannot_be_used_are_named(data_set, bad):
     name = data_set([{"bbox": [1, 1, 5, 5]}, {"bbox": [1, bad, 5, 5]}])
-    with pytest.raises(ValueError, match=r"0\.png, annotation 1 of this image: the box .* not finite"):
+    with pytest.raises(ValueError, match=r"0\.png, annotation 1 of this image: the box is .*, not four numbers"):
         load_checked([name], num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox_mode": BoxMode.XYXY_REL}, "the bbox_mode is .*, not BoxMode.XYXY_ABS or"),
+        ({"bbox_mode": None}, "the bbox_mode is None"),
+        ({"category_id": 2}, r"class 2 is outside 0\.\.1"),
+        ({"category_id": None}, "class None is outside"),
+    ],
+)
+def test_dicts_from_elsewhere_are_checked_too(data_set, change, message):
+    name = data_set([{"bbox": [1, 1, 5, 5]}, {"bbox": [1, 1, 5, 5]}])
+    dicts = DatasetCatalog.get(name)
+    dicts[0]["annotations"][1].update(change)
+    with pytest.raises(ValueError, match=f"annotation 1 of this image: {message}"):
+        check_dataset(name, dicts, num_classes=2)
 
 
 def test_useless_boxes_are_counted_in_one_line(data_set, caplog):
@@ -90,14 +99,14 @@ def test_useless_boxes_are_counted_in_one_line(data_set, caplog):
 def test_a_missing_image_is_named(data_set, tmp_path):
     name = data_set([{"bbox": [1, 1, 5, 5]}])
     (tmp_path / "0.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"names the image .*0\.png, which does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"the image .*0\.png does not exist"):
         load_checked([name], num_classes=2)
 
 
 def test_an_empty_data_set_is_an_error(data_set):
     with pytest.raises(ValueError, match="has no images"):
         load_checked([data_set(images=0)], num_classes=2)
-    with pytest.raises(ValueError, match=r"cannot be loaded from .*a\.json"):
+    with pytest.raises(ValueError, match=r"a\.json: the list 'categories' is empty"):
         load_checked([data_set(images=0, categories=())], num_classes=2)
     with pytest.raises(ValueError, match=r"no data set is named"):
         load_checked([], num_classes=2)
@@ -143,3 +152,94 @@ def test_images_without_annotations_get_an_empty_list(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), dtype=np.uint8))
     DatasetCatalog.register("bare", lambda: [{"file_name": str(tmp_path / "a.png"), "image_id": 1}])
     assert load_checked(["bare"], num_classes=2)[0]["annotations"] == []
+
+
+def test_which_boxes_show_something():
+    boxes = [[1, 1, 5, 5], [5, 5, 1, 1], [5, 1, 1, 5], [1, 1, 1, 5], [-9, 1, 0, 5], [60, 1, 70, 5], [-5, -5, 70, 70]]
+    annotations = [{"bbox": box, "bbox_mode": BoxMode.XYXY_ABS} for box in boxes]
+    expected = [True, False, False, False, False, False, True]
+    assert shows_something(annotations, (60, 40)).tolist() == expected
+    annotations = [{"bbox": [x1, y1, x2 - x1, y2 - y1], "bbox_mode": BoxMode.XYWH_ABS} for x1, y1, x2, y2 in boxes]
+    assert shows_something(annotations, np.array([[60, 40]] * 7)).tolist() == expected
+    assert shows_something([], (60, 40)).tolist() == []
+
+
+def test_keypoints_that_are_null_or_empty_are_none(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), dtype=np.uint8))
+    box = {"bbox": [0, 0, 2, 2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    annotations = [{**box, "keypoints": keypoints} for keypoints in (None, [], [1, 1, 2])]
+    DatasetCatalog.register("null", lambda: [{"file_name": str(tmp_path / "a.png"), "annotations": annotations}])
+    found = load_checked(["null"], num_classes=2)[0]["annotations"]
+    assert found == [box, box, {**box, "keypoints": [1, 1, 2]}]
+    assert annotations[0]["keypoints"] is None
+
+
+def resize_image(path, size, **options):
+    Image.new("RGB", size).save(path, **options)
+
+
+def test_another_size_than_that_of_the_image_is_named(data_set, tmp_path):
+    name = data_set([{"bbox": [1, 1, 5, 5]}], images=3)
+    resize_image(tmp_path / "1.png", (50, 41))
+    resize_image(tmp_path / "2.png", (50, 41))
+    message = r"1\.png is 50 x 41 pixels, but .* for 60 x 40 \(width x height\)\. Correct .* \(2 of 3 images differ\)"
+    with pytest.raises(ValueError, match=message):
+        load_checked([name], num_classes=2)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_annotations_of_images_as_they_are_stored_are_explained(data_set, tmp_path, suffix):
+    name = data_set([{"bbox": [1, 1, 5, 5]}])
+    dicts = DatasetCatalog.get(name)
+    exif = Image.Exif()
+    exif[274] = 6
+    path = tmp_path / f"turned.{suffix}"
+    resize_image(path, (60, 40), exif=exif)
+    dicts[0]["file_name"] = str(path)
+    with pytest.raises(ValueError, match=r"is 40 x 60 pixels.*60 x 40.*as it is stored: its EXIF orientation 6 turns"):
+        check_dataset(name, dicts, num_classes=2)
+    dicts[0].update(width=40, height=60)
+    check_dataset(name, dicts, num_classes=2)
+
+
+def test_turns_that_keep_the_size_are_pointed_out(data_set, tmp_path, caplog):
+    name = data_set([{"bbox": [1, 1, 5, 5]}])
+    exif = Image.Exif()
+    exif[274] = 3
+    resize_image(tmp_path / "0.png", (60, 40), exif=exif)
+    load_checked([name], num_classes=2)
+    assert "EXIF data turn or mirror 1 images without changing their size" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
+def test_broken_headers_are_named(data_set, tmp_path, content):
+    name = data_set(images=2)
+    (tmp_path / "0.png").write_bytes(content)
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(OSError, match=r"cannot read the image .*0\.png: .* \(2 of 2 images cannot be opened\)"):
+        load_checked([name], num_classes=2)
+
+
+def test_images_too_large_to_decode_are_named(data_set, tmp_path, monkeypatch):
+    name = data_set(images=1)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 60 * 40 // 2 - 1)
+    with pytest.raises(OSError, match=r"cannot read the image .*0\.png: .*exceeds limit"):
+        load_checked([name], num_classes=2)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([[30, 20, 55, 35], [40, 10, 60, 30], [5, 5, 20, 20]], "2 of 3 end outside .* but fit as two corners"),
+        ([[0.1, 0.2, 0.5, 0.3], [0.5, 0.5, 1, 1]], r"All numbers are within 0\.\.1"),
+        ([[30, 20, 25, 15], [40, 10, 20, 30], [0, 0, 60, 40]], None),
+        ([[55, 35, 50, 30], [55, 35, 50, 30]], None),
+        ([], None),
+    ],
+)
+def test_boxes_of_another_convention_are_pointed_out(data_set, caplog, boxes, message):
+    load_checked([data_set([{"bbox": box} for box in boxes])], num_classes=2)
+    lines = [record.getMessage() for record in caplog.records if "are its boxes right" in record.getMessage()]
+    assert len(lines) == (message is not None)
+    if message:
+        assert re.search(message, lines[0])

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from centernet_d2.config import add_centernet_config
-from centernet_d2.data.keypoints import KeypointSchema, check_keypoints, keypoint_schema
+from centernet_d2.data.keypoints import KeypointSchema, check_keypoints, has_keypoints, keypoint_schema
 
 
 @pytest.fixture
@@ -71,7 +72,13 @@ def test_the_number_of_keypoints_must_be_that_of_the_names(cfg):
 
 
 def test_good_data_pass(cfg):
-    check_keypoints(cfg, image([1, 1, 2, 0, 0, 0, 5, 5, 1]))
+    check_keypoints(cfg, image([1, 1, 2, 0, 0, 0, 5, 5, 1], None, [], np.array([1.5, 1, 2, 0, 0, 0, 5, 5, 1])))
+
+
+def test_null_and_empty_are_no_keypoints():
+    assert [has_keypoints(x) for x in ({}, {"keypoints": None}, {"keypoints": []}, {"keypoints": [0, 0, 0]})] == [
+        False, False, False, True
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("sigmas", [[0.05], []])
@@ -87,6 +94,12 @@ def test_sigmas_must_fit(cfg, sigmas):
         ([1, 1, 2, 1, 1, 2], r"a\.png, annotation 1 of this image: an annotation has 2 keypoints, but .* is 3"),
         ([1, 1, 2, 0, 0, 3, 5, 5, 1], r"a\.png, annotation 1 of this image: a visibility is not 0, 1 or 2"),
         ([1, 1, 2, 0, 0, -1, 5, 5, 1], "a visibility is not 0, 1 or 2"),
+        ([1, 1, float("nan"), 0, 0, 0, 5, 5, 1], "a visibility is not 0, 1 or 2"),
+        ([1, float("nan"), 2, 0, 0, 0, 5, 5, 1], r"a\.png, annotation 1 of this image: a coordinate of the keypoints"),
+        ([1, 1, 2, float("inf"), 0, 0, 5, 5, 1], "a coordinate of the keypoints .* is not a finite number of at most"),
+        ([1, 1, 2, 0, 0, 0, 1e300, 5, 1], "a coordinate of the keypoints"),
+        ([1, 1, 2, 0, 0, 0, "5", 5, 1], "a coordinate of the keypoints"),
+        (7, "annotation 1 of this image: "),
     ],
 )
 def test_wrong_annotations_are_named(cfg, keypoints, message):

@@ -44,7 +44,17 @@ def test_boxes_follow_the_augmentations(record):
     assert instances.gt_boxes.tensor[0].tolist() == pytest.approx([43, 12, 59, 28])
 
 
-def test_heads_see_every_annotation_and_their_fields_stay_aligned(record):
+def test_boxes_that_show_nothing_stay_out_whatever_the_transforms_do(record):
+    """Transforms put corners in order, and a window that is larger than the image may show what is outside."""
+    record["annotations"] = [
+        {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+        for box in ([20, 20, -10, 10], [20, 20, -10, -10], [65, 5, 10, 10], [-12, 5, 10, 10], [5, 5, 10, 10])
+    ]
+    for augmentations in ([], [MirrorTransform(64)], [ShiftScaleWindow((128, 128))]):
+        assert len(mapper(augmentations=augmentations)(record)["instances"]) == 1
+
+
+def test_fields_of_heads_stay_with_their_objects(record):
     seen = []
 
     def annotate(annotations, transforms, size):
@@ -52,8 +62,12 @@ def test_heads_see_every_annotation_and_their_fields_stay_aligned(record):
         return {"gt_number": torch.arange(len(annotations))}
 
     instances = mapper(annotators=[annotate])(record)["instances"]
-    assert seen == [(4, (48, 64))]
-    assert instances.gt_number.tolist() == [0, 3]
+    assert seen == [(2, (48, 64))]
+    assert instances.gt_number.tolist() == [0, 1]
+    # The transforms move the first box out.
+    matrix = affine_matrix((90, 24), 64, (48, 64))
+    instances = mapper(augmentations=[AffineTransform(matrix, (48, 64), (48, 64))], annotators=[annotate])(record)
+    assert instances["instances"].gt_number.tolist() == [1]
 
 
 def test_images_without_objects_train(record):
@@ -116,7 +130,7 @@ def test_nothing_but_joints_is_known_of_turned_images(record):
         matrix = affine_matrix((32, 24), 64, (48, 64), degrees)
         return AffineTransform(matrix, (48, 64), (48, 64), affine_matrix((90, 24), 64, (48, 64)))
 
-    record["annotations"] = record["annotations"][:2]
+    record["annotations"] = [record["annotations"][0], {**record["annotations"][0], "bbox": [6, 10, 25, 30]}]
     instances = mapper(augmentations=[turned(40)])(record)["instances"]
     assert len(instances) == 2  # though no box is left in the window
     assert instances.gt_blind.all()

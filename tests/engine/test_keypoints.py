@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import register_coco_instances
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 
 from centernet_d2 import load_config
 from centernet_d2.data import CenterNetDatasetMapper, register_from_config
 from centernet_d2.data.augmentations import MirrorTransform, ShiftScaleWindow
 from centernet_d2.data.datasets.kites import FLIP_MAP, KEYPOINTS, draw_kites, write_kites
+from centernet_d2.engine import Trainer
 from centernet_d2.modeling import KeypointHead
 from centernet_d2.modeling.geometry import Geometry, invert_affine
 from support.models import stub_heads, stub_model
@@ -114,6 +116,40 @@ def test_other_names_than_in_the_file_show_before_training(kites, tmp_path, load
     path.write_text(path.read_text().replace('"head"', '"nose"'))
     with pytest.raises(ValueError, match="the keypoints of kite are nose, left, right, tail, but those of the config"):
         load_script("train_net.py").main(arguments(kites, tmp_path))
+
+
+def test_data_sets_registered_in_python_are_checked_too(kites):
+    path, folder = (str(kites.parent / "kites" / name) for name in ("annotations.json", "images"))
+    options = ["DATASETS.REGISTER", [], "TEST.KEYPOINT_OKS_SIGMAS", [0.05] * 4, "DATASETS.TRAIN", []]
+    options += ["DATASETS.KEYPOINT_NAMES", [], "DATASETS.TEST"]
+    names = {"keypoint_names": ["nose", *KEYPOINTS[1:]], "keypoint_flip_map": FLIP_MAP}
+    register_coco_instances("theirs", names, path, folder)
+    with pytest.raises(ValueError, match="the keypoints of kite are head, left, right, tail, but those of the config"):
+        Trainer.check_test_sets(load_config(kites, [*options, ["theirs"]]))
+    DatasetCatalog.register("dicts", lambda: DatasetCatalog.get("theirs"))
+    MetadataCatalog.get("dicts").set(**names, evaluator_type="coco", thing_classes=["kite"])
+    Trainer.check_test_sets(load_config(kites, [*options, ["dicts"]]))
+
+
+def test_images_without_keypoints_are_trained_from_a_bare_file(kites, tmp_path, load_script):
+    """No objects, or none with keypoints; a byte-order mark; nothing that can be filled in."""
+    path = kites.parent / "kites" / "annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [x for x in content["annotations"] if x["image_id"] > 2]
+    for annotation in content["annotations"]:
+        for key in ("area", "iscrowd", "num_keypoints", "id"):
+            del annotation[key]
+        if annotation["image_id"] < 5:
+            annotation["keypoints"] = None
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+    before = path.read_bytes()
+    overrides = {
+        "SOLVER.MAX_ITER": 3, "SOLVER.STEPS": "[]", "SOLVER.IMS_PER_BATCH": 2,
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS": False, "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE": 0,
+    }  # fmt: skip
+    results = load_script("train_net.py").main(arguments(kites, tmp_path, **overrides))
+    assert {"bbox", "keypoints", "keypoint_error"} <= set(results)
+    assert path.read_bytes() == before
 
 
 def test_a_class_without_keypoints_is_trained_and_evaluated(kites, tmp_path, load_script):

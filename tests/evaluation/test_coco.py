@@ -1,4 +1,13 @@
-from centernet_d2.evaluation.coco import round_result
+import copy
+import json
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import COCOEvaluator
+from detectron2.structures import Boxes, BoxMode, Instances
+
+from centernet_d2.data.register import register_datasets
+from centernet_d2.evaluation.coco import complete_ground_truth, fill_annotations, round_result
 
 
 def test_results_are_rounded_to_two_decimals_and_joints_get_a_one():
@@ -11,3 +20,75 @@ def test_results_are_rounded_to_two_decimals_and_joints_get_a_one():
         "image_id": 7,
     }
     assert result == before
+
+
+def test_what_is_missing_is_filled_and_the_rest_stays():
+    complete = {"id": 5, "area": 7.5, "iscrowd": 1, "bbox": [1, 1, 4, 5], "keypoints": [1, 1, 2], "num_keypoints": 1}
+    content = {"annotations": [copy.deepcopy(complete)]}
+    fill_annotations(content, 1)
+    assert content == {"annotations": [complete]}
+    content = {
+        "annotations": [{"bbox": [1, 1, 4, 5]}, {"bbox": [1, 1, -4, -5], "keypoints": None, "area": None, "id": 1}]
+    }
+    fill_annotations(content, 1)
+    filled = {"iscrowd": 0, "keypoints": [0, 0, 0], "num_keypoints": 0}
+    assert content["annotations"] == [
+        {"bbox": [1, 1, 4, 5], "id": 1, "area": 20, **filled},
+        {"bbox": [1, 1, -4, -5], "id": 2, "area": 0, **filled},
+    ]
+
+
+def detections(name):
+    """Exactly what the data set holds."""
+    for record in DatasetCatalog.get(name):
+        boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in record["annotations"]]
+        found = Instances((record["height"], record["width"]))
+        found.pred_boxes = Boxes(boxes)
+        found.scores = found.pred_boxes.area() * 0 + 0.5
+        found.pred_classes = found.scores.new_tensor([x["category_id"] for x in record["annotations"]]).long()
+        yield record, found
+
+
+@pytest.mark.parametrize("first_id", [0, 1, None])
+def test_bare_files_with_a_byte_order_mark_are_evaluated(tmp_path, first_id):
+    """One of them with ids from 0 on, which pycocotools counts as found by nothing."""
+    content = {
+        "images": [{"id": i, "file_name": "x.png", "height": 40, "width": 60} for i in range(2)],
+        "annotations": [
+            {
+                "image_id": i,
+                "category_id": 9,
+                "bbox": [5, 5, 20, 20],
+                **({} if first_id is None else {"id": i + first_id}),
+            }
+            for i in range(2)
+        ],
+        "categories": [{"id": 9, "name": "kite"}],
+    }
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content), encoding="utf-8-sig")
+    before = path.read_bytes()
+    register_datasets([["bare", str(path), str(tmp_path)]])
+    names = set(MetadataCatalog.list())
+    with complete_ground_truth("bare") as name:
+        evaluator = COCOEvaluator(name, output_dir=str(tmp_path / "out"))
+    assert set(MetadataCatalog.list()) == names
+    evaluator.reset()
+    for record, found in detections("bare"):
+        evaluator.process([record], [{"instances": found}])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+    assert path.read_bytes() == before
+    assert {x["category_id"] for x in json.loads((tmp_path / "out" / "coco_instances_results.json").read_text())} == {9}
+
+
+def test_dicts_without_a_file_are_evaluated(tmp_path):
+    box = {"bbox": [5, 5, 25, 25], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    record = {"file_name": "x.png", "image_id": 1, "height": 40, "width": 60, "annotations": [box]}
+    DatasetCatalog.register("dicts", lambda: [record])
+    MetadataCatalog.get("dicts").set(thing_classes=["kite"], evaluator_type="coco")
+    with complete_ground_truth("dicts", 2) as name:
+        evaluator = COCOEvaluator(name, output_dir=str(tmp_path / "out"))
+    evaluator.reset()
+    for record, found in detections("dicts"):
+        evaluator.process([record], [{"instances": found}])
+    assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)

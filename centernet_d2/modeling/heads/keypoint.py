@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from ...data.augmentations import is_mirrored
-from ...data.keypoints import KeypointSchema, check_keypoints, keypoint_schema
+from ...data.keypoints import HALF_PIXEL, KeypointSchema, check_keypoints, has_keypoints, keypoint_schema
 from ..geometry import Geometry, apply_affine
 from ..heatmap import gaussian_profiles, paint_max, peak_filter
 from ..losses import focal_loss_with_logits, regression_loss
@@ -23,8 +23,6 @@ from .point_head import POINT_HEAD_REGISTRY, Annotator, PointHead, unflip_vector
 
 __all__ = ["KeypointHead", "snap_to_peaks"]
 
-# Detectron2 moves keypoints by half a pixel when it reads and writes them; ours have pixel centers at integers.
-HALF_PIXEL = 0.5
 # A joint takes over a peak of its heatmap that scores above this and is nearer than this share of the larger side of
 # the box (SPEC 8).
 PEAK_THRESHOLD = 0.1
@@ -54,13 +52,13 @@ def annotate_keypoints(
     keypoints = np.zeros((len(annotations), len(schema), 3))
     weight = np.ones(len(annotations), dtype=np.float32)
     for index, annotation in enumerate(annotations):
-        if "keypoints" in annotation:
+        if has_keypoints(annotation):
             keypoints[index] = schema.as_array(annotation["keypoints"])
             weight[index] = (keypoints[index, :, 2] > 0).any()
     positions = keypoints[..., :2].reshape(-1, 2) - HALF_PIXEL
     for transform in transforms:
         positions = transform.apply_coords(positions)
-    keypoints[..., :2] = positions.reshape(len(annotations), -1, 2)
+    keypoints[..., :2] = positions.reshape(len(annotations), len(schema), 2)
     if is_mirrored(transforms):
         keypoints = keypoints[:, schema.mirror]
     return {"gt_keypoints": torch.from_numpy(keypoints).float(), "gt_weight": torch.from_numpy(weight)}

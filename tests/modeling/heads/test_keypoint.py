@@ -1,8 +1,12 @@
+from functools import partial
+
+import cv2
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 
+from centernet_d2.data import CenterNetDatasetMapper
 from centernet_d2.data.augmentations import AffineTransform, MirrorTransform
 from centernet_d2.data.keypoints import KeypointSchema
 from centernet_d2.modeling import KeypointHead
@@ -233,3 +237,33 @@ def test_averaged_offsets_mirror_exactly():
         known = maps[name] != 0
         assert known.any(), name
         assert torch.allclose(maps[name][known], back[name][known], atol=1e-6), name
+
+
+@pytest.mark.parametrize("augmentations", [[], [MirrorTransform(96)]])
+def test_images_without_objects_or_keypoints_train(tmp_path, augmentations):
+    """Mapper to losses, each kind alone and all in one batch."""
+    path = tmp_path / "a.png"
+    cv2.imwrite(str(path), np.zeros((64, 96, 3), dtype=np.uint8))
+    mapper = CenterNetDatasetMapper(
+        True,
+        augmentations=augmentations,
+        image_format="BGR",
+        num_classes=1,
+        annotators=[partial(annotate_keypoints, schema=SCHEMA)],
+    )
+    thing = {"bbox": [8, 8, 30, 40], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    keypoints = [10.5, 10.5, 2, 20.5, 20.5, 1, 0, 0, 0]
+    kinds = ([], [thing], [{**thing, "keypoints": None}, {**thing, "keypoints": keypoints}])
+    images = [
+        mapper({"file_name": str(path), "height": 64, "width": 96, "annotations": kind})["instances"] for kind in kinds
+    ]
+    assert [tuple(gt.gt_keypoints.shape) for gt in images] == [(0, 3, 3), (1, 3, 3), (2, 3, 3)]
+    model = pose_model()
+    for batch in (*([gt] for gt in images), images, images[:1] * 2):
+        points = model.build_points(batch, (16, 24))
+        for head in model.heads.values():
+            maps = {name: torch.zeros(len(batch), count, 16, 24) for name, count in head.maps.items()}
+            losses = head.losses(maps, head.targets(batch, points))
+            assert all(loss.isfinite() for loss in losses.values())
+            found = sum(loss > 0 for name, loss in losses.items() if name.startswith("loss_keypoint_d"))
+            assert found == (isinstance(head, KeypointHead) and any(len(gt) == 2 for gt in batch))

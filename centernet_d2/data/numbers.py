@@ -1,0 +1,35 @@
+"""Many lists of numbers, checked at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = ["LARGEST_COORDINATE", "number_table"]
+
+# Pixels. Beyond it, float32 does not tell neighboring pixels apart.
+LARGEST_COORDINATE = 2**24
+
+
+def number_table(rows: Sequence[Sequence[float]], width: int) -> np.ndarray | None:
+    """Rows of numbers as one array, if they are.
+
+    Args:
+        rows: lists of numbers.
+        width: length of each.
+
+    Returns:
+        (N, width) float64; None if a row has another length, or something that is no number, not finite, or further
+        from 0 than LARGEST_COORDINATE. Texts like "1" are no numbers.
+    """
+    if not rows:
+        return np.zeros((0, width))
+    try:
+        table = np.array(rows)
+    except (TypeError, ValueError):
+        return None
+    if table.shape != (len(rows), width) or table.dtype.kind not in "iuf":
+        return None
+    table = table.astype(np.float64)
+    return table if (np.abs(table) <= LARGEST_COORDINATE).all() else None
