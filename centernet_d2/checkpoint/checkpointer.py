@@ -73,8 +73,8 @@ def _check_weights(data: dict, path: str | Path) -> None:
         rows = ", ".join(f"{name} ({reason})" for name, reason in list(problems.items())[:3])
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(
-            f"{where}: {len(problems)} of {len(weights)} entries cannot be weights: {rows}{more}. Take another checkpoint, "
-            "or save the state_dict() of a model with plain, finite tensors"
+            f"{where}: {len(problems)} of {len(weights)} entries cannot be weights: {rows}{more}. Take another "
+            "checkpoint, or save the state_dict() of a model with plain, finite tensors"
         )
 
 
@@ -150,10 +150,13 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         """
         if path and "://" not in path:
             check_exists(path)
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:  # Detectron2's refuses to load again after an error.
+            self._parsed_url_during_load = None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
-        """Load the last checkpoint with the state of its training; without one or without `resume`, weights from `path`.
+        """Load the last checkpoint with the state of its training; without one, or without `resume`, weights alone.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -170,8 +173,8 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         name = note.read_text(encoding="utf-8", errors="replace").strip()
         if not name or not Path(self.save_dir, name).is_file():
             raise FileNotFoundError(
-                f"{note} names {name!r}, which is no file in that folder: write the name of a checkpoint that is there into "
-                "it, or delete it to start from MODEL.WEIGHTS"
+                f"{note} names {name!r}, which is no file in that folder: write the name of a checkpoint that is there "
+                "into it, or delete it to start from MODEL.WEIGHTS"
             )
 
     def _load_file(self, filename: str) -> dict:
@@ -181,9 +184,9 @@ class CenterNetCheckpointer(DetectionCheckpointer):
             state = data.get(key)
             if not (isinstance(state, dict) and isinstance(state.get("iteration"), int)):
                 raise ValueError(
-                    f"{filename} has weights, but no state of a training ('{key}' with its iteration) to resume from. To "
-                    "start a new training from these weights, set MODEL.WEIGHTS to this file, choose another OUTPUT_DIR "
-                    "and leave out --resume"
+                    f"{filename} has weights, but no state of a training ('{key}' with its iteration) to resume from. "
+                    "To start a new training from these weights, set MODEL.WEIGHTS to this file, choose another "
+                    "OUTPUT_DIR and leave out --resume"
                 )
         return data if "model" in data else {"model": data}
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 
 import torch
 from detectron2.config import CfgNode
@@ -32,6 +34,17 @@ __all__ = ["Trainer"]
 
 # Values of ``evaluator_type`` in the metadata of a data set.
 EVALUATORS = ("coco", "pascal_voc", "kitti")
+
+
+@contextmanager
+def prints_logged() -> Iterator[None]:
+    """What is printed goes to the log file: pycocotools tells every step, and the results once more."""
+    with redirect_stdout(io.StringIO()) as text:
+        try:
+            yield
+        finally:
+            if text.getvalue():
+                logging.getLogger(__name__).debug(f"printed by evaluators:\n{text.getvalue()}")
 
 
 class Trainer(DefaultTrainer):
@@ -63,7 +76,22 @@ class Trainer(DefaultTrainer):
         """Continue from the last checkpoint; without one, start from MODEL.TRUNK_WEIGHTS and MODEL.WEIGHTS."""
         if self.cfg.MODEL.TRUNK_WEIGHTS and not (resume and self.checkpointer.has_checkpoint()):
             load_trunk(self.checkpointer.model.backbone, self.cfg.MODEL.TRUNK_WEIGHTS)
+        rates = list(self.scheduler.base_lrs)
         super().resume_or_load(resume)
+        if self.start_iter > 0:
+            self._follow_schedule(rates)
+
+    def _follow_schedule(self, rates: Sequence[float]) -> None:
+        """Go on with the schedule of the config from base `rates`; the checkpoint brought those of its own back."""
+        groups = self.scheduler.optimizer.param_groups
+        self.scheduler.base_lrs = list(rates)
+        old, new = [group["lr"] for group in groups], self.scheduler.get_lr()
+        for group, base, rate in zip(groups, rates, new, strict=True):
+            group.update(initial_lr=base, lr=rate)
+        if old != new:
+            logging.getLogger(__name__).info(
+                f"learning rate at iteration {self.start_iter}: {max(old):g} -> {max(new):g}"
+            )
 
     def train(self) -> dict:
         """Train; returns the metrics of the evaluation at the end."""
@@ -125,6 +153,7 @@ class Trainer(DefaultTrainer):
         )
 
     @classmethod
+    @prints_logged()
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None) -> dict:
         """Evaluate on DATASETS.TEST, and again in the other ways that TEST.AUG and TEST.CENTERNET_ORACLE ask for.
 
