@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["drop_mapping_notice", "is_for_the_screen", "quiet_imports"]
+__all__ = ["drop_mapping_notice", "errors_only", "is_for_the_screen", "quiet_imports"]
 
 # Loggers whose information is for the screen: progress, checkpoints, results. That of others goes to the log file only.
 SCREEN = (
@@ -43,14 +43,21 @@ def _is_no_mapping_notice(record: logging.LogRecord) -> bool:
 @contextmanager
 def quiet_imports() -> Iterator[None]:
     """For imports of Detectron2: it looks for things that are not used here, and says so."""
-    log = logging.getLogger("torch.utils.cpp_extension")  # misses the CUDA runtime, which only compiling needs
+    # The logger misses the CUDA runtime, which only compiling needs.
+    with warnings.catch_warnings(), errors_only("torch.utils.cpp_extension"):
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script", FutureWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.script", DeprecationWarning)
+        warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
+        yield
+
+
+@contextmanager
+def errors_only(name: str) -> Iterator[None]:
+    """A logger tells errors and no warnings in this context."""
+    log = logging.getLogger(name)
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"`torch\.jit\.script", FutureWarning)
-            warnings.filterwarnings("ignore", r"`torch\.jit\.script", DeprecationWarning)
-            warnings.filterwarnings("ignore", "pkg_resources is deprecated", UserWarning)
-            yield
+        yield
     finally:
         log.setLevel(level)

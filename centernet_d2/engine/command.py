@@ -13,7 +13,8 @@ from torch import multiprocessing
 
 from .. import command_line
 from ..checkpoint import CenterNetCheckpointer
-from .setup import setup
+from ..quiet import errors_only
+from .setup import read_config, setup
 from .trainer import Trainer
 
 __all__ = ["main", "run"]
@@ -47,16 +48,18 @@ def _launch(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if args.num_gpus * args.num_machines <= 1:
         main(args)
         return 0
+    read_config(args)  # A mistake in it shows at once, and once.
     errors = multiprocessing.get_context("spawn").SimpleQueue()
     try:
-        launch(
-            _process,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args, errors),
-        )
+        with errors_only("torch.multiprocessing.spawn"):  # It tells of every process that it ends after an error.
+            launch(
+                _process,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args, errors),
+            )
     except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException):
         if errors.empty():
             raise

@@ -20,7 +20,7 @@ from ..config import check_device, flatten, load_config
 from ..data import register_from_config
 from ..quiet import drop_mapping_notice, is_for_the_screen, quiet_imports
 
-__all__ = ["check_output_dir", "check_weights", "setup", "start_logging"]
+__all__ = ["check_output_dir", "check_weights", "read_config", "setup", "start_logging"]
 
 # What --resume may change: iterations, devices and workers, and how often something is looked at or written.
 RESUMABLE = (
@@ -61,12 +61,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         FileNotFoundError: a weights file does not exist.
         ValueError: the config is wrong, there are no weights to evaluate, or MODEL.DEVICE is a GPU, and there is none.
     """
-    if not args.config_file:
-        raise ValueError("there is no config: give --config-file FILE; ours are in configs/")
-    cfg = load_config(args.config_file, args.opts)
-    cfg.freeze()
-    check_device(cfg.MODEL.DEVICE)
-    check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
+    cfg = read_config(args)
     drop_mapping_notice()
     register_from_config(cfg)
     changed = {}
@@ -80,6 +75,21 @@ def setup(args: argparse.Namespace) -> CfgNode:
     logger.info(f"output folder: {cfg.OUTPUT_DIR} (environment, config and model: log.txt)")
     for key, (old, new) in changed.items():
         logger.info(f"--resume changes {key}: {old} -> {new}")
+    return cfg
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The config of a command line, with a device and weights that exist.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`setup`.
+    """
+    if not args.config_file:
+        raise ValueError("there is no config: give --config-file FILE; ours are in configs/")
+    cfg = load_config(args.config_file, args.opts)
+    cfg.freeze()
+    check_device(cfg.MODEL.DEVICE)
+    check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
     return cfg
 
 
@@ -152,7 +162,7 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, told: Collection[str] = ()) 
         )
     if not config_file.exists():
         return {}
-    old, new = dict(flatten(_read_config(config_file))), dict(flatten(yaml.safe_load(cfg.dump())))
+    old, new = dict(flatten(_read_old_config(config_file))), dict(flatten(yaml.safe_load(cfg.dump())))
     changed = {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
@@ -169,7 +179,7 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, told: Collection[str] = ()) 
     return changed
 
 
-def _read_config(path: Path) -> dict:
+def _read_old_config(path: Path) -> dict:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError):

@@ -80,6 +80,12 @@ def test_more_gpus_than_there_are_is_one_line(call, monkeypatch):
     assert call("--num-gpus", "2")[::2] == (1, "train_net: --num-gpus is 2, but torch sees 1 GPUs\n")
 
 
+def test_a_mistake_shows_before_several_processes_start(call, monkeypatch):
+    monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("it started them"))
+    code, _, err = call("--num-gpus", "2", MODEL__WEIGHTS="nope.pth")
+    assert (code, err) == (1, "train_net: the weights file nope.pth does not exist\n")
+
+
 @pytest.mark.parametrize("debug", [False, True])
 def test_an_error_in_several_processes_is_one_line_of_the_first(arguments, capsys, monkeypatch, debug):
     def launch(main, processes, *, args, **options):
@@ -89,12 +95,18 @@ def test_an_error_in_several_processes_is_one_line_of_the_first(arguments, capsy
                 main(*args)
         raise multiprocessing.ProcessExitedException("exit code 1", error_index=0, error_pid=0, exit_code=1)
 
+    def main(args):
+        raise FileNotFoundError("the image a.png does not exist")
+
     monkeypatch.setattr(command, "launch", launch)
+    monkeypatch.setattr(command, "main", main)
     monkeypatch.setattr("sys.argv", ["train_net.py"])
-    argv = ["--config-file", "no.yaml", "--num-gpus", "2", *(["--debug"] if debug else [])]
+    flags = ["--num-gpus", "2", *(["--debug"] if debug else [])]
+    args = arguments()
+    argv = ["--config-file", args.config_file, *flags, *args.opts]
     if debug:
         with pytest.raises(multiprocessing.ProcessExitedException):
             command.run(argv)
     else:
         assert command.run(argv) == 1
-        assert re.fullmatch(r"train_net: config file no.yaml does not exist; .*\n", capsys.readouterr().err)
+        assert capsys.readouterr().err == "train_net: the image a.png does not exist\n"
