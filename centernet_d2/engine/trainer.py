@@ -73,12 +73,27 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the last checkpoint; without one, start from MODEL.TRUNK_WEIGHTS and MODEL.WEIGHTS."""
-        if self.cfg.MODEL.TRUNK_WEIGHTS and not (resume and self.checkpointer.has_checkpoint()):
+        """Continue from the last checkpoint; without one, start from MODEL.TRUNK_WEIGHTS and MODEL.WEIGHTS.
+
+        Raises:
+            FileNotFoundError: a file does not exist.
+            ValueError: it does not fit, or there is nothing to continue from in it.
+        """
+        resume = resume and self.checkpointer.has_checkpoint()
+        if self.cfg.MODEL.TRUNK_WEIGHTS and not resume:
             load_trunk(self.checkpointer.model.backbone, self.cfg.MODEL.TRUNK_WEIGHTS)
         rates = list(self.scheduler.base_lrs)
-        super().resume_or_load(resume)
-        if self.start_iter > 0:
+        try:
+            super().resume_or_load(resume)
+        except (AttributeError, KeyError, TypeError) as error:
+            if not resume:
+                raise
+            file = self.checkpointer.get_checkpoint_file()
+            raise ValueError(
+                f"the state of the training in {file} is incomplete ({error!r}). Write the name of another checkpoint "
+                "into last_checkpoint beside it, or start a new training with it as MODEL.WEIGHTS"
+            ) from error
+        if resume:
             self._follow_schedule(rates)
 
     def _follow_schedule(self, rates: Sequence[float]) -> None:

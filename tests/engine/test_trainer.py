@@ -84,6 +84,15 @@ def write_every_iteration(self):
         writer.write()
 
 
+@pytest.mark.parametrize("state", [{"iteration": 0}, {"iteration": 0, "_trainer": {"optimizer": None}}])
+def test_an_incomplete_state_of_a_training_says_what_to_do(main, arguments, tmp_path, state):
+    main(arguments(SOLVER__MAX_ITER=1, DATASETS__TEST="()"))
+    path = tmp_path / "out" / "model_final.pth"
+    torch.save({**load_file(path), "trainer": state}, path)
+    with pytest.raises(ValueError, match=r"training in .*model_final.pth is incomplete .*as MODEL.WEIGHTS"):
+        main(arguments("--resume", SOLVER__MAX_ITER=2, DATASETS__TEST="()"))
+
+
 def test_an_edited_config_file_does_not_change_the_learning_rate_of_a_resumed_training(main, arguments, tmp_path):
     main(arguments(SOLVER__MAX_ITER=1, DATASETS__TEST="()"))
     args = arguments("--resume", SOLVER__MAX_ITER=2, DATASETS__TEST="()")
