@@ -1,11 +1,9 @@
 """What train_net.py shows, and how it ends."""
 
-import logging
 import re
 
 import pytest
 import torch
-from detectron2.utils.logger import setup_logger
 from torch import multiprocessing
 
 from centernet_d2.engine import command
@@ -15,10 +13,6 @@ from centernet_d2.engine import command
 def call(arguments, capsys, monkeypatch):
     """A function (flags, key=value...) -> exit code, standard output and standard error of a tiny training."""
     monkeypatch.setattr("sys.argv", ["train_net.py"])
-    # As in a new process; the handlers of earlier runs write to what was standard output then.
-    setup_logger.cache_clear()
-    for name in ("fvcore", "detectron2", "centernet_d2"):
-        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
 
     def run(*flags, **overrides):
         args = arguments(*flags, **overrides)
