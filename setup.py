@@ -14,6 +14,9 @@ setup(
     packages=[*find_packages(include=["centernet_d2", "centernet_d2.*"]), "centernet_d2.configs"],
     package_dir={"centernet_d2.configs": "configs"},
     package_data={"centernet_d2": ["py.typed"], "centernet_d2.configs": ["*.yaml", "*/*.yaml"]},
+    # `pip install -e` puts the folder of the clone on the path. Setuptools' default, an import hook, comes after the
+    # path: beside a clone called centernet_d2, that folder would be found instead of the package in it.
+    options={"editable_wheel": {"mode": "compat"}},
     # Detectron2 is needed too, but has no release on PyPI under its name: see README.md for how to get it.
     install_requires=[
         "torch>=2.1",

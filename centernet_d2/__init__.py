@@ -3,22 +3,26 @@
 Importing the package registers the meta-architecture, the backbones and the point heads with Detectron2.
 """
 
+from .quiet import quiet_imports as _quiet_imports
+
 try:
-    import detectron2 as _detectron2  # noqa: F401
-except ImportError as error:
+    with _quiet_imports():
+        import detectron2.engine.defaults as _defaults
+except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] != "detectron2":
+        raise
     raise ImportError(
         "centernet_d2 is a plugin for Detectron2, which is not installed. Install torch first, then run "
         "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git' "
         "(pure-Python alternatives: see README.md, Install)."
     ) from error
 
-from detectron2.engine import defaults as _defaults
-
-from . import model_zoo
-from .checkpoint import build_checkpointer as _build_checkpointer
-from .config import add_centernet_config, load_config
-from .modeling import CenterNet
-from .predictor import Predictor
+with _quiet_imports():
+    from . import model_zoo
+    from .checkpoint import build_checkpointer as _build_checkpointer
+    from .config import add_centernet_config, load_config
+    from .modeling import CenterNet
+    from .predictor import Predictor
 
 # DefaultPredictor looks this name up when it loads weights and offers no other way in. With ours it reads the files of
 # the original's authors, and reads nothing that could execute code, into CenterNets; other models are not affected.

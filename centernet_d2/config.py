@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 
-__all__ = ["add_centernet_config", "check_choice", "check_device", "load_config"]
+__all__ = ["add_centernet_config", "check_choice", "check_device", "flatten", "load_config"]
 
 
 def check_choice(key: str, value: object, known: Sequence[object]) -> None:
@@ -18,11 +22,19 @@ def check_choice(key: str, value: object, known: Sequence[object]) -> None:
 
 
 def check_device(name: str) -> None:
-    """Raise a ValueError if MODEL.DEVICE names a GPU and torch sees none."""
-    if torch.device(name).type == "cuda" and not torch.cuda.is_available():
+    """Raise a ValueError if MODEL.DEVICE is no device, or a GPU that torch does not see."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"MODEL.DEVICE is '{name}', which is no device; use cpu, cuda or cuda:1") from error
+    if device.type != "cuda":
+        return
+    if not torch.cuda.is_available():
         raise ValueError(
             f"MODEL.DEVICE is '{name}', but torch sees no GPU: set MODEL.DEVICE cpu (for demo.py: --device cpu)"
         )
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise ValueError(f"MODEL.DEVICE is '{name}', but torch sees {torch.cuda.device_count()} GPUs, from cuda:0")
 
 
 def add_centernet_config(cfg: CfgNode) -> None:
@@ -207,24 +219,85 @@ def _add_input_keys(inputs: CfgNode) -> None:
     inputs.LIGHTING = 0.1
 
 
-def load_config(config_file: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+def load_config(config_file: str | Path, overrides: Sequence[object] = ()) -> CfgNode:
     """Read a config file with its ``_BASE_`` chain on top of the defaults.
 
-    Unlike ``CfgNode.merge_from_file`` it never executes YAML tags.
+    Unlike ``CfgNode.merge_from_file`` it never executes YAML tags, and its errors name the file that has the mistake.
 
     Args:
         config_file: path of a ``.yaml`` file.
         overrides: alternating keys and values, as on the command line.
 
     Raises:
-        FileNotFoundError: the file does not exist.
+        FileNotFoundError: the file or a ``_BASE_`` does not exist.
+        ValueError: a file is not YAML, not a mapping or its own ``_BASE_``; a key is unknown, or its value has another
+            type than the default.
     """
-    if not Path(config_file).is_file():
-        raise FileNotFoundError(
-            f"config file {config_file} does not exist; centernet_d2.model_zoo.available() lists ours"
-        )
     cfg = get_cfg()
     add_centernet_config(cfg)
-    cfg.merge_from_file(str(config_file), allow_unsafe=False)
-    cfg.merge_from_list(list(overrides))
+    _merge_file(cfg, Path(config_file))
+    if len(overrides) % 2:
+        raise ValueError(f"config overrides are pairs of KEY and VALUE, but '{overrides[-1]}' has no value")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        _set(cfg, str(key), value, "")
     return cfg
+
+
+def flatten(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Nested mappings -> dotted keys and values."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _merge_file(cfg: CfgNode, path: Path, above: tuple[Path, ...] = ()) -> None:
+    """Merge a file behind its ``_BASE_``; `above` are the files that have it as theirs, from the first on."""
+    chain = (*above, path)
+    if path.resolve() in [other.resolve() for other in above]:
+        raise ValueError(f"config file {path} is its own _BASE_: {' -> '.join(map(str, chain))}")
+    if not path.is_file():
+        reason = f"_BASE_ of {above[-1]}" if above else "centernet_d2.model_zoo.available() lists ours"
+        raise FileNotFoundError(f"config file {path} does not exist; {reason}")
+    content = _read_file(path)
+    bases = content.pop("_BASE_", [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str):
+            raise ValueError(f"config file {path}: _BASE_ is {bases!r}, but must be a path or a list of paths")
+        _merge_file(cfg, path.parent / Path(base).expanduser(), chain)
+    for key, value in flatten(content):
+        _set(cfg, key, value, f"config file {path}: ")
+
+
+def _read_file(path: Path) -> dict:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:  # the latter: no text, or an impossible date
+        raise ValueError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        raise ValueError(f"config file {path} is empty; it needs at least a _BASE_")
+    if not isinstance(content, dict):
+        raise ValueError(f"config file {path} holds a {type(content).__name__}, but must hold keys and values")
+    version = content.get("VERSION", 2)
+    if version != 2:
+        raise ValueError(f"config file {path}: VERSION is {version!r}, but must be 2")
+    return content
+
+
+def _set(cfg: CfgNode, key: str, value: object, where: str) -> None:
+    """Set one key; `where` starts the messages."""
+    try:
+        default = reduce(operator.getitem, key.split("."), cfg)
+    except (KeyError, TypeError) as error:
+        close = difflib.get_close_matches(key, [name for name, _ in flatten(cfg)], n=1)
+        raise ValueError(f"{where}there is no key {key}" + (f"; did you mean {close[0]}?" if close else "")) from error
+    if isinstance(default, CfgNode):
+        raise ValueError(f"{where}{key} is {value!r}, but is a group of keys: {', '.join(list(default)[:5])}, ...")
+    wanted = f"{where}{key} is {value!r}, but must be of type {type(default).__name__}, such as {default!r}"
+    try:
+        cfg.merge_from_list([key, value])
+    except (AssertionError, TypeError, ValueError) as error:
+        raise ValueError(wanted) from error
+    if reduce(operator.getitem, key.split("."), cfg) is None and default is not None:  # yacs takes it for any type
+        raise ValueError(wanted)

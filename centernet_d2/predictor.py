@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 from torch import Tensor
 
 from . import model_zoo
-from .checkpoint import CenterNetCheckpointer
+from .checkpoint import CenterNetCheckpointer, check_exists
 from .config import check_device, load_config
 from .data.images import as_color_bytes, read_image
 from .data.register import keypoint_metadata, register_from_config
@@ -58,10 +58,13 @@ class Predictor:
         """The model of a config with its MODEL.WEIGHTS; with TEST.AUG.ENABLED under test-time augmentation.
 
         Raises:
+            FileNotFoundError: the weights file does not exist.
             ValueError: MODEL.WEIGHTS is empty or does not fit the model, or MODEL.DEVICE is a GPU and there is none.
         """
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("there are no weights to detect with: set MODEL.WEIGHTS")
+        if "://" not in cfg.MODEL.WEIGHTS:
+            check_exists(cfg.MODEL.WEIGHTS)
         check_device(cfg.MODEL.DEVICE)
         model = build_model(cfg).eval()
         CenterNetCheckpointer(model).load(cfg.MODEL.WEIGHTS)

@@ -1,9 +1,11 @@
 import importlib.util
+import logging
 import os
 from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -59,6 +61,14 @@ def _data_sets_are_forgotten():
     for catalog, names in zip(catalogs, before, strict=True):
         for name in set(catalog.list()) - names:
             catalog.remove(name)
+
+
+@pytest.fixture(autouse=True)
+def _log_handlers_are_forgotten(monkeypatch):
+    """A run in a test logs as in a new process; handlers of others write to what was standard output then."""
+    setup_logger.cache_clear()
+    for name in ("fvcore", "detectron2", "centernet_d2"):
+        monkeypatch.setattr(logging.getLogger(name), "handlers", [])
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 import pytest
 
 from centernet_d2 import load_config, model_zoo
-from centernet_d2.config import check_choice
+from centernet_d2.config import check_choice, check_device
 from centernet_d2.modeling import CenterNet
 from conftest import ROOT
 
@@ -74,6 +74,81 @@ def test_config_files_are_never_executed(tmp_path):
     with pytest.raises(Exception, match="could not determine a constructor"):
         load_config(path)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "x.yaml is empty"),
+        (b"- a\n- b\n", "x.yaml holds a list, but must hold keys and values"),
+        (b"just words", "x.yaml holds a str"),
+        (b"MODEL: [1, 2\n", "x.yaml is not YAML: while parsing a flow sequence .* line 1"),
+        (b"\x80\x81\xff", "x.yaml is not YAML: .*can't decode"),
+        (b"\x00\x01", "x.yaml is not YAML"),
+        (b"_BASE_: x.yaml\n", "x.yaml is its own _BASE_: .*x.yaml -> .*x.yaml"),
+        (b"_BASE_: y.yaml\n", "x.yaml is its own _BASE_: .*x.yaml -> .*y.yaml -> .*x.yaml"),
+        (b"_BASE_: [y.yaml]\n", "x.yaml is its own _BASE_"),
+        (b"_BASE_: nowhere.yaml\n", "nowhere.yaml does not exist; _BASE_ of .*x.yaml"),
+        (b"_BASE_: https://example.org/x.yaml\n", "example.org/x.yaml does not exist"),
+        (b"_BASE_:\n", "_BASE_ is None, but must be a path"),
+        (b"_BASE_: [1]\n", "_BASE_ is .1., but must be a path"),
+        (b"SOLVER:\n  BASE_LT: 0.1\n", "x.yaml: there is no key SOLVER.BASE_LT; did you mean SOLVER.BASE_LR?"),
+        (b"1: 2\n", "x.yaml: there is no key 1"),
+        (b"SOLVER:\n  BASE_LR: fast\n", "x.yaml: SOLVER.BASE_LR is 'fast', but must be of type float, such as 0.001"),
+        (b"SOLVER:\n  BASE_LR:\n", "x.yaml: SOLVER.BASE_LR is None, but must be of type float"),
+        (b"SOLVER:\n  BASE_LR: {A: 1}\n", "x.yaml: there is no key SOLVER.BASE_LR.A"),
+        (b"SOLVER:\n  BASE_LR: 2020-01-01\n", "x.yaml: SOLVER.BASE_LR is datetime"),
+        (b"MODEL: 5\n", "x.yaml: MODEL is 5, but is a group of keys"),
+        (b"MODEL:\n", "x.yaml: MODEL is None, but is a group of keys"),
+        (b"VERSION: 1\n", "x.yaml: VERSION is 1, but must be 2"),
+    ],
+)
+def test_a_broken_config_file_is_one_message_with_its_name(tmp_path, content, message):
+    (tmp_path / "x.yaml").write_bytes(content)
+    (tmp_path / "y.yaml").write_text("_BASE_: x.yaml\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        load_config(tmp_path / "x.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_mistake_in_a_base_names_the_base(tmp_path):
+    (tmp_path / "base.yaml").write_text("SOLVER: {STEPS: 3}\n")
+    (tmp_path / "x.yaml").write_text("_BASE_: base.yaml\nSOLVER: {STEPS: [1]}\n")
+    with pytest.raises(ValueError, match=r"base.yaml: SOLVER.STEPS is 3, but must be of type tuple"):
+        load_config(tmp_path / "x.yaml")
+
+
+def test_bases_are_merged_in_order_and_the_file_behind_them(tmp_path):
+    (tmp_path / "a.yaml").write_text("SEED: 1\nSOLVER: {MAX_ITER: 10, BASE_LR: 0.5}\n")
+    (tmp_path / "b.yaml").write_text("SEED: 2\nSOLVER: {MAX_ITER: 20}\n")
+    (tmp_path / "x.yaml").write_text("_BASE_: [a.yaml, b.yaml]\nSEED: 3\n")
+    cfg = load_config(tmp_path / "x.yaml", ["SOLVER.STEPS", "(7,)"])
+    assert (cfg.SEED, cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.SOLVER.STEPS) == (3, 20, 0.5, (7,))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["MODEL.DEVICE"], "pairs of KEY and VALUE, but 'MODEL.DEVICE' has no value"),
+        (["MODEL.DEVISE", "cpu"], "there is no key MODEL.DEVISE; did you mean MODEL.DEVICE?"),
+        (["SOLVER.BASE_LR", "None"], "SOLVER.BASE_LR is 'None', but must be of type float"),
+        (["SOLVER.BASE_LR", "{[]: 1}"], "SOLVER.BASE_LR is '{.*, but must be of type float"),
+        (["SOLVER", "{}"], "SOLVER is '{}', but is a group of keys"),
+    ],
+)
+def test_a_broken_override_is_one_message_with_its_key(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), overrides)
+
+
+def test_a_device_that_is_none_is_named(monkeypatch):
+    with pytest.raises(ValueError, match=r"MODEL.DEVICE is 'gpu', which is no device"):
+        check_device("gpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    check_device("cuda:1")
+    with pytest.raises(ValueError, match=r"MODEL.DEVICE is 'cuda:2', but torch sees 2 GPUs"):
+        check_device("cuda:2")
 
 
 def test_an_unknown_choice_names_the_key():

@@ -9,13 +9,14 @@ Times the config as it is against the same with KEY VALUE, for instance --vs MOD
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from statistics import median
 
 import torch
 from tqdm import tqdm
 
-from centernet_d2 import load_config, model_zoo
+from centernet_d2 import command_line, load_config, model_zoo
 from centernet_d2.modeling import CenterNet
 
 
@@ -28,14 +29,19 @@ def seconds(model: CenterNet, images: torch.Tensor) -> float:
     return time.perf_counter() - start
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="name of the model zoo")
     parser.add_argument("--size", nargs=2, type=int, default=(512, 512), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--vs", nargs=2, metavar=("KEY", "VALUE"))
-    args = parser.parse_args(argv)
+    return command_line.run(parser, compare, argv)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Time the config, and its variant if there is one."""
     file = model_zoo.get_config_file(args.config)
     variants = {"as it is": [], **({" ".join(args.vs): args.vs} if args.vs else {})}
     models = {name: CenterNet(load_config(file, options)).eval().to(args.device) for name, options in variants.items()}
@@ -58,4 +64,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

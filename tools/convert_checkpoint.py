@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from centernet_d2 import load_config, model_zoo
-from centernet_d2.checkpoint import load_file, original_names, original_state_dict
+from centernet_d2 import command_line, load_config, model_zoo
+from centernet_d2.checkpoint import check_exists, load_file, original_names, original_state_dict
 from centernet_d2.modeling import CenterNet
 
 
@@ -46,25 +46,28 @@ def _rename(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--config", required=True, help="config of the model: a name of the model zoo, or a file")
-    args = parser.parse_args(argv)
-    try:
-        if args.output.exists():
-            raise FileExistsError(f"{args.output} exists already; nothing is overwritten")
-        file = model_zoo.get_config_file(args.config) if args.config in model_zoo.available() else args.config
-        cfg = load_config(file, ["MODEL.DEVICE", "cpu"])
-        with torch.device("meta"):  # only names are needed
-            names = original_names(CenterNet(cfg))
-        data = load_file(args.input)
-        torch.save(convert(data, names), args.output)
-    except (OSError, ValueError) as error:
-        print(f"convert_checkpoint: {error}", file=sys.stderr)
-        return 1
+    return command_line.run(parser, convert_file, argv)
+
+
+def convert_file(args: argparse.Namespace) -> None:
+    """Convert the file that a command line names."""
+    if args.output.exists():
+        raise FileExistsError(f"{args.output} exists already; nothing is overwritten")
+    if not args.output.parent.is_dir():
+        raise FileNotFoundError(f"{args.output}: its folder does not exist")
+    check_exists(args.input)
+    file = model_zoo.get_config_file(args.config) if args.config in model_zoo.available() else args.config
+    cfg = load_config(file, ["MODEL.DEVICE", "cpu"])
+    with torch.device("meta"):  # only names are needed
+        names = original_names(CenterNet(cfg))
+    data = load_file(args.input)
+    torch.save(convert(data, names), args.output)
     print(f"{args.output}: {'the original' if 'model' in data else 'ours'} now")
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,13 +7,17 @@ python tools/count_flops.py [CONFIG ...] [--size 512 512]
 from __future__ import annotations
 
 import argparse
+import sys
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from tqdm import tqdm
 
-from centernet_d2 import load_config, model_zoo
+from centernet_d2 import command_line, load_config, model_zoo
 from centernet_d2.modeling import CenterNet
+from centernet_d2.quiet import quiet_imports
+
+with quiet_imports():
+    from fvcore.nn import FlopCountAnalysis
 
 
 class Network(torch.nn.Module):
@@ -39,11 +43,15 @@ def count(name: str, size: tuple[int, int]) -> tuple[int, int, int]:
     return trainable, sum(parameter.numel() for parameter in parameters), flops
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", metavar="CONFIG", help="names of the model zoo (default: all)")
     parser.add_argument("--size", nargs=2, type=int, default=(512, 512), metavar=("HEIGHT", "WIDTH"))
-    args = parser.parse_args(argv)
+    return command_line.run(parser, print_table, argv)
+
+
+def print_table(args: argparse.Namespace) -> None:
     names = args.configs or model_zoo.available()
     rows = [(name, *count(name, tuple(args.size))) for name in tqdm(names, leave=False)]
     print(f"| config | trainable parameters | stored parameters | multiply-adds at {args.size[0]} x {args.size[1]} |")
@@ -53,4 +61,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

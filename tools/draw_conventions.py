@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from centernet_d2 import command_line
 from centernet_d2.data.datasets.boxes_on_ground import Camera, draw_scene
 from centernet_d2.visualization import draw_scene3d
 
@@ -53,16 +55,22 @@ def draw_angles(size: int = 300) -> np.ndarray:
     return picture
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    args = parser.parse_args(argv)
+    return command_line.run(parser, lambda args: draw(args.file), argv)
+
+
+def draw(file: Path) -> None:
+    """Draw both pictures, side by side, into a file."""
     image, _, boxes = draw_scene(np.random.default_rng(4), _CAMERA, 12)
     scene = draw_scene3d(image[..., ::-1], _CAMERA.matrix(), boxes)
     picture = np.concatenate([scene, np.full((scene.shape[0], 6, 3), 255, np.uint8), draw_angles()], axis=1)
-    cv2.imwrite(str(args.file), picture[..., ::-1])
-    print(f"drew {args.file}")
+    if not cv2.imwrite(str(file), picture[..., ::-1]):
+        raise OSError(f"cannot write {file}")
+    print(f"drew {file}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

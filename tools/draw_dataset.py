@@ -11,8 +11,10 @@ The configs in configs/Shapes train on them.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from centernet_d2 import command_line
 from centernet_d2.data.datasets.boxes_on_ground import OTHER_CAMERAS, write_boxes_on_ground
 from centernet_d2.data.datasets.kites import write_kites
 from centernet_d2.data.datasets.shapes import write_shapes
@@ -33,19 +35,24 @@ def write_box_sets(folder: Path, *, train: int, val: int, seed: int) -> None:
 WRITERS = {"shapes": write_shapes, "kites": write_kite_sets, "boxes": write_box_sets}
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=WRITERS)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=800, help="number of training images")
     parser.add_argument("--val", type=int, default=200, help="number of validation images, and of any other split")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    return command_line.run(parser, draw, argv)
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Draw the set that a command line names."""
     if args.folder.exists():
-        parser.error(f"{args.folder} exists already; nothing is overwritten")
+        raise FileExistsError(f"{args.folder} exists already; nothing is overwritten")
     WRITERS[args.kind](args.folder, train=args.train, val=args.val, seed=args.seed)
     print(f"drew {args.kind} into {args.folder}: {args.train} images to train on, {args.val} for every other split")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,7 +9,6 @@ It does no more than tools/draw_dataset.py and train_net.py do by hand. KEY VALU
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 import time
@@ -18,28 +17,29 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+
+# In front of Detectron2, whose import it makes a quiet one.
+from centernet_d2 import command_line, load_config, model_zoo
+
+# isort: split
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import annotations_to_instances, read_image
 from detectron2.engine import default_argument_parser
 
-from centernet_d2 import load_config, model_zoo
 from centernet_d2.checkpoint import CenterNetCheckpointer
 from centernet_d2.data.datasets.shapes import write_shapes
 from centernet_d2.engine import Trainer
+from centernet_d2.engine.command import main as train_net
 from centernet_d2.modeling import CenterNet
 from centernet_d2.visualization import draw_heatmap, draw_instances, side_by_side
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "Shapes/centernet_R_18_shapes.yaml"
 
 
 def train(config_file: str, output: Path, overrides: list[str]) -> dict:
     """What ``python train_net.py --config-file ...`` does, in this process."""
-    spec = importlib.util.spec_from_file_location("train_net", ROOT / "train_net.py")
-    train_net = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train_net)
     options = ["--config-file", config_file, "OUTPUT_DIR", str(output), *overrides]
-    return train_net.main(default_argument_parser().parse_args(options))
+    return train_net(default_argument_parser().parse_args(options))
 
 
 def picture(model: CenterNet, record: dict, class_names: list[str]) -> np.ndarray:
@@ -87,13 +87,17 @@ def fresh_folder(wanted: Path) -> Path:
     return folder
 
 
-def main(argv: list[str] | None = None) -> dict:
-    """Returns the metrics of the evaluation."""
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("output/demo"))
     parser.add_argument("--images", type=int, nargs=2, default=(800, 200), metavar=("TRAIN", "VAL"))
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    args = parser.parse_args(argv)
+    return command_line.run(parser, show, argv)
+
+
+def show(args: argparse.Namespace) -> None:
+    """The whole job, with the folder and numbers of a command line."""
     start = time.perf_counter()
     output = fresh_folder(args.output)
     os.environ["DETECTRON2_DATASETS"] = str(output / "datasets")
@@ -115,8 +119,7 @@ def main(argv: list[str] | None = None) -> dict:
         "    DATASETS.TRAIN \"('mine',)\" DATASETS.TEST \"('mine',)\" MODEL.CENTERNET.NUM_CLASSES 5\n"
         f"demo: AP50={metrics['AP50']:.1f} AP={metrics['AP']:.1f} seconds={seconds:.0f} pictures={pictures}"
     )
-    return metrics
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

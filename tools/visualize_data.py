@@ -16,6 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
+# In front of Detectron2, whose import it makes a quiet one.
+from centernet_d2 import command_line, load_config, model_zoo
+
+# isort: split
 from detectron2.config import CfgNode
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.layers import ShapeSpec
@@ -23,7 +28,6 @@ from detectron2.structures import Instances
 from detectron2.utils.env import seed_all_rng
 from tqdm import tqdm
 
-from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper, register_from_config
 from centernet_d2.data.checks import load_checked
 from centernet_d2.demo.sinks import PictureSink
@@ -79,20 +83,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values, at the end")
-    args = parser.parse_args(argv)
-    try:
-        file = args.config if Path(args.config).is_file() else model_zoo.get_config_file(args.config)
-        cfg = load_config(file, args.opts)
-        register_from_config(cfg)
-        seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
-        sink = PictureSink(args.output)
-        for name, picture in pictures(cfg, args.count):
-            sink.write(name, picture[..., ::-1])
-    except (OSError, KeyError, ValueError) as error:
-        print(f"visualize_data: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
-        return 1
+    return command_line.run(parser, visualize, argv)
+
+
+def visualize(args: argparse.Namespace) -> None:
+    """Draw what a command line names."""
+    file = args.config if Path(args.config).is_file() else model_zoo.get_config_file(args.config)
+    cfg = load_config(file, args.opts)
+    register_from_config(cfg)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
+    sink = PictureSink(args.output)
+    for name, picture in pictures(cfg, args.count):
+        sink.write(name, picture[..., ::-1])
     print(f"drew {args.count} training images into {args.output}")
-    return 0
 
 
 if __name__ == "__main__":

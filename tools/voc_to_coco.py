@@ -17,6 +17,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from centernet_d2 import command_line
+
 
 def read_annotation(path: Path) -> dict:
     """One XML file -> its image's file name and size, and its objects.
@@ -92,32 +94,32 @@ def convert(folder: Path, split: str, classes: list[str]) -> tuple[dict, Counter
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the VOC folder")
     parser.add_argument("--output", type=Path, required=True, help="where the .json files go")
     parser.add_argument("--splits", nargs="+", help="image lists (default: all in ImageSets/Main)")
     parser.add_argument("--classes", nargs="+", help="class names in order (default: all found, sorted)")
-    args = parser.parse_args(argv)
+    return command_line.run(parser, convert_folder, argv)
+
+
+def convert_folder(args: argparse.Namespace) -> None:
+    """Convert the image lists that a command line names."""
     lists = args.folder / "ImageSets" / "Main"
-    try:
-        # Lists per class, such as cat_train.txt, are only converted on request.
-        splits = args.splits or sorted(path.stem for path in lists.glob("*.txt") if "_" not in path.stem)
-        if not splits:
-            raise FileNotFoundError(f"there are no image lists in {lists}")
-        classes = args.classes or find_classes(args.folder)
-        args.output.mkdir(parents=True, exist_ok=True)
-        for split in splits:
-            target = args.output / f"{split}.json"
-            if target.exists():
-                raise FileExistsError(f"{target} exists already; nothing is overwritten")
-            content, left_out = convert(args.folder, split, classes)
-            target.write_text(json.dumps(content))
-            reasons = "".join(f", {count} {reason} left out" for reason, count in left_out.items())
-            print(f"{target}: {len(content['images'])} images, {len(content['annotations'])} objects{reasons}")
-    except (OSError, ValueError) as error:
-        print(f"voc_to_coco: {error}", file=sys.stderr)
-        return 1
-    return 0
+    # Lists per class, such as cat_train.txt, are only converted on request.
+    splits = args.splits or sorted(path.stem for path in lists.glob("*.txt") if "_" not in path.stem)
+    if not splits:
+        raise FileNotFoundError(f"there are no image lists in {lists}")
+    classes = args.classes or find_classes(args.folder)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for split in splits:
+        target = args.output / f"{split}.json"
+        if target.exists():
+            raise FileExistsError(f"{target} exists already; nothing is overwritten")
+        content, left_out = convert(args.folder, split, classes)
+        target.write_text(json.dumps(content))
+        reasons = "".join(f", {count} {reason} left out" for reason, count in left_out.items())
+        print(f"{target}: {len(content['images'])} images, {len(content['annotations'])} objects{reasons}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,17 @@
-from .checkpointer import CenterNetCheckpointer, build_checkpointer, fitting_configs, load_file, load_trunk
+from .checkpointer import (
+    CenterNetCheckpointer,
+    build_checkpointer,
+    check_exists,
+    fitting_configs,
+    load_file,
+    load_trunk,
+)
 from .original import original_names, original_state_dict, to_our_names
 
 __all__ = [
     "CenterNetCheckpointer",
     "build_checkpointer",
+    "check_exists",
     "fitting_configs",
     "load_file",
     "load_trunk",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,17 @@ from ..config import load_config
 from ..modeling.meta_arch import CenterNet
 from .original import to_our_names, trunk_state_dict
 
-__all__ = ["CenterNetCheckpointer", "build_checkpointer", "fitting_configs", "load_file", "load_trunk"]
+__all__ = ["CenterNetCheckpointer", "build_checkpointer", "check_exists", "fitting_configs", "load_file", "load_trunk"]
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_exists(path: str | Path) -> None:
+    """Raise a FileNotFoundError unless there is a weights file; cheap, so do it before anything is built."""
+    if Path(path).is_dir():
+        raise FileNotFoundError(f"{path} is a folder, not a weights file; name the .pth file in it")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"the weights file {path} does not exist")
 
 
 def load_file(path: str | Path) -> dict:
@@ -21,10 +32,10 @@ def load_file(path: str | Path) -> dict:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is a pickle, or holds more than tensors and plain values, or is damaged.
+        ValueError: it is a pickle, or holds more than tensors and plain values, or is damaged; or its weights are not
+            names with plain, finite tensors.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"the weights file {path} does not exist")
+    check_exists(path)
     if Path(path).suffix in (".pkl", ".pickle"):
         raise ValueError(f"{path} is a pickle, which can execute code when it is read; save it as a .pth state dict")
     try:
@@ -38,8 +49,56 @@ def load_file(path: str | Path) -> dict:
             f"Save its state dict alone. ({reason})"
         ) from error
     if not isinstance(data, dict):
-        raise ValueError(f"{path} holds a {type(data).__name__}, not a dict of weights")
+        raise ValueError(f"{path} holds a {type(data).__name__}, not a dict of weights; save the model's state_dict()")
+    _check_weights(data, path)
     return data
+
+
+def _check_weights(data: dict, path: str | Path) -> None:
+    """Raise a ValueError unless the weights in a file are names with plain, finite tensors."""
+    key = next((key for key in ("model", "state_dict") if key in data), None)
+    weights = data if key is None else data[key]
+    where = str(path) if key is None else f"'{key}' in {path}"
+    advice = "save the model's state_dict()"
+    if not isinstance(weights, dict):
+        raise ValueError(f"{where} is a {type(weights).__name__}, not a dict of weights; {advice}")
+    if not weights:
+        raise ValueError(f"{where} has no weights in it; {advice}")
+    if unnamed := [name for name in weights if not isinstance(name, str)]:
+        raise ValueError(
+            f"{where} has {len(unnamed)} keys that are no names of tensors, such as {unnamed[0]!r}; {advice}"
+        )
+    problems = {name: reason for name, value in weights.items() if (reason := _problem(value))}
+    if problems:
+        rows = ", ".join(f"{name} ({reason})" for name, reason in list(problems.items())[:3])
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise ValueError(
+            f"{where}: {len(problems)} of {len(weights)} entries cannot be weights: {rows}{more}. Take another "
+            "checkpoint, or save the state_dict() of a model with plain, finite tensors"
+        )
+
+
+def _problem(value: object) -> str:
+    """Why something cannot be a weight; "" if it can."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}, no tensor"
+    if value.is_quantized or value.layout != torch.strided or value.is_meta:
+        return "quantized" if value.is_quantized else "without values" if value.is_meta else "sparse"
+    if value.is_complex() or (value.is_floating_point() and value.dtype not in FLOATS):
+        return str(value.dtype).removeprefix("torch.")
+    wrong = 0 if not value.is_floating_point() else value.numel() - int(value.float().isfinite().sum())
+    return f"{wrong} of {value.numel()} values are NaN or infinite" if wrong else ""
+
+
+def _check_floats(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise a ValueError if a file has whole numbers where the model has others."""
+    wrong = [n for n, t in weights.items() if n in own and own[n].is_floating_point() and not t.is_floating_point()]
+    if wrong:
+        kind = str(weights[wrong[0]].dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{path}: {len(wrong)} tensors are whole numbers where the model has floating-point ones, the first: "
+            f"{wrong[0]} ({kind}). Save the weights in floating point"
+        )
 
 
 def load_trunk(backbone: nn.Module, path: str | Path) -> None:
@@ -59,6 +118,7 @@ def load_trunk(backbone: nn.Module, path: str | Path) -> None:
             f"({len(wrong)} of {len(weights)} tensors; first: {', '.join(wrong[:3])}). "
             "Are MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH right?"
         )
+    _check_floats(weights, own, path)
     backbone.load_state_dict(weights, strict=False)
 
 
@@ -79,10 +139,55 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         """
         super().__init__(model, save_dir, **kwargs)
         self.fine_tune = fine_tune
+        self._needed: Sequence[str] = ()
+
+    def load(self, path: str, *args: object, **kwargs: object) -> dict:
+        """See :class:`detectron2.checkpoint.DetectionCheckpointer`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it cannot be read, or does not fit the model.
+        """
+        if path and "://" not in path:
+            check_exists(path)
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:  # Detectron2's refuses to load again after an error.
+            self._parsed_url_during_load = None
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
+        """Load the last checkpoint with the state of its training; without one, or without `resume`, weights alone.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it cannot be read, does not fit the model, or has no state of a training.
+        """
+        resume = resume and self.has_checkpoint()
+        if resume:
+            self._check_last_checkpoint()
+        self._needed = tuple(self.checkpointables) if resume else ()
+        return super().resume_or_load(path, resume=resume)
+
+    def _check_last_checkpoint(self) -> None:
+        note = Path(self.save_dir, "last_checkpoint")
+        name = note.read_text(encoding="utf-8", errors="replace").strip()
+        if not name or not Path(self.save_dir, name).is_file():
+            raise FileNotFoundError(
+                f"{note} names {name!r}, which is no file in that folder: write the name of a checkpoint that is there "
+                "into it, or delete it to start from MODEL.WEIGHTS"
+            )
 
     def _load_file(self, filename: str) -> dict:
         self._filename = filename
         data = load_file(filename)
+        for key in self._needed:
+            state = data.get(key)
+            if not (isinstance(state, dict) and isinstance(state.get("iteration"), int)):
+                raise ValueError(
+                    f"{filename} has weights, but no state of a training ('{key}' with its iteration) to resume from. "
+                    "To start a new training from these weights, set MODEL.WEIGHTS to this file, choose another "
+                    "OUTPUT_DIR and leave out --resume"
+                )
         return data if "model" in data else {"model": data}
 
     def _load_model(self, checkpoint: dict) -> object:
@@ -103,6 +208,7 @@ class CenterNetCheckpointer(DetectionCheckpointer):
                 f"fine-tuning from {self._filename}: {fresh} starts fresh; {len(unexpected)} tensors unused"
             )
         fitting = {name: tensor for name, tensor in state.items() if name not in (*unexpected, *reshaped)}
+        _check_floats(fitting, own, self._filename)
         return super()._load_model({"model": fitting})
 
     def _misfit(self, state: dict[str, Tensor], own: dict[str, Tensor], wrong: list[str]) -> str:

@@ -12,23 +12,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import yaml
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
-from .. import model_zoo
+from .. import command_line, model_zoo
 from ..config import load_config
 from ..modeling.heads import heads_provide
 from ..predictor import Predictor
 from ..visualization import draw_heatmap, draw_instances, draw_scene3d
 from .cameras import Cameras, choose_cameras
-from .sinks import CODECS, JsonSink, PictureSink, Sink, VideoSink, refuse_existing
-from .sources import Frame, ImageSource, VideoSource, open_source
+from .sinks import CODECS, JsonSink, Sink, VideoSink, output_kind, refuse_existing
+from .sources import Frame, ImageSource, VideoSource, open_source, unsearched_folders
 
 __all__ = ["main"]
 
 USAGE = """Detect objects in pictures, draw them, and write them down. Needs no screen.
 
+    demo.py photo.jpg --config-file CONFIG --weights model.pth --output drawn.jpg
     demo.py photo.jpg folder/ 'more/*.png' --config-file CONFIG --weights model.pth --output pictures/
     demo.py video.mp4 --config-file CONFIG --weights model.pth --output drawn.mp4 --json results.json
     demo.py --camera 0 --config-file CONFIG --weights model.pth --output drawn.avi   (Ctrl-C stops)
@@ -45,9 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, help="a file, or a name such as COCO-Detection/...")
     parser.add_argument("--weights", default="", help="default: MODEL.WEIGHTS of the config")
     parser.add_argument("--device", help="cpu, cuda, ...; default: MODEL.DEVICE of the config")
-    parser.add_argument("--output", type=Path, help=f"folder for pictures, or a video ({', '.join(CODECS)})")
+    parser.add_argument(
+        "--output", type=Path, help=f"folder for pictures, a picture for one image, or a video ({', '.join(CODECS)})"
+    )
     parser.add_argument("--json", type=Path, help="file for all detections in COCO's results format")
-    parser.add_argument("--threshold", type=float, default=0.3, help="lowest score that is drawn (JSON has them all)")
+    parser.add_argument(
+        "--threshold", type=float, default=0.3, help="lowest score that is drawn, 0 to 1 (JSON has them all)"
+    )
     parser.add_argument("--heatmap", action="store_true", help="lay the heatmap of the centers over the pictures")
     parser.add_argument("--joint-scores", action="store_true", help="write its score beside every keypoint")
     parser.add_argument(
@@ -64,22 +68,28 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    try:
-        if args.output is None and args.json is None:
-            raise ValueError("there is nothing to write: give --output, --json or both")
-        if args.max_frames is not None and args.max_frames < 1:
-            raise ValueError(f"--max-frames {args.max_frames}: it must be at least 1")
-        for path in filter(None, (args.output, args.json)):
-            refuse_existing(path)
-        return run(args, open_source(args.inputs, args.camera))
-    except (OSError, ValueError, KeyError) as error:
-        message = error.args[0] if isinstance(error, KeyError) else error
-        print(f"{parser.prog}: {message}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:  # before the first picture, or for the second time
-        return 130
+    return command_line.run(build_parser(), start, argv)
+
+
+def start(args: argparse.Namespace) -> int:
+    """Check what a command line names, as far as that is quick, and run it."""
+    if args.output is None and args.json is None:
+        raise ValueError("there is nothing to write: give --output, --json or both")
+    if not 0 <= args.threshold <= 1:
+        raise ValueError(f"--threshold {args.threshold:g}: scores are from 0 to 1")
+    for option, number in (("--max-frames", args.max_frames), ("--batch-size", args.batch_size)):
+        if number is not None and number < 1:
+            raise ValueError(f"{option} {number}: it must be at least 1")
+    for path in filter(None, (args.output, args.json)):
+        refuse_existing(path)
+    if args.json is not None and args.json.is_dir():
+        raise IsADirectoryError(f"--json {args.json} is a folder; name a file")
+    source = open_source(args.inputs, args.camera)
+    if args.output is not None:
+        output_kind(args.output, source)
+    for folder, count in unsearched_folders(args.inputs).items():
+        print(f"{folder}: {count} sub-folders are not searched; '{folder}/**/*.jpg' would", file=sys.stderr)
+    return run(args, source)
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
@@ -89,12 +99,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     options = list(args.opts)
     for key, value in (("MODEL.WEIGHTS", args.weights), ("MODEL.DEVICE", args.device)):
         options += [key, value] if value else []
-    try:
-        return load_config(file, options)
-    except AssertionError as error:  # what yacs says about unknown keys
-        raise ValueError(f"--opts: {error}") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not a config: {error}") from error
+    return load_config(file, options)
 
 
 def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
@@ -104,7 +109,7 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
     predictor = Predictor.from_config(cfg, batch_size=args.batch_size)
     done, skipped, start = 0, 0, time.perf_counter()
     with ExitStack() as stack:
-        sinks = open_sinks(args, source.rate, stack)
+        sinks = open_sinks(args, source, stack)
         bar = stack.enter_context(tqdm(total=len(source) or None, unit=" images", smoothing=0.1))
         interrupts = stack.enter_context(interrupts_noted())
         frames = source if cameras is None else with_cameras(source, cameras)
@@ -166,12 +171,12 @@ def interrupts_noted() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def open_sinks(args: argparse.Namespace, rate: float | None, stack: ExitStack) -> dict[str, Sink]:
+def open_sinks(args: argparse.Namespace, source: ImageSource | VideoSource, stack: ExitStack) -> dict[str, Sink]:
     """The sinks of a command line, closed with the stack."""
     sinks = {}
     if args.output is not None:
-        is_video = args.output.suffix.lower() in CODECS or (rate is not None and args.output.suffix != "")
-        sinks["pictures"] = VideoSink(args.output, rate or 1.0) if is_video else PictureSink(args.output)
+        kind = output_kind(args.output, source)
+        sinks["pictures"] = kind(args.output, source.rate or 1.0) if kind is VideoSink else kind(args.output)
         stack.enter_context(sinks["pictures"])
     if args.json is not None:
         sinks["json"] = stack.enter_context(JsonSink(args.json))

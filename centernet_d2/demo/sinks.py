@@ -10,10 +10,14 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-__all__ = ["JsonSink", "PictureSink", "Sink", "VideoSink", "refuse_existing"]
+from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, VideoSource
+
+__all__ = ["JsonSink", "PictureFile", "PictureSink", "Sink", "VideoSink", "output_kind", "refuse_existing"]
 
 # By suffix: a codec that OpenCV's own build has.
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+# Formats that OpenCV writes in color.
+PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def refuse_existing(path: Path) -> Path:
@@ -60,8 +64,28 @@ class PictureSink(Sink):
         while (title := f"{stem}.png" if number == 1 else f"{stem}-{number}.png").lower() in self.taken:
             number += 1
         self.taken.add(title.lower())
-        # OpenCV's own writing does not know every letter of a path on every system.
-        (self.folder / title).write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+        _write_picture(self.folder / title, picture)
+
+
+class PictureFile(Sink):
+    """A single picture, in the format that its name says."""
+
+    def __init__(self, path: Path) -> None:
+        """
+        Raises:
+            FileExistsError: the file exists.
+        """
+        self.path = refuse_existing(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, name: str, picture: np.ndarray) -> None:
+        """Write an (H, W, 3) uint8 BGR picture."""
+        _write_picture(self.path, picture)
+
+
+def _write_picture(path: Path, picture: np.ndarray) -> None:
+    # OpenCV's own writing does not know every letter of a path on every system.
+    path.write_bytes(cv2.imencode(path.suffix.lower(), picture)[1].tobytes())
 
 
 class VideoSink(Sink):
@@ -130,3 +154,26 @@ class JsonSink(Sink):
     def close(self) -> None:
         self.file.write("\n]\n")
         self.file.close()
+
+
+def output_kind(
+    path: Path, source: ImageSource | VideoSource
+) -> type[PictureFile] | type[PictureSink] | type[VideoSink]:
+    """Which sink a name stands for: a video or a picture by its ending, else a folder of pictures.
+
+    Raises:
+        ValueError: it is a picture for several images, or has an ending that cannot be written.
+    """
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        if not isinstance(source, ImageSource) or len(source) != 1:
+            what = f"there are {len(source)} images" if isinstance(source, ImageSource) else "a video has many"
+            raise ValueError(f"{path} is one picture, but {what}: name a folder")
+        if suffix not in PICTURES:
+            raise ValueError(f"{path}: pictures end in {', '.join(PICTURES)}")
+        return PictureFile
+    if suffix in CODECS:
+        return VideoSink
+    if suffix in VIDEO_SUFFIXES or (suffix and source.rate is not None):
+        raise ValueError(f"{path}: videos end in {' or '.join(CODECS)}")
+    return PictureSink

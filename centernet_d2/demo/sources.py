@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..data.images import read_image
 
-__all__ = ["Frame", "ImageSource", "VideoSource", "find_images", "open_source"]
+__all__ = ["Frame", "ImageSource", "VideoSource", "find_images", "open_source", "unsearched_folders"]
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
@@ -114,9 +114,19 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             own = [match for match in matches if match.is_file()]
         if not own:
             what = "the folder has no images" if path.is_dir() else "no such file, folder or glob with matches"
+            what += f"; its {count} sub-folders are not searched" if (count := _count_folders(path)) else ""
             raise FileNotFoundError(f"{entry}: {what}")
         found.extend(own)
     return list(dict.fromkeys(found))
+
+
+def unsearched_folders(inputs: Sequence[str]) -> dict[str, int]:
+    """The folders among the inputs that have folders in them, and how many: these are not searched."""
+    return {entry: count for entry in inputs if (count := _count_folders(Path(entry)))}
+
+
+def _count_folders(path: Path) -> int:
+    return sum(inner.is_dir() for inner in path.iterdir()) if path.is_dir() else 0
 
 
 def open_source(inputs: Sequence[str], camera: int | None = None) -> ImageSource | VideoSource:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import logging
+import sys
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -13,17 +15,16 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..config import check_device, load_config
+from ..checkpoint import check_exists
+from ..config import check_device, flatten, load_config
 from ..data import register_from_config
+from ..quiet import drop_mapping_notice, is_for_the_screen, quiet_imports
 
-__all__ = ["check_output_dir", "setup"]
+__all__ = ["check_output_dir", "check_weights", "read_config", "setup", "start_logging"]
 
-# What --resume may change: iterations, devices and workers, how often something is looked at or written, and of course
-# how the folder itself is spelled.
+# What --resume may change: iterations, devices and workers, and how often something is looked at or written.
 RESUMABLE = (
-    "OUTPUT_DIR",
     "SOLVER.MAX_ITER",
-    "SOLVER.STEPS",
     "SOLVER.CHECKPOINT_PERIOD",
     "TEST.EVAL_PERIOD",
     "MODEL.DEVICE",
@@ -31,28 +32,94 @@ RESUMABLE = (
     "VIS_PERIOD",
 )
 
+# The learning rate and its schedule, which it may change if the command line says so: a config file that was edited in
+# between must not change them in silence.
+LEARNING_RATE = (
+    "SOLVER.BASE_LR",
+    "SOLVER.BASE_LR_END",
+    "SOLVER.LR_SCHEDULER_NAME",
+    "SOLVER.STEPS",
+    "SOLVER.GAMMA",
+    "SOLVER.NUM_DECAYS",
+    "SOLVER.RESCALE_INTERVAL",
+    "SOLVER.WARMUP_FACTOR",
+    "SOLVER.WARMUP_ITERS",
+    "SOLVER.WARMUP_METHOD",
+)
+
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Read the config of a command line, register its data sets, check its output folder, start logging.
+    """Read the config of a command line, check what it names, register its data sets, start logging.
+
+    Environment, config and model go to OUTPUT_DIR/log.txt only.
 
     Args:
         args: as parsed by ``detectron2.engine.default_argument_parser``.
 
     Raises:
         FileExistsError: the output folder holds another run.
-        ValueError: MODEL.DEVICE is a GPU, and there is none.
+        FileNotFoundError: a weights file does not exist.
+        ValueError: the config is wrong, there are no weights to evaluate, or MODEL.DEVICE is a GPU, and there is none.
     """
+    cfg = read_config(args)
+    drop_mapping_notice()
+    register_from_config(cfg)
+    changed = {}
+    if comm.is_main_process() and not args.eval_only:
+        changed = check_output_dir(cfg, resume=args.resume, told=args.opts[::2])
+    comm.synchronize()
+    start_logging(cfg)
+    with _config_file_kept(cfg) if args.eval_only else nullcontext(), quiet_imports():
+        default_setup(cfg, args)
+    logger = logging.getLogger(__name__)
+    logger.info(f"output folder: {cfg.OUTPUT_DIR} (environment, config and model: log.txt)")
+    for key, (old, new) in changed.items():
+        logger.info(f"--resume changes {key}: {old} -> {new}")
+    return cfg
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The config of a command line, with a device and weights that exist.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`setup`.
+    """
+    if not args.config_file:
+        raise ValueError("there is no config: give --config-file FILE; ours are in configs/")
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     check_device(cfg.MODEL.DEVICE)
-    register_from_config(cfg)
-    if comm.is_main_process() and not args.eval_only:
-        check_output_dir(cfg, resume=args.resume)
-    comm.synchronize()
-    with _config_file_kept(cfg) if args.eval_only else nullcontext():
-        default_setup(cfg, args)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="centernet_d2", abbrev_name="cn")
+    check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
     return cfg
+
+
+def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
+    """Whether there are the weights to start from, before anything is built.
+
+    Raises:
+        ValueError: there are none to evaluate.
+        FileNotFoundError: a file does not exist.
+    """
+    if resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists():
+        return
+    if eval_only and not cfg.MODEL.WEIGHTS:
+        raise ValueError("--eval-only needs weights: set MODEL.WEIGHTS, or --resume for the last ones in OUTPUT_DIR")
+    for path in filter(None, (cfg.MODEL.WEIGHTS, "" if eval_only else cfg.MODEL.TRUNK_WEIGHTS)):
+        if "://" not in path:
+            check_exists(path)
+
+
+def start_logging(cfg: CfgNode) -> None:
+    """Log to OUTPUT_DIR/log.txt, and what is for users to the screen as well."""
+    rank = comm.get_rank()
+    # Called as default_setup does: the handlers are made once, and have their filter when it logs.
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="centernet_d2", abbrev_name="cn")
+    for name in ("fvcore", "detectron2", "centernet_d2"):
+        for handler in logging.getLogger(name).handlers:
+            if getattr(handler, "stream", None) is sys.stdout:
+                handler.addFilter(is_for_the_screen)
 
 
 @contextmanager
@@ -68,43 +135,55 @@ def _config_file_kept(cfg: CfgNode) -> Iterator[None]:
             path.write_text(kept)
 
 
-def check_output_dir(cfg: CfgNode, *, resume: bool) -> None:
-    """Refuse to train over another run.
+def check_output_dir(cfg: CfgNode, *, resume: bool, told: Collection[str] = ()) -> dict[str, tuple[object, object]]:
+    """Refuse to train over another run. A folder without weights is none, whatever else a failed start left there.
+
+    Args:
+        cfg: of the run to start.
+        resume: whether the run in the folder is to be continued.
+        told: keys that the command line names.
+
+    Returns:
+        The keys that a resumed run changes, with their values before and now.
 
     Raises:
         NotADirectoryError: OUTPUT_DIR is a file.
-        FileExistsError: OUTPUT_DIR holds weights and `resume` is off, or a config that differs in more than iterations,
-            devices and workers.
+        FileExistsError: OUTPUT_DIR holds weights and `resume` is off, or a config that differs in more than may change.
     """
     folder = Path(cfg.OUTPUT_DIR)
     config_file = folder / "config.yaml"
     if folder.is_file():
         raise NotADirectoryError(f"OUTPUT_DIR {folder} is a file")
-    if not resume and any(folder.glob("*.pth")):
+    if not any(folder.glob("*.pth")):
+        return {}
+    if not resume:
         raise FileExistsError(
             f"OUTPUT_DIR {folder} already holds trained weights: continue with --resume, or choose another folder"
         )
     if not config_file.exists():
-        return
-    allowed = RESUMABLE if resume else ("OUTPUT_DIR",)
-    content = yaml.safe_load(config_file.read_text())
-    if not isinstance(content, dict):
-        raise FileExistsError(f"{config_file} is not a config; choose another OUTPUT_DIR")
-    old, new = dict(_flatten(content)), dict(_flatten(yaml.safe_load(cfg.dump())))
-    changed = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key) and key not in allowed]
-    if changed:
-        lines = "\n".join(f"  {key}: {old.get(key)} -> {new.get(key)}" for key in changed[:10])
+        return {}
+    old, new = dict(flatten(_read_old_config(config_file))), dict(flatten(yaml.safe_load(cfg.dump())))
+    changed = {
+        key: (old.get(key), new.get(key))
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key) and key != "OUTPUT_DIR"
+    }
+    refused = [key for key in changed if key not in RESUMABLE and not (key in LEARNING_RATE and key in told)]
+    if refused:
+        lines = "\n".join(f"  {key}: {changed[key][0]} -> {changed[key][1]}" for key in refused[:10])
         raise FileExistsError(
-            f"OUTPUT_DIR {folder} belongs to a run with another config; choose another folder"
-            + (" (--resume may change iterations, devices and workers only)" if resume else "")
-            + f". Changed:\n{lines}"
+            f"OUTPUT_DIR {folder} belongs to a run with another config; choose another folder (--resume may change "
+            "iterations, devices and workers, and, by keys on the command line, the learning rate and its schedule). "
+            f"Changed:\n{lines}"
         )
+    return changed
 
 
-def _flatten(node: dict, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Nested dicts -> dotted keys and values."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _read_old_config(path: Path) -> dict:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError):
+        content = None
+    if not isinstance(content, dict):
+        raise FileExistsError(f"{path} is not a config; choose another OUTPUT_DIR")
+    return content

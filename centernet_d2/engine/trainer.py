@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 
 import torch
 from detectron2.config import CfgNode
@@ -37,6 +39,17 @@ __all__ = ["Trainer"]
 EVALUATORS = ("coco", "pascal_voc", "kitti")
 
 
+@contextmanager
+def prints_logged() -> Iterator[None]:
+    """What is printed goes to the log file: pycocotools tells every step, and the results once more."""
+    with redirect_stdout(io.StringIO()) as text:
+        try:
+            yield
+        finally:
+            if text.getvalue():
+                logging.getLogger(__name__).debug(f"printed by evaluators:\n{text.getvalue()}")
+
+
 class Trainer(DefaultTrainer):
     """Trains and evaluates a CenterNet from a config; processes, hooks and logging are Detectron2's."""
 
@@ -63,10 +76,40 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the last checkpoint; without one, start from MODEL.TRUNK_WEIGHTS and MODEL.WEIGHTS."""
-        if self.cfg.MODEL.TRUNK_WEIGHTS and not (resume and self.checkpointer.has_checkpoint()):
+        """Continue from the last checkpoint; without one, start from MODEL.TRUNK_WEIGHTS and MODEL.WEIGHTS.
+
+        Raises:
+            FileNotFoundError: a file does not exist.
+            ValueError: it does not fit, or there is nothing to continue from in it.
+        """
+        resume = resume and self.checkpointer.has_checkpoint()
+        if self.cfg.MODEL.TRUNK_WEIGHTS and not resume:
             load_trunk(self.checkpointer.model.backbone, self.cfg.MODEL.TRUNK_WEIGHTS)
-        super().resume_or_load(resume)
+        rates = list(self.scheduler.base_lrs)
+        try:
+            super().resume_or_load(resume)
+        except (AttributeError, KeyError, TypeError) as error:
+            if not resume:
+                raise
+            file = self.checkpointer.get_checkpoint_file()
+            raise ValueError(
+                f"the state of the training in {file} is incomplete ({error!r}). Write the name of another checkpoint "
+                "into last_checkpoint beside it, or start a new training with it as MODEL.WEIGHTS"
+            ) from error
+        if resume:
+            self._follow_schedule(rates)
+
+    def _follow_schedule(self, rates: Sequence[float]) -> None:
+        """Go on with the schedule of the config from base `rates`; the checkpoint brought those of its own back."""
+        groups = self.scheduler.optimizer.param_groups
+        self.scheduler.base_lrs = list(rates)
+        old, new = [group["lr"] for group in groups], self.scheduler.get_lr()
+        for group, base, rate in zip(groups, rates, new, strict=True):
+            group.update(initial_lr=base, lr=rate)
+        if old != new:
+            logging.getLogger(__name__).info(
+                f"learning rate at iteration {self.start_iter}: {max(old):g} -> {max(new):g}"
+            )
 
     def train(self) -> dict:
         """Train; returns the metrics of the evaluation at the end."""
@@ -128,6 +171,7 @@ class Trainer(DefaultTrainer):
         )
 
     @classmethod
+    @prints_logged()
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None) -> dict:
         """Evaluate on DATASETS.TEST, and again in the other ways that TEST.AUG and TEST.CENTERNET_ORACLE ask for.
 

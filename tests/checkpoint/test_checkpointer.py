@@ -58,6 +58,107 @@ def test_missing_files_are_named(tmp_path):
         load_file(tmp_path / "nowhere.pth")
 
 
+def broken(**changes):
+    """The weights of the stub model with changes; every one is refused by its name."""
+    return {"model": {**stub_model().state_dict(), **changes}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "has no weights in it; save the model's state_dict"),
+        (torch.zeros(2), "holds a Tensor, not a dict"),
+        ([torch.zeros(2)], "holds a list, not a dict"),
+        ({"model": None}, "'model' in .*x.pth is a NoneType, not a dict of weights; save"),
+        ({"model": {}}, "'model' in .*x.pth has no weights in it"),
+        ({"model": torch.zeros(2)}, "'model' in .*x.pth is a Tensor, not a dict"),
+        ({"state_dict": [1]}, "'state_dict' in .*x.pth is a list"),
+        ({0: torch.zeros(2), 1: torch.zeros(2)}, "2 keys that are no names of tensors, such as 0"),
+        ({"a": {"b": torch.zeros(2)}}, r"1 of 1 entries cannot be weights: a \(a dict, no tensor\)"),
+        (broken(a=torch.tensor([1.0, float("nan"), float("inf")])), r"a \(2 of 3 values are NaN or infinite\)"),
+        (broken(a=torch.full((2,), 1e300, dtype=torch.float64)), r"a \(2 of 2 values are NaN or infinite\)"),
+        (broken(a=torch.zeros(1, dtype=torch.complex64)), r"a \(complex64\)"),
+        (broken(a=torch.eye(3).to_sparse()), r"a \(sparse\)"),
+        (broken(a=torch.zeros(1, device="meta")), r"a \(without values\)"),
+        (broken(a=torch.zeros(2).to(torch.float8_e4m3fn)), r"a \(float8_e4m3fn\)"),
+        (broken(a=3), r"a \(a int, no tensor\)"),
+        ({str(i): torch.tensor(float("nan")) for i in range(9)}, r"9 of 9 entries .* and 6 more\. Take another"),
+    ],
+)
+def test_what_cannot_be_weights_is_refused_by_name(tmp_path, content, message):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=message) as error:
+        CenterNetCheckpointer(stub_model()).load(str(tmp_path / "x.pth"))
+    assert "x.pth" in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_whole_numbers_for_weights_are_refused_by_name(tmp_path, dtype):
+    state = stub_model().state_dict()
+    name = next(name for name, tensor in state.items() if tensor.is_floating_point())
+    torch.save({**state, name: state[name].to(dtype)}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=rf"x.pth: 1 tensors are whole numbers .* first: {name} \({str(dtype)[6:]}\)"):
+        CenterNetCheckpointer(stub_model()).load(str(tmp_path / "x.pth"))
+
+
+def test_weights_of_half_precision_load(tmp_path):
+    source, target = stub_model().half().state_dict(), stub_model()
+    torch.save(source, tmp_path / "x.pth")
+    CenterNetCheckpointer(target).load(str(tmp_path / "x.pth"))
+    assert all(
+        torch.equal(tensor.half(), source[name]) for name, tensor in target.state_dict().items() if name in source
+    )
+
+
+def test_trunk_weights_that_are_not_finite_are_refused(tmp_path):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    state["conv1.weight"][0, 0, 0, 0] = float("nan")
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"conv1.weight \(1 of 9408 values are NaN or infinite\)"):
+        load_trunk(ResNetUpConv(depth=18), tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("nope.pth", "nope.pth does not exist"), ("", "is a folder, not a weights file; name the .pth")],
+)
+def test_a_path_without_a_file_is_named(tmp_path, path, message):
+    with pytest.raises(FileNotFoundError, match=message):
+        CenterNetCheckpointer(stub_model()).load(str(tmp_path / path))
+
+
+class State:
+    """What a checkpointer keeps beside the model."""
+
+    def state_dict(self):
+        return {"iteration": 7}
+
+    def load_state_dict(self, state):
+        self.loaded = state
+
+
+@pytest.mark.parametrize("trainer", [{}, {"trainer": None}, {"trainer": {"iteration": None}}])
+def test_a_last_checkpoint_without_the_state_of_a_training_says_what_to_do(tmp_path, trainer):
+    checkpointer = CenterNetCheckpointer(stub_model(), str(tmp_path), trainer=State())
+    torch.save({"model": stub_model().state_dict(), **trainer}, tmp_path / "x.pth")
+    checkpointer.tag_last_checkpoint("x.pth")
+    with pytest.raises(ValueError, match=r"x.pth has weights, but no state of a training .*set MODEL.WEIGHTS to this"):
+        checkpointer.resume_or_load("")
+    checkpointer.resume_or_load(str(tmp_path / "x.pth"), resume=False)
+    checkpointer.save("y")
+    checkpointer.resume_or_load("")
+    assert checkpointer.checkpointables["trainer"].loaded == {"iteration": 7}
+
+
+@pytest.mark.parametrize("content", [b"gone.pth", b"", b"\xff\xfe"])
+def test_a_note_of_the_last_checkpoint_that_names_no_file_says_what_to_do(tmp_path, content):
+    (tmp_path / "last_checkpoint").write_bytes(content)
+    with pytest.raises(
+        FileNotFoundError, match=r"last_checkpoint names .* no file in that folder: write the name of a"
+    ):
+        CenterNetCheckpointer(stub_model(), str(tmp_path)).resume_or_load("")
+
+
 @pytest.mark.parametrize("zip_format", [True, False])
 def test_a_model_survives_a_round_trip(tmp_path, zip_format):
     source, target = stub_model(), stub_model()

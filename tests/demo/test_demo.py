@@ -81,7 +81,7 @@ def frames(path):
 
 def test_a_folder_of_all_kinds_with_a_broken_file(call, folder, tmp_path):
     output, results = tmp_path / "Ergebnis ö" / "pictures", tmp_path / "Ergebnis ö" / "results.json"
-    code, out, err = call(folder, "--output", output, "--json", results, "--batch-size", 4, "--threshold", 2)
+    code, out, err = call(folder, "--output", output, "--json", results, "--batch-size", 4, "--threshold", 1)
     assert code == 1
     assert err.count("skipped: cannot read the image") == 1
     assert "broken.png" in err
@@ -108,8 +108,32 @@ def test_files_globs_and_a_config_file(call, folder, tmp_path):
     assert drawn.mean() < pixels(0).mean()  # dimmed under the heatmap
 
 
+@pytest.mark.parametrize(
+    ("name", "start"), [("one.jpg", b"\xff\xd8\xff"), ("new/ONE.PNG", b"\x89PNG"), ("one.tif", b"II*")]
+)
+def test_one_image_becomes_the_picture_that_is_named(call, folder, tmp_path, name, start):
+    output = tmp_path / name
+    assert call(folder / "colour.png", "--output", output, "--threshold", 1)[0] == 0
+    assert output.is_file()
+    assert output.read_bytes().startswith(start)
+    assert np.abs(cv2.imread(str(output)).astype(int) - pixels(0)).mean() < 12
+    code, _, err = call(folder / "colour.png", "--output", output)
+    assert (code, "exists already; nothing is overwritten" in err) == (1, True)
+
+
+def test_sub_folders_are_mentioned(call, tmp_path):
+    write(tmp_path / "set" / "a.png", pixels(0))
+    write(tmp_path / "set" / "inner" / "b.png", pixels(1))
+    code, out, err = call(tmp_path / "set", "--output", tmp_path / "out")
+    assert (code, "1 images, " in out) == (0, True)
+    assert f"{tmp_path / 'set'}: 1 sub-folders are not searched; '{tmp_path / 'set'}/**/*.jpg' would" in err
+    code, out, err = call(f"{tmp_path / 'set'}/**/*.png", "--output", tmp_path / "all")
+    assert "2 images, " in out
+    assert "sub-folders" not in err
+
+
 def test_a_video_becomes_a_video(call, video, tmp_path):
-    code, out, _ = call(video, "--output", tmp_path / "drawn.mp4", "--json", tmp_path / "r.json", "--threshold", 2)
+    code, out, _ = call(video, "--output", tmp_path / "drawn.mp4", "--json", tmp_path / "r.json", "--threshold", 1)
     assert code == 0
     assert "7 images, " in out
     drawn = frames(tmp_path / "drawn.mp4")
@@ -172,14 +196,28 @@ def test_nothing_is_overwritten(call, folder, tmp_path):
         (["colour.png", "--camera", "0", "--json", "r.json"], "give either inputs or --camera"),
         (["--camera", "77", "--json", "r.json"], "cannot open the camera 77"),
         (["clip.avi", "colour.png", "--json", "r.json"], "a video must be the only input"),
-        (["colour.png", "--json", "r.json", "--opts", "MODEL.NOTHING", "1"], "--opts: Non-existent key: MODEL.NOTHING"),
+        (["colour.png", "--json", "r.json", "--opts", "MODEL.NOTHING", "1"], "there is no key MODEL.NOTHING"),
         (["colour.png", "--json", "r.json", "--opts", "MODEL.WEIGHTS", ""], "there are no weights to detect with"),
         (["clip.avi", "--output", "drawn.mov"], "drawn.mov: videos end in .mp4 or .avi"),
         (["broken.avi", "--json", "r.json"], "cannot open the video broken.avi"),
         (["empty", "--json", "r.json"], "empty: the folder has no images"),
         (["colour.png", "--json", "r.json", "--max-frames", "0"], "--max-frames 0: it must be at least 1"),
-        (["colour.png", "--json", "r.json", "--config-file", "bad.yaml"], "bad.yaml is not a config"),
+        (["colour.png", "--json", "r.json", "--config-file", "bad.yaml"], "bad.yaml is not YAML"),
         (["colour.png", "--json", "r.json", "--weights", "bad.yaml"], "bad.yaml is not a file of plain weights"),
+        (["colour.png", "--json", "r.json", "--weights", "nope.pth"], "the weights file nope.pth does not exist"),
+        (["colour.png", "--json", "r.json", "--batch-size", "0"], "--batch-size 0: it must be at least 1"),
+        (["colour.png", "--json", "empty"], "--json empty is a folder"),
+        (["colour.png", "--json", "r.json", "--threshold", "50"], "--threshold 50: scores are from 0 to 1"),
+        (["colour.png", "--json", "r.json", "--threshold", "-0.1"], "--threshold -0.1: scores are from 0 to 1"),
+        (["colour.png", "--json", "r.json", "--threshold", "nan"], "--threshold nan: scores are from 0 to 1"),
+        (
+            ["colour.png", "grey.png", "--output", "one.jpg"],
+            "one.jpg is one picture, but there are 2 images: name a folder",
+        ),
+        (["clip.avi", "--output", "one.jpg"], "one.jpg is one picture, but a video has many"),
+        (["colour.png", "--output", "one.mov"], "one.mov: videos end in .mp4 or .avi"),
+        (["colour.png", "--output", "one.gif"], "one.gif: pictures end in .bmp, "),
+        (["deep", "--json", "r.json"], "deep: the folder has no images; its 1 sub-folders are not searched"),
         (["colour.png", "--json", "r.json", "--device", "cuda:77"], "torch sees no GPU: set MODEL.DEVICE cpu"),
     ],
 )
@@ -189,11 +227,15 @@ def test_mistakes_are_one_line_and_leave_nothing(weights, capsys, tmp_path, monk
     (tmp_path / "broken.avi").write_text("nothing")
     (tmp_path / "bad.yaml").write_text("e: [1, 2\n")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    write(tmp_path / "grey.png", pixels(2)[..., 0])
     (tmp_path / "empty").mkdir()
+    (tmp_path / "deep" / "inner").mkdir(parents=True)
+    before = {path.name for path in tmp_path.iterdir()}
     options = ["--config-file", ZOO, "--device", "cpu", *(["--weights", str(weights)] if "" not in arguments else [])]
     assert demo.main([*options, *arguments]) == 1
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "r.json").exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert {path.name for path in tmp_path.iterdir()} == before
 
 
 def test_inputs_keep_their_order_and_come_once(folder):

@@ -1,4 +1,6 @@
 import json
+import logging
+import shutil
 
 import cv2
 import pytest
@@ -44,14 +46,61 @@ def test_another_run_is_never_overwritten(main, arguments, tmp_path):
     (tmp_path / "link").symlink_to(out)
     main(arguments("--resume", OUTPUT_DIR=f"{tmp_path}/link/", SOLVER__MAX_ITER=4))
     before = {name: (out / name).read_bytes() for name in before}
-    with pytest.raises(FileExistsError, match=r"SOLVER.BASE_LR: 0.001 -> 0.1"):
-        main(arguments("--resume", SOLVER__BASE_LR=0.1))
+    with pytest.raises(FileExistsError, match=r"SOLVER.OPTIMIZER: Adam -> SGD"):
+        main(arguments("--resume", SOLVER__OPTIMIZER="SGD"))
     for name in before:
         assert (out / name).read_bytes() == before[name], name
-    (out / "model_final.pth").unlink()
-    with pytest.raises(FileExistsError, match="belongs to a run with another config"):
-        main(arguments(SOLVER__BASE_LR=0.1))
-    assert (out / "config.yaml").read_bytes() == before["config.yaml"]
+
+
+def learning_rates(out):
+    """By iteration, as metrics.json has them; the later of two."""
+    rows = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    return {row["iteration"]: row["lr"] for row in rows if "lr" in row}
+
+
+def test_resuming_changes_the_learning_rate_if_told_to(main, arguments, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("detectron2.engine.hooks.PeriodicWriter.after_step", write_every_iteration)
+    common = {"SOLVER__STEPS": "(3, 8)", "DATASETS__TEST": "()"}
+    main(arguments(SOLVER__MAX_ITER=4, **common))
+    shutil.copytree(tmp_path / "out", tmp_path / "plain")
+    expected = {0: 1e-3, 1: 1e-3, 2: 1e-3, 3: 1e-4}
+    assert learning_rates(tmp_path / "out") == pytest.approx(expected)
+
+    logging.getLogger("centernet_d2").addHandler(caplog.handler)
+    main(arguments("--resume", SOLVER__MAX_ITER=6, OUTPUT_DIR=tmp_path / "plain", **common))
+    assert learning_rates(tmp_path / "plain") == pytest.approx({**expected, 4: 1e-4, 5: 1e-4})
+    assert "learning rate at" not in caplog.text
+
+    common["SOLVER__STEPS"] = "(3, 5)"
+    main(arguments("--resume", SOLVER__MAX_ITER=6, SOLVER__BASE_LR=0.01, SOLVER__GAMMA=0.5, **common))
+    logging.getLogger("centernet_d2").removeHandler(caplog.handler)
+    assert learning_rates(tmp_path / "out") == pytest.approx({**expected, 4: 5e-3, 5: 2.5e-3})
+    assert "--resume changes SOLVER.BASE_LR: 0.001 -> 0.01" in caplog.text
+    assert "learning rate at iteration 4: 0.0001 -> 0.005" in caplog.text
+
+
+def write_every_iteration(self):
+    for writer in self._writers:
+        writer.write()
+
+
+@pytest.mark.parametrize("state", [{"iteration": 0}, {"iteration": 0, "_trainer": {"optimizer": None}}])
+def test_an_incomplete_state_of_a_training_says_what_to_do(main, arguments, tmp_path, state):
+    main(arguments(SOLVER__MAX_ITER=1, DATASETS__TEST="()"))
+    path = tmp_path / "out" / "model_final.pth"
+    torch.save({**load_file(path), "trainer": state}, path)
+    with pytest.raises(ValueError, match=r"training in .*model_final.pth is incomplete .*as MODEL.WEIGHTS"):
+        main(arguments("--resume", SOLVER__MAX_ITER=2, DATASETS__TEST="()"))
+
+
+def test_an_edited_config_file_does_not_change_the_learning_rate_of_a_resumed_training(main, arguments, tmp_path):
+    main(arguments(SOLVER__MAX_ITER=1, DATASETS__TEST="()"))
+    args = arguments("--resume", SOLVER__MAX_ITER=2, DATASETS__TEST="()")
+    edited = tmp_path / "edited.yaml"
+    edited.write_text(f"_BASE_: {args.config_file}\nSOLVER: {{BASE_LR: 0.1}}\n")
+    args.config_file = str(edited)
+    with pytest.raises(FileExistsError, match=r"by keys on the command line(.|\n)*SOLVER.BASE_LR: 0.001 -> 0.1"):
+        main(args)
 
 
 def test_evaluation_leaves_the_config_of_the_training_alone(main, arguments, tmp_path):

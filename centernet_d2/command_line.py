@@ -1,0 +1,61 @@
+"""How every command line of the project ends: with its exit code, and with one sentence where a mistake stops it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from .quiet import drop_mapping_notice
+
+__all__ = ["EXPECTED", "fail", "run", "sentence"]
+
+# What wrong options, configs, files and data raise, and trainings that diverge. Anything else is a fault of a program,
+# and keeps its traceback.
+EXPECTED = (OSError, ValueError, KeyError, FloatingPointError, MemoryError, torch.cuda.OutOfMemoryError)
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    main: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse a command line and run it.
+
+    Args:
+        parser: gets the option ``--debug``.
+        main: takes the parsed options; may return an exit code.
+        argv: by default those of the process.
+
+    Returns:
+        The exit code: 1 after an expected error, of which standard error gets one sentence (with ``--debug`` it is
+        raised), and 130 after Ctrl-C.
+    """
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args = parser.parse_args(argv)
+    drop_mapping_notice()
+    try:
+        return main(args) or 0
+    except EXPECTED as error:
+        if args.debug:
+            raise
+        return fail(parser, sentence(error))
+    except KeyboardInterrupt:
+        return fail(parser, "stopped", code=130)
+
+
+def fail(parser: argparse.ArgumentParser, message: str, code: int = 1) -> int:
+    """Print a message behind the name of the program; returns the exit code."""
+    print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
+    return code
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says, without its type where that adds nothing."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return f"out of memory; use smaller batches or images. {text}".rstrip()
+    return text or type(error).__name__
