@@ -7,7 +7,7 @@ from .quiet import quiet_imports as _quiet_imports
 
 try:
     with _quiet_imports():
-        import detectron2.engine.defaults as _defaults
+        import detectron2.engine  # noqa: F401
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] != "detectron2":
         raise
@@ -19,14 +19,9 @@ except ModuleNotFoundError as error:
 
 with _quiet_imports():
     from . import model_zoo
-    from .checkpoint import build_checkpointer as _build_checkpointer
     from .config import add_centernet_config, load_config
     from .modeling import CenterNet
     from .predictor import Predictor
-
-# DefaultPredictor looks this name up when it loads weights and offers no other way in. With ours it reads the files of
-# the original's authors, and reads nothing that could execute code, into CenterNets; other models are not affected.
-_defaults.DetectionCheckpointer = _build_checkpointer
 
 __version__ = "0.1.0"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from .outside import import_outside
 from .quiet import drop_mapping_notice
 
 __all__ = ["EXPECTED", "fail", "run", "sentence"]
@@ -22,22 +23,38 @@ def run(
     parser: argparse.ArgumentParser,
     main: Callable[[argparse.Namespace], int | None],
     argv: Sequence[str] | None = None,
+    *,
+    extend: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> int:
     """Parse a command line and run it.
 
     Args:
-        parser: gets the option ``--debug``.
+        parser: gets the options ``--import`` and ``--debug``.
         main: takes the parsed options; may return an exit code.
         argv: by default those of the process.
+        extend: adds options that depend on what is imported from outside the package.
 
     Returns:
         The exit code: 1 after an expected error, of which standard error gets one sentence (with ``--debug`` it is
         raised), and 130 after Ctrl-C.
     """
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args = parser.parse_args(argv)
+    for own in (first := argparse.ArgumentParser(add_help=False, allow_abbrev=False), parser):
+        own.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="MODULE_OR_FILE",
+            help="import heads or data sets of yours first; may be given several times",
+        )
+        own.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args, _ = first.parse_known_args(argv)
     drop_mapping_notice()
     try:
+        import_outside(args.imports)
+        if extend is not None:
+            extend(parser)
+        args = parser.parse_args(argv)
         return main(args) or 0
     except EXPECTED as error:
         if args.debug:

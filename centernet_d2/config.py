@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import operator
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
@@ -11,6 +12,10 @@ from pathlib import Path
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.utils.logger import log_first_n
+
+from .config_files import find_config
+from .registry import POINT_HEAD_REGISTRY
 
 __all__ = ["add_centernet_config", "check_choice", "check_device", "flatten", "load_config"]
 
@@ -41,7 +46,7 @@ def add_centernet_config(cfg: CfgNode) -> None:
     """Add the keys of CenterNet to a Detectron2 config, with the values of the original as defaults.
 
     Only keys are added; the defaults of Detectron2 that do not suit CenterNet are set in
-    ``configs/Base-CenterNet.yaml``.
+    ``configs/Base-CenterNet.yaml``. Keys of a head that lives outside the package are added if it is imported by then.
     """
     _add_model_keys(cfg.MODEL)
     _add_input_keys(cfg.INPUT)
@@ -51,12 +56,6 @@ def add_centernet_config(cfg: CfgNode) -> None:
     cfg.DATASETS.REGISTER = []
     # [name, folder, split] triples in KITTI's layout, in the same way; the split is a file in its ImageSets.
     cfg.DATASETS.REGISTER_KITTI = []
-    # Names of the keypoints of these data sets, in order, and pairs that a mirror swaps; data sets registered in
-    # Python have them in their metadata. Their number is MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS.
-    cfg.DATASETS.KEYPOINT_NAMES = []
-    cfg.DATASETS.KEYPOINT_FLIP_MAP = []
-    # Pairs of names between which pictures have lines.
-    cfg.DATASETS.KEYPOINT_SKELETON = []
 
     # "Adam" as in the paper, "AdamW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "Adam"
@@ -123,6 +122,9 @@ def _add_model_keys(model: CfgNode) -> None:
     # Point heads, by their names in POINT_HEAD_REGISTRY. A head may build on the ones before it.
     node.HEADS = ["CenterHead", "BoxHead"]
     node.NUM_CLASSES = 80
+    # Names of the classes, in order, if data sets label different ones: they are matched by name, and what a data set
+    # does not label is no background there. Empty: every data set has the classes of the model.
+    node.CLASS_NAMES = []
     # Channels of the hidden 3x3 convolution of every head; 0 leaves a single 1x1 convolution.
     node.HEAD_CONV = 64
     # Initialisation of the non-heatmap maps: "small_last", "small", "zero_bias" or "default" (SPEC 2.1).
@@ -149,15 +151,6 @@ def _add_model_keys(model: CfgNode) -> None:
     node.IGNORE_REGIONS = "mask"
     # Shift the sizes of boxes on their way back to the image as the original does for 3-D boxes (SPEC 9.3).
     node.SIZE_AS_POINT = False
-    _add_box3d_keys(node)
-    node.KEYPOINTS = CfgNode()
-    # Heatmaps of the joints, to whose peaks the regressed joints snap, and the sub-cell offset of those peaks.
-    node.KEYPOINTS.REFINE = True
-    node.KEYPOINTS.OFFSET = True
-    node.KEYPOINTS.DISPLACEMENT_WEIGHT = 1.0
-    node.KEYPOINTS.HEATMAP_WEIGHT = 1.0
-    # Every joint scores 1, as in the original's result files, instead of its own score.
-    node.KEYPOINTS.CONSTANT_SCORE = False
     # "original": the radius of the released models; "corrected": with the roots the paper's source intended.
     node.GAUSSIAN_RADIUS = "original"
     # "keep": each image at its own size on a black canvas; "fixed": warped to INPUT.AFFINE.SIZE, the longer side
@@ -167,30 +160,25 @@ def _add_model_keys(model: CfgNode) -> None:
     node.SCORE_THRESH_TEST = 0.0
     # Clip predicted boxes to the image. The original does not.
     node.CLIP_BOXES = True
+    _add_property_keys(node)
 
 
-def _add_box3d_keys(node: CfgNode) -> None:
-    node.BOX3D = CfgNode()
-    # "l1", or "log": the scale-invariant squared error of logarithms over the objects of an image.
-    node.BOX3D.DEPTH_LOSS = "l1"
-    # How much of an error that is common to an image the latter forgives.
-    node.BOX3D.DEPTH_LOG_BALANCE = 0.5
-    node.BOX3D.DEPTH_WEIGHT = 1.0
-    node.BOX3D.DIMENSIONS_WEIGHT = 1.0
-    node.BOX3D.ORIENTATION_WEIGHT = 1.0
-    # Focal length in input pixels for which the network predicts depths. With it, depths are scaled by the focal length
-    # that an image has in the network input, so they hold for other cameras and resolutions. 0: the network predicts
-    # metres whatever the camera, as in the original.
-    node.BOX3D.REFERENCE_FOCAL = 0.0
-    # Depth and dimensions of images that were shifted and scaled: "mask" does not learn from them, as in the original;
-    # "camera" does, which needs REFERENCE_FOCAL.
-    node.BOX3D.AUGMENTED_DEPTH = "mask"
-    # The (3, 4) projection matrix of images that come without one; the original's default.
-    node.BOX3D.DEFAULT_CAMERA = [
-        [707.0493, 0.0, 604.0814, 45.75831],
-        [0.0, 707.0493, 180.5066, -0.3454157],
-        [0.0, 0.0, 1.0, 0.004981016],
-    ]
+def _add_property_keys(node: CfgNode) -> None:
+    """The keys of every property that has some, in a node of its own.
+
+    Raises:
+        ValueError: two properties call their nodes the same.
+    """
+    owners: dict[str, type] = {}
+    for _, head in POINT_HEAD_REGISTRY:
+        prop = head.property_type
+        if not prop.node or owners.get(prop.node) is prop:
+            continue
+        if prop.node in node:
+            raise ValueError(f"{prop.__name__}: the name {prop.node} is taken in MODEL.CENTERNET; give 'node' another")
+        owners[prop.node] = prop
+        node[prop.node] = CfgNode()
+        prop.add_config(node[prop.node])
 
 
 def _add_input_keys(inputs: CfgNode) -> None:
@@ -225,7 +213,7 @@ def load_config(config_file: str | Path, overrides: Sequence[object] = ()) -> Cf
     Unlike ``CfgNode.merge_from_file`` it never executes YAML tags, and its errors name the file that has the mistake.
 
     Args:
-        config_file: path of a ``.yaml`` file.
+        config_file: path of a ``.yaml`` file, or the name of one in the model zoo.
         overrides: alternating keys and values, as on the command line.
 
     Raises:
@@ -235,7 +223,7 @@ def load_config(config_file: str | Path, overrides: Sequence[object] = ()) -> Cf
     """
     cfg = get_cfg()
     add_centernet_config(cfg)
-    _merge_file(cfg, Path(config_file))
+    _merge_file(cfg, find_config(config_file))
     if len(overrides) % 2:
         raise ValueError(f"config overrides are pairs of KEY and VALUE, but '{overrides[-1]}' has no value")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
@@ -258,8 +246,7 @@ def _merge_file(cfg: CfgNode, path: Path, above: tuple[Path, ...] = ()) -> None:
     if path.resolve() in [other.resolve() for other in above]:
         raise ValueError(f"config file {path} is its own _BASE_: {' -> '.join(map(str, chain))}")
     if not path.is_file():
-        reason = f"_BASE_ of {above[-1]}" if above else "centernet_d2.model_zoo.available() lists ours"
-        raise FileNotFoundError(f"config file {path} does not exist; {reason}")
+        raise FileNotFoundError(f"config file {path}, the _BASE_ of {above[-1]}, does not exist")
     content = _read_file(path)
     bases = content.pop("_BASE_", [])
     for base in bases if isinstance(bases, list) else [bases]:
@@ -286,7 +273,8 @@ def _read_file(path: Path) -> dict:
 
 
 def _set(cfg: CfgNode, key: str, value: object, where: str) -> None:
-    """Set one key; `where` starts the messages."""
+    """Set one key, by the name that it has now; `where` starts the messages."""
+    key = _current_name(key)
     try:
         default = reduce(operator.getitem, key.split("."), cfg)
     except (KeyError, TypeError) as error:
@@ -301,3 +289,13 @@ def _set(cfg: CfgNode, key: str, value: object, where: str) -> None:
         raise ValueError(wanted) from error
     if reduce(operator.getitem, key.split("."), cfg) is None and default is not None:  # yacs takes it for any type
         raise ValueError(wanted)
+
+
+def _current_name(key: str) -> str:
+    """The name of a key, which an earlier version may have called otherwise."""
+    for prop in (head.property_type for _, head in POINT_HEAD_REGISTRY):
+        if key in prop.moved_keys:
+            current = f"MODEL.CENTERNET.{prop.node}.{prop.moved_keys[key]}"
+            log_first_n(logging.WARNING, f"the config key {key} is {current} now", key="message")
+            return current
+    return key

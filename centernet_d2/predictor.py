@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from torch import Tensor
 
-from . import model_zoo
 from .checkpoint import CenterNetCheckpointer, check_exists
 from .config import check_device, load_config
-from .data.images import as_color_bytes, read_image
-from .data.register import keypoint_metadata, register_from_config
+from .config_files import get_config_file
+from .data.register import register_from_config
+from .evaluation.coco import to_coco
+from .images import as_color_bytes, read_image
 from .modeling import CenterNet, CenterNetWithTTA
 
-__all__ = ["Predictor", "dataset_metadata", "to_coco"]
+__all__ = ["Predictor", "dataset_metadata"]
 
 Image = np.ndarray | str | Path
-# A (3, 4) projection matrix.
-Camera = np.ndarray | Tensor
 
 
 class Predictor:
@@ -92,41 +90,53 @@ class Predictor:
             overrides: alternating config keys and values.
         """
         options = [*overrides, "MODEL.WEIGHTS", str(weights), *(("MODEL.DEVICE", device) if device else ())]
-        return cls.from_config(load_config(model_zoo.get_config_file(name), options), batch_size=batch_size)
+        return cls.from_config(load_config(get_config_file(name), options), batch_size=batch_size)
 
-    def __call__(self, images: Image | Sequence[Image], camera: Camera | None = None) -> Instances | list[Instances]:
+    def __call__(self, images: Image | Sequence[Image], **inputs: object) -> Instances | list[Instances]:
         """Detect in one image, or in each of a list.
 
         Args:
             images: a path, or an array of uint8 or uint16: (H, W) grey, (H, W, 3) BGR, (H, W, 4) BGR with transparency,
                 as OpenCV reads them. Or a list of these, of any sizes.
-            camera: projection matrix of all these images, for 3-D boxes; without it, BOX3D.DEFAULT_CAMERA counts.
-                :func:`centernet_d2.structures.boxes3d.pinhole_camera` makes one from a focal length.
+            inputs: what the properties of the model want to know of all these images beside their pixels
+                (:attr:`CenterNet.input_keys`), by name.
 
         Returns:
             Instances on the CPU, in pixels of the image (turned upright by its EXIF data); a list of them for a list.
 
         Raises:
             OSError: a file cannot be read.
-            ValueError: an array is no image, or the camera none
-                (:func:`centernet_d2.structures.boxes3d.check_camera`).
+            TypeError: the model has no such input.
+            ValueError: an array is no image, or an input not what it should be.
         """
         if not isinstance(images, (list, tuple)):
-            return self([images], camera)[0]
+            return self([images], **inputs)[0]
         parts = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
-        batches = (self.detect(part, None if camera is None else [camera] * len(part)) for part in parts)
+        batches = (self.detect(part, [inputs] * len(part)) for part in parts)
         return [result["instances"] for batch in batches for result in batch]
 
     @torch.no_grad()
     def detect(
-        self, images: Sequence[Image], cameras: Sequence[Camera] | None = None, *, keep_heatmap: bool = False
+        self,
+        images: Sequence[Image],
+        inputs: Sequence[Mapping[str, object]] | None = None,
+        *,
+        keep_heatmap: bool = False,
     ) -> list[dict[str, object]]:
-        """One batch, with a camera for each image or none; see :meth:`CenterNet.inference` for what comes out."""
-        inputs = [{"image": self._load(image)} for image in images]
-        if cameras is not None:
-            inputs = [{**x, "camera": camera} for x, camera in zip(inputs, cameras, strict=True)]
-        results = self.model.inference(inputs, keep_heatmap=keep_heatmap)
+        """One batch, with further inputs of each image or none; see :meth:`CenterNet.inference` for what comes out."""
+        inputs = inputs or [{}] * len(images)
+        known = self.network.input_keys
+        if unknown := sorted({key for own in inputs for key in own} - set(known)):
+            what = f"inputs of images are {', '.join(known)}" if known else "no input but the images"
+            raise TypeError(f"this model does not know {', '.join(unknown)}: {what}")
+        batch = [{"image": self._load(image), **own} for image, own in zip(images, inputs, strict=True)]
+        results = self.model.inference(batch, keep_heatmap=keep_heatmap)
         return [{**result, "instances": result["instances"].to("cpu")} for result in results]
+
+    @property
+    def network(self) -> CenterNet:
+        """The model itself, without test-time augmentation."""
+        return self.model.model if isinstance(self.model, CenterNetWithTTA) else self.model
 
     def _load(self, image: Image) -> Tensor:
         """(3, H, W) uint8 in the model's order of colours."""
@@ -135,8 +145,8 @@ class Predictor:
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     def to_coco(self, instances: Instances, image_id: int) -> list[dict[str, object]]:
-        """:func:`to_coco` with the category ids of the model's data set."""
-        return to_coco(instances, image_id, self.category_ids)
+        """:func:`centernet_d2.evaluation.coco.to_coco` with the category ids of the model's data set."""
+        return to_coco(instances, image_id, self.network.properties, self.category_ids)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -149,35 +159,6 @@ class Predictor:
         return sorted(ids, key=ids.get) if ids else None
 
 
-def to_coco(instances: Instances, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, object]]:
-    """Detections of one image in COCO's results format.
-
-    Args:
-        instances: with ``pred_boxes``, ``scores``, ``pred_classes``; keypoints become ``keypoints``, any other tensor
-            ``pred_x`` becomes an entry ``x``, and 3-D boxes ``box3d``: x, y, z, height, width, length, rotation_y.
-        image_id: of the image.
-        category_ids: of each class; by default the number of the class, from 0.
-
-    Returns:
-        One dict per detection: image_id, category_id, bbox (x, y, width, height) and score.
-    """
-    fields = dict(instances.to("cpu").get_fields())
-    if "pred_keypoints" in fields:  # Detectron2's function below shifts them in place.
-        fields["pred_keypoints"] = fields["pred_keypoints"].clone()
-    if "pred_boxes3d" in fields:
-        fields["pred_box3d"] = fields.pop("pred_boxes3d").tensor
-    results = instances_to_coco_json(Instances(instances.image_size, **fields), image_id)
-    known = ("pred_boxes", "pred_classes", "pred_keypoints")
-    for name in (name for name in fields if name.startswith("pred_") and name not in known):
-        if isinstance(value := fields[name], Tensor):
-            for result, own in zip(results, value.tolist(), strict=True):
-                result[name.removeprefix("pred_")] = own
-    for result in results:
-        if category_ids:
-            result["category_id"] = category_ids[result["category_id"]]
-    return results
-
-
 def dataset_metadata(cfg: CfgNode) -> Metadata:
     """Names and ids of the classes, from the first data set of a config that has them.
 
@@ -187,8 +168,7 @@ def dataset_metadata(cfg: CfgNode) -> Metadata:
     try:
         register_from_config(cfg)
     except FileNotFoundError:  # Its annotations are needed for training only.
-        node = cfg.DATASETS
-        return Metadata(**keypoint_metadata(node.KEYPOINT_NAMES, node.KEYPOINT_FLIP_MAP, node.KEYPOINT_SKELETON))
+        return Metadata()
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         metadata = MetadataCatalog.get(name) if name in DatasetCatalog.list() else Metadata()
         if metadata.get("json_file") and not metadata.get("thing_classes"):

@@ -1,8 +1,13 @@
+from collections import Counter
+
 import pytest
+import yaml
+from detectron2.config import get_cfg
 
 from centernet_d2 import load_config, model_zoo
-from centernet_d2.config import check_choice, check_device
+from centernet_d2.config import add_centernet_config, check_choice, check_device
 from centernet_d2.modeling import CenterNet
+from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, BoxHead, Property
 from conftest import ROOT
 
 
@@ -88,8 +93,8 @@ def test_config_files_are_never_executed(tmp_path):
         (b"_BASE_: x.yaml\n", "x.yaml is its own _BASE_: .*x.yaml -> .*x.yaml"),
         (b"_BASE_: y.yaml\n", "x.yaml is its own _BASE_: .*x.yaml -> .*y.yaml -> .*x.yaml"),
         (b"_BASE_: [y.yaml]\n", "x.yaml is its own _BASE_"),
-        (b"_BASE_: nowhere.yaml\n", "nowhere.yaml does not exist; _BASE_ of .*x.yaml"),
-        (b"_BASE_: https://example.org/x.yaml\n", "example.org/x.yaml does not exist"),
+        (b"_BASE_: nowhere.yaml\n", "nowhere.yaml, the _BASE_ of .*x.yaml, does not exist"),
+        (b"_BASE_: https://example.org/x.yaml\n", "example.org/x.yaml, the _BASE_ of .*/x.yaml, does not exist"),
         (b"_BASE_:\n", "_BASE_ is None, but must be a path"),
         (b"_BASE_: [1]\n", "_BASE_ is .1., but must be a path"),
         (b"SOLVER:\n  BASE_LT: 0.1\n", "x.yaml: there is no key SOLVER.BASE_LT; did you mean SOLVER.BASE_LR?"),
@@ -154,3 +159,103 @@ def test_a_device_that_is_none_is_named(monkeypatch):
 def test_an_unknown_choice_names_the_key():
     with pytest.raises(ValueError, match="A.B is 'c', known: d, e"):
         check_choice("A.B", "c", ("d", "e"))
+
+
+MOVED = {
+    "NAMES": ["head", "left", "right"],
+    "FLIP_MAP": [["left", "right"]],
+    "SKELETON": [["head", "left"]],
+}
+
+
+@pytest.fixture
+def words(caplog, monkeypatch):
+    """A function without arguments -> what was logged since the last call, as in a process of its own."""
+    monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
+
+    def read():
+        messages = list(caplog.messages)
+        caplog.clear()
+        return messages
+
+    return read
+
+
+def test_keys_that_moved_are_read_with_a_word(tmp_path, words):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({"DATASETS": {f"KEYPOINT_{k}": v for k, v in MOVED.items()}}))
+    (tmp_path / "x.yaml").write_text("_BASE_: base.yaml\nMODEL: {CENTERNET: {KEYPOINTS: {SKELETON: []}}}\n")
+    expected = {f"the config key DATASETS.KEYPOINT_{key} is MODEL.CENTERNET.KEYPOINTS.{key} now" for key in MOVED}
+    cfg = load_config(tmp_path / "base.yaml")
+    assert {key: cfg.MODEL.CENTERNET.KEYPOINTS[key] for key in MOVED} == MOVED
+    assert not [key for key in cfg.DATASETS if key.startswith("KEYPOINT")]
+    assert set(words()) == expected
+    # Old and new names are one key: the file behind its base decides.
+    node = load_config(tmp_path / "x.yaml").MODEL.CENTERNET.KEYPOINTS
+    assert (node.NAMES, node.SKELETON) == (MOVED["NAMES"], [])
+    assert words() == []  # each is said once
+
+
+def test_our_own_configs_have_the_new_names(words):
+    for path in (ROOT / "configs").glob("*/*.yaml"):
+        load_config(path)
+    assert words() == []
+
+
+def test_keys_that_moved_are_read_from_the_command_line(words):
+    overrides = ["DATASETS.KEYPOINT_NAMES", "['a', 'b']", "DATASETS.KEYPOINT_FLIP_MAP", [["a", "b"]]]
+    config = ROOT / "configs" / "Shapes" / "centernet_HG_kites.yaml"
+    cfg = load_config(config, overrides)
+    assert (cfg.MODEL.CENTERNET.KEYPOINTS.NAMES, cfg.MODEL.CENTERNET.KEYPOINTS.FLIP_MAP) == (["a", "b"], [["a", "b"]])
+    assert len(words()) == 2
+    with pytest.raises(ValueError, match=r"^MODEL.CENTERNET.KEYPOINTS.NAMES is '3', but must be of type list"):
+        load_config(config, ["DATASETS.KEYPOINT_NAMES", "3"])
+
+
+def head_with(monkeypatch, name, **attributes):
+    """Register, for a test, a head whose property has these attributes."""
+    prop = type(f"{name}Property", (Property,), {"name": name, **attributes})
+    head = type(name, (BoxHead,), {"property_type": prop})
+    monkeypatch.setattr(POINT_HEAD_REGISTRY, "_obj_map", {**POINT_HEAD_REGISTRY._obj_map, name: head})
+    return head
+
+
+def add_weight(cls, node):
+    node.WEIGHT = 0.5
+
+
+def test_a_registered_property_has_its_keys_in_a_node_of_its_own(monkeypatch):
+    moved = {"MODEL.CENTERNET.TILT_WEIGHT": "WEIGHT"}
+    head = head_with(monkeypatch, "Tilt", node="TILT", add_config=classmethod(add_weight), moved_keys=moved)
+    # Two heads may share a property.
+    monkeypatch.setattr(POINT_HEAD_REGISTRY, "_obj_map", {**POINT_HEAD_REGISTRY._obj_map, "Second": head})
+    zoo = model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml")
+    assert load_config(zoo).MODEL.CENTERNET.TILT == {"WEIGHT": 0.5}
+    assert load_config(zoo, ["MODEL.CENTERNET.TILT_WEIGHT", 2.0]).MODEL.CENTERNET.TILT.WEIGHT == 2
+
+
+@pytest.mark.parametrize("node", ["TILT", "KEYPOINTS", "HEAD_CONV"])
+def test_two_properties_of_one_node_are_refused(monkeypatch, node):
+    head_with(monkeypatch, "Tilt", node="TILT", add_config=classmethod(add_weight))
+    head_with(monkeypatch, "Slope", node=node)
+    with pytest.raises(ValueError, match=f"SlopeProperty: the name {node} is taken in MODEL.CENTERNET; give 'node'"):
+        add_centernet_config(get_cfg())
+
+
+@pytest.mark.parametrize("key", ["IMPORT", "IMPORTS", "MODEL.IMPORTS", "MODEL.CENTERNET.IMPORTS", "DATASETS.IMPORTS"])
+def test_a_config_cannot_import_code(tmp_path, key):
+    """Only the command line can: configs come from anywhere."""
+    source = tmp_path / "imported_by_a_config.py"
+    source.write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
+    content = [str(source)]
+    for part in reversed(key.split(".")):
+        content = {part: content}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match=f"there is no key {key}"):
+        load_config(tmp_path / "x.yaml")
+    (tmp_path / "y.yaml").write_text(f"_BASE_: {model_zoo.get_config_file('Shapes/centernet_R_18_shapes.yaml')}\n")
+    cfg = load_config(tmp_path / "y.yaml", ["MODEL.CENTERNET.HEADS", ["CenterHead", str(source)]])
+    with pytest.raises(
+        KeyError, match="MODEL.CENTERNET.HEADS: there is no '.*imported_by_a_config.py' in the registry"
+    ):
+        CenterNet(cfg)
+    assert not (tmp_path / "executed").exists()

@@ -3,6 +3,10 @@ import subprocess
 import sys
 import zipfile
 
+import detectron2.checkpoint
+import detectron2.engine.defaults
+
+import centernet_d2
 from conftest import ROOT
 
 
@@ -33,3 +37,10 @@ def test_beside_a_clone_the_package_is_found_and_not_the_folder_of_the_clone(tmp
     command = [sys.executable, "-E", "-S", "-c", find]
     found = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     assert f"origin='{clone}/centernet_d2/__init__.py'" in found
+
+
+def test_an_import_leaves_detectron2_what_it_is():
+    assert centernet_d2.Predictor
+    theirs = detectron2.engine.defaults.DetectionCheckpointer
+    assert theirs is detectron2.checkpoint.DetectionCheckpointer
+    assert theirs.__module__ == "detectron2.checkpoint.detection_checkpoint"

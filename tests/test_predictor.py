@@ -6,8 +6,12 @@ from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
 from centernet_d2 import Predictor, load_config, model_zoo
+from centernet_d2.evaluation.coco import to_coco
 from centernet_d2.modeling import Box3DHead, CenterNet, CenterNetWithTTA
-from centernet_d2.predictor import dataset_metadata, to_coco
+from centernet_d2.modeling.heads import Box3DProperty, BoxProperty, CenterProperty, KeypointProperty, Property
+from centernet_d2.modeling.heads.build import build_properties
+from centernet_d2.modeling.heads.keypoint import KeypointSchema
+from centernet_d2.predictor import dataset_metadata
 from centernet_d2.structures.boxes3d import pinhole_camera
 from support.detections import same_detections
 from support.models import stub_heads, stub_model
@@ -92,33 +96,47 @@ def test_names_and_ids_come_from_the_data_set():
     assert dataset_metadata(cfg).get("thing_classes") is None
 
 
-def test_keypoints_have_names_and_lines_without_any_data(monkeypatch, tmp_path):
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    metadata = dataset_metadata(load_config(model_zoo.get_config_file("Keypoints/centernet_HG_mouse.yaml")))
-    assert metadata.keypoint_names[0] == "snout"
-    assert metadata.keypoint_connection_rules[0][:2] == ("snout", "leftear")
+def test_keypoints_have_names_and_lines_without_any_data():
+    properties = build_properties(load_config(model_zoo.get_config_file("Keypoints/centernet_HG_mouse.yaml")))
+    (metadata,) = [prop.metadata() for prop in properties if prop.metadata()]
+    assert metadata["keypoint_names"][0] == "snout"
+    assert metadata["keypoint_connection_rules"][0][:2] == ("snout", "leftear")
 
 
 def test_metres_depend_on_the_camera():
     torch.manual_seed(0)
-    heads = {**stub_heads(), "Box3DHead": Box3DHead(in_channels=4, head_conv=0, reference_focal=50.0)}
+    space = Box3DHead(in_channels=4, head_conv=0, prop=Box3DProperty(reference_focal=50.0))
+    heads = {**stub_heads(), "Box3DHead": space}
     predictor = Predictor(stub_model(heads, max_detections=5), batch_size=2)
     near, far = (pinhole_camera(focal, (48, 70)) for focal in (100.0, 200.0))
-    once, twice = (predictor(picture(), camera).pred_boxes3d.location[:, 2] for camera in (near, far.numpy()))
+    once, twice = (predictor(picture(), camera=camera).pred_boxes3d.location[:, 2] for camera in (near, far.numpy()))
     assert torch.allclose(2 * once, twice, rtol=1e-4)
-    many = predictor([picture(), picture(), picture()], far)
+    many = predictor([picture(), picture(), picture()], camera=far)
     assert all(torch.allclose(found.pred_boxes3d.location[:, 2], twice) for found in many)
-    mixed = predictor.detect([picture(), picture()], [near, far])
+    mixed = predictor.detect([picture(), picture()], [{"camera": near}, {"camera": far}])
     assert torch.allclose(mixed[0]["instances"].pred_boxes3d.location[:, 2], once)
     with pytest.raises(ValueError, match="camera of an image"):
         predictor(picture())
     with pytest.raises(ValueError, match=r"the camera is not a \(3, 4\) matrix, its shape is \(3, 3\)"):
-        predictor(picture(), np.eye(3))
+        predictor(picture(), camera=np.eye(3))
     for bad in (near * 0, near * float("nan"), near * torch.tensor([[1.0], [1], [0]])):
         with pytest.raises(ValueError, match="the camera has"):
-            predictor(picture(), bad)
+            predictor(picture(), camera=bad)
     entry = predictor.to_coco(many[0], 1)[0]
     assert entry["box3d"] == pytest.approx(many[0].pred_boxes3d.tensor[0].tolist())
+
+
+def test_inputs_that_the_model_does_not_know_are_named(predictor):
+    with pytest.raises(TypeError, match=r"this model does not know camera, tilt: no input but the images"):
+        predictor(picture(), tilt=3, camera=np.eye(3, 4))
+    heads = {**stub_heads(), "Box3DHead": Box3DHead(in_channels=4, head_conv=0)}
+    with pytest.raises(TypeError, match=r"this model does not know tilt: inputs of images are camera$"):
+        Predictor(stub_model(heads)).detect([picture()] * 2, [{}, {"tilt": 3, "camera": np.eye(3, 4)}])
+
+
+class Tilt(Property):
+    name = "tilt"
+    fields = ("pred_tilt",)
 
 
 def test_results_in_coco_format():
@@ -126,11 +144,16 @@ def test_results_in_coco_format():
     found.pred_boxes, found.scores = Boxes(torch.tensor([[1.0, 2, 4, 8]])), torch.tensor([0.5])
     found.pred_classes = torch.tensor([1])
     plain = {"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 6], "score": 0.5}
-    assert to_coco(found, 7) == [plain]
+    properties = [CenterProperty(), BoxProperty()]
+    assert to_coco(found, 7, properties) == [plain]
     found.pred_keypoints, found.pred_tilt = torch.full((1, 2, 3), 2.5), torch.tensor([0.25])
     rich = {**plain, "category_id": 20, "keypoints": [2.0, 2.0, 2.5] * 2, "tilt": 0.25}
-    assert to_coco(found, 7, [10, 20]) == [rich]
+    properties += [KeypointProperty(schema=KeypointSchema((0, 1))), Tilt()]
+    assert to_coco(found, 7, properties, [10, 20]) == [rich]
     assert (found.pred_keypoints == 2.5).all()
     metadata = Metadata(thing_dataset_id_to_contiguous_id={20: 1, 10: 0})
-    assert Predictor(stub_model(), metadata=metadata).to_coco(found, 7) == [rich]
-    assert to_coco(found[:0], 7) == []
+    model = stub_model()
+    found.remove("pred_keypoints")
+    found.remove("pred_tilt")
+    assert Predictor(model, metadata=metadata).to_coco(found, 7) == [{**plain, "category_id": 20}]
+    assert to_coco(found[:0], 7, properties[:2]) == []

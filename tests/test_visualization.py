@@ -1,19 +1,14 @@
+import argparse
+
 import numpy as np
 import pytest
 import torch
-from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
 
+from centernet_d2.modeling.heads import Box3DProperty, KeypointProperty, Property
+from centernet_d2.modeling.heads.keypoint import KeypointSchema
 from centernet_d2.structures.boxes3d import Boxes3D
-from centernet_d2.visualization import (
-    draw_birds_eye,
-    draw_boxes3d,
-    draw_heatmap,
-    draw_instances,
-    draw_scene3d,
-    draw_training,
-    side_by_side,
-)
+from centernet_d2.visualization import draw_heatmap, draw_instances, draw_training, side_by_side
 
 
 def detections(scores):
@@ -40,18 +35,23 @@ def test_ground_truth_has_no_scores():
     assert draw_instances(image, gt).any()
 
 
+def keypoints(names, lines=(), scores=False):
+    prop = KeypointProperty(schema=KeypointSchema.from_names(names, [], lines))
+    prop.use_arguments(argparse.Namespace(joint_scores=scores))
+    return [prop]
+
+
 def test_keypoints_are_drawn_with_lines_and_scores():
     image = np.full((60, 80, 3), 90, dtype=np.uint8)
     found = detections([0.9])
-    plain = draw_instances(image, found)
     found.pred_keypoints = torch.tensor([[[15.0, 20, 0.8], [35.0, 40, 0.9], [25.0, 45, 0.01]]])
-    dots = draw_instances(image, found)
+    plain = draw_instances(image, found)
+    dots = draw_instances(image, found, properties=keypoints("abc"))
     assert (dots[20, 15] != plain[20, 15]).any()
     assert (dots[45, 25] == plain[45, 25]).all()
-    metadata = Metadata(keypoint_names=["a", "b", "c"], keypoint_connection_rules=[("a", "b", (255, 0, 0))])
-    lines = draw_instances(image, found, metadata=metadata)
+    lines = draw_instances(image, found, properties=keypoints("abc", ["ab"]))
     assert (lines[30, 25] != dots[30, 25]).any()
-    assert (draw_instances(image, found, metadata=metadata, joint_scores=True) != lines).any()
+    assert (draw_instances(image, found, properties=keypoints("abc", ["ab"], scores=True)) != lines).any()
 
 
 def test_the_heatmap_glows_where_its_peak_is():
@@ -73,54 +73,50 @@ def test_keypoints_are_drawn_and_connected():
     found = detections([0.9, 0.1])
     plain = draw_instances(image, found)
     found.pred_keypoints = torch.tensor([[[12.0, 12, 1], [38, 48, 1]]] * 2)
-    metadata = Metadata(keypoint_names=["a", "b"], keypoint_connection_rules=[("a", "b", (0, 255, 0))])
-    drawn = draw_instances(image, found, metadata=metadata)
+    properties = keypoints("ab", ["ab"])
+    drawn = draw_instances(image, found, properties=properties)
     assert (drawn != plain).any(axis=2).sum() > 20
-    assert (draw_instances(image, found, threshold=0.95, metadata=metadata) == image).all()
+    assert (draw_instances(image, found, threshold=0.95, properties=properties) == image).all()
 
 
 CAMERA = torch.tensor([[60.0, 0, 40, 0], [0, 60, 30, 0], [0, 0, 1, 0]])
+CAR = [0.5, 1.5, 10, 1.5, 1.6, 3.9, 0.4]
 
 
-def test_a_box_in_space_is_drawn_inside_its_2d_box():
-    boxes = Boxes3D([[0.5, 1.5, 10, 1.5, 1.6, 3.9, 0.4]])
-    image = np.zeros((60, 80, 3), dtype=np.uint8)
-    drawn = draw_boxes3d(image, boxes, CAMERA, (255, 255, 255)).any(axis=2)
-    assert not image.any()
-    rows, columns = np.nonzero(drawn)
-    x1, y1, x2, y2 = boxes.projected_boxes(CAMERA).tensor[0].tolist()
-    assert (columns.min(), columns.max()) == pytest.approx((x1, x2), abs=1.5)
-    assert (rows.min(), rows.max()) == pytest.approx((y1, y2), abs=1.5)
-
-
-def test_boxes_behind_the_camera_and_wild_ones_do_no_harm():
-    boxes = Boxes3D([[0, 1.5, -5, 1.5, 1.6, 3.9, 0], [0, 1.5, 0.5, 1.5, 1.6, 3.9, 0], [1e7, 0, 1e-3, 1, 1, 1, 1]])
-    image = np.zeros((60, 80, 3), dtype=np.uint8)
-    assert not draw_boxes3d(image, boxes[0], CAMERA, (255, 0, 0)).any()
-    assert draw_scene3d(image, CAMERA, boxes, boxes).shape == (60, 80 + 160, 3)
-    assert draw_scene3d(image, CAMERA, Boxes3D([])).shape == (60, 240, 3)
-
-
-def test_seen_from_above_far_is_up_and_right_is_right():
-    picture = draw_birds_eye([(Boxes3D([[10, 1, 40, 1.5, 2, 4, 0]]), (255, 0, 0))], (120, 120), depth=60)
-    # Thin lines are smoothed, so they are not purely red.
-    rows, columns = np.nonzero(picture[..., 0].astype(int) - picture[..., 2] > 100)
-    # Two pixels per metre; the stroke goes one length ahead, to the right.
-    assert rows.mean() == pytest.approx(120 - 80, abs=1.5)
-    assert columns.min() == pytest.approx(60 + 20 - 4, abs=1)
-    assert columns.max() == pytest.approx(60 + 20 + 8, abs=1)
+def true_car(**more):
+    gt = Instances((60, 80), **more)
+    gt.gt_boxes, gt.gt_classes = Boxes(torch.tensor([[10.0, 10, 40, 50]])), torch.tensor([1])
+    gt.gt_boxes3d, gt.gt_space = Boxes3D([CAR]), torch.ones(1)
+    return gt
 
 
 def test_a_training_picture_shows_space_if_there_is_a_camera():
-    gt = Instances((60, 80))
-    gt.gt_boxes, gt.gt_classes = Boxes(torch.tensor([[10.0, 10, 40, 50]])), torch.tensor([1])
-    gt.gt_boxes3d, gt.gt_ignore = Boxes3D([[0.5, 1.5, 10, 1.5, 1.6, 3.9, 0.4]]), torch.tensor([False])
-    found = detections([0.9])
+    """Ground truth and predictions each with a view from above of their own."""
+    gt, found = true_car(gt_ignore=torch.tensor([False])), detections([0.9])
     found.pred_boxes3d = gt.gt_boxes3d
     arguments = (torch.zeros(3, 60, 80), "BGR", gt, found, torch.zeros(2, 15, 20), 4)
-    flat, space = draw_training(*arguments), draw_training(*arguments, camera=CAMERA)
-    assert space.shape[1] == flat.shape[1]
-    assert space.shape[2] > flat.shape[2]
+    flat = draw_training(*arguments)
+    assert flat.shape == (3, 4 * 60 + 24, 3 * 4 * 80 + 2 * 6)
+    space = draw_training(*arguments, properties=[Box3DProperty()], inputs={"camera": CAMERA})
+    assert space.shape == (3, 4 * 60 + 24, 4 * (3 * 80 + 2 * 160) + 2 * 6)
+    # Outside the boxes of both: green in the first panel, orange in the second.
+    truth, predictions = space[:, 24:, : 4 * 240].astype(int), space[:, 24:, 4 * 240 + 6 : 4 * 480 + 6].astype(int)
+    assert (truth[1] - truth[0] > 100).any()
+    assert not (truth[0] - truth[2] > 150).any()
+    assert (predictions[0] - predictions[2] > 150).any()
+
+
+def test_what_properties_draw_beside_the_image_is_put_in_a_row():
+    class Panel(Property):
+        def draw(self, picture, instances, inputs):
+            return [np.full((inputs["height"], 10, 3), 7, dtype=np.uint8)]
+
+    image = np.full((60, 80, 3), 90, dtype=np.uint8)
+    drawn = draw_instances(image, detections([0.9]), properties=[Panel(), Panel()], inputs={"height": 40})
+    assert drawn.shape == (60, 100, 3)
+    assert (drawn[:40, 80:] == 7).all()
+    assert (drawn[40:, 80:] == 255).all()
+    assert draw_instances(image, detections([0.9]), properties=[Panel()], inputs={"height": 70}).shape == (70, 90, 3)
 
 
 def test_regions_to_ignore_are_grey():

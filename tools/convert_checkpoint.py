@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from centernet_d2 import command_line, load_config, model_zoo
+from centernet_d2 import command_line, load_config
 from centernet_d2.checkpoint import check_exists, load_file, original_names, original_state_dict
 from centernet_d2.modeling import CenterNet
 
@@ -61,8 +61,7 @@ def convert_file(args: argparse.Namespace) -> None:
     if not args.output.parent.is_dir():
         raise FileNotFoundError(f"{args.output}: its folder does not exist")
     check_exists(args.input)
-    file = model_zoo.get_config_file(args.config) if args.config in model_zoo.available() else args.config
-    cfg = load_config(file, ["MODEL.DEVICE", "cpu"])
+    cfg = load_config(args.config, ["MODEL.DEVICE", "cpu"])
     with torch.device("meta"):  # only names are needed
         names = original_names(CenterNet(cfg))
     data = load_file(args.input)

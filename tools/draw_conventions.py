@@ -14,9 +14,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+# In front of Detectron2, whose import it makes a quiet one.
 from centernet_d2 import command_line
+
+# isort: split
+from detectron2.utils.visualizer import Visualizer
+
 from centernet_d2.data.datasets.boxes_on_ground import Camera, draw_scene
-from centernet_d2.visualization import draw_scene3d
+from centernet_d2.modeling.heads.box3d.drawing import draw_birds_eye, draw_boxes3d
 
 _CAMERA = Camera(260, 560, 300)
 
@@ -65,8 +70,11 @@ def main(argv: list[str] | None = None) -> int:
 def draw(file: Path) -> None:
     """Draw both pictures, side by side, into a file."""
     image, _, boxes = draw_scene(np.random.default_rng(4), _CAMERA, 12)
-    scene = draw_scene3d(image[..., ::-1], _CAMERA.matrix(), boxes)
-    picture = np.concatenate([scene, np.full((scene.shape[0], 6, 3), 255, np.uint8), draw_angles()], axis=1)
+    scene, green = Visualizer(image[..., ::-1]), (60, 220, 60)
+    draw_boxes3d(scene, boxes, _CAMERA.matrix(), green)
+    above = draw_birds_eye([(boxes, green)], image.shape[:2], 30.0)
+    gap = np.full((image.shape[0], 6, 3), 255, np.uint8)
+    picture = np.concatenate([scene.output.get_image(), above, gap, draw_angles()], axis=1)
     if not cv2.imwrite(str(file), picture[..., ::-1]):
         raise OSError(f"cannot write {file}")
     print(f"drew {file}")

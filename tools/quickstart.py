@@ -48,7 +48,7 @@ def picture(model: CenterNet, record: dict, class_names: list[str]) -> np.ndarra
     inputs = [{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}]
     with torch.no_grad():
         (canvas,), (geometry,) = model.preprocess_image(inputs)
-        maps = model.compute_test_maps(canvas[None])
+        maps = model.compute_test_maps(model.batch([canvas]))
         detections = model.detect(maps, [geometry])[0]
     pixels = read_image(record["file_name"], "RGB")
     truth = annotations_to_instances([dict(x) for x in record["annotations"]], image.shape[:2])

@@ -1,6 +1,5 @@
 from .checkpointer import (
     CenterNetCheckpointer,
-    build_checkpointer,
     check_exists,
     fitting_configs,
     load_file,
@@ -10,7 +9,6 @@ from .original import original_names, original_state_dict, to_our_names
 
 __all__ = [
     "CenterNetCheckpointer",
-    "build_checkpointer",
     "check_exists",
     "fitting_configs",
     "load_file",

@@ -9,12 +9,12 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from .. import model_zoo
 from ..config import load_config
+from ..config_files import available
 from ..modeling.meta_arch import CenterNet
 from .original import to_our_names, trunk_state_dict
 
-__all__ = ["CenterNetCheckpointer", "build_checkpointer", "check_exists", "fitting_configs", "load_file", "load_trunk"]
+__all__ = ["CenterNetCheckpointer", "check_exists", "fitting_configs", "load_file", "load_trunk"]
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -126,7 +126,8 @@ class CenterNetCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer for files of ours, of the original's authors, and of ImageNet classifiers.
 
     A file must fill the whole backbone (a classifier: its trunk), and every one of its tensors must land. With
-    `fine_tune` the heads may differ: those of another shape start fresh, and one log line says which.
+    `fine_tune` the heads may differ: those of another shape start fresh, and the log says which. A model that a file
+    does not fit may be filled in part.
     """
 
     def __init__(self, model: nn.Module, save_dir: str = "", *, fine_tune: bool = False, **kwargs: object) -> None:
@@ -195,21 +196,14 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         state, is_trunk = to_our_names(self.model, checkpoint.pop("model"))
         own = self.model.state_dict()
         state = {name: tensor for name, tensor in state.items() if name in own or not _is_optional(name)}
-        unexpected = [name for name in state if name not in own]
-        reshaped = [name for name in state if name in own and state[name].shape != own[name].shape]
-        missing = [] if is_trunk else [name for name in own if name not in state and not _is_optional(name)]
-        in_backbone = [name for name in (*reshaped, *missing) if name.startswith("backbone.")]
-        if in_backbone or (not self.fine_tune and (unexpected or reshaped or missing)):
-            rest = [name for name in (*reshaped, *missing, *unexpected) if name not in in_backbone]
-            raise ValueError(self._misfit(state, own, in_backbone + rest))
-        if unexpected or reshaped or missing:
-            fresh = ", ".join(sorted([*reshaped, *missing])) or "nothing"
-            self.logger.info(
-                f"fine-tuning from {self._filename}: {fresh} starts fresh; {len(unexpected)} tensors unused"
-            )
-        fitting = {name: tensor for name, tensor in state.items() if name not in (*unexpected, *reshaped)}
-        _check_floats(fitting, own, self._filename)
-        return super()._load_model({"model": fitting})
+        _check_floats(state, own, self._filename)
+        report = super()._load_model({"model": dict(state)})
+        report.missing_keys[:] = [name for name in report.missing_keys if not (is_trunk or _is_optional(name))]
+        wrong = [*(name for name, _, _ in report.incorrect_shapes), *report.missing_keys, *report.unexpected_keys]
+        if wrong and not (self.fine_tune and not any(name.startswith("backbone.") and name in own for name in wrong)):
+            wrong.sort(key=lambda name: not name.startswith("backbone."))
+            raise ValueError(self._misfit(state, own, wrong))
+        return report
 
     def _misfit(self, state: dict[str, Tensor], own: dict[str, Tensor], wrong: list[str]) -> str:
         def shape(tensors: dict[str, Tensor], name: str) -> str:
@@ -224,12 +218,6 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         )
 
 
-def build_checkpointer(model: nn.Module, *args: object, **kwargs: object) -> DetectionCheckpointer:
-    """The checkpointer that suits a model: ours for a CenterNet, otherwise Detectron2's."""
-    own = isinstance(getattr(model, "module", model), CenterNet)
-    return (CenterNetCheckpointer if own else DetectionCheckpointer)(model, *args, **kwargs)
-
-
 def _is_optional(name: str) -> bool:
     """Tensors that nothing depends on: counters of batch norms, and a classifier left in DLA files (SPEC 2.5)."""
     return name.endswith("num_batches_tracked") or name.startswith("backbone.base.fc.")
@@ -238,9 +226,9 @@ def _is_optional(name: str) -> bool:
 def fitting_configs(data: dict) -> list[str]:
     """Names of the model zoo's configs whose models have just the tensors of a file."""
     found = []
-    for name in model_zoo.available():
+    for name in available():
         with torch.device("meta"):
-            model = CenterNet(load_config(model_zoo.get_config_file(name), ["MODEL.DEVICE", "cpu"]))
+            model = CenterNet(load_config(name, ["MODEL.DEVICE", "cpu"]))
         state, _ = to_our_names(model, data.get("model", data))
         shapes, own = ({n: t.shape for n, t in s.items() if not _is_optional(n)} for s in (state, model.state_dict()))
         if shapes == own:

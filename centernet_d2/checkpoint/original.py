@@ -10,38 +10,26 @@ from torch import Tensor
 from ..modeling.backbone.hourglass import Hourglass
 from ..modeling.meta_arch import CenterNet
 
-__all__ = ["MAP_NAMES", "original_names", "original_state_dict", "to_our_names", "trunk_state_dict"]
-
-# Our name of a map -> the original's.
-MAP_NAMES = {
-    "heatmap": "hm",
-    "offset": "reg",
-    "size": "wh",
-    "keypoint_displacement": "hps",
-    "keypoint_heatmap": "hm_hp",
-    "keypoint_offset": "hp_offset",
-    "depth": "dep",
-    "orientation": "rot",
-    "dimensions": "dim",
-}
+__all__ = ["original_names", "original_state_dict", "to_our_names", "trunk_state_dict"]
 
 _BRANCH = re.compile(r"heads\.\w+\.stacks\.(?P<stack>\d+)\.(?P<map>\w+)\.(?P<layer>\d)\.(?P<kind>\w+)")
 
 
 def original_names(model: CenterNet) -> dict[str, str]:
-    """Our name of every tensor of a model -> its name in the original.
+    """Our name of every tensor of a model -> its name in the original, as far as the heads know it.
 
     Maps that the original does not have keep their own name.
     """
     per_stack = isinstance(model.backbone, Hourglass)
-    return {name: _original_name(name, per_stack) for name in model.state_dict()}
+    maps = {name: original for head in model.heads.values() for name, original in head.original_names.items()}
+    return {name: _original_name(name, maps, per_stack) for name in model.state_dict()}
 
 
-def _original_name(name: str, per_stack: bool) -> str:
+def _original_name(name: str, maps: Mapping[str, str], per_stack: bool) -> str:
     branch = _BRANCH.fullmatch(name)
     if not branch:
         return name.removeprefix("backbone.")
-    head, layer, kind = MAP_NAMES.get(branch["map"], branch["map"]), branch["layer"], branch["kind"]
+    head, layer, kind = maps.get(branch["map"], branch["map"]), branch["layer"], branch["kind"]
     if per_stack:  # The hidden convolution is a unit of its own there, and the last one is counted as the second layer.
         return f"{head}.{branch['stack']}.{'0.conv' if layer == '0' else '1'}.{kind}"
     return f"{head}.{layer}.{kind}"

@@ -9,10 +9,11 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
+from ..images import ImageHeader
+from ..modeling.heads import Property
+from ..numbers import LARGEST_COORDINATE, number_table
+from .classes import match_classes, translate
 from .headers import read_headers
-from .images import ImageHeader
-from .keypoints import has_keypoints
-from .numbers import LARGEST_COORDINATE, number_table
 
 __all__ = ["ALL_CLASSES", "EXCLUDED", "check_dataset", "load_checked", "shows_something"]
 
@@ -188,10 +189,23 @@ def _other_convention(annotations: Sequence[dict], sizes: np.ndarray) -> str:
     return ""
 
 
-def load_checked(names: Sequence[str], num_classes: int) -> list[dict]:
-    """The images of registered data sets, checked one set after the other by :func:`check_dataset`.
+def load_checked(
+    names: Sequence[str],
+    num_classes: int,
+    properties: Sequence[Property] = (),
+    class_names: Sequence[str] = (),
+) -> list[dict]:
+    """The images of registered data sets, checked one set after the other by :func:`check_dataset` and the properties.
 
-    Images without annotations get an empty list of them; annotations whose keypoints are ``None`` or empty lose these.
+    Images without annotations get an empty list of them; values of annotations that are ``None`` or empty lists are
+    left out. Of a data set that does not label a property, every image names it in ``unlabelled``.
+
+    Args:
+        names: of the data sets.
+        num_classes: of the model.
+        properties: of the model.
+        class_names: of the model, for data sets that label different classes: these are matched by name, and
+            ``labelled_classes`` says which of the model's a data set labels. Empty: all have the classes of the model.
 
     Raises:
         KeyError: a data set is not registered.
@@ -202,27 +216,41 @@ def load_checked(names: Sequence[str], num_classes: int) -> list[dict]:
     if not names:
         raise ValueError("no data set is named: set DATASETS.TRAIN and DATASETS.TEST")
     for name in names:
-        if name not in DatasetCatalog.list():
-            raise KeyError(
-                f"the data set '{name}' is not registered: add it to DATASETS.REGISTER, or register it in Python"
-            )
-        try:
-            dicts = DatasetCatalog.get(name)
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
-            source = MetadataCatalog.get(name).get("json_file", "its source")
-            if str(source) in str(error):
-                raise
-            raise ValueError(f"the data set '{name}' cannot be loaded from {source}: {error!r}") from error
-        check_dataset(name, dicts, num_classes)
-        images.extend(
-            {**image, "annotations": [_without_null(annotation) for annotation in image.get("annotations", ())]}
-            for image in dicts
-        )
+        dicts = _load(name)
+        own = MetadataCatalog.get(name).get("thing_classes", [])
+        numbers = match_classes(name, own, class_names) if class_names else None
+        check_dataset(name, dicts, len(own) if class_names else num_classes)
+        dicts = [{**image, "annotations": list(map(_without_null, image.get("annotations", ())))} for image in dicts]
+        for prop in properties:
+            prop.check(dicts)
+        if numbers is not None:
+            dicts = translate(dicts, numbers, num_classes)
+        if unlabelled := [prop.name for prop in properties if not labels(dicts, prop)]:
+            dicts = [{**image, "unlabelled": unlabelled} for image in dicts]
+        images.extend(dicts)
     return images
 
 
+def _load(name: str) -> list[dict]:
+    if name not in DatasetCatalog.list():
+        raise KeyError(
+            f"the data set '{name}' is not registered: add it to DATASETS.REGISTER, or register it in Python"
+        )
+    try:
+        return DatasetCatalog.get(name)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        source = MetadataCatalog.get(name).get("json_file", "its source")
+        if str(source) in str(error):
+            raise
+        raise ValueError(f"the data set '{name}' cannot be loaded from {source}: {error!r}") from error
+
+
+def labels(dicts: Sequence[dict], prop: Property) -> bool:
+    """Whether a data set says anything of a property; every data set labels one that has no keys of its own."""
+    keys = prop.annotation_keys
+    return not keys or any(key in x for image in dicts for x in image.get("annotations", ()) for key in keys)
+
+
 def _without_null(annotation: dict) -> dict:
-    """Detectron2's own functions take keypoints for a list with something in it wherever there are any."""
-    if "keypoints" not in annotation or has_keypoints(annotation):
-        return annotation
-    return {key: value for key, value in annotation.items() if key != "keypoints"}
+    """Detectron2's own functions take a list for one with something in it wherever there is any."""
+    return {key: value for key, value in annotation.items() if value is not None and value != []}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .images import ImageHeader, read_header
+from ..images import ImageHeader, read_header
 
 __all__ = ["cache_folder", "read_headers"]
 

@@ -11,14 +11,14 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
-from detectron2.data.transforms import AugInput, TransformList
+from detectron2.data.transforms import AugInput, Transform, TransformList
+from detectron2.structures import Instances
 
 from ..config import check_choice
-from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, Annotator, lookup
+from ..images import read_image
+from ..modeling.heads import Property, build_properties
 from .augmentations import build_augmentations
-from .boxes3d import carry_camera
 from .checks import ALL_CLASSES, EXCLUDED, shows_something
-from .images import read_image
 
 __all__ = ["CenterNetDatasetMapper"]
 
@@ -26,11 +26,10 @@ CROWD_POLICIES = ("object", "ignore")
 
 
 class CenterNetDatasetMapper(DatasetMapper):
-    """Detectron2's mapper with our augmentations, keeping what it drops: crowd regions and the heads' own fields.
+    """Detectron2's mapper with our augmentations, keeping what it drops: crowd regions, and what the properties read.
 
     Annotations with ``ignore`` are regions to ignore; their category may be ALL_CLASSES. Those that are EXCLUDED are
-    left out. The ``camera`` of an image, a (3, 4) projection matrix, goes through its transforms; each of its objects
-    has it as ``gt_camera``.
+    left out.
     """
 
     @configurable
@@ -39,7 +38,7 @@ class CenterNetDatasetMapper(DatasetMapper):
         is_train: bool,
         *,
         num_classes: int,
-        annotators: Sequence[Annotator] = (),
+        properties: Sequence[Property] = (),
         crowd: str = "object",
         **kwargs: object,
     ) -> None:
@@ -47,7 +46,7 @@ class CenterNetDatasetMapper(DatasetMapper):
         Args:
             is_train: whether annotations are wanted.
             num_classes: classes of the model.
-            annotators: see :meth:`centernet_d2.modeling.PointHead.build_annotator`.
+            properties: of the points; they make the ``gt_*`` fields beside boxes and classes.
             crowd: "object" keeps crowd annotations as objects, "ignore" marks them in ``gt_ignore``.
             kwargs: see :class:`detectron2.data.DatasetMapper`.
 
@@ -57,19 +56,17 @@ class CenterNetDatasetMapper(DatasetMapper):
         super().__init__(is_train, **kwargs)
         check_choice("INPUT.CROWD", crowd, CROWD_POLICIES)
         self.num_classes = num_classes
-        self.annotators = annotators
+        self.properties = properties
         self.crowd = crowd
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, object]:
-        heads = [lookup(POINT_HEAD_REGISTRY, name, "MODEL.CENTERNET.HEADS") for name in cfg.MODEL.CENTERNET.HEADS]
-        annotators = [head.build_annotator(cfg) for head in heads]
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
             "image_format": cfg.INPUT.FORMAT,
             "num_classes": cfg.MODEL.CENTERNET.NUM_CLASSES,
-            "annotators": [annotator for annotator in annotators if annotator],
+            "properties": build_properties(cfg),
             "crowd": cfg.INPUT.CROWD,
         }
 
@@ -88,48 +85,61 @@ class CenterNetDatasetMapper(DatasetMapper):
         transforms = self.augmentations(inputs)
         dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
         if self.is_train:
-            self._transform_annotations(dataset_dict, transforms, inputs.image.shape[:2])
-        else:
-            del dataset_dict["annotations"]
+            size = inputs.image.shape[:2]
+            dataset_dict["instances"] = self.annotate(dataset_dict, transforms, size)
+            for prop in self.properties:
+                own = {key: dataset_dict[key] for key in prop.input_keys if key in dataset_dict}
+                dataset_dict.update(prop.carry(own, transforms.transforms))
+        del dataset_dict["annotations"]
         return dataset_dict
 
-    def _transform_annotations(
-        self, dataset_dict: dict, transforms: TransformList, image_shape: tuple[int, int]
-    ) -> None:
-        """Replace ``annotations`` by ``instances``, in annotation order; objects outside the image are dropped.
+    def annotate(self, record: dict, transforms: TransformList, size: tuple[int, int]) -> Instances:
+        """The annotations of an image, in their order, as ``gt_*`` fields; objects outside the image are dropped.
 
-        ``width`` and ``height`` are those of the image before its transforms.
+        Args:
+            record: the image in Detectron2's format; ``width`` and ``height`` are those before the transforms.
+            transforms: what the image went through.
+            size: (height, width) of the image after that.
+
+        Raises:
+            ValueError: an object has a class that the model does not know.
         """
-        annotations = [x for x in dataset_dict.pop("annotations") if x["category_id"] != EXCLUDED]
+        annotations = [x for x in record["annotations"] if x["category_id"] != EXCLUDED]
         # Before the transforms, which put the corners of a box in order and may move it into the window.
-        size = (dataset_dict.get("width", np.inf), dataset_dict.get("height", np.inf))
-        annotations = list(compress(annotations, shows_something(annotations, size)))
+        before = (record.get("width", np.inf), record.get("height", np.inf))
+        annotations = list(compress(annotations, shows_something(annotations, before)))
         if any(not (ALL_CLASSES if x.get("ignore") else 0) <= x["category_id"] < self.num_classes for x in annotations):
             raise ValueError(
-                f"{dataset_dict['file_name']} has objects of a class that MODEL.CENTERNET.NUM_CLASSES = "
+                f"{record['file_name']} has objects of a class that MODEL.CENTERNET.NUM_CLASSES = "
                 f"{self.num_classes} does not know"
             )
-        fields = [annotate(annotations, transforms.transforms, image_shape) for annotate in self.annotators]
         boxes = [
             utils.transform_instance_annotations(
-                {name: x[name] for name in ("bbox", "bbox_mode", "category_id")}, transforms, image_shape
+                {name: x[name] for name in ("bbox", "bbox_mode", "category_id")}, transforms, size
             )
             for x in annotations
         ]
-        instances = utils.annotations_to_instances(boxes, image_shape)
+        instances = utils.annotations_to_instances(boxes, size)
         if self.crowd == "ignore" or any("ignore" in x for x in annotations):
             ignore = [x.get("ignore", self.crowd == "ignore" and bool(x.get("iscrowd", 0))) for x in annotations]
             instances.gt_ignore = torch.tensor(ignore, dtype=torch.bool)
-        if "camera" in dataset_dict:
-            camera = carry_camera(dataset_dict["camera"], transforms.transforms)
-            dataset_dict["camera"] = torch.from_numpy(camera).float()
-            instances.gt_camera = dataset_dict["camera"].expand(len(annotations), 3, 4)
-        for name, value in (item for one in fields for item in one.items()):
+        annotate_properties(instances, self.properties, {**record, "annotations": annotations}, transforms.transforms)
+        # Where centers are not known, what else is known may belong to a box that is anywhere.
+        return instances if instances.has("gt_blind") else utils.filter_empty_instances(instances)
+
+
+def annotate_properties(
+    instances: Instances, properties: Sequence[Property], record: dict, transforms: Sequence[Transform]
+) -> None:
+    """Add what properties say of the annotations of an image; ``gt_weight`` is the product of what they say.
+
+    Raises:
+        ValueError: two properties give the same field.
+    """
+    for prop in properties:
+        for name, value in prop.annotate(record, transforms, instances.image_size).items():
+            if name == "gt_weight" and instances.has(name):
+                value = value * instances.gt_weight
+            elif instances.has(name):
+                raise ValueError(f"the property {prop.name} gives {name}, which an earlier one gives too")
             instances.set(name, value)
-        if any(getattr(transform, "rotates", False) for transform in transforms.transforms):
-            # Boxes do not turn with the image, so centers and what belongs to them are not known (SPEC 6.5).
-            instances.gt_weight = torch.zeros(len(instances))
-            instances.gt_blind = torch.ones(len(instances), dtype=torch.bool)
-            dataset_dict["instances"] = instances
-        else:
-            dataset_dict["instances"] = utils.filter_empty_instances(instances)

@@ -15,12 +15,12 @@ import numpy as np
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
-from .. import command_line, model_zoo
+from .. import command_line
 from ..config import load_config
-from ..modeling.heads import heads_provide
+from ..modeling.heads import Property, build_properties
 from ..predictor import Predictor
-from ..visualization import draw_heatmap, draw_instances, draw_scene3d
-from .cameras import Cameras, choose_cameras
+from ..registry import POINT_HEAD_REGISTRY
+from ..visualization import draw_heatmap, draw_instances
 from .sinks import CODECS, JsonSink, Sink, VideoSink, output_kind, refuse_existing
 from .sources import Frame, ImageSource, VideoSource, open_source, unsearched_folders
 
@@ -53,13 +53,6 @@ def build_parser() -> argparse.ArgumentParser:
         "--threshold", type=float, default=0.3, help="lowest score that is drawn, 0 to 1 (JSON has them all)"
     )
     parser.add_argument("--heatmap", action="store_true", help="lay the heatmap of the centers over the pictures")
-    parser.add_argument("--joint-scores", action="store_true", help="write its score beside every keypoint")
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        help="for 3-D boxes: a file in KITTI's format, or a folder with one for each picture",
-    )
-    parser.add_argument("--focal-length", type=float, help="the same by the focal length in pixels")
     parser.add_argument("--batch-size", type=int, default=1, help="pictures that are in memory together")
     parser.add_argument("--max-frames", type=int, help="stop after so many pictures")
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values, at the end")
@@ -68,7 +61,32 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit code."""
-    return command_line.run(build_parser(), start, argv)
+    return command_line.run(build_parser(), start, argv, extend=add_property_arguments)
+
+
+def add_property_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of all properties there are; :func:`use_property_arguments` refuses those of no use."""
+    for flag, options in (item for prop in known_properties() for item in prop.arguments.items()):
+        parser.add_argument(flag, **options)
+
+
+def known_properties() -> list[type[Property]]:
+    """The properties of all registered heads, each once."""
+    return list(dict.fromkeys(head.property_type for _, head in POINT_HEAD_REGISTRY))
+
+
+def use_property_arguments(args: argparse.Namespace, properties: Sequence[Property]) -> None:
+    """Hand the properties of a model their options.
+
+    Raises:
+        ValueError: an option belongs to another property, or is not what it should be.
+    """
+    for other in known_properties():
+        given = [flag for flag in other.arguments if getattr(args, flag[2:].replace("-", "_")) not in (None, False)]
+        if given and not any(isinstance(prop, other) for prop in properties):
+            raise ValueError(f"{', '.join(given)}: for the property {other.name}, which this config does not predict")
+    for prop in properties:
+        prop.use_arguments(args)
 
 
 def start(args: argparse.Namespace) -> int:
@@ -93,27 +111,26 @@ def start(args: argparse.Namespace) -> int:
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """The config of a command line: a file if there is one, else a name of the model zoo."""
-    named = args.config_file
-    file = named if Path(named).is_file() or named not in model_zoo.available() else model_zoo.get_config_file(named)
+    """The config of a command line."""
     options = list(args.opts)
     for key, value in (("MODEL.WEIGHTS", args.weights), ("MODEL.DEVICE", args.device)):
         options += [key, value] if value else []
-    return load_config(file, options)
+    return load_config(args.config_file, options)
 
 
 def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
     """Detect in everything that the source gives. Returns the exit code."""
     cfg = read_config(args)
-    cameras = open_cameras(args, cfg)
+    use_property_arguments(args, build_properties(cfg))  # A mistake in them shows before weights are read.
     predictor = Predictor.from_config(cfg, batch_size=args.batch_size)
+    properties = predictor.network.properties
+    use_property_arguments(args, properties)
     done, skipped, start = 0, 0, time.perf_counter()
     with ExitStack() as stack:
         sinks = open_sinks(args, source, stack)
         bar = stack.enter_context(tqdm(total=len(source) or None, unit=" images", smoothing=0.1))
         interrupts = stack.enter_context(interrupts_noted())
-        frames = source if cameras is None else with_cameras(source, cameras)
-        for batch in batches(frames, args.batch_size, args.max_frames):
+        for batch in batches(with_inputs(source, properties), args.batch_size, args.max_frames):
             readable = [frame for frame in batch if frame.image is not None]
             for frame in batch:
                 if frame.image is None:
@@ -131,25 +148,15 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
     return 1 if skipped else 0
 
 
-def open_cameras(args: argparse.Namespace, cfg: CfgNode) -> Cameras | None:
-    """Where the cameras of pictures come from; None for a model without 3-D boxes."""
-    if heads_provide(cfg, "boxes3d"):
-        if args.calibration is None and args.focal_length is None:
-            print("no --calibration and no --focal-length: BOX3D.DEFAULT_CAMERA of the config counts", file=sys.stderr)
-        return choose_cameras(args.calibration, args.focal_length, cfg.MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA)
-    if args.calibration is not None or args.focal_length is not None:
-        raise ValueError("--calibration and --focal-length are for 3-D boxes, which this config does not predict")
-    return None
-
-
-def with_cameras(frames: Iterable[Frame], cameras: Cameras) -> Iterator[Frame]:
-    """Frames with their cameras; one whose camera cannot be found is as if it could not be read."""
+def with_inputs(frames: Iterable[Frame], properties: Sequence[Property]) -> Iterator[Frame]:
+    """Frames with what the properties want to know of them; one for which it cannot be found is as if unreadable."""
     for frame in frames:
         if frame.image is None:
             yield frame
             continue
         try:
-            yield replace(frame, camera=cameras(frame))
+            own = [prop.picture_inputs(frame.name, frame.image.shape[:2]) for prop in properties]
+            yield replace(frame, inputs={key: value for one in own for key, value in one.items()})
         except (OSError, ValueError) as error:
             yield replace(frame, image=None, error=str(error))
 
@@ -199,9 +206,8 @@ def batches(source: Iterable[Frame], size: int, limit: int | None = None) -> Ite
 
 def process(frames: Sequence[Frame], predictor: Predictor, sinks: dict[str, Sink], args: argparse.Namespace) -> None:
     """Detect in a batch and hand the results to the sinks."""
-    cameras = [frame.camera for frame in frames if frame.camera is not None] or None
-    images = [frame.image for frame in frames]
-    results = predictor.detect(images, cameras, keep_heatmap=args.heatmap) if frames else []
+    images, inputs = [frame.image for frame in frames], [frame.inputs for frame in frames]
+    results = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if frames else []
     for frame, result in zip(frames, results, strict=True):
         if "json" in sinks:
             entries = predictor.to_coco(result["instances"], frame.number)
@@ -211,13 +217,10 @@ def process(frames: Sequence[Frame], predictor: Predictor, sinks: dict[str, Sink
 
 
 def draw(frame: Frame, result: dict, predictor: Predictor, args: argparse.Namespace) -> np.ndarray:
-    """(H, W, 3) uint8 BGR with the detections, over the heatmap if the result has one; space beside it."""
-    rgb, instances = frame.image[..., ::-1], result["instances"]
+    """(H, W, 3) uint8 BGR with the detections, over the heatmap if the result has one, and further views beside it."""
+    rgb = frame.image[..., ::-1]
     if "heatmap" in result:
         rgb = draw_heatmap(rgb, result["heatmap"], result["geometry"].to_image)
-    names, metadata = predictor.class_names, predictor.metadata
-    rgb = draw_instances(rgb, instances, names, args.threshold, metadata, joint_scores=args.joint_scores)
-    if instances.has("pred_boxes3d"):
-        found = instances.pred_boxes3d[instances.scores > args.threshold]
-        rgb = draw_scene3d(rgb, frame.camera, predictions=found)
+    names, properties = predictor.class_names, predictor.network.properties
+    rgb = draw_instances(rgb, result["instances"], names, args.threshold, properties, frame.inputs)
     return np.ascontiguousarray(rgb[..., ::-1])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
-from torch import Tensor
 
-from ..data.images import read_image
+from ..images import read_image
 
 __all__ = ["Frame", "ImageSource", "VideoSource", "find_images", "open_source", "unsearched_folders"]
 
@@ -29,7 +28,7 @@ class Frame:
         source: path of the file as it was given; for a video the same as the name.
         image: (H, W, 3) uint8 BGR; None where it cannot be read.
         error: why not.
-        camera: (3, 4) projection matrix, where it matters.
+        inputs: what properties know of it beside its pixels.
     """
 
     number: int
@@ -37,7 +36,7 @@ class Frame:
     source: str
     image: np.ndarray | None
     error: str = ""
-    camera: Tensor | None = None
+    inputs: Mapping[str, object] = field(default_factory=dict)
 
 
 class ImageSource:

@@ -13,6 +13,7 @@ from torch import multiprocessing
 
 from .. import command_line
 from ..checkpoint import CenterNetCheckpointer
+from ..outside import import_outside
 from ..quiet import errors_only
 from .setup import read_config, setup
 from .trainer import Trainer
@@ -22,6 +23,7 @@ __all__ = ["main", "run"]
 
 def main(args: argparse.Namespace) -> dict:
     """One process of a training or an evaluation; returns the metrics of the last evaluation."""
+    import_outside(getattr(args, "imports", ()))  # Again, for processes that were started anew.
     cfg = setup(args)
     if not args.eval_only:
         trainer = Trainer(cfg)

@@ -89,8 +89,27 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     check_device(cfg.MODEL.DEVICE)
+    check_classes(cfg.MODEL.CENTERNET)
     check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
     return cfg
+
+
+def check_classes(node: CfgNode) -> None:
+    """Whether MODEL.CENTERNET.CLASS_NAMES, if there are any, suit the rest of the node.
+
+    Raises:
+        ValueError: they do not.
+    """
+    names = node.CLASS_NAMES
+    if not names:
+        return
+    if len(names) != node.NUM_CLASSES or len(set(names)) != len(names):
+        raise ValueError(
+            f"MODEL.CENTERNET.CLASS_NAMES has {len(names)} names ({len(set(names))} different ones), but "
+            f"MODEL.CENTERNET.NUM_CLASSES is {node.NUM_CLASSES}"
+        )
+    if node.IGNORE_REGIONS != "mask":
+        raise ValueError("MODEL.CENTERNET.CLASS_NAMES needs MODEL.CENTERNET.IGNORE_REGIONS 'mask'")
 
 
 def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
@@ -162,7 +181,7 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, told: Collection[str] = ()) 
         )
     if not config_file.exists():
         return {}
-    old, new = dict(flatten(_read_old_config(config_file))), dict(flatten(yaml.safe_load(cfg.dump())))
+    old, new = (dict(flatten(yaml.safe_load(one.dump()))) for one in (_read_old_config(config_file), cfg))
     changed = {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
@@ -179,11 +198,9 @@ def check_output_dir(cfg: CfgNode, *, resume: bool, told: Collection[str] = ()) 
     return changed
 
 
-def _read_old_config(path: Path) -> dict:
+def _read_old_config(path: Path) -> CfgNode:
+    """The config of a run, perhaps of an earlier version: what it does not have, has its default."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError):
-        content = None
-    if not isinstance(content, dict):
-        raise FileExistsError(f"{path} is not a config; choose another OUTPUT_DIR")
-    return content
+        return load_config(path)
+    except ValueError as error:
+        raise FileExistsError(f"{path} is not a config of this project, choose another OUTPUT_DIR: {error}") from error

@@ -11,32 +11,24 @@ from contextlib import contextmanager, redirect_stdout
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog, build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.data.build import filter_images_with_few_keypoints, filter_images_with_only_crowd_annotations
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators, PascalVOCDetectionEvaluator
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..checkpoint import CenterNetCheckpointer, load_trunk
-from ..config import check_choice
 from ..data import CenterNetDatasetMapper
 from ..data.checks import load_checked
-from ..data.datasets.coco import check_keypoint_names, read_json
-from ..evaluation.coco import RoundingCOCOEvaluator, complete_ground_truth
-from ..evaluation.errors import DEPTH_ERRORS, ErrorEvaluator, depth_errors, keypoint_errors
-from ..evaluation.kitti import KITTIEvaluator
-from ..evaluation.kitti_metrics import RULES
+from ..evaluation.build import build_evaluator, check_evaluation
 from ..evaluation.oracle import OracleCenterNet, OracleMapper
-from ..modeling.heads.point_head import POINT_HEAD_REGISTRY, heads_provide, lookup
+from ..modeling.heads import build_properties
 from ..modeling.test_time_augmentation import CenterNetWithTTA
 from .solver import build_optimizer
 
 __all__ = ["Trainer"]
-
-# Values of ``evaluator_type`` in the metadata of a data set.
-EVALUATORS = ("coco", "pascal_voc", "kitti")
 
 
 @contextmanager
@@ -149,8 +141,11 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
-        dicts = load_checked(cfg.DATASETS.TRAIN, cfg.MODEL.CENTERNET.NUM_CLASSES)
-        cls.check_annotations(cfg, dicts)
+        dicts = cls.load_datasets(cfg, cfg.DATASETS.TRAIN)
+        for prop in build_properties(cfg):
+            if all(prop.name in image.get("unlabelled", ()) for image in dicts):
+                keys = ", ".join(prop.annotation_keys)
+                raise ValueError(f"no annotation of DATASETS.TRAIN has {keys}, so nothing would learn {prop.name}")
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             dicts = filter_images_with_only_crowd_annotations(dicts)
         if cfg.MODEL.KEYPOINT_ON:
@@ -165,7 +160,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         return build_detection_test_loader(
-            load_checked([dataset_name], cfg.MODEL.CENTERNET.NUM_CLASSES),
+            cls.load_datasets(cfg, [dataset_name], looked_at=True),
             mapper=(OracleMapper if cfg.TEST.CENTERNET_ORACLE else CenterNetDatasetMapper)(cfg, False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
@@ -203,28 +198,9 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        """By the ``evaluator_type`` of the data set: COCO, Pascal VOC or KITTI."""
+        """See :func:`centernet_d2.evaluation.build.build_evaluator`."""
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
-        if evaluator_type(dataset_name) == "coco":
-            num_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if heads_provide(cfg, "keypoints") else 0
-            with complete_ground_truth(dataset_name, num_keypoints) as complete_name:
-                evaluator = (RoundingCOCOEvaluator if cfg.TEST.ROUND_RESULTS else COCOEvaluator)(
-                    complete_name,
-                    output_dir=folder,
-                    max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-                    kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
-                )
-            if not num_keypoints:
-                return evaluator
-            numbers = [str(index) for index in range(num_keypoints)]
-            names = MetadataCatalog.get(dataset_name).get("keypoint_names") or numbers
-            errors = ErrorEvaluator(dataset_name, "keypoint_error", [*names, "mean"], keypoint_errors)
-            return DatasetEvaluators([evaluator, errors])
-        if evaluator_type(dataset_name) == "kitti":
-            errors = ErrorEvaluator(dataset_name, "depth_error", DEPTH_ERRORS, depth_errors)
-            evaluator = KITTIEvaluator(dataset_name, output_dir=folder, rules=cfg.TEST.KITTI_RULES)
-            return DatasetEvaluators([evaluator, errors])
-        return PascalVOCDetectionEvaluator(dataset_name)
+        return build_evaluator(cfg, dataset_name, folder)
 
     @classmethod
     def check_test_sets(cls, cfg: CfgNode) -> None:
@@ -233,45 +209,19 @@ class Trainer(DefaultTrainer):
         Raises:
             ValueError: a data set is broken, has no evaluator, or the model does not predict the boxes to evaluate.
         """
-        if not heads_provide(cfg, "boxes"):
-            raise ValueError("evaluation needs boxes: add BoxHead to MODEL.CENTERNET.HEADS, or empty DATASETS.TEST")
-        cls.check_annotations(cfg, load_checked(cfg.DATASETS.TEST, cfg.MODEL.CENTERNET.NUM_CLASSES))
+        cls.load_datasets(cfg, cfg.DATASETS.TEST)
         for name in cfg.DATASETS.TEST:
-            kind = evaluator_type(name)
-            if kind == "kitti" and not heads_provide(cfg, "boxes3d"):
-                raise ValueError(f"evaluation on '{name}' needs 3-D boxes: add Box3DHead to MODEL.CENTERNET.HEADS")
-            if kind == "kitti":
-                check_choice("TEST.KITTI_RULES", cfg.TEST.KITTI_RULES, RULES)
-            metadata = MetadataCatalog.get(name)
-            path, names = metadata.get("json_file"), metadata.get("keypoint_names")
-            # Files of DATASETS.REGISTER were checked when they were read.
-            if kind == "coco" and path and names and name not in [entry[0] for entry in cfg.DATASETS.REGISTER]:
-                check_keypoint_names(path, read_json(path).get("categories", ()), names)
+            check_evaluation(cfg, name)
 
     @staticmethod
-    def check_annotations(cfg: CfgNode, dicts: Sequence[dict]) -> None:
-        """What the heads of a config want of the annotations.
+    def load_datasets(cfg: CfgNode, names: Sequence[str], *, looked_at: bool = False) -> list[dict]:
+        """The images of data sets, once they are known to suit the config; see :func:`load_checked`.
 
-        Raises:
-            ValueError: an annotation is not what it should be.
+        What the properties say of annotations is said before a training, and not again (`looked_at`) when evaluations
+        of it load a data set.
         """
-        for name in cfg.MODEL.CENTERNET.HEADS:
-            lookup(POINT_HEAD_REGISTRY, name, "MODEL.CENTERNET.HEADS").check_data(cfg, dicts)
-
-
-def evaluator_type(dataset_name: str) -> str:
-    """One of EVALUATORS.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
-    if kind not in EVALUATORS:
-        raise ValueError(
-            f"the data set '{dataset_name}' has evaluator_type {kind!r}; known are {', '.join(EVALUATORS)}. "
-            "Set it with MetadataCatalog.get(name).evaluator_type, or override Trainer.build_evaluator"
-        )
-    return kind
+        node = cfg.MODEL.CENTERNET
+        return load_checked(names, node.NUM_CLASSES, () if looked_at else build_properties(cfg), node.CLASS_NAMES)
 
 
 def choose_loop(cfg: CfgNode) -> type[SimpleTrainer]:

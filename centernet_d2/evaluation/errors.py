@@ -1,127 +1,127 @@
-"""By how much predictions are off, in pixels or metres: what an average precision does not tell."""
+"""By how much predictions are off, in their own units: what an average precision does not tell."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.transforms import TransformList
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
+from detectron2.structures import Instances, pairwise_iou
 from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
+from torch import Tensor
 
-__all__ = ["DEPTH_ERRORS", "ErrorEvaluator", "depth_errors", "keypoint_errors"]
+from ..data.mapper import CenterNetDatasetMapper
+from ..modeling.heads import Property
+from ..structures.points import known_objects
+
+__all__ = ["ErrorEvaluator", "assign"]
 
 # A detection belongs to an object whose box it overlaps at least this much.
 MIN_OVERLAP = 0.5
 
-DEPTH_ERRORS = ("metres", "percent")
 
-# Annotations of one image and its detections -> (N, D) errors of N objects; infinite where an object was not found,
-# NaN where a value is not known.
-Measure = Callable[[Sequence[dict], Instances], np.ndarray]
-
-
-def assign(annotations: Sequence[dict], instances: Instances) -> tuple[np.ndarray, np.ndarray]:
+def assign(truth: Instances, detections: Instances) -> tuple[Tensor, Tensor]:
     """The detection of its class whose box overlaps that of an object most; several objects may share one.
 
     Args:
-        annotations: Detectron2's, in pixels of the image.
-        instances: detections.
+        truth: N objects, ``gt_boxes`` and ``gt_classes``.
+        detections: ``pred_boxes`` and ``pred_classes``.
 
     Returns:
-        (M,) which of the N objects were found, and (M,) by which detections.
+        (M,) indices of the objects that were found, and (M,) of the detections that found them.
     """
-    if not annotations or not len(instances):
-        return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
-    boxes = Boxes([BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in annotations])
-    classes = torch.tensor([x["category_id"] for x in annotations])
-    # A box that is no numbers overlaps nothing.
-    overlap = pairwise_iou(boxes, instances.pred_boxes).nan_to_num(0) * (classes[:, None] == instances.pred_classes)
-    best, detection = overlap.max(dim=1)
+    if not len(truth) or not len(detections):
+        return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    same = truth.gt_classes[:, None] == detections.pred_classes
+    best, detection = (pairwise_iou(truth.gt_boxes, detections.pred_boxes) * same).max(dim=1)
     found = (best >= MIN_OVERLAP).nonzero()[:, 0]
-    return found.numpy(), detection[found].numpy()
+    return found, detection[found]
 
 
-def keypoint_errors(annotations: Sequence[dict], instances: Instances) -> np.ndarray:
-    """(N, K + 1) distances in pixels of the K keypoints from their labels, and the mean of an object.
-
-    Objects without labelled keypoints, and crowds, are left out.
-    """
-    annotations = [x for x in annotations if any((x.get("keypoints") or ())[2::3]) and not x.get("iscrowd", 0)]
-    truth = np.array([x["keypoints"] for x in annotations], dtype=np.float64)
-    truth = truth.reshape(len(annotations), instances.pred_keypoints.shape[1], 3)
-    found, detection = assign(annotations, instances)
-    errors = np.full(truth.shape[:2], np.inf)
-    places = instances.pred_keypoints[detection, :, :2].double().numpy()
-    errors[found] = np.linalg.norm(places - truth[found, :, :2], axis=2)
-    errors[truth[..., 2] == 0] = np.nan
-    return np.column_stack([errors, np.nanmean(errors, axis=1)])
+def finite(instances: Instances) -> Instances:
+    """The detections all of whose numbers are finite; others find nothing."""
+    tensors = (getattr(value, "tensor", value) for value in instances.get_fields().values())
+    sound = torch.ones(len(instances), dtype=torch.bool)
+    for tensor in tensors:
+        sound &= tensor.flatten(1).isfinite().all(dim=1) if tensor.dim() > 1 else tensor.isfinite()
+    return instances[sound]
 
 
-def depth_errors(annotations: Sequence[dict], instances: Instances) -> np.ndarray:
-    """(N, 2) errors of the depth, see DEPTH_ERRORS: in metres, and in percent of the true depth.
-
-    Objects that are not in front of the camera are left out; a detection whose depth is no number finds nothing.
-    """
-    annotations = [x for x in annotations if not x.get("ignore", False) and x["depth"] > 0]
-    truth = np.array([x["depth"] for x in annotations], dtype=np.float64)
-    found, detection = assign(annotations, instances)
-    errors = np.full((len(truth), 2), np.inf)
-    metres = np.abs(instances.pred_boxes3d.location[detection, 2].double().numpy() - truth[found])
-    errors[found] = np.column_stack([metres, 100 * metres / truth[found]])
-    errors[np.isnan(errors)] = np.inf
-    return errors
+def collect(parts: Sequence[Instances]) -> Instances:
+    """Objects of many images, which have nothing in common but their fields, as one list."""
+    return Instances.cat([Instances((0, 0), **part.get_fields()) for part in parts])
 
 
 class ErrorEvaluator(DatasetEvaluator):
-    """Mean errors over the objects that were found, and how many were."""
+    """What the properties say of the objects that were found (:meth:`Property.errors`), and how many were."""
 
-    def __init__(
-        self, dataset_name: str, task: str, names: Sequence[str], measure: Measure, threshold: float = 0.3
-    ) -> None:
+    def __init__(self, dataset_name: str, properties: Sequence[Property], threshold: float = 0.3) -> None:
         """
         Args:
             dataset_name: registered data set with annotations.
-            task: what the results are called.
-            names: of the errors that `measure` gives.
-            measure: :func:`keypoint_errors`, :func:`depth_errors` or the like.
+            properties: of the model.
             threshold: detections that score less are not used.
         """
-        records = DatasetCatalog.get(dataset_name)
-        self.annotations = {record["image_id"]: record.get("annotations", []) for record in records}
-        self.task = task
-        self.names = names
-        self.measure = measure
+        self.properties = [prop for prop in properties if type(prop).errors is not Property.errors]
+        records = DatasetCatalog.get(dataset_name) if self.properties else ()
+        self.records = {record["image_id"]: record for record in records}
+        self.mapper = CenterNetDatasetMapper(
+            False,
+            augmentations=[],
+            image_format="BGR",
+            num_classes=len(MetadataCatalog.get(dataset_name).thing_classes),
+            properties=properties,
+            crowd="ignore",
+        )
         self.threshold = threshold
-        self.errors: list[np.ndarray] = []
+        self.reset()
 
     def reset(self) -> None:
-        self.errors = []
+        # Of every image: detections, the objects that they found, and by property how many objects there are.
+        self.pairs: list[tuple[Instances, Instances]] = []
+        self.counts = torch.zeros(len(self.properties), dtype=torch.long)
 
     def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+        if not self.properties:
+            return
         for x, output in zip(inputs, outputs, strict=True):
-            instances = output["instances"].to("cpu")
-            instances = instances[instances.scores > self.threshold]
-            self.errors.append(self.measure(self.annotations[x["image_id"]], instances))
+            detections = finite(output["instances"].to("cpu"))
+            detections = detections[detections.scores > self.threshold]
+            record = self.records[x["image_id"]]
+            truth = known_objects(self.mapper.annotate(record, TransformList([]), detections.image_size))
+            self.counts += torch.tensor([int(prop.labelled(truth).sum()) for prop in self.properties])
+            found, by = assign(truth, detections)
+            if len(found):
+                self.pairs.append((detections[by], truth[found]))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """The errors by name, and ``found``, percent of the objects; NaN without any."""
-        gathered = comm.gather(self.errors)
+        """The errors by property, and ``found``, percent of the objects; nothing of what is not labelled."""
+        gathered = comm.gather((self.pairs, self.counts))
         if not comm.is_main_process():
             return None
-        errors = np.concatenate([np.zeros((0, len(self.names))), *itertools.chain.from_iterable(gathered)])
-        results = {name: _finite_mean(errors[:, index]) for index, name in enumerate(self.names)}
-        results["found"] = _finite_mean(100.0 * ~np.isinf(errors).any(axis=1))
+        pairs = list(itertools.chain.from_iterable(pairs for pairs, _ in gathered))
+        counts = sum(counts for _, counts in gathered).tolist()
+        return {
+            f"{prop.error_name}_error": self._errors(prop, pairs, count)
+            for prop, count in zip(self.properties, counts, strict=True)
+            if count
+        }
+
+    def _errors(self, prop: Property, pairs: Sequence[tuple[Instances, Instances]], count: int) -> dict[str, float]:
+        results, number = {}, 0
+        if pairs:
+            found, truth = (collect(side) for side in zip(*pairs, strict=True))
+            known = prop.labelled(truth)
+            number = int(known.sum())
+        if number:
+            results = prop.errors(found[known], truth[known])
+        results["found"] = 100.0 * number / count
         table = create_small_table(results)
-        logging.getLogger(__name__).info(f"{self.task}, and percent of the objects that were found:\n{table}")
-        return {self.task: results}
-
-
-def _finite_mean(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")
+        message = f"errors of {prop.error_name}, and percent of the objects that were found:\n{table}"
+        logging.getLogger(__name__).info(message)
+        return results

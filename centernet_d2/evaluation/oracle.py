@@ -11,11 +11,11 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data.augmentations import AffineTransform
 from ..data.mapper import CenterNetDatasetMapper
+from ..geometry import Geometry, invert_affine
 from ..modeling import CenterNet, PointHead
-from ..modeling.geometry import Geometry, invert_affine
-from ..modeling.points import Points, SparseTarget, known_objects
+from ..structures.points import DenseTarget, Points, SparseTarget, known_objects
+from ..transforms import AffineTransform
 
 __all__ = ["OracleCenterNet", "OracleMapper", "oracle_maps", "spread"]
 
@@ -26,7 +26,7 @@ class OracleMapper(CenterNetDatasetMapper):
     def __call__(self, dataset_dict: dict) -> dict:
         return {**super().__call__(dataset_dict), "annotations": dataset_dict.get("annotations", [])}
 
-    def annotate(self, inputs: dict, geometry: Geometry, stride: int) -> Instances:
+    def on_canvas(self, inputs: dict, geometry: Geometry, stride: int) -> Instances:
         """The annotations of an image as ``gt_*`` fields in pixels of its test canvas.
 
         Args:
@@ -36,12 +36,8 @@ class OracleMapper(CenterNetDatasetMapper):
         """
         to_canvas = invert_affine(geometry.to_image.numpy()) * np.array(stride, dtype=np.float64)
         transform = AffineTransform(to_canvas, geometry.image_size, geometry.input_size)
-        record = {"file_name": inputs["file_name"], "annotations": list(inputs["annotations"])}
-        if geometry.camera is not None:
-            record["camera"] = geometry.camera.numpy()
-        self._transform_annotations(record, TransformList([transform]), geometry.input_size)
         # Some policies mark regions to ignore in the heatmap.
-        return known_objects(record["instances"])
+        return known_objects(self.annotate(inputs, TransformList([transform]), geometry.input_size))
 
 
 def spread(target: SparseTarget, predicted: Tensor) -> Tensor:
@@ -76,6 +72,22 @@ def spread(target: SparseTarget, predicted: Tensor) -> Tensor:
     return result
 
 
+def wanted(target: DenseTarget | SparseTarget, predicted: Tensor) -> Tensor:
+    """A (B, D, H, W) map as a target wants it; where nothing is known, the prediction stays.
+
+    Raises:
+        ValueError: the target has another shape than the map.
+    """
+    if isinstance(target, SparseTarget):
+        return spread(target, predicted)
+    if target.value.shape != predicted.shape:
+        raise ValueError(
+            f"the ground truth has the shape {tuple(target.value.shape)}, the map {tuple(predicted.shape)}"
+        )
+    value = target.value.to(predicted)
+    return value if target.weight is None else torch.where(target.weight > 0, value, predicted)
+
+
 def oracle_maps(
     heads: Mapping[str, PointHead],
     names: Sequence[str],
@@ -94,8 +106,7 @@ def oracle_maps(
         if name not in targets:
             raise ValueError(f"TEST.CENTERNET_ORACLE: there is no ground truth for the map '{name}'")
         try:
-            target = targets[name]
-            maps[name] = spread(target, maps[name]) if isinstance(target, SparseTarget) else target.to(maps[name])
+            maps[name] = wanted(targets[name], maps[name])
         except ValueError as error:
             raise ValueError(f"TEST.CENTERNET_ORACLE: {name}: {error}") from error
     return maps
@@ -128,8 +139,8 @@ class OracleCenterNet(nn.Module):
         canvases, geometries = self.model.preprocess_image(batched_inputs)
         results = []
         for inputs, canvas, geometry in zip(batched_inputs, canvases, geometries, strict=True):
-            maps = self.model.compute_test_maps(canvas[None])
-            gt = [self.mapper.annotate(inputs, geometry, self.model.stride).to(self.model.device)]
+            maps = self.model.compute_test_maps(self.model.batch([canvas]))
+            gt = [self.mapper.on_canvas(inputs, geometry, self.model.stride).to(self.model.device)]
             points = self.model.build_points(gt, maps["heatmap"].shape[-2:])
             maps = oracle_maps(self.model.heads, self.names, maps, gt, points)
             results.append({"instances": self.model.suppress(self.model.detect(maps, [geometry])[0])})

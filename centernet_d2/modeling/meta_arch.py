@@ -15,12 +15,15 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from ..config import check_choice
-from ..structures.boxes3d import check_camera
-from .geometry import Geometry, fixed_canvas, keep_canvas
-from .heads.point_head import PointHead, build_point_heads, lookup
+from ..geometry import Geometry, fixed_canvas, keep_canvas
+from ..registry import lookup
+from ..structures.points import Peaks, Points
+from ..visualization import draw_training
+from .heads.build import build_point_heads
+from .heads.point_head import PointHead, Property
 from .heatmap import RADIUS_POLICIES, top_peaks
 from .nms import NMS_MODES, suppress
-from .points import Peaks, Points, build_points
+from .points import build_points
 
 __all__ = ["CenterNet", "group_by_shape"]
 
@@ -36,7 +39,7 @@ class CenterNet(nn.Module):
         self,
         *,
         backbone: Backbone,
-        heads: Mapping[str, PointHead],
+        heads: Sequence[PointHead] | Mapping[str, PointHead],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         # Training parameters:
@@ -56,7 +59,8 @@ class CenterNet(nn.Module):
         Args:
             backbone: gives one feature map per supervised stack, ``{"stack_0": ..., "stack_1": ...}``, all of the same
                 shape; the last one is used at inference.
-            heads: name -> point head, in the order in which they decode.
+            heads: point heads in the order in which they decode; in state dicts they have the names of their classes,
+                or those of a mapping.
             pixel_mean, pixel_std: per channel, in 0..255.
             gaussian_radius: "original" or "corrected", see :func:`centernet_d2.modeling.heatmap.gaussian_radius`.
             radius_round_up: see :func:`centernet_d2.modeling.points.build_points`.
@@ -73,12 +77,13 @@ class CenterNet(nn.Module):
             ValueError: a parameter is unknown or does not fit another.
         """
         super().__init__()
+        heads = list(heads.items()) if isinstance(heads, Mapping) else [(type(head).__name__, head) for head in heads]
         _check_heads(heads)
         check_choice("MODEL.CENTERNET.GAUSSIAN_RADIUS", gaussian_radius, RADIUS_POLICIES)
         check_choice("MODEL.CENTERNET.TEST_RESOLUTION", test_resolution, TEST_RESOLUTIONS)
         check_choice("INPUT.FORMAT", input_format, ("BGR", "RGB"))
         check_choice("TEST.NMS", nms, NMS_MODES)
-        if nms and not any("boxes" in head.provides for head in heads.values()):
+        if nms and not any("boxes" in head.provides for _, head in heads):
             raise ValueError(f"TEST.NMS {nms} needs boxes: add BoxHead to MODEL.CENTERNET.HEADS")
         divisibility = backbone.size_divisibility
         if len(fixed_size) != 2 or any(size <= 0 or size % divisibility for size in fixed_size):
@@ -128,13 +133,23 @@ class CenterNet(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
+    @property
+    def properties(self) -> list[Property]:
+        """What the heads predict, outside the network; in their order."""
+        return [head.prop for head in self.heads.values()]
+
+    @property
+    def input_keys(self) -> list[str]:
+        """What images may have for the properties beside their pixels."""
+        return [key for prop in self.properties for key in prop.input_keys]
+
     def forward(self, batched_inputs: Sequence[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """
         Args:
             batched_inputs: Detectron2's format: ``image`` (C, H, W) in 0..255 and, in training, ``instances`` with
-                ``gt_boxes``, ``gt_classes`` and whatever the heads need. At inference ``height`` and ``width`` may
-                name the size of the original image, if ``image`` is not it, and ``camera`` its (3, 4) projection
-                matrix.
+                ``gt_boxes``, ``gt_classes`` and whatever the heads need; ``unlabelled`` and ``labelled_classes`` say
+                what its data set does not label, see :class:`Points`. At inference ``height`` and ``width`` may name
+                the size of the original image, if ``image`` is not it. Properties may have further inputs.
 
         Returns:
             In training the weighted losses; at inference ``[{"instances": Instances}]`` in original pixels.
@@ -143,8 +158,7 @@ class CenterNet(nn.Module):
             return self.inference(batched_inputs)
         images = self.preprocess_training(batched_inputs)
         maps = self.compute_maps(images.tensor)
-        gt = [x["instances"].to(self.device) for x in batched_inputs]
-        losses = self.losses(maps, gt)
+        losses = self.losses(maps, self.ground_truth(batched_inputs, maps[0]["heatmap"].shape[-2:]))
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training(batched_inputs, maps[-1])
         return losses
@@ -166,20 +180,40 @@ class CenterNet(nn.Module):
         """Raw maps -> maps as they are read at test time."""
         return {name: tensor for head in self.heads.values() for name, tensor in head.activate(maps).items()}
 
-    def build_points(self, gt: Sequence[Instances], map_size: tuple[int, int]) -> Points:
-        """The annotated objects of a batch on maps of the given height and width."""
+    def build_points(self, gt: Sequence[Instances], map_size: tuple[int, int], **labels: object) -> Points:
+        """The annotated objects of a batch on maps of the given height and width; `labels` as for build_points."""
         return build_points(
-            gt, map_size, self.stride, radius_policy=self.gaussian_radius, round_up=self.radius_round_up
+            gt, map_size, self.stride, radius_policy=self.gaussian_radius, round_up=self.radius_round_up, **labels
         )
 
-    def losses(self, maps: Sequence[dict[str, Tensor]], gt: Sequence[Instances]) -> dict[str, Tensor]:
-        """Losses of all heads, averaged over the stacks (SPEC 7)."""
-        points = self.build_points(gt, maps[0]["heatmap"].shape[-2:])
+    def ground_truth(self, batched_inputs: Sequence[dict], map_size: tuple[int, int]) -> tuple[list[Instances], Points]:
+        """What a batch of training says, on the model's device."""
+        gt = [x["instances"].to(self.device) for x in batched_inputs]
+        classes = None
+        if given := [x["labelled_classes"] for x in batched_inputs if "labelled_classes" in x]:
+            everything = torch.ones_like(given[0])
+            classes = torch.stack([x.get("labelled_classes", everything) for x in batched_inputs]).to(self.device)
+        unlabelled = [x.get("unlabelled", ()) for x in batched_inputs]
+        return gt, self.build_points(gt, map_size, unlabelled=unlabelled, labelled_classes=classes)
+
+    def losses(self, maps: Sequence[dict[str, Tensor]], truth: tuple[Sequence[Instances], Points]) -> dict[str, Tensor]:
+        """Losses of all heads, averaged over the stacks (SPEC 7).
+
+        Args:
+            maps: raw maps of every stack.
+            truth: from :meth:`ground_truth`.
+
+        Raises:
+            ValueError: two heads call a loss the same.
+        """
+        gt, points = truth
         losses = {}
-        for head in self.heads.values():
+        for name, head in self.heads.items():
             targets = head.targets(gt, points)
             per_stack = [head.losses(stack, targets) for stack in maps]
-            losses.update({name: sum(loss[name] for loss in per_stack) / len(maps) for name in per_stack[0]})
+            if twice := losses.keys() & per_stack[0].keys():
+                raise ValueError(f"{name} has a loss that an earlier head has too: {', '.join(sorted(twice))}")
+            losses.update({loss: sum(stack[loss] for stack in per_stack) / len(maps) for loss in per_stack[0]})
         return losses
 
     def inference(self, batched_inputs: Sequence[dict], *, keep_heatmap: bool = False) -> list[dict[str, object]]:
@@ -192,7 +226,7 @@ class CenterNet(nn.Module):
         canvases, geometries = self.preprocess_image(batched_inputs)
         results = [None] * len(canvases)
         for members in group_by_shape(canvases):
-            maps = self.compute_test_maps(torch.stack([canvases[i] for i in members]))
+            maps = self.compute_test_maps(self.batch([canvases[i] for i in members]))
             detections = self.detect(maps, [geometries[i] for i in members])
             for index, instances, heatmap in zip(members, detections, maps["heatmap"], strict=True):
                 results[index] = {"instances": self.suppress(instances)}
@@ -212,9 +246,12 @@ class CenterNet(nn.Module):
             found = fields["scores"][index] > self.score_threshold
             own = {name: tensor[index][found] for name, tensor in fields.items()}
             instances = Instances(geometry.image_size)
-            for head in self.heads.values():
-                for name, value in head.to_image(own, geometry).items():
-                    instances.set(name, value)
+            for name, head in self.heads.items():
+                made = head.to_image(own, geometry)
+                if undeclared := made.keys() - set(head.prop.fields):
+                    raise ValueError(f"{name} makes {', '.join(sorted(undeclared))}, which its property does not name")
+                for field, value in made.items():
+                    instances.set(field, value)
             results.append(instances)
         return results
 
@@ -230,6 +267,10 @@ class CenterNet(nn.Module):
         """(..., C, H, W) in 0..255 -> network input."""
         return (images - self.pixel_mean) / self.pixel_std
 
+    def batch(self, canvases: Sequence[Tensor]) -> Tensor:
+        """(C, H, W) canvases of one size -> network input, on the model's device; they go there as bytes."""
+        return self.normalize(torch.stack(list(canvases)).to(self.device, non_blocking=True))
+
     def preprocess_training(self, batched_inputs: Sequence[dict]) -> ImageList:
         """Normalised batch; smaller images are padded with black at the right and at the bottom."""
         images = [x["image"].to(self.device, torch.float32) for x in batched_inputs]
@@ -239,7 +280,7 @@ class CenterNet(nn.Module):
     def preprocess_image(
         self, batched_inputs: Sequence[dict], scale: float = 1.0
     ) -> tuple[list[Tensor], list[Geometry]]:
-        """The canvas of each image, normalised, and its way back to the original image.
+        """The uint8 canvas of each image, made where the image is, and its way back to the original image.
 
         Args:
             batched_inputs: see :meth:`forward`.
@@ -248,7 +289,7 @@ class CenterNet(nn.Module):
         canvases, geometries = [], []
         for x in batched_inputs:
             # DefaultPredictor hands over the same whole numbers as floats.
-            image = as_bytes(x["image"].to(self.device))
+            image = as_bytes(x["image"])
             if self.test_resolution == "keep":
                 canvas, matrix = keep_canvas(image, self.backbone.size_divisibility, scale)
             else:
@@ -257,25 +298,34 @@ class CenterNet(nn.Module):
             # The image may have been resized before it came here.
             zoom = np.array([image_size[1] / image.shape[2], image_size[0] / image.shape[1]])
             to_image = matrix * zoom[:, None] * [self.stride, self.stride, 1]
-            canvases.append(self.normalize(canvas))
-            camera = _camera(x)
-            geometries.append(Geometry(image_size, tuple(canvas.shape[-2:]), torch.from_numpy(to_image), camera))
+            canvases.append(canvas)
+            inputs = self.read_inputs(x)
+            geometries.append(Geometry(image_size, tuple(canvas.shape[-2:]), torch.from_numpy(to_image), inputs))
         return canvases, geometries
+
+    def read_inputs(self, record: dict) -> dict[str, object]:
+        """What the properties want to know of an image beside its pixels, where it is there.
+
+        Raises:
+            ValueError: an input is not what it should be.
+        """
+        return {
+            key: value
+            for prop in self.properties
+            for key, value in prop.carry({key: record[key] for key in prop.input_keys if key in record}, ()).items()
+        }
 
     @torch.no_grad()
     def visualize_training(self, batched_inputs: Sequence[dict], maps: dict[str, Tensor]) -> None:
         """Put the first image of the batch into the event storage: ground truth, predictions, center heatmap."""
-        from ..visualization import draw_training
-
         storage = get_event_storage()
         maps = self.activate({name: tensor[:1] for name, tensor in maps.items()})
         image = batched_inputs[0]["image"]
         size = tuple(image.shape[-2:])
         to_image = torch.tensor([[self.stride, 0, 0], [0, self.stride, 0]], dtype=torch.float64)
-        # Comes from the mapper. Not checked: an image that was turned has a skew, which does no harm to 2-D boxes.
-        camera = batched_inputs[0].get("camera")
-        camera = None if camera is None else torch.as_tensor(camera, dtype=torch.float64)
-        detections = self.detect(maps, [Geometry(size, size, to_image, camera)])[0]
+        # They come from the mapper, so they need no look.
+        inputs = {key: batched_inputs[0][key] for key in self.input_keys if key in batched_inputs[0]}
+        detections = self.detect(maps, [Geometry(size, size, to_image, inputs)])[0]
         picture = draw_training(
             image,
             self.input_format,
@@ -283,7 +333,8 @@ class CenterNet(nn.Module):
             detections,
             maps["heatmap"][0],
             self.stride,
-            camera=camera,
+            properties=self.properties,
+            inputs=inputs,
         )
         storage.put_image("ground truth, predictions, heatmap", picture)
 
@@ -303,22 +354,21 @@ def as_bytes(image: Tensor) -> Tensor:
     return image if image.dtype == torch.uint8 else image.float().round().clamp(0, 255).to(torch.uint8)
 
 
-def _camera(record: dict) -> Tensor | None:
-    """The (3, 4) float64 projection matrix of an image, on the CPU, if it has one; checked by :func:`check_camera`."""
-    return check_camera(record["camera"]) if "camera" in record else None
-
-
-def _check_heads(heads: Mapping[str, PointHead]) -> None:
-    """Every head must find what it builds on, and no two may predict the same map."""
-    provided, maps = set(), set()
-    for name, head in heads.items():
-        if missing := set(head.requires) - provided:
-            raise ValueError(
-                f"MODEL.CENTERNET.HEADS: {name} needs {', '.join(sorted(missing))} from a head listed before it"
-            )
-        if twice := maps & set(head.maps):
-            raise ValueError(f"MODEL.CENTERNET.HEADS: {name} predicts {', '.join(sorted(twice))} a second time")
-        provided |= set(head.provides)
-        maps |= set(head.maps)
-    if "heatmap" not in maps:
-        raise ValueError("MODEL.CENTERNET.HEADS: no head predicts the heatmap of the centers; CenterHead does")
+def _check_heads(heads: Sequence[tuple[str, PointHead]]) -> None:
+    """Every head must find what it builds on, and no two may make the same thing."""
+    made: dict[str, set[str]] = {"maps": set(), "decoded fields": set(), "fields": set(), "property": set()}
+    for name, head in heads:
+        if missing := set(head.requires) - made["decoded fields"]:
+            raise ValueError(f"heads: {name} needs {', '.join(sorted(missing))} from a head listed before it")
+        own = {
+            "maps": set(head.maps),
+            "decoded fields": set(head.provides),
+            "fields": set(head.prop.fields),
+            "property": {head.prop.name, head.prop.node} - {""},
+        }
+        for kind, names in own.items():
+            if twice := made[kind] & names:
+                raise ValueError(f"heads: an earlier head has the {kind} {', '.join(sorted(twice))} of {name} already")
+            made[kind] |= names
+    if "heatmap" not in made["maps"]:
+        raise ValueError("heads: none predicts the heatmap of the centers; CenterHead does")

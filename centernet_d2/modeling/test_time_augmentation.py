@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config import check_choice
-from ..data.images import read_image
-from .geometry import Geometry
+from ..geometry import Geometry
+from ..images import read_image
 from .meta_arch import CenterNet, group_by_shape
 from .soft_nms import SOFT_NMS_METHODS, merge_scales
 
@@ -115,7 +115,7 @@ class CenterNetWithTTA(nn.Module):
         """Index, detections, (C, h, w) heatmap and geometry of every image at one scale, group by group."""
         canvases, geometries = self.model.preprocess_image(inputs, scale)
         for members in group_by_shape(canvases, self.batch_size):
-            maps = self.compute_maps(torch.stack([canvases[i] for i in members]))
+            maps = self.compute_maps(self.model.batch([canvases[i] for i in members]))
             chosen = [geometries[i] for i in members]
             yield from zip(members, self.model.detect(maps, chosen), maps["heatmap"], chosen, strict=True)
 

@@ -109,8 +109,10 @@ def test_the_files_for_3d_boxes_land_without_a_file(shared, split):
     assert renamed["heads.Box3DHead.stacks.0.orientation.2.bias"] == "rot.2.bias"
 
 
-def test_default_predictor_reads_them(resnet_file):
-    predictor = DefaultPredictor(config(R_18, "MODEL.WEIGHTS", resnet_file))
+def test_default_predictor_reads_them_once_they_are_converted(load_script, resnet_file, tmp_path):
+    path = str(tmp_path / "ours.pth")
+    assert load_script("tools/convert_checkpoint.py").main([resnet_file, path, "--config", R_18]) == 0
+    predictor = DefaultPredictor(config(R_18, "MODEL.WEIGHTS", path))
     assert_filled(predictor.model, original_state(R_18))
     assert isinstance(predictor(torch.zeros(40, 50, 3, dtype=torch.uint8).numpy())["instances"].scores, torch.Tensor)
 
@@ -125,7 +127,7 @@ def test_recorded_outputs_follow_from_a_file(shared, resnet_file):
     import numpy as np
 
     data = np.load(shared / "reference" / "golden" / "net" / "resdcn_18.ctdet.128x128.npz")
-    model = DefaultPredictor(config(R_18, "MODEL.WEIGHTS", resnet_file)).model
+    model = model_zoo.get(R_18, weights=resnet_file, device="cpu")
     with torch.no_grad():
         (maps,) = model.compute_maps(torch.from_numpy(data["input"]))
     for ours, original in (("heatmap", "hm"), ("size", "wh"), ("offset", "reg")):
@@ -173,8 +175,13 @@ def test_fine_tuning_starts_class_dependent_tensors_fresh(resnet_file, caplog):
     for ours, original in original_names(model).items():
         assert (original in fresh) or torch.equal(model.state_dict()[ours], state[original]), ours
     assert torch.equal(model.state_dict()["heads.CenterHead.stacks.0.heatmap.2.bias"], before)
-    (line,) = [r.getMessage() for r in caplog.records if "fine-tuning from" in r.getMessage()]
-    assert "heatmap.2.bias, heads.CenterHead.stacks.0.heatmap.2.weight starts fresh" in line
+    skipped = [line for line in caplog.messages if line.startswith("Skip loading parameter")]
+    assert len(skipped) == 2
+    for kind, shape in (("weight", "(80, 64, 1, 1) in the checkpoint but (3, 64, 1, 1)"), ("bias", "(80,) in the")):
+        (line,) = [line for line in skipped if f"'heads.CenterHead.stacks.0.heatmap.2.{kind}'" in line]
+        assert shape in line
+    (line,) = [line for line in caplog.messages if "not found in the checkpoint" in line]
+    assert line.count("heads.") == line.count("heads.CenterHead.stacks.0.heatmap.2.") == 1
 
 
 def test_pose_starts_from_detection_as_in_the_original(dla_file):

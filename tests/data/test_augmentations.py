@@ -4,17 +4,16 @@ from detectron2.data.transforms import AugInput, AugmentationList
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.data.augmentations import (
-    AffineTransform,
     ColorJitter,
     ColorTransform,
-    MirrorTransform,
     RandomMirror,
     RandomWindow,
     ShiftScaleWindow,
     build_augmentations,
     color_jitter,
 )
-from centernet_d2.modeling.geometry import affine_matrix
+from centernet_d2.geometry import affine_matrix
+from centernet_d2.transforms import AffineTransform, MirrorTransform
 
 
 def picture(height=60, width=80, seed=0):

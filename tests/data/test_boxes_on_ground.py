@@ -2,16 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from centernet_d2.data.boxes3d import check_boxes3d
 from centernet_d2.data.datasets.boxes_on_ground import CAMERAS, Camera, draw_scene, write_boxes_on_ground
 from centernet_d2.data.datasets.kitti import load_kitti_3d
+from centernet_d2.modeling.heads import Box3DProperty
 from centernet_d2.structures.boxes3d import Boxes3D, iou3d
 
 
 def test_the_files_say_what_was_drawn(tmp_path):
     write_boxes_on_ground(tmp_path, {"some": 4, "more": 3}, seed=3)
     records = load_kitti_3d(tmp_path, "some") + load_kitti_3d(tmp_path, "more")
-    check_boxes3d(records)
+    Box3DProperty().check(records)
     assert len({record["image_id"] for record in records}) == 7
     assert [(x["width"], x["height"]) for x in records[:3]] == [(c.width, c.height) for c in CAMERAS]
     for record in records:

@@ -10,7 +10,9 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from centernet_d2.data.checks import check_dataset, load_checked, shows_something
-from centernet_d2.data.register import keypoint_metadata, register_datasets
+from centernet_d2.data.register import register_datasets
+from centernet_d2.modeling.heads import BoxProperty, KeypointProperty
+from centernet_d2.modeling.heads.keypoint import KeypointSchema
 
 
 @pytest.fixture
@@ -133,15 +135,6 @@ def test_malformed_entries_are_errors(entry):
         register_datasets([entry])
 
 
-def test_a_skeleton_becomes_colored_lines():
-    rules = keypoint_metadata(["a", "b", "c"], [["a", "b"]], [["a", "b"], ["b", "c"]])["keypoint_connection_rules"]
-    assert [rule[:2] for rule in rules] == [("a", "b"), ("b", "c")]
-    assert rules[0][2] != rules[1][2]
-    for wrong in (["a", "nose"], ["a"]):
-        with pytest.raises(ValueError, match=r"DATASETS.KEYPOINT_SKELETON: .* is not a pair of keypoint names \(a, b"):
-            keypoint_metadata(["a", "b", "c"], [], [wrong])
-
-
 def test_missing_annotations_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"nowhere/a\.json of the data set 'x' does not exist"):
@@ -172,6 +165,37 @@ def test_keypoints_that_are_null_or_empty_are_none(tmp_path):
     found = load_checked(["null"], num_classes=2)[0]["annotations"]
     assert found == [box, box, {**box, "keypoints": [1, 1, 2]}]
     assert annotations[0]["keypoints"] is None
+
+
+def test_what_a_data_set_does_not_label_is_named_by_each_of_its_images(tmp_path):
+    """Keypoints that are all null label nothing; keypoints that are there but not visible do."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), dtype=np.uint8))
+    box = {"bbox": [0, 0, 2, 2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    sets = {
+        "with": [{**box, "keypoints": [0, 0, 0]}, box],
+        "without": [box, {**box, "keypoints": None}],
+        "nothing": [],
+    }
+    for name, annotations in sets.items():
+        records = [{"file_name": str(tmp_path / "a.png"), "annotations": part} for part in ([], annotations)]
+        DatasetCatalog.register(name, lambda records=records: records)
+    properties = [BoxProperty(), KeypointProperty(schema=KeypointSchema((0,)))]
+    images = load_checked(list(sets), 1, properties)
+    assert [image.get("unlabelled") for image in images] == [None, None, *[["keypoint"]] * 4]
+    assert not any("unlabelled" in image for image in load_checked(list(sets), 1))
+    assert not any("unlabelled" in image for name in sets for image in DatasetCatalog.get(name))
+
+
+def test_properties_check_every_data_set(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), dtype=np.uint8))
+    box = {"bbox": [0, 0, 2, 2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+    for name, keypoints in (("good", [1, 1, 2]), ("bad", [1, 1, 3])):
+        record = {"file_name": str(tmp_path / "a.png"), "annotations": [{**box, "keypoints": keypoints}]}
+        DatasetCatalog.register(name, lambda record=record: [record])
+    properties = [KeypointProperty(schema=KeypointSchema((0,)))]
+    assert len(load_checked(["good"], 1, properties)) == 1
+    with pytest.raises(ValueError, match=r"a\.png, annotation 0 of this image: a visibility is not 0, 1 or 2"):
+        load_checked(["good", "bad"], 1, properties)
 
 
 def resize_image(path, size, **options):

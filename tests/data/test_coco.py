@@ -9,6 +9,7 @@ from centernet_d2.data.checks import load_checked
 from centernet_d2.data.datasets.coco import load_coco_file
 from centernet_d2.data.datasets.kites import write_kites
 from centernet_d2.data.register import register_datasets
+from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, BoxHead, Property
 
 ENTRIES = {
     "images": {"id": 7, "file_name": "a.png", "height": 40, "width": 60},
@@ -30,7 +31,7 @@ def load(tmp_path):
 
 
 def content(**lists):
-    return {**{key: [entry] for key, entry in ENTRIES.items()}, **lists}
+    return {**{key: [dict(entry)] for key, entry in ENTRIES.items()}, **lists}
 
 
 def changed(key, **values):
@@ -164,3 +165,33 @@ def test_errors_reach_the_user_once(tmp_path):
         load_checked(["mine_train"], 1)
     assert str(caught.value).count("a.json") == 1
     assert "mine_train" in DatasetCatalog.list()
+
+
+class TiltProperty(Property):
+    name = "tilt"
+    annotation_keys = ("tilt",)
+    input_keys = ("floor",)
+
+
+class TiltHead(BoxHead):
+    property_type = TiltProperty
+
+
+def test_what_properties_read_is_kept_as_it_is(load, monkeypatch):
+    """Of every registered head, whether a config names it or not; nothing else."""
+    space = {"location": [1, 2, 3], "rotation_y": 0.5}
+    lists = content(
+        images=[{**ENTRIES["images"], "floor": {"slope": 3}, "camera": [[1]], "wall": 1}],
+        annotations=[{**ENTRIES["annotations"], **space, "tilt": [1, {"b": 2}], "hue": 9, "alpha": None}],
+    )
+    (before,) = load(lists)
+    monkeypatch.setattr(POINT_HEAD_REGISTRY, "_obj_map", {**POINT_HEAD_REGISTRY._obj_map, "TiltHead": TiltHead})
+    (after,) = load(lists)
+    plain = {"bbox", "bbox_mode", "category_id", "iscrowd"}
+    assert set(before["annotations"][0]) == plain | set(space)
+    assert set(after["annotations"][0]) == plain | set(space) | {"tilt"}
+    assert after["annotations"][0]["tilt"] == [1, {"b": 2}]
+    assert after["annotations"][0]["location"] == [1, 2, 3]
+    assert set(after) - set(before) == {"floor"}
+    assert (after["floor"], after["camera"]) == ({"slope": 3}, [[1]])
+    assert "wall" not in after

@@ -11,17 +11,17 @@ from detectron2.structures import BoxMode
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.data.boxes3d import check_boxes3d
 from centernet_d2.data.datasets.kitti import (
     ALL_CLASSES,
     EXCLUDED,
     format_result,
     load_kitti_3d,
     parse_object,
-    read_camera,
     read_objects,
     register_kitti_3d,
 )
+from centernet_d2.modeling.heads import Box3DProperty
+from centernet_d2.structures.calibration import read_camera
 
 P2 = "P2: 700 0 600 45 0 700 180 -0.3 0 0 1 0.005"
 CAR = "Car 0.25 1 -1.57 100.5 150.25 200 250 1.5 1.6 4.0 -3.0 1.7 20.5 -1.72"
@@ -210,7 +210,7 @@ def test_a_real_frame_with_an_object_beside_the_camera_is_used(shared, tmp_path,
     label.write_text("\n".join([beside, *lines]) + "\n")
     records = load_kitti_3d(root, "sample_train")
     with caplog.at_level(logging.INFO):
-        check_boxes3d(records)
+        Box3DProperty().check(records)
     assert [line for line in caplog.messages if "not in front" in line] == [
         f"1 objects in {len(records)} images are not in front of the camera: no depth is learned from them"
     ]

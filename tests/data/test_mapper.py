@@ -5,8 +5,10 @@ import torch
 from detectron2.structures import BoxMode
 
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.data.augmentations import AffineTransform, MirrorTransform, ShiftScaleWindow
-from centernet_d2.modeling.geometry import affine_matrix
+from centernet_d2.data.augmentations import ShiftScaleWindow
+from centernet_d2.geometry import affine_matrix
+from centernet_d2.modeling.heads import CenterProperty, Property
+from centernet_d2.transforms import AffineTransform, MirrorTransform
 
 
 def mapper(is_train=True, augmentations=(), **options):
@@ -54,20 +56,55 @@ def test_boxes_that_show_nothing_stay_out_whatever_the_transforms_do(record):
         assert len(mapper(augmentations=augmentations)(record)["instances"]) == 1
 
 
-def test_fields_of_heads_stay_with_their_objects(record):
-    seen = []
+class Numbered(Property):
+    """Every annotation has a number, and half the weight; what was asked for is noted."""
 
-    def annotate(annotations, transforms, size):
-        seen.append((len(annotations), size))
-        return {"gt_number": torch.arange(len(annotations))}
+    name = "number"
+    input_keys = ("floor",)
 
-    instances = mapper(annotators=[annotate])(record)["instances"]
-    assert seen == [(2, (48, 64))]
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def annotate(self, record, transforms, size):
+        annotations = record["annotations"]
+        self.seen.append((len(annotations), len(transforms), size))
+        return {"gt_number": torch.arange(len(annotations)), "gt_weight": torch.full((len(annotations),), 0.5)}
+
+    def carry(self, inputs, transforms):
+        return {key: (value, len(transforms)) for key, value in inputs.items()}
+
+
+def test_fields_of_properties_stay_with_their_objects(record):
+    numbered = Numbered()
+    instances = mapper(properties=[numbered])(record)["instances"]
+    assert numbered.seen == [(2, 0, (48, 64))]
     assert instances.gt_number.tolist() == [0, 1]
     # The transforms move the first box out.
     matrix = affine_matrix((90, 24), 64, (48, 64))
-    instances = mapper(augmentations=[AffineTransform(matrix, (48, 64), (48, 64))], annotators=[annotate])(record)
+    instances = mapper(augmentations=[AffineTransform(matrix, (48, 64), (48, 64))], properties=[numbered])(record)
     assert instances["instances"].gt_number.tolist() == [1]
+
+
+def test_weights_of_properties_are_multiplied_and_other_fields_belong_to_one(record):
+    class Other(Numbered):
+        name = "other"
+
+        def annotate(self, *args):
+            return {"gt_weight": super().annotate(*args)["gt_weight"]}
+
+    assert mapper(properties=[Numbered(), Other()])(record)["instances"].gt_weight.tolist() == [0.25, 0.25]
+    with pytest.raises(ValueError, match="the property number gives gt_number, which an earlier one gives too"):
+        mapper(properties=[Numbered(), Numbered()])(record)
+
+
+def test_inputs_of_properties_go_through_the_transforms_in_training(record):
+    record["floor"] = 7
+    augmentations = [MirrorTransform(64), ShiftScaleWindow((64, 64))]
+    assert mapper(augmentations=augmentations, properties=[Numbered()])(record)["floor"] == (7, 2)
+    assert mapper(is_train=False, properties=[Numbered()])(record)["floor"] == 7  # the model looks at it itself
+    del record["floor"]
+    assert "floor" not in mapper(properties=[Numbered()])(record)
 
 
 def test_images_without_objects_train(record):
@@ -131,7 +168,7 @@ def test_nothing_but_joints_is_known_of_turned_images(record):
         return AffineTransform(matrix, (48, 64), (48, 64), affine_matrix((90, 24), 64, (48, 64)))
 
     record["annotations"] = [record["annotations"][0], {**record["annotations"][0], "bbox": [6, 10, 25, 30]}]
-    instances = mapper(augmentations=[turned(40)])(record)["instances"]
+    instances = mapper(augmentations=[turned(40)], properties=[CenterProperty()])(record)["instances"]
     assert len(instances) == 2  # though no box is left in the window
     assert instances.gt_blind.all()
     assert instances.gt_weight.tolist() == [0, 0]

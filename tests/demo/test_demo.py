@@ -238,6 +238,24 @@ def test_mistakes_are_one_line_and_leave_nothing(weights, capsys, tmp_path, monk
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize(
+    ("options", "named", "name"),
+    [
+        (["--joint-scores"], "--joint-scores", "keypoint"),
+        (["--focal-length", "9"], "--focal-length", "box3d"),
+        (["--calibration", "nowhere", "--focal-length", "9"], "--calibration, --focal-length", "box3d"),
+    ],
+)
+def test_options_of_properties_that_are_not_predicted_are_refused(
+    call, folder, tmp_path, monkeypatch, options, named, name
+):
+    monkeypatch.setattr("sys.argv", ["demo.py"])
+    code, _, err = call(folder, "--json", tmp_path / "r.json", *options)
+    assert code == 1
+    assert err == f"demo: {named}: for the property {name}, which this config does not predict\n"
+    assert not (tmp_path / "r.json").exists()
+
+
 def test_inputs_keep_their_order_and_come_once(folder):
     names = [path.name for path in find_images([str(folder / "grey.png"), str(folder)])]
     assert names == ["grey.png", "alpha.PNG", "broken.png", "colour.png", "deep.png", "photo ü.jpg"]

@@ -145,5 +145,5 @@ def test_training_draws_space(ground, tmp_path, load_script, as_released, monkey
     options = {"SOLVER.MAX_ITER": 2, "SOLVER.STEPS": "[]", "VIS_PERIOD": 1, "DATASETS.TEST": "[]"}
     load_script("train_net.py").main(arguments(ground, tmp_path, **options, **(released if as_released else {})))
     assert len(pictures) == 2
-    # Ground truth, predictions, heatmap, and space with 160 pixels of bird's-eye view; three times as large.
-    assert pictures[0].shape == (3, 3 * 64 + 24, 3 * (4 * 128 + 160) + 3 * 6)
+    # Ground truth and predictions, each with 160 pixels of its view from above, and the heatmap; three times as large.
+    assert pictures[0].shape == (3, 3 * 64 + 24, 3 * (3 * 128 + 2 * 160) + 2 * 6)

@@ -14,18 +14,23 @@ from centernet_d2.data import CenterNetDatasetMapper, register_from_config
 from centernet_d2.data.augmentations import MirrorTransform, ShiftScaleWindow
 from centernet_d2.data.datasets.kites import FLIP_MAP, KEYPOINTS, draw_kites, write_kites
 from centernet_d2.engine import Trainer
+from centernet_d2.geometry import Geometry, invert_affine
 from centernet_d2.modeling import KeypointHead
-from centernet_d2.modeling.geometry import Geometry, invert_affine
+from centernet_d2.modeling.heads import KeypointProperty
+from centernet_d2.structures.points import DenseTarget
 from support.models import stub_heads, stub_model
 
 CONFIG = """
 _BASE_: {base}
 DATASETS:
   REGISTER: [[kites, "{folder}/annotations.json", "{folder}/images"]]
-  KEYPOINT_NAMES: [head, left, right, tail]
-  KEYPOINT_FLIP_MAP: [[left, right]]
   TRAIN: [kites]
   TEST: [kites]
+MODEL:
+  CENTERNET:
+    KEYPOINTS:
+      NAMES: [head, left, right, tail]
+      FLIP_MAP: [[left, right]]
 """
 
 
@@ -75,24 +80,20 @@ def test_numbers_survive_the_whole_way(kites, mirrored):
     wanted = [np.array(x["keypoints"]).reshape(-1, 3) for x in content["annotations"] if x["image_id"] == 1]
     window = ShiftScaleWindow((128, 128)).get_transform(np.zeros((64, 64, 3)))
     transforms = [*([MirrorTransform(64)] if mirrored else []), window]
+    prop = KeypointProperty(cfg)
     mapper = CenterNetDatasetMapper(
-        True,
-        augmentations=transforms,
-        image_format="BGR",
-        num_classes=1,
-        annotators=[KeypointHead.build_annotator(cfg)],
+        True, augmentations=transforms, image_format="BGR", num_classes=1, properties=[prop]
     )
     gt = mapper(record)["instances"]
 
     heads = stub_heads(num_classes=1, box={"clip": False})
-    schema = KeypointHead.build_annotator(cfg).keywords["schema"]
-    heads["KeypointHead"] = KeypointHead(schema=schema, in_channels=4, head_conv=0)
+    heads["KeypointHead"] = KeypointHead(prop=prop, in_channels=4, head_conv=0)
     model = stub_model(heads, max_detections=len(gt))
     points = model.build_points([gt], (32, 32))
     maps = {}
     for name, target in (item for head in heads.values() for item in head.targets([gt], points).items()):
-        if isinstance(target, torch.Tensor):
-            maps[name] = target
+        if isinstance(target, DenseTarget):
+            maps[name] = target.value
         else:
             maps[name] = torch.zeros(1, target.value.shape[1], 32, 32)
             maps[name][target.image, :, target.cells[:, 1], target.cells[:, 0]] = target.value
@@ -121,7 +122,7 @@ def test_other_names_than_in_the_file_show_before_training(kites, tmp_path, load
 def test_data_sets_registered_in_python_are_checked_too(kites):
     path, folder = (str(kites.parent / "kites" / name) for name in ("annotations.json", "images"))
     options = ["DATASETS.REGISTER", [], "TEST.KEYPOINT_OKS_SIGMAS", [0.05] * 4, "DATASETS.TRAIN", []]
-    options += ["DATASETS.KEYPOINT_NAMES", [], "DATASETS.TEST"]
+    options += ["MODEL.CENTERNET.KEYPOINTS.NAMES", [], "DATASETS.TEST"]
     names = {"keypoint_names": ["nose", *KEYPOINTS[1:]], "keypoint_flip_map": FLIP_MAP}
     register_coco_instances("theirs", names, path, folder)
     with pytest.raises(ValueError, match="the keypoints of kite are head, left, right, tail, but those of the config"):

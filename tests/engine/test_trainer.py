@@ -1,16 +1,19 @@
 import json
 import logging
 import shutil
+import sys
 
 import cv2
 import pytest
 import torch
+import yaml
 from detectron2.engine import DefaultPredictor, launch
 
 from centernet_d2 import load_config
 from centernet_d2.checkpoint import load_file
 from centernet_d2.data.checks import load_checked
 from centernet_d2.engine import Trainer
+from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +113,79 @@ def test_evaluation_leaves_the_config_of_the_training_alone(main, arguments, tmp
         arguments("--eval-only", MODEL__WEIGHTS=str(tmp_path / "out" / "model_final.pth"), TEST__DETECTIONS_PER_IMAGE=7)
     )
     assert (tmp_path / "out" / "config.yaml").read_text() == before
+
+
+def test_a_run_of_an_earlier_version_is_resumed(main, arguments, tmp_path):
+    """Its config has old names of keys, and lacks those that are new since."""
+    names = {"NAMES": "['head', 'tail']", "SKELETON": "[['head', 'tail']]"}
+    current = {f"MODEL__CENTERNET__KEYPOINTS__{key}": value for key, value in names.items()}
+    common = {"DATASETS__TEST": "()", "SOLVER__MAX_ITER": 1}
+    main(arguments(**common, **current))
+    path = tmp_path / "out" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    keypoints = config["MODEL"]["CENTERNET"].pop("KEYPOINTS")
+    assert keypoints["NAMES"] == ["head", "tail"]
+    for key in ("NAMES", "FLIP_MAP", "SKELETON"):
+        config["DATASETS"][f"KEYPOINT_{key}"] = keypoints[key]
+    del config["MODEL"]["CENTERNET"]["BOX3D"], config["TEST"]["NMS"], config["DATASETS"]["REGISTER_KITTI"]
+    path.write_text(yaml.safe_dump(config))
+    common["SOLVER__MAX_ITER"] = 2
+    with pytest.raises(FileExistsError, match=r"Changed:\n  MODEL.CENTERNET.KEYPOINTS.SKELETON: .*'tail'.* -> \[\]$"):
+        main(arguments("--resume", **common, MODEL__CENTERNET__KEYPOINTS__NAMES=names["NAMES"]))
+    main(arguments("--resume", **common, **current))
+    assert load_file(tmp_path / "out" / "model_final.pth")["iteration"] == 1
+    # Its file has the names of today now.
+    assert "KEYPOINT_NAMES" not in yaml.safe_load(path.read_text())["DATASETS"]
+
+
+OUTSIDE = """
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from centernet_d2.data.datasets.coco import load_coco_file
+from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, BoxHead, BoxProperty
+
+class LoudProperty(BoxProperty):
+    name = "loud"
+    node = "LOUD"
+
+    @classmethod
+    def add_config(cls, node):
+        node.VOICE = 1.0
+
+@POINT_HEAD_REGISTRY.register()
+class LoudHead(BoxHead):
+    property_type = LoudProperty
+
+DatasetCatalog.register("outside", lambda: load_coco_file({json!r}, {images!r}, "outside"))
+"""
+
+
+def test_what_is_outside_the_package_is_imported_before_the_config_is_read(
+    main, arguments, shapes_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(POINT_HEAD_REGISTRY, "_obj_map", dict(POINT_HEAD_REGISTRY._obj_map))
+    monkeypatch.setattr("sys.path", list(sys.path))
+    source = tmp_path / "loud_head_of_a_test.py"
+    folder = shapes_folder / "shapes"
+    source.write_text(OUTSIDE.format(json=str(folder / "annotations" / "train.json"), images=str(folder / "train")))
+    args = arguments(
+        SOLVER__MAX_ITER=1,
+        DATASETS__TRAIN="('outside',)",
+        DATASETS__TEST="()",
+        MODEL__CENTERNET__HEADS="['CenterHead', 'LoudHead']",
+        MODEL__CENTERNET__LOUD__VOICE=2.0,
+    )
+    with pytest.raises(ValueError, match=r"there is no key MODEL.CENTERNET.LOUD.VOICE"):
+        main(args)
+    args.imports = [str(source)]
+    try:
+        main(args)
+    finally:
+        del sys.modules[source.stem]
+    weights = load_file(tmp_path / "out" / "model_final.pth")["model"]
+    assert any(name.startswith("heads.LoudHead.") for name in weights)
+    assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["MODEL"]["CENTERNET"]["LOUD"] == {
+        "VOICE": 2.0
+    }
 
 
 def test_half_precision_on_the_cpu(main, arguments, tmp_path, monkeypatch):

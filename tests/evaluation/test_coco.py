@@ -2,12 +2,16 @@ import copy
 import json
 
 import pytest
+import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import COCOEvaluator
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from centernet_d2.data.register import register_datasets
-from centernet_d2.evaluation.coco import complete_ground_truth, fill_annotations, round_result
+from centernet_d2.evaluation.coco import PointCOCOEvaluator, complete_ground_truth, fill_annotations, round_result
+from centernet_d2.modeling.heads import BoxProperty, CenterProperty, KeypointProperty, Property
+from centernet_d2.modeling.heads.keypoint import KeypointSchema
+
+PLAIN = [CenterProperty(), BoxProperty()]
 
 
 def test_results_are_rounded_to_two_decimals_and_joints_get_a_one():
@@ -71,7 +75,7 @@ def test_bare_files_with_a_byte_order_mark_are_evaluated(tmp_path, first_id):
     register_datasets([["bare", str(path), str(tmp_path)]])
     names = set(MetadataCatalog.list())
     with complete_ground_truth("bare") as name:
-        evaluator = COCOEvaluator(name, output_dir=str(tmp_path / "out"))
+        evaluator = PointCOCOEvaluator(name, properties=PLAIN, output_dir=str(tmp_path / "out"))
     assert set(MetadataCatalog.list()) == names
     evaluator.reset()
     for record, found in detections("bare"):
@@ -87,8 +91,46 @@ def test_dicts_without_a_file_are_evaluated(tmp_path):
     DatasetCatalog.register("dicts", lambda: [record])
     MetadataCatalog.get("dicts").set(thing_classes=["kite"], evaluator_type="coco")
     with complete_ground_truth("dicts", 2) as name:
-        evaluator = COCOEvaluator(name, output_dir=str(tmp_path / "out"))
+        evaluator = PointCOCOEvaluator(name, properties=PLAIN, output_dir=str(tmp_path / "out"))
     evaluator.reset()
     for record, found in detections("dicts"):
         evaluator.process([record], [{"instances": found}])
     assert evaluator.evaluate()["bbox"]["AP"] == pytest.approx(100)
+
+
+class Tilt(Property):
+    name = "tilt"
+    fields = ("pred_tilt",)
+
+
+@pytest.mark.parametrize("round_results", [False, True])
+def test_the_result_file_has_what_properties_write(tmp_path, round_results):
+    box = {"bbox": [5, 5, 25, 25], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
+    more = {"keypoints": [6, 6, 2, 20, 20, 2], "num_keypoints": 2}
+    record = {"file_name": "x.png", "image_id": 1, "height": 40, "width": 60, "annotations": [{**box, **more}]}
+    DatasetCatalog.register("dicts", lambda: [record])
+    MetadataCatalog.get("dicts").set(thing_classes=["kite"], thing_dataset_id_to_contiguous_id={7: 0})
+    properties = [*PLAIN, KeypointProperty(schema=KeypointSchema((0, 1))), Tilt()]
+    with complete_ground_truth("dicts", 2) as name:
+        evaluator = PointCOCOEvaluator(
+            name, properties=properties, round_results=round_results, output_dir=str(tmp_path), kpt_oks_sigmas=[0.1] * 2
+        )
+    evaluator.reset()
+    for one, found in detections("dicts"):
+        found.pred_keypoints = torch.tensor([[[6.5, 6.75, 0.25], [20.5, 20.5, 0.75]]])
+        found.pred_tilt = torch.tensor([[0.125, 2.0]])
+        evaluator.process([one], [{"instances": found}])
+    results = evaluator.evaluate()
+    assert results["bbox"]["AP"] == pytest.approx(100)
+    assert results["keypoints"]["AP"] == pytest.approx(100)
+    scores = (1, 1) if round_results else (0.25, 0.75)
+    assert json.loads((tmp_path / "coco_instances_results.json").read_text()) == [
+        {
+            "image_id": 1,
+            "category_id": 7,
+            "bbox": [5, 5, 20, 20],
+            "score": 0.5,
+            "keypoints": [6.0, 6.25, scores[0], 20.0, 20.0, scores[1]],
+            "tilt": [0.125, 2.0],
+        }
+    ]

@@ -1,5 +1,4 @@
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -7,9 +6,9 @@ from detectron2.structures import BoxMode
 
 from centernet_d2.evaluation.oracle import OracleCenterNet, OracleMapper, spread
 from centernet_d2.modeling import Box3DHead
-from centernet_d2.modeling.heads.box3d import annotate_boxes3d
-from centernet_d2.modeling.points import SparseTarget
+from centernet_d2.modeling.heads import Box3DProperty
 from centernet_d2.structures.boxes3d import pinhole_camera
+from centernet_d2.structures.points import SparseTarget
 from support.models import stub_heads, stub_model
 
 
@@ -57,7 +56,7 @@ def inputs(boxes, size=(60, 90)):
 
 def test_boxes_in_space_come_out_as_they_are_and_regions_to_ignore_do_not():
     heads = stub_heads(ignore_regions="box")
-    heads["Box3DHead"] = Box3DHead(in_channels=4, head_conv=0, reference_focal=50.0)
+    heads["Box3DHead"] = Box3DHead(in_channels=4, head_conv=0, prop=Box3DProperty(reference_focal=50.0))
     model = stub_model(heads, max_detections=20).eval()
     camera = pinhole_camera(80.0, (60, 90))
     known = {"location": [-3.0, 1.5, 12.0], "dimensions": [1.5, 1.6, 4.0], "rotation_y": 0.5, "depth": 12.0}
@@ -65,9 +64,9 @@ def test_boxes_in_space_come_out_as_they_are_and_regions_to_ignore_do_not():
     alpha = 0.5 - math.atan2(25 - float(camera[0, 2]), 80)
     image["annotations"][0].update(known, alpha=alpha)
     image["annotations"][1].update(ignore=True)
-    annotator = partial(annotate_boxes3d, augmented="camera")
+    space = Box3DProperty(augmented_depth="camera", reference_focal=50.0)
     names = ["heatmap", "offset", "size", "depth", "dimensions", "orientation"]
-    oracle = OracleCenterNet(model=model, names=names, mapper=mapper(annotators=[annotator]))
+    oracle = OracleCenterNet(model=model, names=names, mapper=mapper(properties=[space]))
     with torch.no_grad():
         found = oracle([{**image, "camera": camera}])[0]["instances"]
     assert (found.scores > 0.9).tolist() == [True] + [False] * (len(found) - 1)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from centernet_d2.data.keypoints import KeypointSchema
 from centernet_d2.modeling import Box3DHead, CenterNetWithTTA, KeypointHead
+from centernet_d2.modeling.heads import Box3DProperty, KeypointProperty
+from centernet_d2.modeling.heads.keypoint import KeypointSchema
 from centernet_d2.structures.boxes3d import pinhole_camera
 from support.detections import same_detections
 from support.models import stub_heads, stub_model
@@ -18,9 +19,9 @@ def build(task):
     # Boxes clipped to the same nothing would tie where scales are merged, and any of them may then win.
     heads = stub_heads(box={"clip": False})
     if task == "pose":
-        heads["KeypointHead"] = KeypointHead(schema=SCHEMA, in_channels=4, head_conv=0)
+        heads["KeypointHead"] = KeypointHead(prop=KeypointProperty(schema=SCHEMA), in_channels=4, head_conv=0)
     if task == "space":
-        heads["Box3DHead"] = Box3DHead(reference_focal=60.0, in_channels=4, head_conv=0)
+        heads["Box3DHead"] = Box3DHead(prop=Box3DProperty(reference_focal=60.0), in_channels=4, head_conv=0)
     model = stub_model(heads, max_detections=20).eval()
     for branch in (branch for head in heads.values() for stack in head.stacks for branch in stack.values()):
         torch.nn.init.normal_(branch[-1].weight)  # maps that differ from cell to cell

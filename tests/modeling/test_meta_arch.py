@@ -1,13 +1,23 @@
+import cv2
+import numpy as np
 import pytest
 import torch
+from detectron2.config import configurable
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from detectron2.utils.events import EventStorage
 
 from centernet_d2 import load_config, model_zoo
+from centernet_d2.data import CenterNetDatasetMapper
+from centernet_d2.data.checks import load_checked
+from centernet_d2.evaluation.errors import ErrorEvaluator
 from centernet_d2.modeling import CenterNet
-from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead
+from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property, build_properties
 from centernet_d2.modeling.losses import regression_loss
+from centernet_d2.predictor import Predictor
+from centernet_d2.transforms import MirrorTransform, is_mirrored
+from centernet_d2.visualization import draw_instances
 from support.detections import same_detections
 from support.models import stub_heads, stub_model
 
@@ -50,8 +60,8 @@ def test_losses_average_over_stacks():
     model = stub_model(stub_heads(stacks=2), stacks=2).train()
     batch = [random_sample((64, 96), 3, 0)]
     maps = model.compute_maps(model.preprocess_training(batch).tensor)
-    gt = [batch[0]["instances"]]
-    both, first, second = (model.losses(m, gt) for m in (maps, maps[:1], maps[1:]))
+    truth = model.ground_truth(batch, (16, 24))
+    both, first, second = (model.losses(m, truth) for m in (maps, maps[:1], maps[1:]))
     for name in both:
         assert both[name].item() == pytest.approx((first[name].item() + second[name].item()) / 2, rel=1e-5)
 
@@ -169,25 +179,77 @@ def test_pictures_of_training_reach_the_event_storage():
     assert picture.shape[0] == 3
 
 
-class TiltHead(PointHead):
-    """A property that nobody knew of: one file, one name."""
+class TiltProperty(Property):
+    """A property that nobody knew of: how far things lean from the horizon of their image, in degrees."""
 
+    name = "tilt"
+    node = "TILT"
+    annotation_keys = ("tilt",)
+    input_keys = ("horizon",)
+    fields = ("pred_tilt",)
+
+    @configurable
+    def __init__(self, *, unit=1.0):
+        self.unit = unit
+
+    @classmethod
+    def from_config(cls, cfg):
+        return {"unit": cfg.MODEL.CENTERNET.TILT.UNIT}
+
+    @classmethod
+    def add_config(cls, node):
+        node.UNIT = 1.0
+        node.WEIGHT = 1.0
+
+    def check(self, dicts):
+        if any(abs(x.get("tilt", 0)) > 90 for image in dicts for x in image["annotations"]):
+            raise ValueError("something lies upside down")
+
+    def carry(self, inputs, transforms):
+        if not -90 <= inputs.get("horizon", 0) <= 90:
+            raise ValueError(f"the horizon is {inputs['horizon']} degrees")
+        return {key: value * self._sign(transforms) for key, value in inputs.items()}
+
+    def annotate(self, record, transforms, size):
+        tilts = torch.tensor([float(x["tilt"]) for x in record["annotations"]])
+        return {"gt_tilt": tilts * self._sign(transforms)}
+
+    @staticmethod
+    def _sign(transforms):
+        return -1 if is_mirrored(transforms) else 1
+
+    def errors(self, found, truth):
+        return {"degrees": float((found.pred_tilt - truth.gt_tilt).abs().mean())}
+
+    def draw(self, picture, instances, inputs):
+        tilts = instances.pred_tilt if instances.has("scores") else instances.gt_tilt
+        for tilt in tilts.tolist():
+            picture.draw_text(f"{tilt:.0f}", (20, 20), color="red")
+        return [np.full((8, 5, 3), 77, dtype=np.uint8)] if "horizon" in inputs else []
+
+
+class TiltHead(PointHead):
+    """The same inside the network."""
+
+    property_type = TiltProperty
     requires = ("centers",)
     provides = ("tilt",)
 
-    def __init__(self, cfg, input_shape, num_stacks):
-        super().__init__({"tilt": 1}, **self.common_config(cfg, input_shape, num_stacks))
+    @configurable
+    def __init__(self, *, weight=1.0, **common):
+        super().__init__({"tilt": 1}, **common)
+        self.weight = weight
 
     @classmethod
-    def build_annotator(cls, cfg):
-        return lambda annotations, transforms, size: {"gt_tilt": torch.tensor([x["tilt"] for x in annotations])}
+    def from_config(cls, cfg, input_shape, num_stacks):
+        return {"weight": cfg.MODEL.CENTERNET.TILT.WEIGHT, **cls.common_config(cfg, input_shape, num_stacks)}
 
     def targets(self, gt, points):
-        return {"tilt": points.target(torch.cat([x.gt_tilt for x in gt])[:, None])}
+        return {"tilt": points.target(torch.cat([x.gt_tilt for x in gt])[:, None] / self.prop.unit)}
 
     def losses(self, maps, targets):
         target = targets["tilt"]
-        return {"loss_tilt": regression_loss(target.gather(maps["tilt"]), target.value, target.weight)}
+        return {"loss_tilt": self.weight * regression_loss(target.gather(maps["tilt"]), target.value, target.weight)}
 
     def unflip(self, maps):
         return {"tilt": -maps["tilt"].flip(-1)}
@@ -196,26 +258,198 @@ class TiltHead(PointHead):
         return {"tilt": peaks.gather(maps["tilt"])[..., 0]}
 
     def to_image(self, fields, geometry):
-        return {"pred_tilt": fields["tilt"]}
+        return {"pred_tilt": fields["tilt"] * self.prop.unit + geometry.inputs.get("horizon", 0)}
 
 
 @pytest.fixture
-def tilt_head():
+def tilt_config():
     POINT_HEAD_REGISTRY.register(TiltHead)
-    yield
+    heads, node = "['CenterHead','BoxHead','TiltHead']", "MODEL.CENTERNET.TILT."
+    yield small_config("MODEL.CENTERNET.HEADS", heads, node + "UNIT", 10.0, node + "WEIGHT", 3.0)
     del POINT_HEAD_REGISTRY._obj_map["TiltHead"]
 
 
-@pytest.mark.usefixtures("tilt_head")
-def test_a_new_property_is_one_class_and_one_name():
-    cfg = small_config("MODEL.CENTERNET.HEADS", "['CenterHead','BoxHead','TiltHead']")
-    model = CenterNet(cfg)
-    batch = [sample((64, 64), [[8, 8, 40, 40]], [1])]
-    batch[0]["instances"].gt_tilt = torch.tensor([0.3])
-    assert "loss_tilt" in model.train()(batch)
+def tilted_record(folder, tilt):
+    """A black image with a thing that leans, in Detectron2's format."""
+    cv2.imwrite(str(folder / "black.png"), np.zeros((64, 64, 3), dtype=np.uint8))
+    thing = {"bbox": [8, 8, 40, 40], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1, "tilt": tilt}
+    image = {"file_name": str(folder / "black.png"), "height": 64, "width": 64, "image_id": 0, "horizon": 5.0}
+    return {**image, "annotations": [thing]}
+
+
+def test_a_new_property_is_one_class_and_one_name(tilt_config, tmp_path):
+    """Its own config keys, annotations and input, from the data set to losses, detections, pictures, JSON, errors."""
+    record = tilted_record(tmp_path, 20.0)
+    DatasetCatalog.register("leaning", lambda: [record])
+    MetadataCatalog.get("leaning").thing_classes = list("abcde")
+    (checked,) = load_checked(["leaning"], 5, build_properties(tilt_config))
+    assert "unlabelled" not in checked
+    mapper = CenterNetDatasetMapper(
+        True,
+        augmentations=[MirrorTransform(64)],
+        image_format="BGR",
+        num_classes=5,
+        properties=build_properties(tilt_config),
+    )
+    mirrored = mapper(checked)
+    assert (mirrored["instances"].gt_tilt.tolist(), mirrored["horizon"]) == ([-20.0], -5.0)
+
+    model = CenterNet(tilt_config).train()
+    for parameter in model.heads["TiltHead"].parameters():
+        torch.nn.init.zeros_(parameter)
+    # The network says 0 instead of -2 tens of degrees; three times that is the loss.
+    assert model([mirrored])["loss_tilt"].item() == pytest.approx(6, rel=1e-3)
+
+    torch.nn.init.constant_(model.heads["TiltHead"].stacks[0]["tilt"][-1].bias, 1.2)
+    predictor = Predictor(model)
+    found, plain = predictor(record["file_name"], horizon=5.0), predictor(record["file_name"])
+    assert found.pred_tilt.tolist() == pytest.approx([17.0] * len(found))
+    assert plain.pred_tilt.tolist() == pytest.approx([12.0] * len(found))
+    assert len(found) == len(found.pred_boxes) > 0
+    with pytest.raises(ValueError, match="the horizon is 120 degrees"):
+        predictor(record["file_name"], horizon=120)
+
+    written = predictor.to_coco(found, 3)
+    assert set(written[0]) == {"image_id", "category_id", "score", "bbox", "tilt"}
+    assert [entry["tilt"] for entry in written] == pytest.approx([17.0] * len(found))
+    best = Instances(
+        (64, 64), scores=torch.ones(1), pred_classes=torch.ones(1).long(), pred_tilt=torch.full((1,), 17.0)
+    )
+    best.pred_boxes = Boxes([[8.0, 8, 40, 40]])
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    for instances in (best, mirrored["instances"]):
+        without, narrow, wide = (
+            draw_instances(image, instances, properties=properties, inputs=inputs)
+            for properties, inputs in (((), {}), (model.properties, {}), (model.properties, {"horizon": 5.0}))
+        )
+        assert (narrow != without).any()
+        assert (wide[:, :64] == narrow).all()
+        assert (wide[:8, 64:] == 77).all()
+
+    evaluator = ErrorEvaluator("leaning", model.properties)
+    evaluator.process([record], [{"instances": best}])
+    assert evaluator.evaluate() == {"tilt_error": {"degrees": 3.0, "found": 100.0}}
+
+
+def test_a_new_property_looks_at_its_data_and_knows_when_there_are_none(tilt_config, tmp_path):
+    DatasetCatalog.register("upside down", lambda: [tilted_record(tmp_path, 120.0)])
+    upright = tilted_record(tmp_path, 0.0)
+    del upright["annotations"][0]["tilt"]
+    DatasetCatalog.register("unknown", lambda: [upright])
+    properties = build_properties(tilt_config)
+    with pytest.raises(ValueError, match="something lies upside down"):
+        load_checked(["upside down"], 5, properties)
+    (checked,) = load_checked(["unknown"], 5, properties)
+    assert checked["unlabelled"] == ["tilt"]
+
+
+def test_without_the_name_in_a_config_a_new_property_changes_nothing(tilt_config):
+    plain = small_config()
+    assert plain.MODEL.CENTERNET.TILT.UNIT == 1.0
+    model = CenterNet(plain)
+    assert [prop.name for prop in model.properties] == ["center", "box"]
+    assert model.input_keys == []
+    assert CenterNet(tilt_config).input_keys == ["horizon"]
+
+
+class NamedHead(PointHead):
+    """A head of which tests choose all names."""
+
+    def __init__(self, maps=("own",), provides=("own",), fields=("pred_own",), prop="own", node="OWN", loss="own"):
+        own = Property()
+        own.name, own.node, own.fields = prop, node, fields
+        super().__init__(dict.fromkeys(maps, 1), prop=own, in_channels=4, head_conv=0)
+        self.provides, self.loss = provides, f"loss_{loss}"
+
+    def targets(self, gt, points):
+        return {}
+
+    def losses(self, maps, targets):
+        return {self.loss: sum(maps[name].sum() for name in self.maps)}
+
+    def unflip(self, maps):
+        return dict.fromkeys(self.maps)
+
+    def decode(self, maps, peaks, fields):
+        return dict.fromkeys(self.provides, peaks.scores)
+
+    def to_image(self, fields, geometry):
+        return {"pred_own": fields[self.provides[0]]}
+
+
+OTHER = {"maps": ("b",), "provides": ("b",), "fields": ("pred_b",), "prop": "b", "node": "B", "loss": "b"}
+
+
+@pytest.mark.parametrize(
+    ("same", "message"),
+    [
+        ({"maps": ("b", "own")}, "maps own"),
+        ({"provides": ("b", "own")}, "decoded fields own"),
+        ({"fields": ("pred_b", "pred_own")}, "fields pred_own"),
+        ({"prop": "own"}, "property own"),
+        ({"node": "OWN"}, "property OWN"),
+        ({"maps": ("size",)}, "maps size"),
+        ({"provides": ("boxes",)}, "decoded fields boxes"),
+        ({"fields": ("pred_boxes",)}, "fields pred_boxes"),
+        ({"prop": "box"}, "property box"),
+    ],
+)
+def test_heads_that_make_the_same_are_refused_at_construction(same, message):
+    first, second = NamedHead(), NamedHead(**{**OTHER, **same})
+    with pytest.raises(ValueError, match=f"heads: an earlier head has the {message} of Second already"):
+        stub_model({**stub_heads(), "First": first, "Second": second})
+
+
+def test_a_loss_that_two_heads_have_is_an_error_at_the_first_step():
+    batch = [random_sample((64, 96), 1, 0)]
+    heads = {**stub_heads(), "First": NamedHead(), "Second": NamedHead(**OTHER)}
+    assert {"loss_own", "loss_b"} <= set(stub_model(heads).train()(batch))
+    heads["Second"].loss = "loss_own"
+    with pytest.raises(ValueError, match="Second has a loss that an earlier head has too: loss_own"):
+        stub_model(heads).train()(batch)
+
+
+def test_fields_that_no_property_names_are_an_error_at_the_first_detection():
+    model = stub_model({**stub_heads(), "Own": NamedHead()}).eval()
     with torch.no_grad():
-        found = model.eval()(batch)[0]["instances"]
-    assert len(found.pred_tilt) == len(found.pred_boxes)
+        assert model([sample((64, 96))])[0]["instances"].has("pred_own")
+        model.heads["Own"].prop.fields = ("pred_other",)
+        with pytest.raises(ValueError, match="Own makes pred_own, which its property does not name"):
+            model([sample((64, 96))])
+
+
+def test_heads_in_a_sequence_have_the_names_of_their_classes():
+    heads = stub_heads()
+    names = list(stub_model(heads).state_dict())
+    assert list(stub_model(list(heads.values())).state_dict()) == names
+    assert "heads.BoxHead.stacks.0.size.0.weight" in names
+    assert "heads.CenterHead.stacks.0.heatmap.0.bias" in names
+    with pytest.raises(ValueError, match="an earlier head has the maps size of BoxHead already"):
+        stub_model([*heads.values(), stub_heads()["BoxHead"]])
+
+
+@pytest.mark.parametrize("resolution", ["keep", "fixed"])
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_canvases_are_bytes_and_the_batch_is_what_the_network_reads(resolution, scale, dtype):
+    model = stub_model(test_resolution=resolution)
+    images = [{"image": sample((50, 70), seed=seed)["image"].to(dtype)} for seed in range(2)]
+    canvases, geometries = model.preprocess_image(images, scale)
+    assert {canvas.dtype for canvas in canvases} == {torch.uint8}
+    assert [geometry.input_size for geometry in geometries] == [tuple(canvas.shape[1:]) for canvas in canvases]
+    batch = model.batch(canvases)
+    assert batch.dtype == torch.float32
+    assert torch.equal(batch[1], model.normalize(canvases[1].float()))
+
+
+def test_canvases_are_made_where_the_image_is_and_batches_where_the_model_is():
+    images = [{"image": sample((50, 70))["image"]}]
+    elsewhere = stub_model().to("meta")
+    (canvas,), _ = elsewhere.preprocess_image(images)
+    assert canvas.device.type == "cpu"
+    assert elsewhere.batch([canvas]).device.type == "meta"
+    (canvas,), _ = stub_model().preprocess_image([{"image": images[0]["image"].to("meta")}])
+    assert canvas.device.type == "meta"
 
 
 def small_config(*overrides):
@@ -243,7 +477,12 @@ def small_config(*overrides):
         ("INPUT.FORMAT", "bgr", "INPUT.FORMAT is 'bgr', known: BGR, RGB"),
         ("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.NORM is 'GN', known: BN, SyncBN, FrozenBN"),
         ("MODEL.UPCONV.NORM", "", "MODEL.UPCONV.NORM is '', known"),
-        ("MODEL.CENTERNET.HEADS", "[]", "no head predicts the heatmap of the centers; CenterHead does"),
+        ("MODEL.CENTERNET.HEADS", "[]", "heads: none predicts the heatmap of the centers; CenterHead does"),
+        (
+            "MODEL.CENTERNET.HEADS",
+            "['CenterHead','BoxHead','BoxHead']",
+            "an earlier head has the maps size of BoxHead already",
+        ),
         ("MODEL.CENTERNET.TEST_RESOLUTION", "full", "TEST_RESOLUTION is 'full', known: keep, fixed, fixed_width"),
         ("MODEL.CENTERNET.GAUSSIAN_RADIUS", "mine", "GAUSSIAN_RADIUS is 'mine', known: original, corrected"),
     ],
@@ -255,7 +494,7 @@ def test_a_wrong_config_is_one_clear_error(key, value, message):
 
 def test_a_map_predicted_twice_is_an_error():
     heads = {**stub_heads(), "Again": stub_heads()["BoxHead"]}
-    with pytest.raises(ValueError, match="Again predicts size a second time"):
+    with pytest.raises(ValueError, match="an earlier head has the maps size of Again already"):
         stub_model(heads)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from centernet_d2.modeling.points import Peaks, build_points
+from centernet_d2.modeling.points import build_points
 
 
 def instances(boxes, **fields):
@@ -61,15 +61,6 @@ def test_ground_truth_is_not_modified():
     gt = instances([[-10, -10, 400, 400]])
     build_points([gt], (16, 32), stride=4)
     assert gt.gt_boxes.tensor.tolist() == [[-10, -10, 400, 400]]
-
-
-def test_values_are_read_at_the_cells():
-    tensor = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
-    points = build_points([instances([[0, 0, 8, 8]]), instances([[8, 4, 16, 12]])], (4, 5), stride=4)
-    target = points.target(torch.zeros(2, 3))
-    assert target.gather(tensor)[1].tolist() == tensor[1, :, points.cells[1, 1], points.cells[1, 0]].tolist()
-    peaks = Peaks(torch.ones(2, 1), torch.zeros(2, 1), torch.tensor([[[4, 2]], [[1, 3]]]))
-    assert peaks.gather(tensor)[:, 0].tolist() == [tensor[0, :, 2, 4].tolist(), tensor[1, :, 3, 1].tolist()]
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("original", 17), ("corrected", 5)])

@@ -34,7 +34,7 @@ def fields(instances):
 
 def mirrored_maps(tta, pixels):
     (canvas,), _ = tta.model.preprocess_image([{"image": pixels}])
-    return tta.compute_maps(canvas[None])
+    return tta.compute_maps(tta.model.batch([canvas]))
 
 
 def test_without_flip_and_scales_nothing_changes():
@@ -88,8 +88,9 @@ def test_maps_flipped_twice_are_the_maps():
 def test_flip_is_the_mean_of_both_views():
     tta = CenterNetWithTTA(model=model())
     (canvas,), _ = tta.model.preprocess_image([{"image": image()}])
-    one, other = (tta.model.compute_test_maps(x[None]) for x in (canvas, canvas.flip(-1)))
-    both = tta.compute_maps(canvas[None])
+    canvases = tta.model.batch([canvas])
+    one, other = (tta.model.compute_test_maps(x) for x in (canvases, canvases.flip(-1)))
+    both = tta.compute_maps(canvases)
     assert torch.allclose(both["heatmap"], (one["heatmap"] + other["heatmap"].flip(-1)) / 2)
     assert torch.equal(both["offset"], one["offset"])
 
@@ -110,7 +111,7 @@ def test_a_batch_gives_what_single_images_give(resolution, scales):
 def test_scales_are_merged_in_pixels_of_the_original_image():
     tta = CenterNetWithTTA(model=model(), scales=(0.5, 2.0), flip=False)
     per_scale = [
-        tta.model.detect(tta.compute_maps(canvas[None]), [geometry])[0]
+        tta.model.detect(tta.compute_maps(tta.model.batch([canvas])), [geometry])[0]
         for scale in tta.scales
         for (canvas,), (geometry,) in [tta.model.preprocess_image([{"image": image()}], scale)]
     ]

@@ -29,7 +29,7 @@ def test_nothing_is_overwritten_and_mistakes_are_one_line(tool, tmp_path, capsys
     assert tool([ZOO, "--output", str(tmp_path / "out")]) == 1
     assert "out exists already" in capsys.readouterr().err
     assert tool(["no/config.yaml", "--output", str(tmp_path / "new")]) == 1
-    assert "there is no config 'no/config.yaml'" in capsys.readouterr().err
+    assert "config file no/config.yaml does not exist" in capsys.readouterr().err
     assert tool([ZOO, "--output", str(tmp_path / "new"), "--opts", "DATASETS.TRAIN", "('nowhere',)"]) == 1
     assert "'nowhere' is not registered" in capsys.readouterr().err
 
@@ -38,5 +38,5 @@ def test_space_is_drawn_too(tool, tmp_path):
     write_boxes_on_ground(tmp_path / "boxes", {"train": 1})
     assert tool(["Shapes/centernet_3d_HG_boxes.yaml", "--output", str(tmp_path / "out"), "--count", "1"]) == 0
     drawn = cv2.imread(str(tmp_path / "out" / "0000-000000.png"))
-    # Ground truth, heatmap, and the scene with 160 pixels of bird's-eye view, twice as large.
-    assert drawn.shape == (2 * 96 + 24, 2 * (3 * 288 + 160) + 2 * 6, 3)
+    # Ground truth with 160 pixels of its view from above, and the heatmap, twice as large.
+    assert drawn.shape == (2 * 96 + 24, 2 * (2 * 288 + 160) + 6, 3)

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import islice
 
@@ -14,8 +14,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-from ..keypoints import HALF_PIXEL
-from ..numbers import LARGEST_COORDINATE
+from ...modeling.heads.keypoint.prop import HALF_PIXEL
+from ...numbers import LARGEST_COORDINATE
+from ...registry import POINT_HEAD_REGISTRY
 
 __all__ = ["check_keypoint_names", "load_coco_file", "read_json", "register_coco_file"]
 
@@ -34,7 +35,9 @@ def load_coco_file(json_file: str, image_root: str, name: str) -> list[dict]:
 
     Classes are numbered in the order of their ids. Keypoints move by half a pixel, as Detectron2 does it; ``null`` and
     ``[]`` stand for no keypoints. Annotations of images that the file does not list are left out; one log line counts
-    them. Boxes and the values of keypoints are checked later, see :func:`centernet_d2.data.checks.check_dataset`.
+    them. Boxes and the values of keypoints are checked later, see :func:`centernet_d2.data.checks.check_dataset`. What
+    the properties of registered heads read of annotations and images (``annotation_keys``, ``input_keys``) is kept as
+    it is.
 
     Args:
         json_file: may start with a byte-order mark.
@@ -56,9 +59,12 @@ def load_coco_file(json_file: str, image_root: str, name: str) -> list[dict]:
     metadata.thing_classes = [category["name"] for category in categories]
     metadata.thing_dataset_id_to_contiguous_id = classes
 
+    properties = [head.property_type for _, head in POINT_HEAD_REGISTRY]
+    own_keys = {key for prop in properties for key in prop.annotation_keys}
+    input_keys = {key for prop in properties for key in prop.input_keys}
     by_image = defaultdict(list)
     for annotation in annotations:
-        by_image[annotation["image_id"]].append(_annotation(annotation, classes))
+        by_image[annotation["image_id"]].append(_annotation(annotation, classes, own_keys))
     _report_strangers(json_file, by_image, {image["id"] for image in images})
     return [
         {
@@ -67,6 +73,7 @@ def load_coco_file(json_file: str, image_root: str, name: str) -> list[dict]:
             "height": int(image["height"]),
             "width": int(image["width"]),
             "annotations": by_image.get(image["id"], []),
+            **{key: image[key] for key in input_keys if key in image},
         }
         for image in sorted(images, key=lambda image: image["id"])
     ]
@@ -171,14 +178,16 @@ def _what_is_wrong(annotation: dict, classes: dict) -> str:
     return ""
 
 
-def _annotation(annotation: dict, classes: dict) -> dict:
+def _annotation(annotation: dict, classes: dict, own_keys: Collection[str]) -> dict:
     """In Detectron2's format."""
     result = {
+        **{key: annotation[key] for key in own_keys if annotation.get(key) is not None},
         "bbox": annotation.get("bbox"),
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": classes[annotation["category_id"]],
         "iscrowd": int(annotation.get("iscrowd") or 0),
     }
+    result.pop("keypoints", None)
     if keypoints := annotation.get("keypoints"):
         moves = (HALF_PIXEL, HALF_PIXEL, 0)
         result["keypoints"] = [value + moves[index % 3] for index, value in enumerate(keypoints)]

@@ -5,7 +5,6 @@ Boxes are in pixels, XYXY; 3-D quantities in the coordinates of :mod:`centernet_
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 from tqdm import tqdm
 
-from ...structures.boxes3d import check_camera
+from ...structures.calibration import finite_numbers, read_camera, text_lines
 from ..checks import ALL_CLASSES, EXCLUDED
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "format_result",
     "load_kitti_3d",
     "parse_object",
-    "read_camera",
     "read_objects",
     "register_kitti_3d",
     "register_kitti_sets",
@@ -94,7 +92,7 @@ def parse_object(line: str, where: str, scored: bool = False) -> KittiObject:
         raise ValueError(f"{where}: unknown type '{kind}', known: {', '.join(KITTI_TYPES)}")
     if len(fields) < wanted:
         raise ValueError(f"{where}: {len(fields) + 1} fields instead of {wanted + 1}")
-    numbers = _numbers(fields[:wanted], where)
+    numbers = finite_numbers(fields[:wanted], where)
     return KittiObject(
         kind=kind,
         truncation=numbers[0],
@@ -125,48 +123,7 @@ def read_objects(path: str | Path, scored: bool = False) -> list[KittiObject]:
         FileNotFoundError: there is no such file.
         ValueError: a line is malformed; the message names file and line.
     """
-    return [parse_object(line, where, scored) for where, line in _lines(path)]
-
-
-def read_camera(path: str | Path) -> list[list[float]]:
-    """The (3, 4) matrix P2, of the left colour camera, from a calibration file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it has no P2, or one that is no camera (:func:`centernet_d2.structures.boxes3d.check_camera`).
-    """
-    for where, line in _lines(path):
-        name, _, content = line.partition(":")
-        if name.strip() != "P2":
-            continue
-        numbers = _numbers(content.split(), where)
-        if len(numbers) != 12:
-            raise ValueError(f"{where}: P2 has {len(numbers)} numbers instead of 12")
-        try:
-            return check_camera([numbers[row : row + 4] for row in (0, 4, 8)]).tolist()
-        except ValueError as error:
-            raise ValueError(f"{where}: {error}") from error
-    raise ValueError(f"{path}: no line 'P2: ...' with the matrix of the left colour camera")
-
-
-def _lines(path: str | Path) -> list[tuple[str, str]]:
-    """The lines of a file that are not blank, each after its place for errors."""
-    # What is no text becomes a line that cannot be parsed, and so an error that names it.
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    return [(f"{path}, line {index}", line.strip()) for index, line in enumerate(lines, 1) if line.strip()]
-
-
-def _numbers(fields: Sequence[str], where: str) -> list[float]:
-    numbers = []
-    for field in fields:
-        try:
-            number = float(field)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise ValueError(f"{where}: '{field}' is not a finite number")
-        numbers.append(number)
-    return numbers
+    return [parse_object(line, where, scored) for where, line in text_lines(path)]
 
 
 def load_kitti_3d(root: str | Path, split: str) -> list[dict]:
@@ -194,7 +151,7 @@ def load_kitti_3d(root: str | Path, split: str) -> list[dict]:
     if not split_file.is_file():
         known = ", ".join(sorted(path.stem for path in split_file.parent.glob("*.txt"))) or "none"
         raise FileNotFoundError(f"the split file {split_file} does not exist; splits in this folder: {known}")
-    frames = _lines(split_file)
+    frames = text_lines(split_file)
     progress = tqdm(frames, desc=f"reading KITTI {split}", leave=False, disable=len(frames) < 500)
     return [_load_frame(root / "training", frame, where) for where, frame in progress]
 

@@ -1,17 +1,27 @@
-from .box import BoxHead
-from .box3d import Box3DHead
-from .center import CenterHead
-from .keypoint import KeypointHead
-from .point_head import POINT_HEAD_REGISTRY, MapBranches, PointHead, build_point_heads, heads_provide
+from ...registry import POINT_HEAD_REGISTRY
+from .box import BoxHead, BoxProperty
+from .box3d import Box3DHead, Box3DProperty
+from .branches import MapBranches
+from .build import build_point_heads, build_properties, heads_provide
+from .center import CenterHead, CenterProperty
+from .keypoint import KeypointHead, KeypointProperty
+from .point_head import PointHead, Property, unflip_vectors
 
 __all__ = [
     "POINT_HEAD_REGISTRY",
     "Box3DHead",
+    "Box3DProperty",
     "BoxHead",
+    "BoxProperty",
     "CenterHead",
+    "CenterProperty",
     "KeypointHead",
+    "KeypointProperty",
     "MapBranches",
     "PointHead",
+    "Property",
     "build_point_heads",
+    "build_properties",
     "heads_provide",
+    "unflip_vectors",
 ]

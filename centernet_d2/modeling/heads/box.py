@@ -7,22 +7,37 @@ from collections.abc import Sequence
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Boxes, BoxMode, Instances
 from torch import Tensor
 
 from ...config import check_choice
-from ..geometry import Geometry, apply_affine
+from ...geometry import Geometry, apply_affine
+from ...registry import POINT_HEAD_REGISTRY
+from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
 from ..losses import REGRESSION_LOSSES, regression_loss
-from ..points import Peaks, Points, SparseTarget
-from .point_head import POINT_HEAD_REGISTRY, PointHead
+from .point_head import PointHead, Property
 
-__all__ = ["BoxHead"]
+__all__ = ["BoxHead", "BoxProperty"]
+
+
+class BoxProperty(Property):
+    """The box itself; its annotations are read, and it is drawn, for every model."""
+
+    name = "box"
+    fields = ("pred_boxes",)
+
+    def to_json(self, instances: Instances) -> list[dict[str, object]]:
+        """``bbox`` as COCO has it: x, y, width, height."""
+        boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
+        return [{"bbox": box} for box in boxes.tolist()]
 
 
 @POINT_HEAD_REGISTRY.register()
 class BoxHead(PointHead):
     """Width and height of the box around a center, in map pixels, in a linear map (paper, section 4)."""
 
+    property_type = BoxProperty
+    original_names = {"size": "wh"}
     requires = ("centers", "classes")
     provides = ("boxes",)
 
@@ -86,7 +101,7 @@ class BoxHead(PointHead):
         )
         return {"size": points.target(size.repeat(1, own.shape[1] // 2) * own, own * points.weight[:, None])}
 
-    def losses(self, maps: dict[str, Tensor], targets: dict[str, Tensor | SparseTarget]) -> dict[str, Tensor]:
+    def losses(self, maps: dict[str, Tensor], targets: dict[str, DenseTarget | SparseTarget]) -> dict[str, Tensor]:
         target = targets["size"]
         slots = self.loss_slots * len(maps["size"])
         loss = regression_loss(target.gather(maps["size"]), target.value, target.weight, self.loss, slots)

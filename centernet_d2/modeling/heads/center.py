@@ -6,22 +6,23 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.config import CfgNode, configurable
+from detectron2.data.transforms import Transform
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor
 
 from ...config import check_choice
-from ..geometry import Geometry
+from ...geometry import Geometry
+from ...registry import POINT_HEAD_REGISTRY
+from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
 from ..heatmap import gaussian_profiles, paint_max
 from ..losses import REGRESSION_LOSSES, focal_loss_with_logits, regression_loss
-from ..points import Peaks, Points, SparseTarget
-from .point_head import POINT_HEAD_REGISTRY, PointHead, unflip_vectors
+from .point_head import PointHead, Property, unflip_vectors
 
-__all__ = ["CenterHead", "render_centers", "render_ignored"]
+__all__ = ["CenterHead", "CenterProperty", "render_centers", "render_ignored"]
 
 # A target so close to that of a center that the cell costs nothing, but is none (SPEC 6.5, 6.6).
 ALMOST_CENTER = 0.9999
-
 
 IGNORE_POLICIES = ("mask", "center", "box")
 
@@ -99,6 +100,25 @@ def _paint(points: Points, num_classes: int, chosen: Tensor, rows: Tensor, colum
     return torch.maximum(own, canvas[:, -1:], out=own)
 
 
+class CenterProperty(Property):
+    """Centers, scores and classes. Boxes do not turn with an image, so where it was turned, centers are not known."""
+
+    name = "center"
+    fields = ("scores", "pred_classes")
+
+    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, object]:
+        """Of a turned image ``gt_blind``, and ``gt_weight`` 0 for all that is read at the centers (SPEC 6.5)."""
+        if not any(getattr(transform, "rotates", False) for transform in transforms):
+            return {}
+        count = len(record["annotations"])
+        return {"gt_blind": torch.ones(count, dtype=torch.bool), "gt_weight": torch.zeros(count)}
+
+    def to_json(self, instances: Instances) -> list[dict[str, object]]:
+        """``category_id``, the number of the class from 0, and ``score``."""
+        pairs = zip(instances.pred_classes.tolist(), instances.scores.tolist(), strict=True)
+        return [{"category_id": category, "score": score} for category, score in pairs]
+
+
 @POINT_HEAD_REGISTRY.register()
 class CenterHead(PointHead):
     """Object centers: class heatmap and sub-cell offset (paper, section 3).
@@ -107,6 +127,8 @@ class CenterHead(PointHead):
     instance): nothing is learned from its heatmap.
     """
 
+    property_type = CenterProperty
+    original_names = {"heatmap": "hm", "offset": "reg"}
     heatmaps = ("heatmap",)
     provides = ("scores", "classes", "centers")
 
@@ -170,27 +192,36 @@ class CenterHead(PointHead):
             **cls.common_config(cfg, input_shape, num_stacks),
         }
 
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, Tensor | SparseTarget]:
-        """See :meth:`PointHead.targets`; where there are regions to ignore, ``heatmap_weight`` is 0 inside them."""
-        ignored = any(instances.has("gt_ignore") for instances in gt)
-        if ignored and self.ignore_regions != "mask":
+    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, DenseTarget | SparseTarget]:
+        """See :meth:`PointHead.targets`; the heatmap has no weight in regions to ignore, nor in unlabelled classes."""
+        targets = {"heatmap": DenseTarget(self._heatmap(gt, points), self._heatmap_weight(gt, points))}
+        if "offset" in self.maps:
+            targets["offset"] = points.target(points.centers - points.cells)
+        return targets
+
+    def _heatmap(self, gt: Sequence[Instances], points: Points) -> Tensor:
+        if self.ignore_regions != "mask" and any(instances.has("gt_ignore") for instances in gt):
             heatmap = render_with_ignored(points, self.num_classes, self.ignore_regions)
         else:
             heatmap = render_centers(points, self.num_classes)
-        targets = {"heatmap": heatmap, "offset": points.target(points.centers - points.cells)}
-        if any(instances.has("gt_blind") for instances in gt):
-            blind = [
-                instances.gt_blind.any() if instances.has("gt_blind") else points.valid.new_zeros(())
-                for instances in gt
-            ]
-            unknown = torch.stack(blind)[:, None, None, None]
-            targets["heatmap"] = targets["heatmap"].masked_fill(unknown, ALMOST_CENTER)
-        if ignored and self.ignore_regions == "mask":
-            targets["heatmap_weight"] = 1 - render_ignored(points, self.num_classes)
-        return targets
+        if not any(instances.has("gt_blind") for instances in gt):
+            return heatmap
+        known = points.valid.new_zeros(())
+        blind = torch.stack([x.gt_blind.any() if x.has("gt_blind") else known for x in gt])
+        return heatmap.masked_fill(blind[:, None, None, None], ALMOST_CENTER)
 
-    def losses(self, maps: dict[str, Tensor], targets: dict[str, Tensor | SparseTarget]) -> dict[str, Tensor]:
-        heatmap = focal_loss_with_logits(maps["heatmap"], targets["heatmap"], targets.get("heatmap_weight"))
+    def _heatmap_weight(self, gt: Sequence[Instances], points: Points) -> Tensor | None:
+        weight = None
+        if self.ignore_regions == "mask" and any(instances.has("gt_ignore") for instances in gt):
+            weight = 1 - render_ignored(points, self.num_classes)
+        if points.labelled_classes is not None:
+            labelled = points.labelled_classes[:, :, None, None].float()
+            weight = labelled if weight is None else weight * labelled
+        return weight
+
+    def losses(self, maps: dict[str, Tensor], targets: dict[str, DenseTarget | SparseTarget]) -> dict[str, Tensor]:
+        target = targets["heatmap"]
+        heatmap = focal_loss_with_logits(maps["heatmap"], target.value, target.weight)
         losses = {"loss_heatmap": self.heatmap_weight * heatmap}
         if "offset" in self.maps:
             target = targets["offset"]

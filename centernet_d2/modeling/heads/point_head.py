@@ -1,127 +1,191 @@
-"""What a point head is, and the small convolutional branches that predict its maps."""
+"""What a property of a point is: outside the network (:class:`Property`) and inside it (:class:`PointHead`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
+import numpy as np
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.data.transforms import Transform
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
-from detectron2.utils.registry import Registry
+from detectron2.utils.visualizer import Visualizer
 from torch import Tensor, nn
 
-from ...config import check_choice
-from ..geometry import Geometry
-from ..points import Peaks, Points, SparseTarget
+from ...geometry import Geometry
+from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
+from .branches import MapBranches
 
-__all__ = [
-    "HEAD_INITS",
-    "POINT_HEAD_REGISTRY",
-    "Annotator",
-    "MapBranches",
-    "PointHead",
-    "build_point_heads",
-    "heads_provide",
-    "lookup",
-    "unflip_vectors",
-]
-
-POINT_HEAD_REGISTRY = Registry("POINT_HEAD")
-POINT_HEAD_REGISTRY.__doc__ = """
-Point heads: called as ``head(cfg, input_shape, num_stacks)``, where input_shape is the ShapeSpec of the feature maps.
-"""
-
-HEAD_INITS = ("default", "zero_bias", "small_last", "small")
-
-# The bias with which a fresh heatmap starts at a probability of 0.1 (SPEC 2.1).
-HEATMAP_BIAS = -2.19
-
-# Annotations of one image (dataset dicts), the transforms that it went through in order, its new (height, width)
-# -> fields for its Instances, one entry per annotation.
-Annotator = Callable[[Sequence[dict], Sequence[Transform], tuple[int, int]], dict[str, object]]
+__all__ = ["PointHead", "Property", "unflip_vectors"]
 
 
-class MapBranches(nn.ModuleDict):
-    """One small branch per map: 3x3 convolution, ReLU, 1x1 convolution (SPEC 2.1).
+class Property:
+    """What data say of a property of a point, and what people get of it.
 
-    The last convolution runs in float32 even under autocast: in half precision a smooth blob has several equal maxima.
+    Plain and picklable: loader workers carry it, and no network with it. Every method has a default that suits a
+    property of which the data say nothing more than boxes and classes.
 
-    Args:
-        maps: channels of each map.
-        in_channels: channels of the feature map.
-        head_conv: channels in between; 0 leaves a single 1x1 convolution.
-        heatmaps: names of the maps that are heatmaps (they start with a low probability).
-        init: how the other maps start, one of HEAD_INITS: with PyTorch's default; with zero biases; with a small
-            normal last convolution; with small normal convolutions throughout (the latter two with zero biases).
+    Attributes:
+        name: short and unique.
+        node: name of its own keys under ``MODEL.CENTERNET``; "" has none.
+        moved_keys: config keys of earlier versions -> the names that they have in the node now.
+        annotation_keys: keys of an annotation that it reads. A data set in which no annotation has any of them does not
+            label the property; one without any keys needs no labels of its own.
+        input_keys: keys of an image, beside its pixels, that it reads.
+        fields: fields of the detections that its head makes.
+        arguments: options of demo.py with which people give inputs of pictures or say what is drawn: flag -> what
+            ``ArgumentParser.add_argument`` wants to know.
     """
 
-    def __init__(
-        self,
-        maps: Mapping[str, int],
-        *,
-        in_channels: int,
-        head_conv: int,
-        heatmaps: Sequence[str] = (),
-        init: str = "default",
-    ) -> None:
-        super().__init__()
-        check_choice("MODEL.CENTERNET.HEAD_INIT", init, HEAD_INITS)
-        for name, channels in maps.items():
-            layers = [nn.Conv2d(head_conv or in_channels, channels, 1)]
-            if head_conv:
-                layers = [nn.Conv2d(in_channels, head_conv, 3, padding=1), nn.ReLU(inplace=True), *layers]
-            self[name] = nn.Sequential(*layers)
-            if name in heatmaps:
-                nn.init.constant_(layers[-1].bias, HEATMAP_BIAS)
-            else:
-                _init_branch(layers, init)
+    name: ClassVar[str] = ""
+    node: ClassVar[str] = ""
+    moved_keys: ClassVar[Mapping[str, str]] = {}
+    annotation_keys: ClassVar[tuple[str, ...]] = ()
+    input_keys: ClassVar[tuple[str, ...]] = ()
+    fields: ClassVar[tuple[str, ...]] = ()
+    arguments: ClassVar[Mapping[str, Mapping[str, object]]] = {}
 
-    def forward(self, feature: Tensor) -> dict[str, Tensor]:
-        """(B, in_channels, H, W) feature map -> {name: (B, channels, H, W)} raw maps, float32."""
-        maps = {}
-        for name, branch in self.items():
-            hidden = branch[:-1](feature)
-            with torch.autocast(feature.device.type, enabled=False):
-                maps[name] = branch[-1](hidden.to(branch[-1].weight.dtype))
-        return maps
+    @configurable
+    def __init__(self) -> None:
+        """Takes no arguments; subclasses take what they need, and from_config finds it in a config."""
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+        """The arguments of the constructor."""
+        return {}
 
-def _init_branch(layers: Sequence[nn.Module], init: str) -> None:
-    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
-    small = {"small": convolutions, "small_last": convolutions[-1:]}.get(init, [])
-    for layer in small:
-        nn.init.normal_(layer.weight, std=0.001)
-    for layer in convolutions if init == "zero_bias" else small:
-        nn.init.zeros_(layer.bias)
+    @classmethod
+    def add_config(cls, node: CfgNode) -> None:
+        """Add its own config keys, and those of its head, with their defaults."""
+
+    @property
+    def error_name(self) -> str:
+        """What :meth:`errors` is about; ``_error`` behind it makes the name of the results."""
+        return self.name
+
+    def metadata(self) -> dict[str, object]:
+        """What the metadata of data sets that a config registers should say of it."""
+        return {}
+
+    def check(self, dicts: Sequence[dict]) -> None:
+        """Look at a data set before hours are spent on it.
+
+        Args:
+            dicts: its images in Detectron2's format.
+
+        Raises:
+            ValueError: something is not what it should be; names the image.
+        """
+
+    def carry(self, inputs: dict[str, object], transforms: Sequence[Transform]) -> dict[str, object]:
+        """Its inputs of an image (those of ``input_keys`` that are there) after what the image went through.
+
+        At test time there are no transforms: the place to look at what users hand in.
+
+        Raises:
+            ValueError: an input is not what it should be.
+        """
+        return inputs
+
+    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, object]:
+        """What the annotations of an image say, as ``gt_*`` fields with one entry per annotation.
+
+        ``gt_weight`` (N,), the supervision of everything that is read at an object's center, is multiplied over all
+        properties. ``gt_blind`` (N,) bool says that the centers of the image are not known.
+
+        Args:
+            record: the image in Detectron2's format as it came, with ``annotations``.
+            transforms: what the image went through, in order. Without any: the truth in the original image.
+            size: (height, width) of the image after that.
+        """
+        return {}
+
+    def labelled(self, truth: Instances) -> Tensor:
+        """(N,) bool: the objects of which the truth says something that :meth:`errors` can use."""
+        return truth.gt_classes >= 0
+
+    def errors(self, found: Instances, truth: Instances) -> dict[str, float]:
+        """By how much it is off, by name and in its own units; called once with all pairs of a data set, if any.
+
+        Args:
+            found: M detections, with the fields of all heads.
+            truth: the M objects that they found, with the fields of :meth:`annotate` in the original images.
+        """
+        return {}
+
+    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, object]) -> list[np.ndarray]:
+        """Draw it on a picture that has the boxes already.
+
+        Args:
+            picture: Detectron2's, in pixels of the original image.
+            instances: detections or, without ``scores``, ground truth.
+            inputs: of the image.
+
+        Returns:
+            Further pictures to be put beside it, (H, W, 3) uint8 RGB.
+        """
+        return []
+
+    def to_json(self, instances: Instances) -> list[dict[str, object]]:
+        """A dict of plain values per detection; by default every tensor ``pred_x`` of its fields as ``x``."""
+        columns = {name.removeprefix("pred_"): instances.get(name).tolist() for name in self.fields}
+        return [{name: column[row] for name, column in columns.items()} for row in range(len(instances))]
+
+    def use_arguments(self, args: argparse.Namespace) -> None:
+        """Take what the options of ``arguments`` say.
+
+        Raises:
+            ValueError, OSError: an option is not what it should be.
+        """
+
+    def picture_inputs(self, name: str, size: tuple[int, int]) -> dict[str, object]:
+        """The inputs of a picture of demo.py by these options.
+
+        Args:
+            name: file name of the picture.
+            size: its height and width.
+
+        Raises:
+            ValueError, OSError: they cannot be found.
+        """
+        return {}
 
 
 class PointHead(nn.Module):
-    """Everything the project knows about one property of a point.
+    """Everything the network knows about one property of a point.
 
     A subclass says which maps it predicts, what they should be, how wrong they are, what a mirror does to them and
-    what they say at the peaks. A new property is one such class and one name in ``MODEL.CENTERNET.HEADS``.
+    what they say at the peaks. A new property is one such class with its :class:`Property`, and one name in
+    ``MODEL.CENTERNET.HEADS``.
 
     Args:
         maps: channels of each map.
+        prop: the property outside the network.
         in_channels, head_conv, init: see :class:`MapBranches`.
         num_stacks: supervised stacks of the backbone; each has its own branches.
     """
 
+    #: What :meth:`common_config` builds from a config.
+    property_type: ClassVar[type[Property]] = Property
     #: Names of the maps that are heatmaps.
-    heatmaps: tuple[str, ...] = ()
+    heatmaps: ClassVar[tuple[str, ...]] = ()
     #: Decoded fields that earlier heads must provide, and those that this head provides.
-    requires: tuple[str, ...] = ()
-    provides: tuple[str, ...] = ()
+    requires: ClassVar[tuple[str, ...]] = ()
+    provides: ClassVar[tuple[str, ...]] = ()
+    #: Map -> what it is called in the files of the original's authors, for maps that are there.
+    original_names: ClassVar[Mapping[str, str]] = {}
     #: Whether detections of several test scales can be merged, and whether only the best of them are kept (SPEC 9.4).
-    multi_scale: bool = True
-    limit_merged: bool = True
+    multi_scale: ClassVar[bool] = True
+    limit_merged: ClassVar[bool] = True
 
     def __init__(
         self,
         maps: Mapping[str, int],
         *,
+        prop: Property | None = None,
         in_channels: int,
         head_conv: int = 64,
         init: str = "small_last",
@@ -129,29 +193,22 @@ class PointHead(nn.Module):
     ) -> None:
         super().__init__()
         self.maps = dict(maps)
+        self.prop = prop or self.property_type()
         self.stacks = nn.ModuleList(
             MapBranches(maps, in_channels=in_channels, head_conv=head_conv, heatmaps=self.heatmaps, init=init)
             for _ in range(num_stacks)
         )
 
-    @staticmethod
-    def common_config(cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
+    @classmethod
+    def common_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
         """The arguments of the constructor that all heads share, for their ``from_config``."""
         return {
+            "prop": cls.property_type(cfg),
             "in_channels": input_shape.channels,
             "head_conv": cfg.MODEL.CENTERNET.HEAD_CONV,
             "init": cfg.MODEL.CENTERNET.HEAD_INIT,
             "num_stacks": num_stacks,
         }
-
-    @classmethod
-    def build_annotator(cls, cfg: CfgNode) -> Annotator | None:
-        """A function that turns annotations into ``gt_*`` fields for training; None if boxes and classes suffice."""
-        return None
-
-    @classmethod
-    def check_data(cls, cfg: CfgNode, dicts: Sequence[dict]) -> None:
-        """Raise a ValueError if the annotations of a data set do not suit the config; called at start-up."""
 
     def forward(self, feature: Tensor, stack: int = -1) -> dict[str, Tensor]:
         """Feature map of one stack -> raw maps."""
@@ -161,11 +218,11 @@ class PointHead(nn.Module):
         """Raw maps -> maps as they are read at test time; heatmaps become probabilities."""
         return {name: maps[name].float().sigmoid() if name in self.heatmaps else maps[name] for name in self.maps}
 
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, Tensor | SparseTarget]:
-        """What each map should be: dense (B, C, H, W), or values at cells."""
+    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, DenseTarget | SparseTarget]:
+        """What each of its maps should be, under the names of the maps."""
         raise NotImplementedError
 
-    def losses(self, maps: dict[str, Tensor], targets: dict[str, Tensor | SparseTarget]) -> dict[str, Tensor]:
+    def losses(self, maps: dict[str, Tensor], targets: dict[str, DenseTarget | SparseTarget]) -> dict[str, Tensor]:
         """Weighted scalar losses of one stack; connected to the maps even without objects."""
         raise NotImplementedError
 
@@ -198,34 +255,3 @@ def unflip_vectors(vectors: Tensor, shift: float) -> Tensor:
     """
     x, y = vectors.flip(-1).unbind(-3)
     return torch.stack([shift - x, y], dim=-3)
-
-
-def heads_provide(cfg: CfgNode, field: str) -> bool:
-    """Whether a head of the config decodes a field, such as "boxes" or "keypoints"."""
-    names = cfg.MODEL.CENTERNET.HEADS
-    return any(field in lookup(POINT_HEAD_REGISTRY, name, "MODEL.CENTERNET.HEADS").provides for name in names)
-
-
-def lookup(registry: Registry, name: str, key: str) -> object:
-    """An entry of a registry.
-
-    Args:
-        registry: where to look.
-        name: what to look for.
-        key: the config key that names it.
-
-    Raises:
-        KeyError: there is none; the message lists those there are.
-    """
-    if name not in registry:
-        known = ", ".join(sorted(entry for entry, _ in registry))
-        raise KeyError(f"{key}: there is no '{name}' in the registry {registry._name}; it has: {known}")
-    return registry.get(name)
-
-
-def build_point_heads(cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, PointHead]:
-    """The heads of ``MODEL.CENTERNET.HEADS``, in order."""
-    return {
-        name: lookup(POINT_HEAD_REGISTRY, name, "MODEL.CENTERNET.HEADS")(cfg, input_shape, num_stacks)
-        for name in cfg.MODEL.CENTERNET.HEADS
-    }

@@ -3,7 +3,8 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from centernet_d2.modeling.geometry import Geometry
+from centernet_d2.geometry import Geometry
+from centernet_d2.structures.points import DenseTarget
 from support.models import stub_heads, stub_model
 
 
@@ -13,8 +14,8 @@ def maps_of(model, gt, map_size):
     maps = {}
     for head in model.heads.values():
         for name, target in head.targets([gt], points).items():
-            if isinstance(target, torch.Tensor):
-                maps[name] = target
+            if isinstance(target, DenseTarget):
+                maps[name] = target.value
             else:
                 maps[name] = torch.zeros(1, target.value.shape[1], *map_size)
                 maps[name][target.image, :, target.cells[:, 1], target.cells[:, 0]] = target.value

@@ -4,18 +4,19 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from centernet_d2.modeling import Box3DHead
-from centernet_d2.modeling.geometry import Geometry
-from centernet_d2.modeling.heads.box3d import annotate_boxes3d, describe_orientation, orientation_bins, raw_to_depth
+from centernet_d2.geometry import Geometry
+from centernet_d2.modeling.heads import Box3DHead, Box3DProperty
+from centernet_d2.modeling.heads.box3d.head import describe_orientation, orientation_bins, raw_to_depth
 from centernet_d2.structures.boxes3d import Boxes3D, orientation_to_alpha, project, rotation_y_to_alpha
+from centernet_d2.structures.points import DenseTarget
 from support.models import stub_heads, stub_model
 
 CAMERA = torch.tensor([[100.0, 0, 48, 5], [0, 100, 32, 1], [0, 0, 1, 0.0]], dtype=torch.float64)
 
 
-def model_3d(max_detections=4, **options):
+def model_3d(max_detections=4, prop=(), **options):
     heads = stub_heads(num_classes=3, box={"clip": False})
-    heads["Box3DHead"] = Box3DHead(in_channels=4, head_conv=0, **options)
+    heads["Box3DHead"] = Box3DHead(prop=Box3DProperty(**dict(prop)), in_channels=4, head_conv=0, **options)
     return stub_model(heads, max_detections=max_detections)
 
 
@@ -33,8 +34,9 @@ def ground_truth(rows, metric=1.0, camera=CAMERA):
     gt.gt_boxes3d = boxes3d
     gt.gt_depth = boxes3d.tensor[:, 2]
     gt.gt_alpha = rotation_y_to_alpha(boxes3d.rotation_y, places[:, 0], camera)
+    gt.gt_focal = torch.full((len(boxes3d),), camera[0, 0].item())
+    gt.gt_space = torch.ones(len(boxes3d))
     gt.gt_metric = torch.full((len(boxes3d),), metric)
-    gt.gt_camera = camera.float().expand(len(boxes3d), 3, 4)
     return gt
 
 
@@ -47,8 +49,8 @@ def perfect_maps(model, gt):
     """What a perfect network would say, activated; cells without a target say 0."""
     maps = {}
     for name, target in targets_of(model, [gt]).items():
-        if isinstance(target, torch.Tensor):
-            maps[name] = target
+        if isinstance(target, DenseTarget):
+            maps[name] = target.value
             continue
         maps[name] = torch.zeros(1, target.value.shape[1], 16, 24)
         maps[name][target.image, :, target.cells[:, 1], target.cells[:, 0]] = target.value
@@ -63,18 +65,18 @@ CARS = [[-2.0, 1.5, 12, 1.5, 1.6, 3.9, 0.4], [1.5, 1.4, 9, 1.7, 0.6, 0.8, -2.9],
 def test_perfect_maps_give_the_boxes_back(reference, zoom):
     """Whatever the resolution; with a reference focal length the network may say something else than metres."""
     camera = torch.diag(torch.tensor([zoom, zoom, 1.0], dtype=torch.float64)) @ CAMERA
-    model = model_3d(max_detections=3, reference_focal=reference)
+    model = model_3d(max_detections=3, prop={"reference_focal": reference})
     # The network input is the image of CAMERA, the original image is `zoom` times as large.
     maps = perfect_maps(model, ground_truth(CARS))
     to_image = torch.tensor([[4.0 * zoom, 0, 0], [0, 4.0 * zoom, 0]], dtype=torch.float64)
-    found = model.detect(maps, [Geometry((64, 96), (64, 96), to_image, camera)])[0]
+    found = model.detect(maps, [Geometry((64, 96), (64, 96), to_image, {"camera": camera})])[0]
     order = found.pred_classes.argsort()
     assert torch.allclose(found.pred_boxes3d.tensor[order], torch.tensor(CARS), atol=1e-3)
     assert torch.allclose(found.pred_alpha[order].cos(), ground_truth(CARS).gt_alpha.cos(), atol=1e-4)
 
 
 def test_the_reference_makes_depth_independent_of_the_focal_length():
-    model = model_3d(reference_focal=200.0)
+    model = model_3d(prop={"reference_focal": 200.0})
     assert targets_of(model, [ground_truth(CARS)])["depth"].value.flatten().tolist() == [24, 18, 60]
     wide = ground_truth(CARS, camera=CAMERA * torch.tensor([[0.5], [0.5], [1.0]], dtype=torch.float64))
     assert targets_of(model, [wide])["depth"].value.flatten().tolist() == [48, 36, 120]
@@ -151,17 +153,48 @@ def test_a_mirrored_image_turned_back_says_the_same():
     assert torch.equal(head.unflip(back)["depth"], maps["depth"])
 
 
+LABELS = {"location": [1, 2, 8], "dimensions": [1.5, 1.6, 4], "rotation_y": 0.5, "depth": 8.0, "alpha": 0.25}
+
+
+def annotate(annotations, **image):
+    record = {"annotations": annotations, "camera": CAMERA.tolist(), **image}
+    return Box3DProperty().annotate({key: x for key, x in record.items() if x is not None}, [], (64, 96))
+
+
 def test_annotations_become_fields():
-    annotation = {"location": [1, 2, 8], "dimensions": [1.5, 1.6, 4], "rotation_y": 0.5, "depth": 8.0, "alpha": 0.25}
-    fields = annotate_boxes3d([annotation], [], (64, 96), augmented="mask")
+    fields = annotate([LABELS])
+    assert (fields["gt_focal"].item(), fields["gt_space"].item()) == (100.0, 1.0)
     assert fields["gt_boxes3d"].tensor.tolist() == torch.tensor([[1, 2, 8, 1.5, 1.6, 4, 0.5]]).tolist()
     assert (fields["gt_depth"].item(), fields["gt_alpha"].item(), fields["gt_metric"].item()) == (8.0, 0.25, 1.0)
-    assert len(annotate_boxes3d([], [], (64, 96), augmented="mask")["gt_boxes3d"]) == 0
+    assert len(annotate([])["gt_boxes3d"]) == 0
+
+
+@pytest.mark.parametrize("camera", [None, CAMERA.tolist()])
+def test_nothing_in_space_is_learned_without_labels_or_without_a_camera(camera):
+    fields = annotate([LABELS, {}, {**LABELS, "ignore": True}], camera=camera)
+    known = [float(camera is not None), 0, 0]
+    assert fields["gt_space"].tolist() == fields["gt_metric"].tolist() == known
+    gt = ground_truth(CARS)
+    for name, value in fields.items():
+        gt.set(name, value)
+    model = model_3d()
+    targets = targets_of(model, [gt])
+    for name in ("depth", "dimensions", "orientation"):
+        assert targets[name].weight.amin(dim=1).tolist() == targets[name].weight.amax(dim=1).tolist() == known, name
+    for name in ("size", "offset"):
+        assert targets[name].weight.min() == 1, name
+    maps = {
+        name: torch.randn(1, count, 16, 24, requires_grad=True) for name, count in model.heads["Box3DHead"].maps.items()
+    }
+    total = sum(model.heads["Box3DHead"].losses(maps, targets).values())
+    x, y = targets["depth"].cells.unbind(1)
+    for name, gradient in zip(maps, torch.autograd.grad(total, list(maps.values())), strict=True):
+        assert (gradient[0].abs().sum(dim=0)[y, x] > 0).tolist() == [bool(x) for x in known], name
 
 
 def test_scaled_images_need_a_reference_focal_length():
     with pytest.raises(ValueError, match="needs a positive REFERENCE_FOCAL"):
-        model_3d(augmented_depth="camera")
+        model_3d(prop={"augmented_depth": "camera"})
     with pytest.raises(ValueError, match="DEPTH_LOSS is 'l2', known: l1, log"):
         model_3d(depth_loss="l2")
 
@@ -172,7 +205,7 @@ def test_without_any_camera_there_are_no_boxes():
     maps = perfect_maps(model, ground_truth(CARS))
     with pytest.raises(ValueError, match="3-D boxes need the camera"):
         model.detect(maps, [geometry])
-    model = model_3d(default_camera=CAMERA.tolist())
+    model = model_3d(prop={"default_camera": CAMERA.tolist()})
     assert len(model.detect(maps, [geometry])[0].pred_boxes3d) == 3
 
 
@@ -181,21 +214,21 @@ def test_without_any_camera_there_are_no_boxes():
 )
 def test_a_default_camera_that_is_none_shows_at_once(camera):
     with pytest.raises(ValueError, match=r"MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA: the camera (has|is)"):
-        model_3d(default_camera=camera.tolist())
+        model_3d(prop={"default_camera": camera.tolist()})
 
 
 @pytest.mark.parametrize("reference", [0.0, 50.0])
 @pytest.mark.parametrize("loss", ["l1", "log"])
 @pytest.mark.parametrize("depth", [-0.18, 0.0, 1e-3, math.nan])
 def test_no_depth_is_learned_from_what_is_not_in_front(loss, reference, depth):
-    model = model_3d(depth_loss=loss, reference_focal=reference)
+    model = model_3d(prop={"reference_focal": reference}, depth_loss=loss)
     gt = ground_truth(CARS)
     gt.gt_depth = torch.tensor([CARS[0][2], depth, CARS[2][2]])
     targets = targets_of(model, [gt])
     assert targets["depth"].weight.flatten().tolist() == [1, float(depth > 0), 1]
     for name in ("dimensions", "orientation", "size", "offset"):
         assert targets[name].weight.min() == 1
-    assert (targets["heatmap"] == 1).sum() == 3
+    assert (targets["heatmap"].value == 1).sum() == 3
     head = model.heads["Box3DHead"]
     maps = {name: torch.randn(1, channels, 16, 24, requires_grad=True) for name, channels in head.maps.items()}
     losses = head.losses(maps, targets)

@@ -24,9 +24,9 @@ def test_each_object_is_a_one_on_the_plane_of_its_class():
     _, targets = targets_of(
         [ground_truth([[8, 8, 32, 32]], [2]), ground_truth([[0, 0, 8, 8], [40, 40, 60, 60]], [0, 1])]
     )
-    ones = (targets["heatmap"] == 1).nonzero().tolist()
+    ones = (targets["heatmap"].value == 1).nonzero().tolist()
     assert ones == [[0, 2, 5, 5], [1, 0, 1, 1], [1, 1, 12, 12]]
-    assert targets["heatmap"].shape == (2, 3, 16, 16)
+    assert targets["heatmap"].value.shape == (2, 3, 16, 16)
 
 
 def test_offset_is_what_the_cell_leaves_of_the_center():
@@ -37,23 +37,63 @@ def test_offset_is_what_the_cell_leaves_of_the_center():
 
 def test_empty_images_give_an_empty_heatmap():
     _, targets = targets_of([ground_truth([], [])])
-    assert targets["heatmap"].sum() == 0
+    assert targets["heatmap"].value.sum() == 0
 
 
 def test_ignored_regions_are_no_objects_and_cost_nothing():
     head, targets = targets_of([ground_truth([[8, 8, 31, 31], [40, 40, 60, 60]], [0, 0], ignore=[True, False])])
-    assert (targets["heatmap"] == 1).nonzero().tolist() == [[0, 0, 12, 12]]
-    region = targets["heatmap_weight"][0, 0] == 0
+    assert (targets["heatmap"].value == 1).nonzero().tolist() == [[0, 0, 12, 12]]
+    region = targets["heatmap"].weight[0, 0] == 0
     assert region.nonzero().amin(dim=0).tolist() == [2, 2]
     assert region.nonzero().amax(dim=0).tolist() == [8, 8]
-    assert (targets["heatmap_weight"][0, 1:] == 1).all()
+    assert (targets["heatmap"].weight[0, 1:] == 1).all()
 
     logits = torch.full((1, 3, 16, 16), -2.0)
     quiet = {"heatmap": logits, "offset": torch.zeros(1, 2, 16, 16)}
-    loud = {**quiet, "heatmap": torch.where(targets["heatmap_weight"] == 0, 3.0, logits)}
+    loud = {**quiet, "heatmap": torch.where(targets["heatmap"].weight == 0, 3.0, logits)}
     assert head.losses(loud, targets)["loss_heatmap"] == head.losses(quiet, targets)["loss_heatmap"]
     _, unmasked = targets_of([ground_truth([[40, 40, 60, 60]], [0])])
     assert head.losses(loud, unmasked)["loss_heatmap"] > head.losses(quiet, unmasked)["loss_heatmap"]
+
+
+def test_classes_that_are_not_labelled_cost_nothing():
+    model = stub_model()
+    head = model.heads["CenterHead"]
+    batch = [
+        {"instances": ground_truth([[8, 8, 32, 32]], [0]), "labelled_classes": torch.tensor([True, False, True])},
+        {
+            "instances": ground_truth([[8, 8, 32, 32], [40, 40, 60, 60]], [1, 0]),
+            "labelled_classes": torch.ones(3).bool(),
+        },
+    ]
+    heatmap = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
+
+    def loss_and_gradient(inputs, logits=heatmap):
+        maps = {"heatmap": logits, "offset": torch.zeros(2, 2, 16, 16)}
+        loss = head.losses(maps, head.targets(*model.ground_truth(inputs, (16, 16))))["loss_heatmap"]
+        return loss.detach(), torch.autograd.grad(loss, logits)[0]
+
+    masked, gradient = loss_and_gradient(batch)
+    assert (gradient.abs().amax(dim=(2, 3)) > 0).tolist() == [[True, False, True], [True, True, True]]
+    loud = heatmap.detach().clone()
+    loud[0, 1] += 3
+    assert loss_and_gradient(batch, loud.requires_grad_())[0] == masked
+    # An image that says nothing labels all classes.
+    plain = [{"instances": x["instances"]} for x in batch]
+    everything, other = loss_and_gradient(plain)
+    assert everything > masked
+    assert (other.abs().amax(dim=(2, 3)) > 0).all()
+    assert torch.equal(loss_and_gradient([batch[0], plain[1]])[1], gradient)
+
+
+def test_regions_to_ignore_and_unlabelled_classes_go_together():
+    gt = ground_truth([[8, 8, 31, 31], [40, 40, 60, 60]], [0, 0], ignore=[True, False])
+    model = stub_model()
+    batch = [{"instances": gt, "labelled_classes": torch.tensor([True, True, False])}]
+    weight = model.heads["CenterHead"].targets(*model.ground_truth(batch, (16, 16)))["heatmap"].weight
+    assert (weight[0, 0] == 0).nonzero().amax(dim=0).tolist() == [8, 8]
+    assert weight[0, 0, 12, 12] == weight[0, 1].min() == 1
+    assert weight[0, 2].max() == 0
 
 
 def test_unflip_mirrors_the_heatmap_and_keeps_the_offset_out():
@@ -86,7 +126,7 @@ def ignored_heatmap(policy, boxes, ignore, classes=None):
     gt.gt_ignore = torch.tensor(ignore)
     model = stub_model(stub_heads(num_classes=2, ignore_regions=policy))
     points = model.build_points([gt], (16, 16))
-    return model.heads["CenterHead"].targets([gt], points)["heatmap"][0]
+    return model.heads["CenterHead"].targets([gt], points)["heatmap"].value[0]
 
 
 SAME = [[16, 16, 40, 40], [20, 20, 36, 36]]

@@ -1,26 +1,26 @@
-from functools import partial
-
 import cv2
 import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
+from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.data.augmentations import AffineTransform, MirrorTransform
-from centernet_d2.data.keypoints import KeypointSchema
-from centernet_d2.modeling import KeypointHead
-from centernet_d2.modeling.geometry import Geometry, affine_matrix
+from centernet_d2.geometry import Geometry, affine_matrix
+from centernet_d2.modeling.heads import CenterProperty, KeypointHead, KeypointProperty
 from centernet_d2.modeling.heads.center import ALMOST_CENTER
-from centernet_d2.modeling.heads.keypoint import annotate_keypoints, snap_to_peaks
+from centernet_d2.modeling.heads.keypoint import KeypointSchema
+from centernet_d2.modeling.heads.keypoint.head import snap_to_peaks
+from centernet_d2.structures.points import DenseTarget
+from centernet_d2.transforms import AffineTransform, MirrorTransform
 from support.models import stub_heads, stub_model
 
-SCHEMA = KeypointSchema.from_names(["nose", "left", "right"], [("left", "right")])
+PROPERTY = KeypointProperty(schema=KeypointSchema.from_names(["nose", "left", "right"], [("left", "right")]))
 
 
 def pose_model(num_classes=1, max_detections=5, **options):
     heads = stub_heads(num_classes=num_classes)
-    heads["KeypointHead"] = KeypointHead(schema=SCHEMA, in_channels=4, head_conv=0, **options)
+    heads["KeypointHead"] = KeypointHead(prop=PROPERTY, in_channels=4, head_conv=0, **options)
     return stub_model(heads, max_detections=max_detections)
 
 
@@ -41,8 +41,8 @@ def perfect_maps(model, gt):
     """What a perfect network would say; cells without a target say 0."""
     maps = {}
     for name, target in targets_of(model, gt).items():
-        if isinstance(target, torch.Tensor):
-            maps[name] = target
+        if isinstance(target, DenseTarget):
+            maps[name] = target.value
         else:
             maps[name] = torch.zeros(len(gt), target.value.shape[1], 16, 24)
             known = target.weight[:, 0] > 0
@@ -60,7 +60,7 @@ def test_targets_by_hand():
     displacement = targets["keypoint_displacement"]
     assert displacement.value.tolist() == [[5 - 6, 5 - 7, 2.5 - 6, 7.5 - 7, 8.25 - 6, 10.25 - 7]]
     assert displacement.weight.tolist() == [[1] * 6]
-    assert (targets["keypoint_heatmap"] == 1).nonzero().tolist() == [[0, 0, 5, 5], [0, 1, 7, 2], [0, 2, 10, 8]]
+    assert (targets["keypoint_heatmap"].value == 1).nonzero().tolist() == [[0, 0, 5, 5], [0, 1, 7, 2], [0, 2, 10, 8]]
     assert targets["keypoint_offset"].value.tolist() == [[0, 0], [0.5, 0.5], [0.25, 0.25]]
 
 
@@ -69,13 +69,13 @@ def test_unlabelled_joints_and_those_outside_the_image_have_no_target(joint):
     keypoints = [[joint, *PERSON[0][1:]]]
     targets = targets_of(pose_model(), [ground_truth([[8, 12, 40, 44]], keypoints)])
     assert targets["keypoint_displacement"].weight[0].tolist() == [0, 0, 1, 1, 1, 1]
-    assert targets["keypoint_heatmap"][0, 0].sum() == 0
+    assert targets["keypoint_heatmap"].value[0, 0].sum() == 0
     assert targets["keypoint_offset"].weight[:, 0].tolist() == [0, 1, 1]
 
 
 def test_joints_may_lie_outside_the_box():
     targets = targets_of(pose_model(), [ground_truth([[8, 12, 40, 44]], [[[90, 60, 2], *PERSON[0][1:]]])])
-    assert targets["keypoint_heatmap"][0, 0, 15, 22] == 1
+    assert targets["keypoint_heatmap"].value[0, 0, 15, 22] == 1
 
 
 def test_images_without_people_train():
@@ -104,24 +104,68 @@ def test_perfect_maps_decode_to_the_ground_truth(refine):
     assert found.pred_keypoints[..., 2].tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
+def annotate(*annotations, transforms=(), prop=PROPERTY):
+    return prop.annotate({"annotations": list(annotations)}, transforms, (64, 96))
+
+
 def annotation(**fields):
     return {"bbox": [8, 12, 40, 44], **fields}
 
 
 def test_annotations_are_mirrored_and_swapped():
     keypoints = [20.5, 20.5, 2, 10.5, 30.5, 1, 33.5, 41.5, 2]
-    fields = annotate_keypoints([annotation(keypoints=keypoints)], [MirrorTransform(96)], (64, 96), schema=SCHEMA)
+    fields = annotate(annotation(keypoints=keypoints), transforms=[MirrorTransform(96)])
     assert fields["gt_keypoints"][0].tolist() == [[75, 20, 2], [62, 41, 2], [85, 30, 1]]
-    twice = annotate_keypoints([annotation(keypoints=keypoints)], [MirrorTransform(96)] * 2, (64, 96), schema=SCHEMA)
+    twice = annotate(annotation(keypoints=keypoints), transforms=[MirrorTransform(96)] * 2)
     assert twice["gt_keypoints"][0].tolist() == [[20, 20, 2], [10, 30, 1], [33, 41, 2]]
 
 
 def test_people_without_labelled_joints_keep_their_center_only():
     annotations = [annotation(keypoints=[0] * 9), annotation(), annotation(keypoints=[1, 1, 1] + [0] * 6)]
-    fields = annotate_keypoints(annotations, [], (64, 96), schema=SCHEMA)
+    fields = annotate(*annotations)
     # The second is of a class that has no keypoints.
     assert fields["gt_weight"].tolist() == [0, 1, 1]
     assert fields["gt_keypoints"].shape == (3, 3, 3)
+
+
+def test_boxes_of_people_without_labelled_joints_are_learned_if_the_config_says_so():
+    people = [annotation(keypoints=[0] * 9), annotation(keypoints=[1, 1, 1] + [0] * 6)]
+    file, node = model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), "MODEL.CENTERNET.KEYPOINTS."
+    names = [node + "NAMES", "['nose','left','right']", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3]
+    for needs_joints, weight in ((True, [0, 1]), (False, [1, 1])):
+        prop = KeypointProperty(load_config(file, [*names, node + "NEEDS_JOINTS", needs_joints]))
+        fields = annotate(*people, prop=prop)
+        assert fields["gt_weight"].tolist() == weight
+        gt = ground_truth([[8, 12, 40, 44], [56, 12, 88, 44]], fields["gt_keypoints"].tolist())
+        gt.gt_weight = fields["gt_weight"]
+        targets = targets_of(pose_model(), [gt])
+        assert targets["size"].weight[:, 0].tolist() == targets["offset"].weight[:, 0].tolist() == weight
+        assert targets["keypoint_displacement"].weight[0].sum() == 0
+
+
+def test_joint_heatmaps_of_images_that_do_not_label_keypoints_are_not_learned():
+    model = pose_model()
+    batch = [{"instances": ground_truth([[8, 12, 40, 44]], people)} for people in ([[[0, 0, 0]] * 3], PERSON)]
+
+    def gradients(*unlabelled):
+        inputs = [{**x, "unlabelled": names} for x, names in zip(batch, unlabelled, strict=True)]
+        generator = torch.Generator().manual_seed(0)
+        maps = {
+            name: torch.randn(2, count, 16, 24, generator=generator, requires_grad=True)
+            for head in model.heads.values()
+            for name, count in head.maps.items()
+        }
+        losses = model.losses([maps], model.ground_truth(inputs, (16, 24)))
+        names = ("keypoint_heatmap", "heatmap", "size")
+        found = torch.autograd.grad(sum(losses.values()), [maps[name] for name in names])
+        return dict(zip(names, found, strict=True))
+
+    all_known, one_unknown = gradients((), ()), gradients(["keypoint"], ["box3d"])
+    assert (all_known["keypoint_heatmap"].abs().amax(dim=(2, 3)) > 0).all()
+    assert one_unknown["keypoint_heatmap"][0].abs().max() == 0
+    assert torch.equal(one_unknown["keypoint_heatmap"][1], all_known["keypoint_heatmap"][1])
+    for name in ("heatmap", "size"):
+        assert torch.equal(one_unknown[name], all_known[name])
 
 
 def test_classes_without_keypoints_do_not_disturb():
@@ -139,22 +183,23 @@ def test_classes_without_keypoints_do_not_disturb():
 def test_turned_images_teach_joint_heatmaps_only():
     upright, turned = affine_matrix((48, 32), 96, (64, 96)), affine_matrix((48, 32), 96, (64, 96), 90)
     window = AffineTransform(turned, (64, 96), (64, 96), upright)
-    fields = annotate_keypoints([annotation(keypoints=[58.5, 32.5, 2] + [0] * 6)], [window], (64, 96), schema=SCHEMA)
+    fields = annotate(annotation(keypoints=[58.5, 32.5, 2] + [0] * 6), transforms=[window])
     np.testing.assert_allclose(fields["gt_keypoints"][0, 0], [48, 22, 2], atol=1e-4)
     assert window.apply_box(np.array([[8.0, 12, 40, 44]])).tolist() == [[8, 12, 40, 44]]
     gt = ground_truth([[8, 12, 40, 44]], fields["gt_keypoints"].tolist())
-    gt.gt_weight, gt.gt_blind = torch.zeros(1), torch.ones(1, dtype=torch.bool)  # by the mapper
+    for name, value in CenterProperty().annotate({"annotations": [annotation()]}, [window], (64, 96)).items():
+        gt.set(name, value)
     targets = targets_of(pose_model(), [gt, ground_truth([[8, 12, 40, 44]], PERSON)])
-    assert (targets["heatmap"][0] == ALMOST_CENTER).all()
-    assert targets["heatmap"][1].max() == 1
-    assert targets["keypoint_heatmap"][0, 0].max() == 1
+    assert (targets["heatmap"].value[0] == ALMOST_CENTER).all()
+    assert targets["heatmap"].value[1].max() == 1
+    assert targets["keypoint_heatmap"].value[0, 0].max() == 1
     for name in ("size", "offset", "keypoint_displacement"):
         assert targets[name].weight[0].sum() == 0
     # The same if nothing is left of the upright box.
     gt.gt_boxes = Boxes(torch.tensor([[200.0, 12, 240, 44]]))
     targets = targets_of(pose_model(), [gt])
-    assert (targets["heatmap"] == ALMOST_CENTER).all()
-    assert targets["keypoint_heatmap"][0, 0].max() == 1
+    assert (targets["heatmap"].value == ALMOST_CENTER).all()
+    assert targets["keypoint_heatmap"].value[0, 0].max() == 1
 
 
 def snap(position, score, joint=(10.0, 10.0), box=(5.0, 5.0, 25.0, 15.0)):
@@ -228,7 +273,7 @@ def test_decoding_exports():
 
 
 def test_averaged_offsets_mirror_exactly():
-    head = KeypointHead(schema=SCHEMA, in_channels=4, head_conv=0, average_offsets=True)
+    head = KeypointHead(prop=PROPERTY, in_channels=4, head_conv=0, average_offsets=True)
     plain, mirrored = ([[20.0, 20, 2], [10, 30, 1], [33, 41, 2]], [[75.0, 20, 2], [62, 41, 2], [85, 30, 1]])
     model = pose_model()
     maps = perfect_maps(model, [ground_truth([[7, 12, 37, 43]], [plain])])
@@ -249,7 +294,7 @@ def test_images_without_objects_or_keypoints_train(tmp_path, augmentations):
         augmentations=augmentations,
         image_format="BGR",
         num_classes=1,
-        annotators=[partial(annotate_keypoints, schema=SCHEMA)],
+        properties=[PROPERTY],
     )
     thing = {"bbox": [8, 8, 30, 40], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
     keypoints = [10.5, 10.5, 2, 20.5, 20.5, 1, 0, 0, 0]

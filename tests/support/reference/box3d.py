@@ -1,19 +1,18 @@
 """Monocular 3-D boxes; the functions of the 3-D boxes themselves are in boxes3d.py."""
 
-from functools import partial
-
 import cv2
 import numpy as np
 import torch
 from detectron2.structures import BoxMode
 
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.data.augmentations import AffineTransform, MirrorTransform
 from centernet_d2.data.datasets.kitti import CLASSES, EXCLUDED, KITTI_TYPES
-from centernet_d2.modeling import Box3DHead
-from centernet_d2.modeling.geometry import Geometry, affine_matrix, apply_affine, invert_affine
-from centernet_d2.modeling.heads.box3d import annotate_boxes3d, describe_orientation, orientation_bins, raw_to_depth
+from centernet_d2.geometry import Geometry, affine_matrix, apply_affine, invert_affine
+from centernet_d2.modeling.heads import Box3DHead, Box3DProperty
+from centernet_d2.modeling.heads.box3d.head import describe_orientation, orientation_bins, raw_to_depth
 from centernet_d2.modeling.losses import orientation_loss, regression_loss
+from centernet_d2.structures.points import DenseTarget
+from centernet_d2.transforms import AffineTransform, MirrorTransform
 from support.models import stub_heads, stub_model
 
 from . import synthetic
@@ -103,7 +102,7 @@ def check_loss(path, comparison, tmp_path):
     index, width = data["batch_ind"], data["batch_hm"].shape[3]
     model = ddd_model(data["batch_hm"].shape[1], index.shape[1], boxes="size" in names, offset="offset" in names)
     orientation = describe_orientation(data["batch_rotbin"].float(), data["batch_rotres"].float())
-    targets = {"heatmap": data["batch_hm"]}
+    targets = {"heatmap": DenseTarget(data["batch_hm"])}
     for name, value, mask in (
         ("size", data.get("batch_wh"), "rot_mask"),
         ("offset", data.get("batch_reg"), "rot_mask"),
@@ -167,22 +166,24 @@ def check_targets(path, comparison, tmp_path):
     jittered = not np.allclose(data["s"][0], width)
     affine = AffineTransform(window, (height, width), output, jittered=jittered)
     transforms = [MirrorTransform(width)] * bool(data["flipped"]) + [affine]
-    annotate = partial(annotate_boxes3d, augmented="mask")
+    prop = Box3DProperty(augmented_depth="mask")
+    # No target depends on the camera, but that there is one.
+    camera = data.get("calib", np.eye(3, 4))
 
     known = [annotation for annotation in annotations if annotation["category_id"] != EXCLUDED]
     instances = instances_of(known, transforms, output)
     instances.gt_ignore = torch.tensor([annotation["ignore"] for annotation in known])
-    for name, value in annotate(known, transforms, output).items():
+    for name, value in prop.annotate({"annotations": known, "camera": camera}, transforms, output).items():
         instances.set(name, value)
     compare_targets_3d(comparison, "", model, instances, data)
 
     file_name = str(tmp_path / "image.png")
     cv2.imwrite(file_name, synthetic.image(height, width, int(data["image_k"])))
     mapper = CenterNetDatasetMapper(
-        True, augmentations=transforms, image_format="BGR", num_classes=3, annotators=[annotate]
+        True, augmentations=transforms, image_format="BGR", num_classes=3, properties=[prop]
     )
-    record = {"file_name": file_name, "height": height, "width": width, "annotations": annotations}
-    sample = mapper({**record, "camera": data["calib"]} if "calib" in data else record)
+    record = {"file_name": file_name, "height": height, "width": width, "camera": camera}
+    sample = mapper({**record, "annotations": annotations})
     compare_targets_3d(comparison, "pipeline ", model, sample["instances"], data)
     if "input" in data:
         model.backbone.divisibility = 1
@@ -194,7 +195,7 @@ def compare_targets_3d(comparison, prefix, model, instances, data):
     map_size = tuple(int(size) // model.stride for size in data["input_hw"])
     points = model.build_points([instances], map_size)
     targets = {name: t for head in model.heads.values() for name, t in head.targets([instances], points).items()}
-    comparison.close(f"{prefix}t_hm", targets["heatmap"][0], data.get("t_hm"), atol=1e-6)
+    comparison.close(f"{prefix}t_hm", targets["heatmap"].value[0], data.get("t_hm"), atol=1e-6)
     used = points.valid & ~points.ignore
     # Ignored regions and objects without area leave an empty row in the original.
     filled = data["t_rot_mask"] > 0 if "t_rot_mask" in data else (data["t_wh"] > 0).all(axis=1)
@@ -246,7 +247,7 @@ def check_post(path, comparison, tmp_path):
         half = dets[:, 15:17] / 2
         fields["boxes"] = torch.cat([dets[:, :2] - half, dets[:, :2] + half], dim=1)
     model = ddd_model(boxes=with_boxes, score_threshold=0.2)
-    geometry = Geometry((1, 1), (1, 1), to_image, torch.from_numpy(data["calib"]).double())
+    geometry = Geometry((1, 1), (1, 1), to_image, {"camera": torch.from_numpy(data["calib"]).double()})
     found = {name: x for head in model.heads.values() for name, x in head.to_image(fields, geometry).items()}
     places, alpha, boxes3d = apply_affine(dets[:, :2], to_image), found["pred_alpha"][:, None], found["pred_boxes3d"]
     score = fields["scores"][:, None]

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from centernet_d2.modeling.losses import focal_loss, focal_loss_with_logits, regression_loss
-from centernet_d2.modeling.points import SparseTarget
+from centernet_d2.structures.points import DenseTarget, SparseTarget
 from support.models import stub_heads
 
 from .comparison import checks
@@ -81,7 +81,7 @@ def check_full_ctdet(path, comparison, tmp_path):
     width = data["batch_hm"].shape[3]
     size, mask = ("cat_spec_wh", "cat_spec_mask") if class_specific else ("wh", "reg_mask")
     targets = {
-        "heatmap": data["batch_hm"],
+        "heatmap": DenseTarget(data["batch_hm"]),
         "size": sparse_target(data["batch_ind"], data[f"batch_{size}"], data[f"batch_{mask}"], width),
     }
     names = {"heatmap": "hm", "size": "wh"}

@@ -4,11 +4,12 @@ import torch
 from detectron2.structures import BoxMode
 
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.data.augmentations import AffineTransform, MirrorTransform
-from centernet_d2.data.keypoints import KeypointSchema
-from centernet_d2.modeling import KeypointHead
-from centernet_d2.modeling.geometry import Geometry, affine_matrix, invert_affine
-from centernet_d2.modeling.heads.keypoint import HALF_PIXEL, annotate_keypoints
+from centernet_d2.geometry import Geometry, affine_matrix, invert_affine
+from centernet_d2.modeling.heads import CenterProperty, KeypointHead, KeypointProperty
+from centernet_d2.modeling.heads.keypoint import KeypointSchema
+from centernet_d2.modeling.heads.keypoint.prop import HALF_PIXEL
+from centernet_d2.structures.points import DenseTarget
+from centernet_d2.transforms import AffineTransform, MirrorTransform
 from support.models import stub_heads, stub_model
 
 from . import synthetic
@@ -22,16 +23,17 @@ NAMES = {"heatmap": "hm", "size": "wh", "offset": "reg"}
 JOINT_NAMES = {"keypoint_displacement": "hps", "keypoint_heatmap": "hm_hp", "keypoint_offset": "hp_offset"}
 
 
-def schema(joints):
+def keypoint_property(joints):
     names = [str(index) for index in range(joints)]
-    return KeypointSchema.from_names(names, [(str(a), str(b)) for a, b in PAIRS if b < joints])
+    pairs = [(str(a), str(b)) for a, b in PAIRS if b < joints]
+    return KeypointProperty(schema=KeypointSchema.from_names(names, pairs))
 
 
 def pose_heads(joints, offset=True, **options):
     common = {"in_channels": 4, "head_conv": 0}
     return {
         **stub_heads(num_classes=1, offset=offset),
-        "KeypointHead": KeypointHead(schema=schema(joints), **{"constant_score": True, **options}, **common),
+        "KeypointHead": KeypointHead(prop=keypoint_property(joints), **{"constant_score": True, **options}, **common),
     }
 
 
@@ -42,7 +44,7 @@ def build_model(maps, **options):
     common = {"in_channels": 4, "head_conv": 0}
     heads = stub_heads(num_classes=1, offset="reg" in maps, box={"clip": False})
     heads["KeypointHead"] = KeypointHead(
-        schema=schema(joints), refine="hm_hp" in maps, constant_score=True, **joint_offset, **common
+        prop=keypoint_property(joints), refine="hm_hp" in maps, constant_score=True, **joint_offset, **common
     )
     return stub_model(heads, **options)
 
@@ -100,14 +102,14 @@ def check_loss(path, comparison, tmp_path):
     width = data["batch_hm"].shape[3]
     index = data["batch_ind"]
     targets = {
-        "heatmap": data["batch_hm"],
+        "heatmap": DenseTarget(data["batch_hm"]),
         "size": sparse_target(index, data["batch_wh"], data["batch_reg_mask"], width),
         "keypoint_displacement": sparse_target(index, data["batch_hps"], data["batch_hps_mask"], width),
     }
     if "offset" in names:
         targets["offset"] = sparse_target(index, data["batch_reg"], data["batch_reg_mask"], width)
     if "keypoint_heatmap" in names:
-        targets["keypoint_heatmap"] = data["batch_hm_hp"]
+        targets["keypoint_heatmap"] = DenseTarget(data["batch_hm_hp"])
     if "keypoint_offset" in names:
         targets["keypoint_offset"] = sparse_target(
             data["batch_hp_ind"], data["batch_hp_offset"], data["batch_hp_mask"], width
@@ -162,7 +164,8 @@ def check_targets(path, comparison, tmp_path):
 
     box_transforms = [*transforms[:-1], AffineTransform(upright, (height, width), output)]
     instances = instances_of(annotations, box_transforms, output)
-    for name, value in annotate_keypoints(annotations, transforms, output, schema=schema(joints)).items():
+    prop = keypoint_property(joints)
+    for name, value in prop.annotate({"annotations": annotations}, transforms, output).items():
         instances.set(name, value)
     if degrees:
         instances.gt_weight = torch.zeros(len(instances))
@@ -176,7 +179,7 @@ def check_targets(path, comparison, tmp_path):
         augmentations=transforms,
         image_format="BGR",
         num_classes=1,
-        annotators=[lambda a, t, size: annotate_keypoints(a, t, size, schema=schema(joints))],
+        properties=[CenterProperty(), prop],
     )
     sample = mapper({"file_name": file_name, "height": height, "width": width, "annotations": annotations})
     compare_pose_targets(comparison, "pipeline ", model, sample["instances"], data)
@@ -191,8 +194,8 @@ def compare_pose_targets(comparison, prefix, model, instances, data):
     points = model.build_points([instances], map_size)
     targets = {name: t for head in model.heads.values() for name, t in head.targets([instances], points).items()}
     used = points.valid
-    comparison.close(f"{prefix}t_hm", targets["heatmap"][0], data.get("t_hm"), atol=1e-6)
-    comparison.close(f"{prefix}t_hm_hp", targets["keypoint_heatmap"][0], data.get("t_hm_hp"), atol=1e-6)
+    comparison.close(f"{prefix}t_hm", targets["heatmap"].value[0], data.get("t_hm"), atol=1e-6)
+    comparison.close(f"{prefix}t_hm_hp", targets["keypoint_heatmap"].value[0], data.get("t_hm_hp"), atol=1e-6)
 
     index = points.cells[:, 1] * map_size[1] + points.cells[:, 0]
     displacement, offset = targets["keypoint_displacement"], targets["keypoint_offset"]

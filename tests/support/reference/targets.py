@@ -4,16 +4,10 @@ import torch
 from detectron2.structures import Boxes, BoxMode, Instances
 
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.data.augmentations import (
-    EIGENVALUES,
-    EIGENVECTORS,
-    AffineTransform,
-    MirrorTransform,
-    color_jitter,
-    crop_border,
-)
-from centernet_d2.modeling.geometry import affine_matrix, apply_affine, invert_affine
+from centernet_d2.data.augmentations import EIGENVALUES, EIGENVECTORS, color_jitter, crop_border
+from centernet_d2.geometry import affine_matrix, apply_affine, invert_affine
 from centernet_d2.modeling.heatmap import gaussian_profiles, gaussian_radius, paint_max
+from centernet_d2.transforms import AffineTransform, MirrorTransform
 from support.models import stub_heads, stub_model
 
 from . import synthetic
@@ -89,7 +83,7 @@ def compare_targets(comparison, prefix, model, instances, data):
         model.heads["BoxHead"].targets([instances], points),
     )
     used = points.valid
-    comparison.close(f"{prefix}t_hm", center["heatmap"][0], data["t_hm"], atol=1e-6)
+    comparison.close(f"{prefix}t_hm", center["heatmap"].value[0], data["t_hm"], atol=1e-6)
     compare_rows(comparison, f"{prefix}t_reg", center["offset"].value[used], data, "t_reg", atol=1e-5)
     index = points.cells[:, 1] * map_size[1] + points.cells[:, 0]
     compare_rows(comparison, f"{prefix}t_ind", index[used], data, "t_ind")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from centernet_d2.data.images import as_color_bytes, read_image
+from centernet_d2.images import as_color_bytes, read_image
 
 COLOR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 

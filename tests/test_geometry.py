@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from centernet_d2.modeling.geometry import affine_matrix, apply_affine, fixed_canvas, invert_affine, keep_canvas
+from centernet_d2.geometry import affine_matrix, apply_affine, fixed_canvas, invert_affine, keep_canvas
 
 
 def test_window_center_goes_to_the_middle_and_its_width_fills_the_output():

@@ -5,8 +5,8 @@ Points are (x, y), x to the right and y down. Pixel centers lie at integers, as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
@@ -24,13 +24,13 @@ class Geometry:
         image_size: height and width of the original image.
         input_size: height and width of the canvas that the network sees.
         to_image: (2, 3) float64 matrix that takes map pixels to pixels of the original image.
-        camera: (3, 4) float64 projection matrix of the original image, if it is known.
+        inputs: what else is known of the original image, by the names of the properties that read it.
     """
 
     image_size: tuple[int, int]
     input_size: tuple[int, int]
     to_image: Tensor
-    camera: Tensor | None = None
+    inputs: Mapping[str, object] = field(default_factory=dict)
 
 
 def affine_matrix(

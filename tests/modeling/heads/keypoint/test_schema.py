@@ -1,26 +1,19 @@
-import numpy as np
 import pytest
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from centernet_d2.config import add_centernet_config
-from centernet_d2.data.keypoints import KeypointSchema, check_keypoints, has_keypoints, keypoint_schema
+from centernet_d2.modeling.heads.keypoint.schema import KeypointSchema, keypoint_schema
 
 
 @pytest.fixture
 def cfg():
-    from detectron2.config import get_cfg
-
     cfg = get_cfg()
     add_centernet_config(cfg)
-    cfg.DATASETS.KEYPOINT_NAMES = ["nose", "left", "right"]
-    cfg.DATASETS.KEYPOINT_FLIP_MAP = [["left", "right"]]
+    cfg.MODEL.CENTERNET.KEYPOINTS.NAMES = ["nose", "left", "right"]
+    cfg.MODEL.CENTERNET.KEYPOINTS.FLIP_MAP = [["left", "right"]]
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 3
-    cfg.TEST.KEYPOINT_OKS_SIGMAS = [0.05] * 3
     return cfg
-
-
-def image(*keypoints):
-    return [{"file_name": "a.png", "annotations": [{"bbox": [0, 0, 1, 1]}, *({"keypoints": k} for k in keypoints)]}]
 
 
 def test_names_and_pairs_give_the_mirror(cfg):
@@ -29,7 +22,7 @@ def test_names_and_pairs_give_the_mirror(cfg):
 
 
 def test_without_names_the_metadata_tells(cfg):
-    cfg.DATASETS.KEYPOINT_NAMES = []
+    cfg.MODEL.CENTERNET.KEYPOINTS.NAMES = []
     cfg.DATASETS.TRAIN = ("keypoints_coco_2017_train",)
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 17
     assert keypoint_schema(cfg).mirror == (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
@@ -40,7 +33,7 @@ def test_without_names_the_metadata_tells(cfg):
 
 
 def test_without_any_names_a_mirror_swaps_nothing(cfg):
-    cfg.DATASETS.KEYPOINT_NAMES = []
+    cfg.MODEL.CENTERNET.KEYPOINTS.NAMES = []
     assert keypoint_schema(cfg).mirror == (0, 1, 2)
 
 
@@ -71,37 +64,26 @@ def test_the_number_of_keypoints_must_be_that_of_the_names(cfg):
         keypoint_schema(cfg)
 
 
-def test_good_data_pass(cfg):
-    check_keypoints(cfg, image([1, 1, 2, 0, 0, 0, 5, 5, 1], None, [], np.array([1.5, 1, 2, 0, 0, 0, 5, 5, 1])))
+def test_a_skeleton_becomes_colored_lines():
+    schema = KeypointSchema.from_names(["a", "b", "c"], [["a", "b"]], [["a", "b"], ["b", "c"]])
+    metadata = schema.metadata()
+    assert metadata["keypoint_names"] == ["a", "b", "c"]
+    assert metadata["keypoint_flip_map"] == [("a", "b")]
+    rules = metadata["keypoint_connection_rules"]
+    assert [rule[:2] for rule in rules] == [("a", "b"), ("b", "c")]
+    assert rules[0][2] != rules[1][2]
+    assert KeypointSchema((0, 1)).metadata() == {}
+    for wrong in (["a", "nose"], ["a"]):
+        with pytest.raises(ValueError, match=r"the skeleton has .*, which is not a pair of keypoint names \(a, b"):
+            KeypointSchema.from_names(["a", "b", "c"], [], [wrong])
 
 
-def test_null_and_empty_are_no_keypoints():
-    assert [has_keypoints(x) for x in ({}, {"keypoints": None}, {"keypoints": []}, {"keypoints": [0, 0, 0]})] == [
-        False, False, False, True
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("sigmas", [[0.05], []])
-def test_sigmas_must_fit(cfg, sigmas):
-    cfg.TEST.KEYPOINT_OKS_SIGMAS = sigmas
-    with pytest.raises(ValueError, match="TEST.KEYPOINT_OKS_SIGMAS"):
-        check_keypoints(cfg, image())
-
-
-@pytest.mark.parametrize(
-    ("keypoints", "message"),
-    [
-        ([1, 1, 2, 1, 1, 2], r"a\.png, annotation 1 of this image: an annotation has 2 keypoints, but .* is 3"),
-        ([1, 1, 2, 0, 0, 3, 5, 5, 1], r"a\.png, annotation 1 of this image: a visibility is not 0, 1 or 2"),
-        ([1, 1, 2, 0, 0, -1, 5, 5, 1], "a visibility is not 0, 1 or 2"),
-        ([1, 1, float("nan"), 0, 0, 0, 5, 5, 1], "a visibility is not 0, 1 or 2"),
-        ([1, float("nan"), 2, 0, 0, 0, 5, 5, 1], r"a\.png, annotation 1 of this image: a coordinate of the keypoints"),
-        ([1, 1, 2, float("inf"), 0, 0, 5, 5, 1], "a coordinate of the keypoints .* is not a finite number of at most"),
-        ([1, 1, 2, 0, 0, 0, 1e300, 5, 1], "a coordinate of the keypoints"),
-        ([1, 1, 2, 0, 0, 0, "5", 5, 1], "a coordinate of the keypoints"),
-        (7, "annotation 1 of this image: "),
-    ],
-)
-def test_wrong_annotations_are_named(cfg, keypoints, message):
-    with pytest.raises(ValueError, match=message):
-        check_keypoints(cfg, image(keypoints))
+def test_names_and_lines_are_those_of_the_metadata_that_they_become(cfg):
+    cfg.MODEL.CENTERNET.KEYPOINTS.SKELETON = [["nose", "left"]]
+    DatasetCatalog.register("same", list)
+    MetadataCatalog.get("same").set(**keypoint_schema(cfg).metadata())
+    expected = keypoint_schema(cfg)
+    node = cfg.MODEL.CENTERNET.KEYPOINTS
+    node.NAMES, node.FLIP_MAP, node.SKELETON, cfg.DATASETS.TEST = [], [], [], ("same",)
+    assert keypoint_schema(cfg) == expected
+    assert expected.lines == (("nose", "left"),)

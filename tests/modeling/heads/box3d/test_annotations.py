@@ -8,15 +8,17 @@ import torch
 from detectron2.data.transforms import ResizeTransform
 from detectron2.structures import BoxMode
 
-from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.data.augmentations import KittiWindow, MirrorTransform, RandomWindow, ShiftScaleWindow
-from centernet_d2.data.boxes3d import carry_camera, check_boxes3d
+from centernet_d2.data.augmentations import KittiWindow, RandomWindow, ShiftScaleWindow
 from centernet_d2.data.checks import check_dataset
 from centernet_d2.data.datasets.kitti import ALL_CLASSES, EXCLUDED
+from centernet_d2.geometry import affine_matrix
 from centernet_d2.modeling import Box3DHead
-from centernet_d2.modeling.heads.box3d import annotate_boxes3d
+from centernet_d2.modeling.heads import Box3DProperty, CenterProperty
+from centernet_d2.modeling.heads.box3d import carry_camera
+from centernet_d2.modeling.points import build_points
 from centernet_d2.structures.boxes3d import Boxes3D, alpha_to_rotation_y, project, rotation_y_to_alpha
+from centernet_d2.transforms import AffineTransform, MirrorTransform
 
 CAMERA = np.array([[70.0, 0, 60, 4.5], [0, 72, 18, -0.3], [0, 0, 1, 0.005]])
 
@@ -38,17 +40,17 @@ def car(x=-2.0, z=12.0, rotation_y=0.7, **other):
     }
 
 
-def mapped(tmp_path, annotations, augmentations, augmented="mask"):
+def mapped(tmp_path, annotations, augmentations, augmented="mask", camera=CAMERA):
     cv2.imwrite(str(tmp_path / "x.png"), np.zeros((37, 124, 3), dtype=np.uint8))
     mapper = CenterNetDatasetMapper(
         True,
         augmentations=augmentations,
         image_format="BGR",
         num_classes=3,
-        annotators=[lambda *args: annotate_boxes3d(*args, augmented=augmented)],
+        properties=[CenterProperty(), Box3DProperty(augmented_depth=augmented, reference_focal=50.0)],
     )
-    record = {"file_name": str(tmp_path / "x.png"), "height": 37, "width": 124, "camera": CAMERA.tolist()}
-    return mapper({**record, "annotations": annotations})
+    record = {"file_name": str(tmp_path / "x.png"), "height": 37, "width": 124, "annotations": annotations}
+    return mapper({**record, **({} if camera is None else {"camera": camera.tolist()})})
 
 
 SEQUENCES = {
@@ -81,7 +83,8 @@ def test_boxes_in_space_stay_on_boxes_in_the_image(tmp_path, name, seed):
     middle = gt.gt_boxes3d.location - torch.tensor([0, 0.75, 0])
     back = alpha_to_rotation_y(gt.gt_alpha, project(middle, camera)[:, 0], camera)
     assert torch.allclose(back.cos(), gt.gt_boxes3d.rotation_y.cos(), atol=1e-4)
-    assert gt.gt_camera.shape == (len(gt), 3, 4)
+    assert gt.gt_focal.tolist() == pytest.approx([float(camera[0, 0])] * len(gt))
+    assert gt.gt_space.tolist() == [1] * len(gt)
     assert gt.gt_alpha.abs().max() <= math.pi + 1e-6
 
 
@@ -123,7 +126,8 @@ def test_excluded_objects_go_regions_stay_and_order_is_kept(tmp_path):
     gt = mapped(tmp_path, annotations, [])["instances"]
     assert gt.gt_classes.tolist() == [-1, 1, 0]
     assert gt.gt_ignore.tolist() == [True, False, True]
-    assert gt.gt_depth.tolist() == [-1000, 12, 12]
+    assert gt.gt_depth.tolist() == [0, 12, 0]
+    assert gt.gt_space.tolist() == gt.gt_metric.tolist() == [0, 1, 0]
     assert len(gt[gt.gt_ignore].gt_boxes3d) == 2
     with pytest.raises(ValueError, match="has objects of a class that"):
         mapped(tmp_path, [car(category_id=-1)], [])
@@ -136,7 +140,6 @@ def test_excluded_objects_go_regions_stay_and_order_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("camera", "annotation", "message"),
     [
-        (None, {}, "x.png has no camera, which 3-D boxes need"),
         (np.eye(3), {}, r"x.png: the camera is not a \(3, 4\) matrix"),
         (-CAMERA, {}, "x.png: the camera has the focal lengths -70.0 and -72.0, which must be positive"),
         (CAMERA * 0, {}, "x.png: the camera has the focal lengths 0.0 and 0.0"),
@@ -149,12 +152,10 @@ def test_excluded_objects_go_regions_stay_and_order_is_kept(tmp_path):
     ],
 )
 def test_broken_annotations_are_named(camera, annotation, message):
-    record = {"file_name": "x.png", "annotations": [car(**annotation)]}
-    if camera is not None:
-        record["camera"] = camera
+    record = {"file_name": "x.png", "annotations": [car(**annotation)], "camera": camera}
     with pytest.raises(ValueError, match=message):
-        check_boxes3d([record])
-    check_boxes3d([{"file_name": "x.png", "camera": CAMERA, "annotations": [car(depth=-1.0, ignore=True)]}])
+        Box3DProperty().check([record])
+    Box3DProperty().check([{"file_name": "x.png", "camera": CAMERA, "annotations": [car(depth=-1.0, ignore=True)]}])
 
 
 def test_objects_beside_the_camera_are_counted_in_one_line(caplog):
@@ -163,12 +164,12 @@ def test_objects_beside_the_camera_are_counted_in_one_line(caplog):
         for depths in ([-0.18, 3.0], [0.0, 1e-3], [-4.0])
     ]
     with caplog.at_level(logging.INFO):
-        check_boxes3d(records[:2] + records)
+        Box3DProperty().check(records[:2] + records)
     (line,) = caplog.messages
     assert line == "5 objects in 5 images are not in front of the camera: no depth is learned from them"
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        check_boxes3d(
+        Box3DProperty().check(
             [{"file_name": "x.png", "camera": CAMERA, "annotations": [car(), car(ignore=True, depth=-1000.0)]}]
         )
     assert not caplog.messages
@@ -176,12 +177,29 @@ def test_objects_beside_the_camera_are_counted_in_one_line(caplog):
 
 def test_regions_to_ignore_need_no_third_dimension():
     region = {"bbox": [0, 0, 5, 5], "category_id": 0, "ignore": True}
-    check_boxes3d([{"file_name": "x.png", "camera": np.eye(3, 4), "annotations": [region]}])
-    fields = annotate_boxes3d([region], [], (8, 8), augmented="mask")
+    Box3DProperty().check([{"file_name": "x.png", "camera": np.eye(3, 4), "annotations": [region]}])
+    fields = Box3DProperty().annotate({"annotations": [region], "camera": np.eye(3, 4)}, [], (8, 8))
     assert fields["gt_boxes3d"].tensor.tolist() == [[0.0] * 7]
+    assert fields["gt_space"].tolist() == [0]
 
 
-def test_turned_images_are_not_for_boxes_in_space():
-    cfg = load_config(model_zoo.get_config_file("KITTI-3D/centernet_3d_R_18.yaml"), ["INPUT.AFFINE.ROTATE_PROB", 0.5])
-    with pytest.raises(ValueError, match="INPUT.AFFINE.ROTATE_PROB turns images"):
-        Box3DHead.check_data(cfg, [])
+def test_images_without_a_camera_and_objects_without_labels_teach_nothing_in_space(tmp_path):
+    without = mapped(tmp_path, [car()], [], camera=None)
+    assert "camera" not in without
+    assert without["instances"].gt_space.tolist() == without["instances"].gt_metric.tolist() == [0]
+    plain = {key: value for key, value in car().items() if key in ("bbox", "bbox_mode", "category_id")}
+    gt = mapped(tmp_path, [plain, car()], [])["instances"]
+    assert gt.gt_space.tolist() == gt.gt_metric.tolist() == [0, 1]
+    Box3DProperty().check([{"file_name": "x.png", "annotations": [car(), plain]}])
+
+
+@pytest.mark.parametrize("degrees", [None, 20.0])
+def test_nothing_in_space_is_learned_from_turned_images(tmp_path, degrees):
+    straight = affine_matrix((62, 18), 124, (64, 256))
+    turned = straight if degrees is None else affine_matrix((62, 18), 124, (64, 256), degrees)
+    transform = AffineTransform(turned, (37, 124), (64, 256), None if degrees is None else straight)
+    gt = [mapped(tmp_path, [car()], [transform])["instances"]]
+    head = Box3DHead(in_channels=4, head_conv=0)
+    targets = head.targets(gt, build_points(gt, (16, 64), 4))
+    learned = {name: bool(target.weight.any()) for name, target in targets.items()}
+    assert learned == dict.fromkeys(head.maps, degrees is None)

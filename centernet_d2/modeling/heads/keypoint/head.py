@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
-import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.data.transforms import Transform
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ...data.augmentations import is_mirrored
-from ...data.keypoints import HALF_PIXEL, KeypointSchema, check_keypoints, has_keypoints, keypoint_schema
-from ..geometry import Geometry, apply_affine
-from ..heatmap import gaussian_profiles, paint_max, peak_filter
-from ..losses import focal_loss_with_logits, regression_loss
-from ..points import Peaks, Points, SparseTarget, optional_field
-from .point_head import POINT_HEAD_REGISTRY, Annotator, PointHead, unflip_vectors
+from ....geometry import Geometry, apply_affine
+from ....registry import POINT_HEAD_REGISTRY
+from ....structures.points import DenseTarget, Peaks, Points, SparseTarget, optional_field
+from ...heatmap import gaussian_profiles, paint_max, peak_filter
+from ...losses import focal_loss_with_logits, regression_loss
+from ..point_head import PointHead, unflip_vectors
+from .prop import HALF_PIXEL, KeypointProperty
 
 __all__ = ["KeypointHead", "snap_to_peaks"]
 
@@ -27,41 +24,6 @@ __all__ = ["KeypointHead", "snap_to_peaks"]
 # the box (SPEC 8).
 PEAK_THRESHOLD = 0.1
 MAX_DISTANCE = 0.3
-
-
-def annotate_keypoints(
-    annotations: Sequence[dict], transforms: Sequence[Transform], image_size: tuple[int, int], *, schema: KeypointSchema
-) -> dict[str, Tensor]:
-    """Keypoints of one image under its transforms.
-
-    Annotations without keypoints get zeros. Those whose keypoints are all unlabelled stay objects but lose the
-    supervision of their other properties, as in the original (SPEC 6.5).
-
-    Args:
-        annotations: Detectron2's, with ``keypoints`` as 3 K numbers (x, y, visibility) or without.
-        transforms: what the image went through; mirrored an odd number of times, left and right swap.
-        image_size: not needed.
-        schema: number and mirror images of the keypoints.
-
-    Returns:
-        ``gt_keypoints`` (N, K, 3) in index coordinates of the network input, and ``gt_weight`` (N,).
-
-    Raises:
-        ValueError: a list of keypoints has the wrong length.
-    """
-    keypoints = np.zeros((len(annotations), len(schema), 3))
-    weight = np.ones(len(annotations), dtype=np.float32)
-    for index, annotation in enumerate(annotations):
-        if has_keypoints(annotation):
-            keypoints[index] = schema.as_array(annotation["keypoints"])
-            weight[index] = (keypoints[index, :, 2] > 0).any()
-    positions = keypoints[..., :2].reshape(-1, 2) - HALF_PIXEL
-    for transform in transforms:
-        positions = transform.apply_coords(positions)
-    keypoints[..., :2] = positions.reshape(len(annotations), len(schema), 2)
-    if is_mirrored(transforms):
-        keypoints = keypoints[:, schema.mirror]
-    return {"gt_keypoints": torch.from_numpy(keypoints).float(), "gt_weight": torch.from_numpy(weight)}
 
 
 def snap_to_peaks(
@@ -102,6 +64,8 @@ class KeypointHead(PointHead):
     of a kind in the image, with the offset within their cell; they decide the exact place.
     """
 
+    property_type = KeypointProperty
+    original_names = {"keypoint_displacement": "hps", "keypoint_heatmap": "hm_hp", "keypoint_offset": "hp_offset"}
     heatmaps = ("keypoint_heatmap",)
     requires = ("scores", "boxes")
     provides = ("keypoints",)
@@ -112,7 +76,7 @@ class KeypointHead(PointHead):
     def __init__(
         self,
         *,
-        schema: KeypointSchema,
+        prop: KeypointProperty,
         refine: bool = True,
         offset: bool = True,
         constant_score: bool = False,
@@ -125,7 +89,7 @@ class KeypointHead(PointHead):
     ) -> None:
         """
         Args:
-            schema: number and mirror images of the keypoints.
+            prop: with number and mirror images of the keypoints.
             refine: predict heatmaps of the joints and snap to their peaks.
             offset: predict the offset of a joint within its cell; without it peaks are taken at the middle of a cell.
             constant_score: give every joint the score 1, as the original does, instead of its own.
@@ -134,13 +98,13 @@ class KeypointHead(PointHead):
             stride: image pixels per cell.
             common: see :class:`PointHead`.
         """
-        maps = {"keypoint_displacement": 2 * len(schema)}
+        maps = {"keypoint_displacement": 2 * len(prop.schema)}
         if refine:
-            maps["keypoint_heatmap"] = len(schema)
+            maps["keypoint_heatmap"] = len(prop.schema)
             if offset:
                 maps["keypoint_offset"] = 2
-        super().__init__(maps, **common)
-        self.schema = schema
+        super().__init__(maps, prop=prop, **common)
+        self.schema = prop.schema
         self.constant_score = constant_score
         self.displacement_weight = displacement_weight
         self.heatmap_weight = heatmap_weight
@@ -152,7 +116,6 @@ class KeypointHead(PointHead):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
         node = cfg.MODEL.CENTERNET.KEYPOINTS
         return {
-            "schema": keypoint_schema(cfg),
             "refine": node.REFINE,
             "offset": node.OFFSET,
             "constant_score": node.CONSTANT_SCORE,
@@ -164,16 +127,7 @@ class KeypointHead(PointHead):
             **cls.common_config(cfg, input_shape, num_stacks),
         }
 
-    @classmethod
-    def build_annotator(cls, cfg: CfgNode) -> Annotator:
-        schema = keypoint_schema(cfg)
-        return partial(annotate_keypoints, schema=schema)
-
-    @classmethod
-    def check_data(cls, cfg: CfgNode, dicts: Sequence[dict]) -> None:
-        check_keypoints(cfg, dicts)
-
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, Tensor | SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, DenseTarget | SparseTarget]:
         batch, height, width = points.map_size
         keypoints = torch.cat([instances.gt_keypoints for instances in gt])
         positions = keypoints[..., :2] / points.stride
@@ -191,19 +145,23 @@ class KeypointHead(PointHead):
             rows, columns = gaussian_profiles(cells, points.radius.repeat_interleave(len(self.schema)), (height, width))
             canvas = positions.new_zeros(batch * len(self.schema), height, width)
             paint_max(canvas, image * len(self.schema) + joint, rows * known.flatten()[:, None], columns)
-            targets["keypoint_heatmap"] = canvas.unflatten(0, (batch, -1))
-            offset = positions.flatten(0, 1) - cells
-            weight = known.float().flatten()[:, None].expand_as(offset)
-            targets["keypoint_offset"] = SparseTarget(image, cells, offset, weight)
+            labelled = points.labelled(self.prop.name)
+            weight = None if labelled is None else labelled.float()
+            targets["keypoint_heatmap"] = DenseTarget(canvas.unflatten(0, (batch, -1)), weight)
+            if "keypoint_offset" in self.maps:
+                offset = positions.flatten(0, 1) - cells
+                weight = known.float().flatten()[:, None].expand_as(offset)
+                targets["keypoint_offset"] = SparseTarget(image, cells, offset, weight)
         return targets
 
-    def losses(self, maps: dict[str, Tensor], targets: dict[str, Tensor | SparseTarget]) -> dict[str, Tensor]:
+    def losses(self, maps: dict[str, Tensor], targets: dict[str, DenseTarget | SparseTarget]) -> dict[str, Tensor]:
         losses = {
             "loss_keypoint_displacement": self.displacement_weight
             * _l1(maps["keypoint_displacement"], targets["keypoint_displacement"])
         }
         if "keypoint_heatmap" in self.maps:
-            heatmap = focal_loss_with_logits(maps["keypoint_heatmap"], targets["keypoint_heatmap"])
+            target = targets["keypoint_heatmap"]
+            heatmap = focal_loss_with_logits(maps["keypoint_heatmap"], target.value, target.weight)
             losses["loss_keypoint_heatmap"] = self.heatmap_weight * heatmap
         if "keypoint_offset" in self.maps:
             offset = _l1(maps["keypoint_offset"], targets["keypoint_offset"])

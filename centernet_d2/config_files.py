@@ -1,0 +1,47 @@
+"""The project's config files, found wherever the package is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["available", "find_config", "get_config_file"]
+
+
+def _root() -> Path:
+    """The folder of the configs: installed as centernet_d2.configs, or beside the package in a plain checkout."""
+    try:
+        from . import configs
+    except ImportError:
+        return Path(__file__).resolve().parent.parent / "configs"
+    return Path(configs.__file__).parent
+
+
+def available() -> list[str]:
+    """Names of all configs, such as ``"COCO-Detection/centernet_R_18_1x.yaml"``."""
+    root = _root()
+    return sorted(path.relative_to(root).as_posix() for path in root.glob("*/*.yaml"))
+
+
+def get_config_file(name: str) -> str:
+    """Path of a config of the model zoo.
+
+    Raises:
+        FileNotFoundError: there is none of this name.
+    """
+    if name not in available():
+        known = "\n  ".join(available())
+        raise FileNotFoundError(f"there is no config '{name}'; the model zoo has:\n  {known}")
+    return str(_root() / name)
+
+
+def find_config(name: str | Path) -> Path:
+    """The file of this path or, if there is none, the config of the model zoo of this name.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    if str(name) in available():
+        return _root() / name
+    raise FileNotFoundError(f"config file {name} does not exist; centernet_d2.model_zoo.available() lists ours")

@@ -1,0 +1,36 @@
+"""The heads and the properties that a config names."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+
+from ...registry import POINT_HEAD_REGISTRY, lookup
+from .point_head import PointHead, Property
+
+__all__ = ["build_point_heads", "build_properties", "head_types", "heads_provide"]
+
+
+def head_types(cfg: CfgNode) -> list[type[PointHead]]:
+    """The classes that ``MODEL.CENTERNET.HEADS`` names, in order.
+
+    Raises:
+        KeyError: there is none of such a name.
+    """
+    names = cfg.MODEL.CENTERNET.HEADS
+    return [lookup(POINT_HEAD_REGISTRY, name, "MODEL.CENTERNET.HEADS") for name in names]
+
+
+def build_point_heads(cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> list[PointHead]:
+    """The heads of ``MODEL.CENTERNET.HEADS``, in order."""
+    return [head(cfg, input_shape, num_stacks) for head in head_types(cfg)]
+
+
+def build_properties(cfg: CfgNode) -> list[Property]:
+    """The properties of ``MODEL.CENTERNET.HEADS``, in order; no network is built."""
+    return [head.property_type(cfg) for head in head_types(cfg)]
+
+
+def heads_provide(cfg: CfgNode, field: str) -> bool:
+    """Whether a head of the config decodes a field, such as "boxes"."""
+    return any(field in head.provides for head in head_types(cfg))

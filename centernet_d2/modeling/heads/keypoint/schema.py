@@ -1,0 +1,123 @@
+"""What the keypoints of a data set are called, and which of them a mirror swaps."""
+
+from __future__ import annotations
+
+import colorsys
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.utils.logger import log_first_n
+
+__all__ = ["KeypointSchema", "keypoint_schema"]
+
+
+@dataclass(frozen=True)
+class KeypointSchema:
+    """Keypoints in order.
+
+    Attributes:
+        mirror: for every keypoint the index of the one that takes its place in a mirrored image.
+        names: of the keypoints; empty if they are not known.
+        lines: pairs of names between which pictures have lines.
+    """
+
+    mirror: tuple[int, ...]
+    names: tuple[str, ...] = ()
+    lines: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_names(
+        cls, names: Sequence[str], flip_map: Sequence[Sequence[str]], lines: Sequence[Sequence[str]] = ()
+    ) -> KeypointSchema:
+        """
+        Args:
+            names: of the keypoints, in order.
+            flip_map: pairs of names that a mirror swaps.
+            lines: pairs of names between which pictures have lines.
+
+        Raises:
+            ValueError: a name is there twice, or a pair names a keypoint that is not there or, of the flip map, in
+                another pair already.
+        """
+        if len(set(names)) != len(names):
+            raise ValueError(f"keypoints share a name: {', '.join(names)}")
+        if unknown := sorted({name for pair in flip_map for name in pair} - set(names)):
+            raise ValueError(
+                f"the keypoint flip map names {', '.join(unknown)}, but the keypoints are {', '.join(names)}"
+            )
+        paired = [name for pair in flip_map for name in pair]
+        if any(len(pair) != 2 for pair in flip_map) or len(set(paired)) != len(paired):
+            raise ValueError(f"the keypoint flip map is not made of pairs that share no name: {list(flip_map)}")
+        other = {a: b for pair in flip_map for a, b in (tuple(pair), tuple(pair)[::-1])}
+        for pair in lines:
+            if len(pair) != 2 or not set(pair) <= set(names):
+                raise ValueError(
+                    f"the skeleton has {list(pair)}, which is not a pair of keypoint names ({', '.join(names)})"
+                )
+        mirror = tuple(names.index(other.get(name, name)) for name in names)
+        return cls(mirror, tuple(names), tuple((a, b) for a, b in lines))
+
+    def metadata(self) -> dict[str, object]:
+        """What Detectron2 wants to know about keypoints; each line of the skeleton gets a color."""
+        if not self.names:
+            return {}
+        hues = (colorsys.hsv_to_rgb(index / len(self.lines), 0.9, 1.0) for index in range(len(self.lines)))
+        colors = [tuple(round(255 * part) for part in hue) for hue in hues]
+        pairs = [(name, self.names[other]) for name, other in zip(self.names, self.mirror, strict=True)]
+        return {
+            "keypoint_names": list(self.names),
+            "keypoint_flip_map": [(a, b) for a, b in pairs if self.names.index(a) < self.names.index(b)],
+            "keypoint_connection_rules": [(*line, color) for line, color in zip(self.lines, colors, strict=True)],
+        }
+
+    def __len__(self) -> int:
+        return len(self.mirror)
+
+    def as_array(self, keypoints: Sequence[float]) -> np.ndarray:
+        """Flat x, y, visibility triples -> (K, 3).
+
+        Raises:
+            ValueError: there are not K triples.
+        """
+        if len(keypoints) != 3 * len(self):
+            raise ValueError(
+                f"an annotation has {len(keypoints) / 3:g} keypoints, but MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is "
+                f"{len(self)}"
+            )
+        return np.asarray(keypoints, dtype=np.float64).reshape(-1, 3)
+
+
+def keypoint_schema(cfg: CfgNode) -> KeypointSchema:
+    """The keypoints of a config: of ``MODEL.CENTERNET.KEYPOINTS.NAMES``, else of the metadata of its data sets.
+
+    Without names, left and right are not known, and mirrors swap nothing; a log line says so.
+
+    Raises:
+        ValueError: their number is not MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, data sets have different ones, or the
+            flip map names others.
+    """
+    count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    node = cfg.MODEL.CENTERNET.KEYPOINTS
+    names, flip_map, lines = node.NAMES, node.FLIP_MAP, node.SKELETON
+    for dataset in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+        metadata = MetadataCatalog.get(dataset) if dataset in DatasetCatalog.list() else Metadata()
+        own = metadata.get("keypoint_names", ())
+        if names and own and list(own) != list(names):
+            raise ValueError(f"the keypoints of '{dataset}' are {', '.join(own)}, but others are {', '.join(names)}")
+        if own and not names:
+            names, flip_map = own, metadata.get("keypoint_flip_map", ())
+            lines = [rule[:2] for rule in metadata.get("keypoint_connection_rules", ())]
+    if not names:
+        message = "keypoints have no names, so mirrored images do not swap left and right: KEYPOINTS.NAMES"
+        log_first_n(logging.WARNING, message)
+        return KeypointSchema(tuple(range(count)))
+    if len(names) != count:
+        raise ValueError(
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {count}, but the data set has {len(names)} keypoints: "
+            f"{', '.join(names)}"
+        )
+    return KeypointSchema.from_names(names, flip_map, lines)

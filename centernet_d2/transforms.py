@@ -1,0 +1,82 @@
+"""What an image goes through, in index coordinates: pixel centers at integers, a mirror takes x to W - 1 - x."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from detectron2.data.transforms import HFlipTransform, Transform
+
+from .geometry import invert_affine, warp_affine
+
+__all__ = ["AffineTransform", "MirrorTransform", "is_mirrored"]
+
+
+class MirrorTransform(HFlipTransform):
+    """Mirror in index coordinates. A subclass, because Detectron2 swaps left and right joints for this type only."""
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        """(N, 2) points -> the same with x' = W - 1 - x."""
+        coords = coords.copy()
+        coords[:, 0] = self.width - 1 - coords[:, 0]
+        return coords
+
+    def inverse(self) -> MirrorTransform:
+        return self
+
+
+def is_mirrored(transforms: Sequence[Transform]) -> bool:
+    """Whether an image was mirrored an odd number of times."""
+    return sum(isinstance(transform, HFlipTransform) for transform in transforms) % 2 == 1
+
+
+class AffineTransform(Transform):
+    """Show a window of the image: one matrix for pixels, boxes, polygons, masks and keypoints."""
+
+    def __init__(
+        self,
+        matrix: np.ndarray,
+        input_size: tuple[int, int],
+        output_size: tuple[int, int],
+        box_matrix: np.ndarray | None = None,
+        jittered: bool = False,
+    ) -> None:
+        """
+        Args:
+            matrix: (2, 3), from input to output pixels.
+            input_size, output_size: (height, width).
+            box_matrix: another matrix for boxes, which the original does not turn with the image (SPEC 5.2).
+            jittered: whether the window was shifted or scaled by chance, which hides how far away things are.
+        """
+        super().__init__()
+        self.matrix = matrix
+        self.input_size = input_size
+        self.output_size = output_size
+        self.box_matrix = box_matrix
+        self.jittered = jittered
+
+    @property
+    def rotates(self) -> bool:
+        """Whether image and points turn while boxes do not."""
+        return self.box_matrix is not None
+
+    def apply_box(self, box: np.ndarray) -> np.ndarray:
+        """(N, 4) XYXY boxes -> the same, upright."""
+        if self.box_matrix is None:
+            return super().apply_box(box)
+        return AffineTransform(self.box_matrix, self.input_size, self.output_size).apply_box(box)
+
+    def apply_image(self, img: np.ndarray) -> np.ndarray:
+        """Bilinear, black outside the image."""
+        return warp_affine(img, self.matrix, self.output_size)
+
+    def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:
+        return warp_affine(segmentation, self.matrix, self.output_size, cv2.INTER_NEAREST)
+
+    def apply_coords(self, coords: np.ndarray) -> np.ndarray:
+        return coords @ self.matrix[:, :2].T + self.matrix[:, 2]
+
+    def inverse(self) -> AffineTransform:
+        box_matrix = invert_affine(self.box_matrix) if self.rotates else None
+        return AffineTransform(invert_affine(self.matrix), self.output_size, self.input_size, box_matrix, self.jittered)
