@@ -1,0 +1,139 @@
+"""The examples at tiny scale, through the command lines, as a user would run them."""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from centernet_d2 import Predictor, load_config
+from centernet_d2.demo import main as demo
+from centernet_d2.outside import import_outside
+from conftest import ROOT
+
+from .conftest import EXAMPLES
+
+
+def metrics(folder):
+    """The last line of metrics.json that has results."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return next(line for line in reversed(lines) if any("_error/" in key for key in line))
+
+
+def detections_file(folder, name):
+    return json.loads((folder / "inference" / name / "coco_instances_results.json").read_text())
+
+
+@pytest.fixture
+def bars(tmp_path):
+    (module,) = import_outside([str(EXAMPLES / "rotated_boxes" / "rotated_boxes.py")])
+    for seed, name in enumerate(("train", "val")):
+        module.write_bars(tmp_path / "bars", name, images=3, seed=seed)
+    return module
+
+
+def test_rotated_boxes_from_training_to_pictures(bars, train, tmp_path):
+    augmented = {"TEST__AUG__ENABLED": True, "TEST__CENTERNET_ORACLE": "['heatmap','size','offset','angle']"}
+    assert train("rotated_boxes", **augmented) == 0
+    found = metrics(tmp_path / "out")
+    # With everything known, nothing is off.
+    oracle = "angle_error_ORACLE_heatmap+size+offset+angle"
+    assert found[f"{oracle}/found"] == 100
+    assert found[f"{oracle}/degrees"] < 0.01
+    assert "angle_error/found" in found
+    assert "angle_error_TTA/found" in found
+    assert all(-90 <= one["angle"] <= 90 for one in detections_file(tmp_path / "out", "bars_val"))
+
+    files = ["--import", str(EXAMPLES / "rotated_boxes" / "rotated_boxes.py")]
+    files += [
+        "--config-file",
+        str(tmp_path / "out" / "config.yaml"),
+        "--weights",
+        str(tmp_path / "out/model_final.pth"),
+    ]
+    picture = tmp_path / "bars" / "val" / "0001.png"
+    outputs = ["--output", str(tmp_path / "drawn.png"), "--json", str(tmp_path / "found.json"), "--threshold", "0"]
+    assert demo([str(picture), *files, *outputs]) == 0
+    assert all("angle" in one for one in json.loads((tmp_path / "found.json").read_text()))
+    drawn, plain = (cv2.imread(str(path)) for path in (tmp_path / "drawn.png", picture))
+    assert (drawn != plain).any()
+
+
+def test_an_angle_follows_the_image(bars):
+    from centernet_d2.geometry import affine_matrix
+    from centernet_d2.transforms import AffineTransform, MirrorTransform
+
+    record = {"annotations": [{"angle": 20.0}, {"angle": -70.0}, {}]}
+    prop = bars.AngleProperty()
+    mirrored = prop.annotate(record, [MirrorTransform(50)], (50, 50))
+    # A mirrored direction; half a turn more is the same bar.
+    assert np.allclose(mirrored["gt_angle"] % 180, [160, 70, 0], atol=1e-4)
+    assert mirrored["gt_angle_known"].tolist() == [1, 1, 0]
+    window = affine_matrix((25, 25), 50, (100, 100), 10.0)
+    turned = prop.annotate(record, [AffineTransform(window, (50, 50), (100, 100))], (100, 100))
+    # The window turns by 10 degrees against what is seen in it.
+    assert np.allclose(turned["gt_angle"], [10, -80, -10], atol=1e-4)
+    assert record == {"annotations": [{"angle": 20.0}, {"angle": -70.0}, {}]}
+
+
+def test_a_mirrored_image_has_mirrored_angles(bars, train, tmp_path):
+    assert train("rotated_boxes", SOLVER__MAX_ITER=1, DATASETS__TEST="()") == 0
+    # Pixels move as they are, so that the mirror is exact.
+    options = ["TEST.AUG.ENABLED", True, "TEST.AUG.AVERAGE_OFFSETS", True, "MODEL.CENTERNET.TEST_RESOLUTION", "keep"]
+    options += ["MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")]
+    predictor = Predictor.from_config(load_config(tmp_path / "out" / "config.yaml", options))
+    image = cv2.imread(str(tmp_path / "bars" / "val" / "0001.png"))
+    upright, mirrored = predictor(image), predictor(np.ascontiguousarray(image[:, ::-1]))
+    assert len(upright) == 20
+    # Peaks may tie, so only what scores alone has a partner for sure.
+    scores = upright.scores.tolist()
+    alone = [i for i, score in enumerate(scores) if sum(abs(score - other) < 1e-5 for other in scores) == 1]
+    difference = (upright.pred_angle + mirrored.pred_angle)[alone]
+    assert alone
+    assert ((difference + 90) % 180 - 90).abs().max() < 0.1
+
+
+def test_wrong_angles_are_named_at_the_start(bars, train, tmp_path, capsys):
+    file = tmp_path / "bars" / "train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["angle"] = "steep"
+    file.write_text(json.dumps(content))
+    assert train("rotated_boxes") == 1
+    assert "angle is 'steep'" in capsys.readouterr().err
+
+
+def test_identities_from_training_to_retrieval(train, tmp_path):
+    (module,) = import_outside([str(EXAMPLES / "identity" / "identity.py")])
+    module.write_badges(tmp_path / "badges", "train", range(6), images=3, seed=0)
+    # Two identities, so that some are there more than once.
+    module.write_badges(tmp_path / "badges", "val", range(6, 8), images=3, seed=1)
+    oracle = {"TEST__CENTERNET_ORACLE": "['heatmap','size','offset']"}
+    assert train("identity", MODEL__CENTERNET__IDENTITY__COUNT=6, TEST__AUG__ENABLED=True, **oracle) == 0
+    found = metrics(tmp_path / "out")
+    assert found["identity_error_ORACLE_heatmap+size+offset/found"] == 100
+    assert 0 <= found["identity_error_ORACLE_heatmap+size+offset/rank1"] <= 100
+    weights = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
+    assert weights["heads.IdentityHead.classifier.weight"].shape == (6, 32)
+    embeddings = torch.tensor([one["embedding"] for one in detections_file(tmp_path / "out", "badges_val")])
+    assert torch.allclose(embeddings.norm(dim=1), torch.ones(len(embeddings)), atol=1e-5)
+
+
+def test_rank_1_counts_the_nearest_other_object():
+    (module,) = import_outside([str(EXAMPLES / "identity" / "identity.py")])
+    from detectron2.structures import Instances
+
+    found = Instances((1, 1), pred_embedding=torch.eye(4)[[0, 0, 1, 2]] + 0.1 * torch.eye(4)[[3, 3, 0, 1]])
+    truth = Instances((1, 1), gt_identity=torch.tensor([5, 5, 7, 7]))
+    # The third is nearest to the first two, the fourth to the third.
+    assert module.IdentityProperty().errors(found, truth) == {"rank1": 75.0}
+
+
+def test_the_page_about_heads_shows_the_code_of_the_example():
+    page = (ROOT / "docs" / "heads.md").read_text(encoding="utf-8")
+    source = " ".join((EXAMPLES / "rotated_boxes" / "rotated_boxes.py").read_text(encoding="utf-8").split())
+    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    parts = [" ".join(part.split()) for block in blocks for part in re.split(r"\n\n+", block)]
+    assert len(parts) > 15
+    assert [part for part in parts if part not in source] == []
