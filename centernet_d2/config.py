@@ -60,7 +60,7 @@ def add_centernet_config(cfg: CfgNode) -> None:
     # "Adam" as in the paper, "AdamW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "Adam"
     # Number of images per batch for which SOLVER.BASE_LR is stated. If it is not 0, the learning rate is scaled
-    # linearly to the actual SOLVER.IMS_PER_BATCH (SPEC 10). Iterations and steps are left as they are.
+    # linearly to the actual SOLVER.IMS_PER_BATCH (original.md: Optimizer). Iterations and steps are left as they are.
     cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
 
     # Round COCO results to two decimals before they are evaluated, as the original did for its published figures.
@@ -77,11 +77,12 @@ def add_centernet_config(cfg: CfgNode) -> None:
     # Beside Detectron2's TEST.AUG.ENABLED and FLIP: test scales as factors; the paper's are 0.5, 0.75, 1, 1.25, 1.5.
     cfg.TEST.AUG.SCALES = (1.0,)
     # Average the offsets of centers and joints over mirrored images too, which makes the mirror exact. The original
-    # takes those of the upright image (SPEC 9.2), and mirrors displacements of joints that are off by most of a cell.
+    # takes those of the upright image, and mirrors displacements of joints that are off by most of a cell
+    # (original.md: Flip test).
     cfg.TEST.AUG.AVERAGE_OFFSETS = False
     # How several scales are merged: "gaussian" as in the original, "linear" or "hard".
     cfg.TEST.AUG.SOFT_NMS = "gaussian"
-    # Keep the rows that the original's soft-NMS leaves behind (SPEC 9.5), for comparisons with it.
+    # Keep the rows that the original's soft-NMS leaves behind (original.md: Soft-NMS), for comparisons with it.
     cfg.TEST.AUG.KEEP_STALE = False
 
 
@@ -94,20 +95,20 @@ def _add_model_keys(model: CfgNode) -> None:
 
     # Up-sampling behind a ResNet trunk (whose depth and norm are MODEL.RESNETS.DEPTH and .NORM).
     model.UPCONV = CfgNode()
-    # Width of the three transposed convolutions: 256, 256, 256 plain; 256, 128, 64 deformable (SPEC 2.4).
+    # Width of the three transposed convolutions: 256, 256, 256 plain; 256, 128, 64 deformable (original.md: ResNet).
     model.UPCONV.CHANNELS = [256, 256, 256]
     # A modulated deformable convolution in front of each.
     model.UPCONV.DEFORMABLE = False
     # "BN", "SyncBN" or "FrozenBN".
     model.UPCONV.NORM = "BN"
 
-    # DLA-34, whose neck either samples deformably and aggregates twice, or is plain (SPEC 2.6, 2.7).
+    # DLA-34, whose neck either samples deformably and aggregates twice, or is plain (original.md: DLA necks).
     model.DLA = CfgNode()
     model.DLA.DEFORMABLE = True
     # "BN", "SyncBN" or "FrozenBN", in trunk and neck.
     model.DLA.NORM = "BN"
 
-    # Hourglass-104 (SPEC 2.8); one stack makes it Hourglass-52.
+    # Hourglass-104 (original.md: Hourglass); one stack makes it Hourglass-52.
     model.HOURGLASS = CfgNode()
     model.HOURGLASS.STACKS = 2
     # Width and number of residual blocks at each depth, the finest first. Every depth beyond the first doubles what
@@ -127,7 +128,7 @@ def _add_model_keys(model: CfgNode) -> None:
     node.CLASS_NAMES = []
     # Channels of the hidden 3x3 convolution of every head; 0 leaves a single 1x1 convolution.
     node.HEAD_CONV = 64
-    # Initialisation of the non-heatmap maps: "small_last", "small", "zero_bias" or "default" (SPEC 2.1).
+    # How maps that are no heatmaps start: "small_last", "small", "zero_bias" or "default" (original.md: Head branches).
     node.HEAD_INIT = "small_last"
     # Sub-cell offset of the center; without it centers are decoded at the middle of their cell.
     node.OFFSET = True
@@ -147,14 +148,14 @@ def _add_model_keys(model: CfgNode) -> None:
     node.RADIUS_ROUND_UP = True
     # Regions to ignore (crowds, KITTI's DontCare and neighbouring classes): "mask" takes their boxes out of the loss of
     # the heatmap. As in the original for 3-D boxes: "center" draws their Gaussian with 0.9999 at its center, "box" sets
-    # their whole box to 0.9999, both in annotation order (SPEC 6.6).
+    # their whole box to 0.9999, both in annotation order (original.md: Regions to ignore).
     node.IGNORE_REGIONS = "mask"
-    # Shift the sizes of boxes on their way back to the image as the original does for 3-D boxes (SPEC 9.3).
+    # Shift the sizes of boxes on their way to the image as the original does for 3-D boxes (original.md: 3-D results).
     node.SIZE_AS_POINT = False
     # "original": the radius of the released models; "corrected": with the roots the paper's source intended.
     node.GAUSSIAN_RADIUS = "original"
     # "keep": each image at its own size on a black canvas; "fixed": warped to INPUT.AFFINE.SIZE, the longer side
-    # to its width; "fixed_width": the width to its width (SPEC 9.1).
+    # to its width; "fixed_width": the width to its width (original.md: Test resolution).
     node.TEST_RESOLUTION = "keep"
     # Detections must score above this. How many there are at most is TEST.DETECTIONS_PER_IMAGE.
     node.SCORE_THRESH_TEST = 0.0
@@ -182,20 +183,21 @@ def _add_property_keys(node: CfgNode) -> None:
 
 
 def _add_input_keys(inputs: CfgNode) -> None:
-    # The affine crop (SPEC 5.1). Mirroring is Detectron2's INPUT.RANDOM_FLIP ("horizontal" or "none").
+    # The window (original.md: Random window). Mirroring is Detectron2's INPUT.RANDOM_FLIP ("horizontal" or "none").
     inputs.AFFINE = CfgNode()
     # Height and width of the network input in training, and at test time where TEST_RESOLUTION is "fixed".
     inputs.AFFINE.SIZE = [512, 512]
     # "crop": a random window position and a scale out of SCALES; "jitter": shift and scale around the whole image by
     # SHIFT and SCALE (relative); "none": the whole image; "kitti": like "jitter", but only with a probability of
-    # JITTER_PROB, relative to width and height, and the width of the image fills that of the input (SPEC 5.3).
+    # JITTER_PROB, relative to width and height, and the width of the image fills that of the input
+    # (original.md: KITTI window).
     inputs.AFFINE.MODE = "crop"
     inputs.AFFINE.SCALES = [0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
     inputs.AFFINE.SHIFT = 0.1
     inputs.AFFINE.SCALE = 0.4
     inputs.AFFINE.JITTER_PROB = 0.5
     # With a probability of ROTATE_PROB the window turns by normal noise of ROTATE degrees. Joints turn with the image;
-    # boxes do not, so nothing but joint heatmaps is learned from such images, as in the original (SPEC 5.2, 6.5).
+    # boxes do not, so only joint heatmaps are learned from such images, as in the original (original.md: Rotation).
     inputs.AFFINE.ROTATE = 0.0
     inputs.AFFINE.ROTATE_PROB = 0.0
     # Crowd annotations: "object" trains on them like on any other (as the original does), "ignore" masks the box of

@@ -1,4 +1,4 @@
-"""Where things are: affine windows (SPEC 4), test canvases (SPEC 9.1) and the way back to the original image.
+"""Where things are: affine windows, test canvases and the way back (original.md: Affine window, Test resolution).
 
 Points are (x, y), x to the right and y down. Pixel centers lie at integers, as in the original.
 """
@@ -36,7 +36,7 @@ class Geometry:
 def affine_matrix(
     center: Sequence[float], window: float, output_size: tuple[int, int], degrees: float = 0.0
 ) -> np.ndarray:
-    """The similarity that shows a window of an image (SPEC 4).
+    """The similarity that shows a window of an image (original.md: Affine window).
 
     Args:
         center: (x, y) of the window in the source.
@@ -77,7 +77,7 @@ def warp_affine(
 
 
 def keep_canvas(image: Tensor, size_divisibility: int, scale: float = 1.0) -> tuple[Tensor, np.ndarray]:
-    """Center an image on a black canvas, pixel by pixel (SPEC 9.1, "keep").
+    """Center an image on a black canvas, pixel by pixel: "keep" (original.md: Test resolution).
 
     The canvas is the next multiple of `size_divisibility` strictly greater than the image, as in the original.
 
@@ -101,15 +101,15 @@ def keep_canvas(image: Tensor, size_divisibility: int, scale: float = 1.0) -> tu
 def fixed_canvas(
     image: Tensor, output_size: tuple[int, int], scale: float = 1.0, by_width: bool = False
 ) -> tuple[Tensor, np.ndarray]:
-    """Warp an image into a canvas of fixed size, its longer side to the full width (SPEC 9.1, "fixed").
+    """Warp an image into a canvas, its longer side to the full width: "fixed" (original.md: Test resolution).
 
-    The window is not scaled with the image: `scale` > 1 zooms in, < 1 leaves a border (SPEC 12, quirk 5).
+    The window is not scaled with the image: `scale` > 1 zooms in, < 1 leaves a border, as in the original.
 
     Args:
         image: (C, H, W).
         output_size: (height, width) of the canvas.
         scale: the image is resized by this factor first.
-        by_width: the width of the image fills that of the canvas, even if it is the shorter side (SPEC 9.1, ddd).
+        by_width: the width of the image fills that of the canvas, even if it is the shorter side, as for 3-D boxes.
 
     Returns:
         The (C, height, width) canvas and the (2, 3) matrix from canvas to image coordinates.

@@ -46,7 +46,7 @@ class AffineTransform(Transform):
         Args:
             matrix: (2, 3), from input to output pixels.
             input_size, output_size: (height, width).
-            box_matrix: another matrix for boxes, which the original does not turn with the image (SPEC 5.2).
+            box_matrix: another matrix for boxes, which do not turn with the image (original.md: Rotation).
             jittered: whether the window was shifted or scaled by chance, which hides how far away things are.
         """
         super().__init__()

@@ -219,7 +219,7 @@ class CenterNetCheckpointer(DetectionCheckpointer):
 
 
 def _is_optional(name: str) -> bool:
-    """Tensors that nothing depends on: counters of batch norms, and a classifier left in DLA files (SPEC 2.5)."""
+    """Tensors that nothing depends on: counters of batch norms, DLA's classifier (original.md: DLA trunk)."""
     return name.endswith("num_batches_tracked") or name.startswith("backbone.base.fc.")
 
 

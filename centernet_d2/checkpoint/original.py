@@ -1,4 +1,4 @@
-"""The names of the original's checkpoints, and which of its tensors belong to which of ours (SPEC 2.10, 3)."""
+"""The names of the original's checkpoints, and what they are called here (original.md: Tensor names, Checkpoints)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The original's augmentations (SPEC 5.1) as Detectron2 augmentations: mirror, affine window, colour.
+"""The original's augmentations (original.md: Training images) as Detectron2's: mirror, affine window, colour.
 
 Coordinates are index coordinates: pixel centers at integers, a mirror takes x to W - 1 - x.
 """
@@ -30,7 +30,7 @@ __all__ = [
 
 CROP_MODES = ("crop", "jitter", "none", "kitti")
 
-# Colour axes of ImageNet in BGR order, values in 0..1 (SPEC 5.1).
+# Colour axes of ImageNet in BGR order, values in 0..1 (original.md: Color).
 EIGENVALUES = np.array([0.2141788, 0.01817699, 0.00341571])
 EIGENVECTORS = np.array(
     [
@@ -69,9 +69,9 @@ class ColorTransform(Transform):
 
 
 def color_jitter(image: np.ndarray, order: Sequence[str], factors: Sequence[float], lighting: np.ndarray) -> np.ndarray:
-    """Change brightness, contrast and saturation, then the lighting (SPEC 5.1).
+    """Change brightness, contrast and saturation, then the lighting (original.md: Color).
 
-    Grey values and their mean are those of the image as it came (SPEC 12, quirk 21). Nothing is clipped.
+    Grey values and their mean are those of the image as it came. Nothing is clipped.
 
     Args:
         image: (H, W, 3) float32 BGR in 0..1.
@@ -90,7 +90,7 @@ def color_jitter(image: np.ndarray, order: Sequence[str], factors: Sequence[floa
 
 
 def crop_border(size: int, border: int = 128) -> int:
-    """How far a random window center stays away from the edge: `border`, halved until it fits (SPEC 5.1)."""
+    """How far a window center stays away from the edge: `border`, halved until it fits (original.md: Random window)."""
     divisor = 1
     while size - border // divisor <= border // divisor:
         divisor *= 2
@@ -178,7 +178,7 @@ class ShiftScaleWindow(Window):
 
 
 class KittiWindow(Window):
-    """The whole width of an image, or with a probability a window shifted and scaled by clipped noise (SPEC 5.3)."""
+    """The whole width of an image, or by chance a window shifted and scaled by noise (original.md: KITTI window)."""
 
     def __init__(self, size: tuple[int, int], shift: float, scale: float, prob: float, **rotation: float) -> None:
         """

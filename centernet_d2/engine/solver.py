@@ -16,7 +16,7 @@ ADAM = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 
 
 def scaled_learning_rate(cfg: CfgNode) -> float:
-    """SOLVER.BASE_LR, scaled from SOLVER.REFERENCE_IMS_PER_BATCH images to SOLVER.IMS_PER_BATCH (SPEC 10)."""
+    """SOLVER.BASE_LR, scaled from REFERENCE_IMS_PER_BATCH images to IMS_PER_BATCH (original.md: Optimizer)."""
     reference = cfg.SOLVER.REFERENCE_IMS_PER_BATCH
     return cfg.SOLVER.BASE_LR * (cfg.SOLVER.IMS_PER_BATCH / reference if reference > 0 else 1)
 

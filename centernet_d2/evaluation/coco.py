@@ -20,7 +20,7 @@ __all__ = ["PointCOCOEvaluator", "complete_ground_truth", "fill_annotations", "r
 
 
 def round_result(result: dict) -> dict:
-    """One COCO result as the original writes it: two decimals for boxes, scores and joints (SPEC 11).
+    """One COCO result as the original writes it: two decimals for boxes, scores and joints (original.md: COCO results).
 
     The third value of every joint becomes the constant 1.
     """
@@ -135,8 +135,8 @@ class PointCOCOEvaluator(COCOEvaluator):
         Args:
             dataset_name: of the registered data set.
             properties: of the model.
-            round_results: evaluate numbers of two decimals as the original did, which gives score ties (SPEC 12, quirk
-                15); the score of every joint is then 1.
+            round_results: evaluate numbers of two decimals as the original did, which gives score ties; the score of
+                every joint is then 1 (original.md: COCO results).
             kwargs: see :class:`detectron2.evaluation.COCOEvaluator`.
         """
         super().__init__(dataset_name, **kwargs)

@@ -1,7 +1,7 @@
 """KITTI's metrics: 2-D AP, orientation similarity (AOS), bird's-eye and 3-D AP, as the official tool computes them.
 
 All images are handled at once: objects are flat arrays, and the greedy matching advances in all images and at all score
-thresholds together, one ground truth per image and step (SPEC 11).
+thresholds together, one ground truth per image and step (original.md: KITTI evaluation).
 """
 
 from __future__ import annotations

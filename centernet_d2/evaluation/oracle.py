@@ -1,4 +1,4 @@
-"""What if a map were perfect? Predicted maps replaced by their ground truth (the paper's error analysis; SPEC 13)."""
+"""What if a map were perfect? Maps replaced by their ground truth (paper's error analysis; original.md: Oracle)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class OracleMapper(CenterNetDatasetMapper):
 
 
 def spread(target: SparseTarget, predicted: Tensor) -> Tensor:
-    """Values known at the objects' cells, spread to all cells: each takes that of the nearest object (SPEC 13).
+    """Values known at the objects' cells, spread: each cell takes that of the nearest object (original.md: Oracle).
 
     Distances are counted in steps to one of four neighbours; of equal ones the first object wins. Every channel has its
     own set of objects, those with a weight in it. Where an image has none, the prediction stays.

@@ -17,7 +17,7 @@ IMPLEMENTATIONS = ("auto", "torchvision", "grid_sample")
 
 
 class DeformConv(nn.Module):
-    """3x3 modulated deformable convolution, stride 1, padding 1, one deformable group (SPEC 2.2).
+    """3x3 modulated deformable convolution, stride 1, padding 1, one group (original.md: Deformable convolution).
 
     Parameter names are those of the original: ``weight``, ``bias`` and the ordinary convolution ``conv_offset_mask``,
     which predicts 18 offsets (y and x of each tap, row by row) and 9 mask values. A fresh layer samples at the regular

@@ -1,4 +1,4 @@
-"""Heatmaps: how objects are painted into them and how peaks are read out (SPEC 6.1, 6.2, 8; paper, section 3 and 4).
+"""Heatmaps: painting objects, reading peaks (paper, section 3 and 4; original.md: Radius, Gaussian, Peaks).
 
 Maps are (B, C, H, W); positions are (x, y) in map pixels.
 """
@@ -18,7 +18,7 @@ _PAINT_ELEMENTS = 1 << 22
 
 
 def gaussian_radius(height: Tensor, width: Tensor, policy: str = "original", min_overlap: float = 0.7) -> Tensor:
-    """How far a corner may be off while the box still overlaps the true one by `min_overlap` (SPEC 6.1).
+    """How far a corner may be off while the box still overlaps the true one by `min_overlap` (original.md: Radius).
 
     The three cases (one corner inside and one outside, both inside, both outside) each give a quadratic equation.
     "original" takes the roots as all released models were trained with: without the division by 2a, and the larger one
@@ -51,7 +51,7 @@ def gaussian_radius(height: Tensor, width: Tensor, policy: str = "original", min
 
 
 def gaussian_profiles(cells: Tensor, radius: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """The two factors of each object's Gaussian, sigma = (2 r + 1) / 6, cut off at the radius (SPEC 6.2).
+    """The two factors of each object's Gaussian, sigma = (2 r + 1) / 6, cut off at the radius (original.md: Gaussian).
 
     Args:
         cells: (N, 2) integer (x, y) of the peaks.
@@ -100,7 +100,7 @@ def peak_filter(heatmap: Tensor) -> Tensor:
 
 
 def top_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The k best peaks of each image over all classes (SPEC 8).
+    """The k best peaks of each image over all classes (original.md: Peaks).
 
     Shapes are fixed by the inputs, so this can be exported. If the maps have fewer than k cells in all, there are as
     many peaks as cells.

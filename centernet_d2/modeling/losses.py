@@ -1,4 +1,4 @@
-"""The losses of the paper as pure functions (section 3; SPEC 7). All compute in float32."""
+"""The losses of the paper as pure functions (section 3; original.md: Losses). All compute in float32."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def log_depth_loss(
 
 
 def orientation_loss(prediction: Tensor, target: Tensor, weight: Tensor, slots: int = 0) -> Tensor:
-    """Two bins, each with a class (outside, inside) and the sine and cosine of an angle (paper, equation 6; SPEC 7).
+    """Two bins, each with a class (outside, inside) and an angle (paper, equation 6; original.md: Orientation loss).
 
     Args:
         prediction: (N, 8), per bin two logits, sine and cosine of the angle to its center.

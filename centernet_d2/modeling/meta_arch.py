@@ -68,7 +68,7 @@ class CenterNet(nn.Module):
             input_format: "BGR" or "RGB", for those pictures.
             max_detections: number of peaks that are decoded.
             score_threshold: detections must score above this.
-            test_resolution: "keep", "fixed" or "fixed_width" (SPEC 9.1).
+            test_resolution: "keep", "fixed" or "fixed_width" (original.md: Test resolution).
             fixed_size: height and width of the canvas unless "keep".
             nms: "", "class" or "agnostic", see :func:`centernet_d2.modeling.nms.suppress`.
             nms_threshold: intersection over union for it.
@@ -197,7 +197,7 @@ class CenterNet(nn.Module):
         return gt, self.build_points(gt, map_size, unlabelled=unlabelled, labelled_classes=classes)
 
     def losses(self, maps: Sequence[dict[str, Tensor]], truth: tuple[Sequence[Instances], Points]) -> dict[str, Tensor]:
-        """Losses of all heads, averaged over the stacks (SPEC 7).
+        """Losses of all heads, averaged over the stacks (original.md: Total loss).
 
         Args:
             maps: raw maps of every stack.
@@ -284,7 +284,7 @@ class CenterNet(nn.Module):
 
         Args:
             batched_inputs: see :meth:`forward`.
-            scale: test scale; the images are resized by it (SPEC 9.1).
+            scale: test scale; the images are resized by it (original.md: Test resolution).
         """
         canvases, geometries = [], []
         for x in batched_inputs:

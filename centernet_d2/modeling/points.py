@@ -24,7 +24,7 @@ def build_points(
     unlabelled: Sequence[Collection[str]] = (),
     labelled_classes: Tensor | None = None,
 ) -> Points:
-    """Flatten the annotated objects of a batch (SPEC 6.3).
+    """Flatten the annotated objects of a batch (original.md: Boxes on the map).
 
     Objects of which nothing is left on the map stay, marked invalid: leaving them out would need the number of the
     others, which only a synchronisation with the device can tell.
@@ -36,7 +36,7 @@ def build_points(
         stride: input pixels per map pixel.
         radius_policy: see :func:`gaussian_radius`.
         round_up: round the sizes of boxes up to whole cells before their radius is taken; not done for 3-D boxes in
-            the original (SPEC 6.1).
+            the original (original.md: Radius).
         unlabelled, labelled_classes: what data sets do not label, see :class:`Points`.
     """
     height, width = map_size

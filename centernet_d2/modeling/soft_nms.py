@@ -1,4 +1,4 @@
-"""Soft-NMS and the merging of detections over test scales (SPEC 9.4, 9.5; soft-NMS: arXiv 1704.04503)."""
+"""Soft-NMS (arXiv 1704.04503) and the merging of test scales (original.md: Soft-NMS, Merging scales)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def soft_nms(
     score_threshold: float = 0.001,
     keep_stale: bool = False,
 ) -> SoftNMS:
-    """Lower the scores of boxes that overlap better ones, one pick after the other (SPEC 9.5).
+    """Lower the scores of boxes that overlap better ones, one pick after the other (original.md: Soft-NMS).
 
     Runs on the CPU: every pick depends on the one before.
 
@@ -55,7 +55,7 @@ def soft_nms(
         iou_threshold: for "linear" and "hard".
         score_threshold: an overlapping row that falls below is dropped.
         keep_stale: the original lets its callers see the slots of dropped rows too, which hold copies of other rows
-            (SPEC 12, quirk 15); True returns all N slots with the same content.
+            (original.md: Soft-NMS); True returns all N slots with the same content.
 
     Raises:
         ValueError: unknown method.
@@ -130,7 +130,7 @@ def _drop(index: Tensor, rest: Tensor, scores: Tensor, lowered: list[float], dro
 
 
 def best_with_ties(scores: Tensor, limit: int | None) -> Tensor:
-    """(N,) bool: the `limit` best scores and all that equal the last of them (SPEC 9.4); None keeps everything."""
+    """(N,) bool: the `limit` best scores and those equal to the last (original.md: Merging scales); None keeps all."""
     if limit is None or len(scores) <= limit:
         return torch.ones_like(scores, dtype=torch.bool)
     return scores >= scores.topk(limit).values[-1]
@@ -143,7 +143,7 @@ def merge_scales(
     method: str = "gaussian",
     keep_stale: bool = False,
 ) -> Instances:
-    """One image's detections at several test scales as one (SPEC 9.4).
+    """One image's detections at several test scales as one (original.md: Merging scales).
 
     With more than one scale, soft-NMS runs class by class; then the best are kept.
 

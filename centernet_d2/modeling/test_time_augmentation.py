@@ -1,4 +1,4 @@
-"""Flip and multi-scale testing (SPEC 9; paper, section 5.1)."""
+"""Flip and multi-scale testing (original.md: Flip test, Merging scales; paper, section 5.1)."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class CenterNetWithTTA(nn.Module):
             yield from zip(members, self.model.detect(maps, chosen), maps["heatmap"], chosen, strict=True)
 
     def compute_maps(self, canvases: Tensor) -> dict[str, Tensor]:
-        """Normalised (B, C, H, W) canvases -> activated maps, averaged with those of the mirrored canvases (SPEC 9.2).
+        """Normalised (B, C, H, W) canvases -> activated maps, mirrored ones averaged in (original.md: Flip test).
 
         A map for which its head's :meth:`PointHead.unflip` gives None stays that of the upright canvas.
         """
@@ -136,7 +136,7 @@ class CenterNetWithTTA(nn.Module):
         return maps
 
     def merge(self, detections: Sequence[Instances]) -> Instances:
-        """One image's detections, a set per scale -> one set, best first (SPEC 9.4)."""
+        """One image's detections, a set per scale -> one set, best first (original.md: Merging scales)."""
         merged = detections[0]
         if len(detections) > 1:
             limited = all(head.limit_merged for head in self.model.heads.values())

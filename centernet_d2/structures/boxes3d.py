@@ -1,4 +1,4 @@
-"""Upright 3-D boxes in front of a camera: corners, projection and its inverse, angles, overlaps (SPEC 9.3).
+"""Upright 3-D boxes before a camera: corners, projection and back, angles, overlaps (original.md: 3-D results).
 
 Camera coordinates: x to the right, y down, z forward, in metres. A box stands on its origin, the center of its bottom
 face; rotation_y turns it about the y axis, and 0 points its length along x. A camera is a (3, 4) projection matrix from
@@ -243,7 +243,7 @@ def unproject(points: Tensor, depth: Tensor, camera: Tensor) -> Tensor:
     """Points in camera coordinates of pixels of known depth, the inverse of :func:`project`.
 
     As in the original, `depth` is the homogeneous scale of the projection: z = depth - camera[2, 3], which differs by
-    some millimetres from the z that depth is trained on (SPEC 12, quirk 12).
+    some millimetres from the z that depth is trained on (original.md: 3-D results).
 
     Args:
         points: (N, 2) pixels.
@@ -283,19 +283,19 @@ def _ray_angle(u: Tensor, camera: Tensor) -> Tensor:
 
 
 def _wrap_once(angle: Tensor) -> Tensor:
-    """Add or subtract one full turn if outside -pi..pi; like the original, not more than one (SPEC 9.3)."""
+    """Add or subtract one full turn, not more, if outside -pi..pi (original.md: 3-D results)."""
     angle = torch.where(angle > math.pi, angle - 2 * math.pi, angle)
     return torch.where(angle < -math.pi, angle + 2 * math.pi, angle)
 
 
 def orientation_to_alpha(orientation: Tensor) -> Tensor:
-    """alpha of the two bins, centered at -pi/2 and pi/2, that a network describes an orientation with (SPEC 9.3).
+    """alpha of the two bins, centered at -pi/2 and pi/2, that describe an orientation (original.md: 3-D results).
 
     Args:
         orientation: (..., 8): per bin the logits of "outside" and "inside", sin and cos of the angle to its center.
 
     Returns:
-        (...) radians, not wrapped (SPEC 12, quirk 13).
+        (...) radians, not wrapped, as in the original.
     """
     first = torch.atan2(orientation[..., 2], orientation[..., 3]) - math.pi / 2
     second = torch.atan2(orientation[..., 6], orientation[..., 7]) + math.pi / 2

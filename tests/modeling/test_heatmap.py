@@ -13,7 +13,7 @@ def radius(height, width, policy="original"):
 
 
 def test_radius_of_a_square_is_a_fixed_share_of_its_side():
-    # (sqrt(1.96 * 4 + 3.36) - 2.8) / 2 = 0.27332 (SPEC 6.1)
+    # (sqrt(1.96 * 4 + 3.36) - 2.8) / 2 = 0.27332 (original.md: Radius)
     assert radius(10, 10) == pytest.approx(2.7332, abs=1e-4)
     assert radius(100, 100) == pytest.approx(27.332, abs=1e-3)
 
@@ -36,7 +36,7 @@ def test_unknown_radius_policy_is_an_error():
 
 
 def slow_heatmap(size, cells, radii):
-    """The definition, pixel by pixel (SPEC 6.2)."""
+    """The definition, pixel by pixel (original.md: Gaussian)."""
     heatmap = np.zeros(size)
     for (cx, cy), r in zip(cells.tolist(), radii.tolist(), strict=True):
         sigma = (2 * r + 1) / 6

@@ -1,4 +1,4 @@
-"""KITTI's 3-D object benchmark as a Detectron2 data set, and its text files (SPEC 6.6, 11).
+"""KITTI's 3-D benchmark as a Detectron2 data set, and its files (original.md: KITTI data, Regions to ignore).
 
 Boxes are in pixels, XYXY; 3-D quantities in the coordinates of :mod:`centernet_d2.structures.boxes3d`.
 """
@@ -107,7 +107,7 @@ def parse_object(line: str, where: str, scored: bool = False) -> KittiObject:
 
 
 def format_result(kind: str, values: Sequence[float]) -> str:
-    """One line of a result file as the original writes it (SPEC 11); :func:`parse_object` reads it.
+    """One line of a result file as the original writes it (original.md: KITTI data); :func:`parse_object` reads it.
 
     Args:
         kind: name of the class.

@@ -14,7 +14,7 @@ NORMS = ("BN", "SyncBN", "FrozenBN")
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around which a residual is led (SPEC 2.5, 2.8).
+    """Two 3x3 convolutions around which a residual is led (original.md: DLA trunk, Hourglass).
 
     Args:
         in_channels, out_channels: widths of input and output.
@@ -48,7 +48,7 @@ def check_input_size(x: Tensor, size_divisibility: int) -> None:
 
 @torch.no_grad()
 def fill_bilinear(up: nn.ConvTranspose2d) -> None:
-    """Start a transposed convolution as bilinear interpolation (SPEC 2.3).
+    """Start a transposed convolution as bilinear interpolation (original.md: Bilinear start).
 
     Writes element [n, 0] of every first index n: all of a depth-wise layer, output channel 0 of any other.
     """

@@ -1,4 +1,4 @@
-"""DLA-34: a trunk of trees, and a neck that merges its levels step by step at stride 4 (SPEC 2.5, 2.6, 2.7).
+"""DLA-34: a trunk of trees, and a neck that merges its levels at stride 4 (original.md: DLA trunk, DLA necks).
 
 From small to large: :class:`Root` joins features, :class:`Tree` joins blocks or smaller trees by a root, :class:`DLA`
 is the trunk of trees; :class:`IDAUp` merges a few levels into the finest of them, :class:`DLAUp` does so for every
@@ -28,7 +28,7 @@ IMAGENET_CLASSES = 1000
 
 
 class Root(nn.Module):
-    """1x1 convolution over concatenated features: an aggregation node (arXiv 1707.06484, section 3; SPEC 2.5)."""
+    """Aggregation node: 1x1 convolution over all features (arXiv 1707.06484, section 3; original.md: DLA trunk)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, norm: str = "BN") -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Root(nn.Module):
 
 
 class Tree(nn.Module):
-    """Hierarchical aggregation (arXiv 1707.06484, section 3.2; SPEC 2.5).
+    """Hierarchical aggregation (arXiv 1707.06484, section 3.2; original.md: DLA trunk).
 
     A tree of depth 1 is two blocks and a root over both. A deeper one is two trees in a row, the second of which hands
     everything that was collected on the way to its root.
@@ -84,7 +84,7 @@ class Tree(nn.Module):
             self.root = Root(2 * out_channels + extra_channels, out_channels, norm=norm)
         else:
             # The first inner tree projects by itself. The original stores this projection nonetheless, so it is kept
-            # for lossless checkpoints, out of reach of optimizers and of DistributedDataParallel (SPEC 12, quirk 17).
+            # for lossless checkpoints, hidden from optimizers and DistributedDataParallel (original.md: DLA trunk).
             self.project.requires_grad_(False)
             self.tree1 = Tree(depth - 1, in_channels, out_channels, stride=stride, norm=norm)
             self.tree2 = Tree(
@@ -105,7 +105,7 @@ class Tree(nn.Module):
 
 
 class DLA(nn.Module):
-    """The trunk: six levels, from stride 1 to stride 32 (arXiv 1707.06484, section 4; SPEC 2.5)."""
+    """The trunk: six levels, from stride 1 to stride 32 (arXiv 1707.06484, section 4; original.md: DLA trunk)."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class DLA(nn.Module):
 
 
 class IDAUp(nn.Module):
-    """Iterative aggregation (arXiv 1707.06484, section 3.1; SPEC 2.6, 2.7): merges coarser maps into the finest one.
+    """Iterative aggregation (arXiv 1707.06484, section 3.1; original.md: DLA necks): merges maps into the finest one.
 
     In turn, each coarser map is projected to the common width, up-sampled and merged with the result so far: added in
     front of a deformable convolution, or concatenated in front of an ordinary one.
@@ -208,7 +208,7 @@ class IDAUp(nn.Module):
 
 
 class DLAUp(nn.Module):
-    """Merges every level with all coarser ones, from the coarsest to the finest (SPEC 2.6, 2.7).
+    """Merges every level with all coarser ones, from the coarsest to the finest (original.md: DLA necks).
 
     Args:
         channels: width of each level, the finest first; each is twice as coarse as the one before.

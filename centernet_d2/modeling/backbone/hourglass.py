@@ -1,4 +1,4 @@
-"""Stacked hourglass networks: down to stride 128 and back, once per stack (SPEC 2.8)."""
+"""Stacked hourglass networks: down to stride 128 and back, once per stack (original.md: Hourglass)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Hourglass", "build_hourglass_backbone"]
 
 
 class Residual(BasicBlock):
-    """A block whose residual is its own input, through a 1x1 convolution where the shape changes (SPEC 2.8)."""
+    """A block whose residual is its input, by a 1x1 convolution where the shape changes (original.md: Hourglass)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN") -> None:
         super().__init__(in_channels, out_channels, stride=stride, norm=norm)
@@ -32,7 +32,7 @@ class Residual(BasicBlock):
 
 
 class HourglassModule(nn.Module):
-    """One level of an hourglass and, inside it, all coarser ones (arXiv 1603.06937, section 3.1; SPEC 2.8).
+    """One level of an hourglass and, in it, all coarser ones (arXiv 1603.06937, section 3.1; original.md: Hourglass).
 
     A stride does what pooling did in that paper.
 

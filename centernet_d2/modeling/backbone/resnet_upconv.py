@@ -1,4 +1,4 @@
-"""ResNet trunk with three transposed convolutions, plain or behind deformable convolutions (SPEC 2.3, 2.4)."""
+"""ResNet trunk with three transposed convolutions, plain or behind deformable convolutions (original.md: ResNet)."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _plain_stage(before: int, after: int, norm: str) -> list[nn.Module]:
 
 def _deformable_stage(before: int, after: int, norm: str, *, deform_conv: str) -> list[nn.Module]:
     up = nn.ConvTranspose2d(after, after, 4, stride=2, padding=1, bias=False)
-    # As in the original, this reaches output channel 0 only (SPEC 12, quirk 18).
+    # As in the original, this reaches output channel 0 only (original.md: Bilinear start).
     fill_bilinear(up)
     deform = [DeformConv(before, after, implementation=deform_conv), get_norm(norm, after), nn.ReLU(inplace=True)]
     return [*deform, up, get_norm(norm, after), nn.ReLU(inplace=True)]

@@ -63,7 +63,7 @@ class BoxHead(PointHead):
             clip: clip decoded boxes to the image. The original does not.
             loss_slots: see :class:`CenterHead`.
             size_as_point: send sizes to the original image like points, so that they are shifted too, as the original
-                does for 3-D boxes (SPEC 9.3): KITTI's come out about a pixel too high.
+                does for 3-D boxes (original.md: 3-D results): KITTI's come out about a pixel too tall.
             common: see :class:`PointHead`.
 
         Raises:

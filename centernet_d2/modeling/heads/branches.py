@@ -13,12 +13,12 @@ __all__ = ["HEAD_INITS", "MapBranches"]
 
 HEAD_INITS = ("default", "zero_bias", "small_last", "small")
 
-# The bias with which a fresh heatmap starts at a probability of 0.1 (SPEC 2.1).
+# The bias with which a fresh heatmap starts at a probability of 0.1 (original.md: Head branches).
 HEATMAP_BIAS = -2.19
 
 
 class MapBranches(nn.ModuleDict):
-    """One small branch per map: 3x3 convolution, ReLU, 1x1 convolution (SPEC 2.1).
+    """One small branch per map: 3x3 convolution, ReLU, 1x1 convolution (original.md: Head branches).
 
     The last convolution runs in float32 even under autocast: in half precision a smooth blob has several equal maxima.
 

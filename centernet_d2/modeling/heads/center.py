@@ -21,14 +21,14 @@ from .point_head import PointHead, Property, unflip_vectors
 
 __all__ = ["CenterHead", "CenterProperty", "render_centers", "render_ignored"]
 
-# A target so close to that of a center that the cell costs nothing, but is none (SPEC 6.5, 6.6).
+# A target that makes a cell cost nothing without being a center (original.md: Regions to ignore, Rotation).
 ALMOST_CENTER = 0.9999
 
 IGNORE_POLICIES = ("mask", "center", "box")
 
 
 def render_centers(points: Points, num_classes: int) -> Tensor:
-    """The center heatmap of a batch: a Gaussian per object on the plane of its class (SPEC 6.2, 6.4).
+    """The center heatmap of a batch: a Gaussian per object on the plane of its class (original.md: Gaussian).
 
     Returns:
         (B, C, H, W) float32, exactly 1 at the cells of the objects.
@@ -44,7 +44,7 @@ def render_ignored(points: Points, num_classes: int) -> Tensor:
 
 
 def render_with_ignored(points: Points, num_classes: int, policy: str) -> Tensor:
-    """The center heatmap of the original for 3-D boxes, on which regions to ignore act in annotation order (SPEC 6.6).
+    """The center heatmap of the original for 3-D boxes, with its regions to ignore (original.md: Regions to ignore).
 
     A region sets cells to 0.9999, which cost nothing, and overwrites the peaks of earlier objects there; the peak of a
     later object wins. (Where a later Gaussian is above 0.9999 beside its peak, which takes a box of 776 cells, the
@@ -107,7 +107,7 @@ class CenterProperty(Property):
     fields = ("scores", "pred_classes")
 
     def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, object]:
-        """Of a turned image ``gt_blind``, and ``gt_weight`` 0 for all that is read at the centers (SPEC 6.5)."""
+        """Of a turned image ``gt_blind``, and ``gt_weight`` 0 for what is read at centers (original.md: Rotation)."""
         if not any(getattr(transform, "rotates", False) for transform in transforms):
             return {}
         count = len(record["annotations"])
@@ -232,7 +232,7 @@ class CenterHead(PointHead):
         return losses
 
     def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
-        """The heatmap is averaged, the offset comes from the upright image alone (SPEC 9.2) unless asked for."""
+        """The heatmap is averaged, the offset only if asked for (original.md: Flip test)."""
         upright = {"heatmap": maps["heatmap"].flip(-1)}
         if "offset" in self.maps:
             shift = (self.stride - 1) / self.stride

@@ -177,7 +177,8 @@ class PointHead(nn.Module):
     provides: ClassVar[tuple[str, ...]] = ()
     #: Map -> what it is called in the files of the original's authors, for maps that are there.
     original_names: ClassVar[Mapping[str, str]] = {}
-    #: Whether detections of several test scales can be merged, and whether only the best of them are kept (SPEC 9.4).
+    #: Whether detections of several test scales can be merged, and whether only the best of them are kept
+    #: (original.md: Merging scales).
     multi_scale: ClassVar[bool] = True
     limit_merged: ClassVar[bool] = True
 

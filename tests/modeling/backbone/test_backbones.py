@@ -104,7 +104,7 @@ def test_config_sets_the_shape_of_the_hourglass():
     [
         (ResNetUpConv, 64, 1, 15_820_372),
         (lambda: ResNetUpConv(depth=101, channels=(256, 128, 64), deformable=True), 64, 1, 49_673_189),
-        # 554,728 less than SPEC 2.9 counts: what is stored but not used.
+        # 554,728 less than in the original (original.md: Network sizes): what is stored but not used.
         (DLABackbone, 256, 1, 19_634_164),
         (lambda: DLABackbone(deformable=False), 256, 1, 17_919_748),
         (Hourglass, 256, 2, 191_284_008),

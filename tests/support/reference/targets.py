@@ -18,7 +18,7 @@ COCO_PIXELS = {
     "pixel_mean": (104.0136177, 114.0342201, 119.91659325),
     "pixel_std": (73.6027614, 69.8908182, 70.91507925),
 }
-# Constants in RGB order on BGR images, as released (SPEC 12, quirk 1).
+# Constants in RGB order on BGR images, as released (original.md: Pixel statistics).
 VOC_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
 
 

@@ -24,7 +24,8 @@ __all__ = ["Box3DHead"]
 
 DEPTH_LOSSES = ("l1", "log")
 
-# Half the width of the bins of the observation angle beyond a quarter turn to each side: they overlap (SPEC 6.6).
+# Half the width of the bins of the observation angle beyond a quarter turn to each side: they overlap
+# (original.md: Orientation bins).
 BIN_OVERLAP = math.pi / 6
 # What a network says about an orientation: per bin the logits of outside and inside, sine and cosine.
 ORIENTATION_SIZE = 8
@@ -33,12 +34,13 @@ SINES = (2, 6)
 
 
 def raw_to_depth(raw: Tensor) -> Tensor:
-    """What a network says, any real number -> depth (SPEC 7); float32."""
+    """What a network says, any real number -> depth (original.md: Depth transform); float32."""
     return 1 / (raw.float().sigmoid() + 1e-6) - 1
 
 
 def orientation_bins(alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) observation angles -> (N, 2) whether they lie in each bin, and (N, 2) the angle to its center (SPEC 6.6)."""
+    """(N,) observation angles -> (N, 2) whether they lie in each bin, and (N, 2) the angle to its center
+    (original.md: Orientation bins)."""
     first = (alpha < BIN_OVERLAP) | (alpha > math.pi - BIN_OVERLAP)
     second = (alpha > -BIN_OVERLAP) | (alpha < BIN_OVERLAP - math.pi)
     residual = torch.stack([alpha + math.pi / 2, alpha - math.pi / 2], dim=1)
@@ -63,7 +65,7 @@ class Box3DHead(PointHead):
     original_names = {"depth": "dep", "orientation": "rot", "dimensions": "dim"}
     requires = ("centers",)
     provides = ("boxes3d",)
-    # Boxes in space of several test scales are not merged (SPEC 9.4).
+    # Boxes in space of several test scales are not merged (original.md: Merging scales).
     multi_scale = False
 
     @configurable
@@ -179,7 +181,7 @@ class Box3DHead(PointHead):
         }
 
     def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
-        """``pred_boxes3d`` and ``pred_alpha`` (N,) by the camera of the original image (SPEC 9.3).
+        """``pred_boxes3d`` and ``pred_alpha`` (N,) by the camera of the original image (original.md: 3-D results).
 
         Raises:
             ValueError: the image has no camera, and the head no default.

@@ -21,7 +21,7 @@ from .prop import HALF_PIXEL, KeypointProperty
 __all__ = ["KeypointHead", "snap_to_peaks"]
 
 # A joint takes over a peak of its heatmap that scores above this and is nearer than this share of the larger side of
-# the box (SPEC 8).
+# the box (original.md: Pose decoding).
 PEAK_THRESHOLD = 0.1
 MAX_DISTANCE = 0.3
 
@@ -29,7 +29,7 @@ MAX_DISTANCE = 0.3
 def snap_to_peaks(
     joints: Tensor, boxes: Tensor, positions: Tensor, scores: Tensor, fallback: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Move regressed joints to confident peaks of their heatmaps (SPEC 8).
+    """Move regressed joints to confident peaks of their heatmaps (original.md: Pose decoding).
 
     Args:
         joints: (B, K, J, 2) regressed joints of K objects.
@@ -69,7 +69,7 @@ class KeypointHead(PointHead):
     heatmaps = ("keypoint_heatmap",)
     requires = ("scores", "boxes")
     provides = ("keypoints",)
-    # The original merges poses of several scales without a limit (SPEC 9.4).
+    # The original merges poses of several scales without a limit (original.md: Merging scales).
     limit_merged = False
 
     @configurable
@@ -169,7 +169,7 @@ class KeypointHead(PointHead):
         return losses
 
     def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
-        """Displacements change their horizontal sign, left and right swap; offsets are not averaged (SPEC 9.2).
+        """Displacements turn their x, left and right swap; offsets are not averaged (original.md: Flip test).
 
         With `average_offsets` they are, and the mirror is exact.
         """

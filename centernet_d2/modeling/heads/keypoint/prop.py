@@ -46,7 +46,8 @@ class KeypointProperty(Property):
         Args:
             schema: number, names and mirror images of the keypoints.
             needs_joints: objects whose keypoints are all unlabelled stay objects, but nothing is learned at their
-                centers, not even their boxes, as in the original (SPEC 6.5). Objects without any keypoints keep theirs.
+                centers, not even their boxes (original.md: People without joints). Objects without any keypoints keep
+                theirs.
         """
         self.schema = schema
         self.needs_joints = needs_joints
