@@ -8,6 +8,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -17,13 +18,29 @@ from detectron2.utils.logger import log_first_n
 from .config_files import find_config
 from .registry import POINT_HEAD_REGISTRY
 
-__all__ = ["add_centernet_config", "check_choice", "check_device", "flatten", "load_config"]
+__all__ = ["add_centernet_config", "check_choice", "check_device", "flatten", "load_config", "read_choice"]
+
+# Keys of earlier versions that are gone, and the value that always holds now: the old default.
+REMOVED_KEYS = {"MODEL.CENTERNET.BOX3D.DEPTH_LOG_BALANCE": 0.5}
 
 
-def check_choice(key: str, value: object, known: Sequence[object]) -> None:
-    """Raise a ValueError that names the config key unless its value is one of the known ones."""
+def check_choice(name: str, value: object, known: Sequence[object]) -> None:
+    """Raise a ValueError unless a value is one of the known ones; `name` is that of the argument or config key."""
     if value not in known:
-        raise ValueError(f"{key} is {value!r}, known: {', '.join(map(str, known))}")
+        raise ValueError(f"{name} is {value!r}, known: {', '.join(map(str, known))}")
+
+
+def read_choice(cfg: CfgNode, key: str, known: Sequence[object]) -> Any:
+    """The value of a config key, for a ``from_config``.
+
+    Constructors check their arguments against the same tables; here the user wrote a config, so the key is named.
+
+    Raises:
+        ValueError: it is none of the known ones.
+    """
+    value = reduce(getattr, key.split("."), cfg)
+    check_choice(key, value, known)
+    return value
 
 
 def check_device(name: str) -> None:
@@ -50,6 +67,10 @@ def add_centernet_config(cfg: CfgNode) -> None:
     """
     _add_model_keys(cfg.MODEL)
     _add_input_keys(cfg.INPUT)
+    _add_test_keys(cfg.TEST)
+    _add_quirk_keys(cfg)
+    # Last: each property gets a node of its own.
+    _add_property_keys(cfg.MODEL.CENTERNET)
 
     # [name, annotations.json, image folder] triples in COCO format, registered before anything reads them. Relative
     # paths start at $DETECTRON2_DATASETS (Detectron2's convention, default "datasets").
@@ -63,27 +84,18 @@ def add_centernet_config(cfg: CfgNode) -> None:
     # linearly to the actual SOLVER.IMS_PER_BATCH (original.md: Optimizer). Iterations and steps are left as they are.
     cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
 
-    # Round COCO results to two decimals before they are evaluated, as the original did for its published figures.
-    cfg.TEST.ROUND_RESULTS = False
-    # Labelled boxes of exactly the minimum height: "kit" ignores them, as KITTI does, "original" counts them, as the
-    # tool behind the original's published figures does.
-    cfg.TEST.KITTI_RULES = "kit"
+
+def _add_test_keys(test: CfgNode) -> None:
     # Suppress detections that overlap better ones by more than NMS_THRESH, at the very end: "class" for class by class,
     # "agnostic" whatever the classes; "" does not, as in the paper.
-    cfg.TEST.NMS = ""
-    cfg.TEST.NMS_THRESH = 0.5
+    test.NMS = ""
+    test.NMS_THRESH = 0.5
     # Maps to replace by their ground truth at evaluation, each alone, then all together (the paper's error analysis).
-    cfg.TEST.CENTERNET_ORACLE = []
+    test.CENTERNET_ORACLE = []
     # Beside Detectron2's TEST.AUG.ENABLED and FLIP: test scales as factors; the paper's are 0.5, 0.75, 1, 1.25, 1.5.
-    cfg.TEST.AUG.SCALES = (1.0,)
-    # Average the offsets of centers and joints over mirrored images too, which makes the mirror exact. The original
-    # takes those of the upright image, and mirrors displacements of joints that are off by most of a cell
-    # (original.md: Flip test).
-    cfg.TEST.AUG.AVERAGE_OFFSETS = False
+    test.AUG.SCALES = (1.0,)
     # How several scales are merged: "gaussian" as in the original, "linear" or "hard".
-    cfg.TEST.AUG.SOFT_NMS = "gaussian"
-    # Keep the rows that the original's soft-NMS leaves behind (original.md: Soft-NMS), for comparisons with it.
-    cfg.TEST.AUG.KEEP_STALE = False
+    test.AUG.SOFT_NMS = "gaussian"
 
 
 def _add_model_keys(model: CfgNode) -> None:
@@ -140,28 +152,52 @@ def _add_model_keys(model: CfgNode) -> None:
     node.HEATMAP_WEIGHT = 1.0
     node.OFFSET_WEIGHT = 1.0
     node.SIZE_WEIGHT = 0.1
-    # Divide L1 losses of sizes, offsets, depths and dimensions by this many objects per image, as the original does for
-    # 3-D boxes (50); 0 divides by the objects there are.
-    node.LOSS_SLOTS = 0
-    # Round sizes of boxes up to whole cells before the radius of the Gaussian is taken; not done for 3-D boxes in the
-    # original.
-    node.RADIUS_ROUND_UP = True
-    # Regions to ignore (crowds, KITTI's DontCare and neighbouring classes): "mask" takes their boxes out of the loss of
-    # the heatmap. As in the original for 3-D boxes: "center" draws their Gaussian with 0.9999 at its center, "box" sets
-    # their whole box to 0.9999, both in annotation order (original.md: Regions to ignore).
-    node.IGNORE_REGIONS = "mask"
-    # Shift the sizes of boxes on their way to the image as the original does for 3-D boxes (original.md: 3-D results).
-    node.SIZE_AS_POINT = False
-    # "original": the radius of the released models; "corrected": with the roots the paper's source intended.
-    node.GAUSSIAN_RADIUS = "original"
     # "keep": each image at its own size on a black canvas; "fixed": warped to INPUT.AFFINE.SIZE, the longer side
     # to its width; "fixed_width": the width to its width (original.md: Test resolution).
     node.TEST_RESOLUTION = "keep"
     # Detections must score above this. How many there are at most is TEST.DETECTIONS_PER_IMAGE.
     node.SCORE_THRESH_TEST = 0.0
-    # Clip predicted boxes to the image. The original does not.
+
+
+def _add_quirk_keys(cfg: CfgNode) -> None:
+    """Keys that only keep a behavior of the original, or mend it; in each comment the clean way comes first.
+
+    The clean way is the default unless released weights rest on the other; the configs for KITTI set what theirs need.
+    Those of keypoints and 3-D boxes are added by their properties. docs/original.md describes each quirk.
+    """
+    node, inputs, test = cfg.MODEL.CENTERNET, cfg.INPUT, cfg.TEST
+    # The Gaussian around a center: "corrected" takes the radius that the paper's source intended; "original" that of
+    # the released models (original.md: Radius).
+    node.GAUSSIAN_RADIUS = "original"
+    # Round sizes of boxes up to whole cells before the radius is taken, or not, as the original for 3-D boxes.
+    node.RADIUS_ROUND_UP = True
+    # Regions to ignore (crowds, KITTI's DontCare and neighbouring classes): "mask" takes their boxes out of the loss of
+    # the heatmap. As in the original for 3-D boxes: "center" draws their Gaussian with 0.9999 at its center, "box" sets
+    # their whole box to 0.9999, both in annotation order (original.md: Regions to ignore).
+    node.IGNORE_REGIONS = "mask"
+    # Crowd annotations: "ignore" masks the box of the region out of the loss of its class's heatmap; "object" trains on
+    # them like on any other, as the original does (original.md: Samples).
+    inputs.CROWD = "object"
+    # 0 divides L1 losses of sizes, offsets, depths and dimensions by the objects there are; any other number by as many
+    # objects per image, 50 in the original for 3-D boxes (original.md: Regression losses).
+    node.LOSS_SLOTS = 0
+    # True averages the offsets of centers and joints over mirrored images too, which makes the mirror exact. False
+    # takes those of the upright image, and mirrors displacements of joints that are off by most of a cell
+    # (original.md: Flip test).
+    test.AUG.AVERAGE_OFFSETS = False
+    # False drops the rows that the original's soft-NMS leaves behind; True keeps them (original.md: Soft-NMS).
+    test.AUG.KEEP_STALE = False
+    # True clips predicted boxes to the image; False does not (original.md: Back to the image).
     node.CLIP_BOXES = True
-    _add_property_keys(node)
+    # False sends the corners of boxes to the image; True shifts their sizes on the way, as the original does for 3-D
+    # boxes (original.md: 3-D results).
+    node.SIZE_AS_POINT = False
+    # False evaluates COCO results as they are; True rounds them to two decimals, and every joint scores 1, as for the
+    # published figures (original.md: COCO results).
+    test.ROUND_RESULTS = False
+    # Labelled boxes of exactly the minimum height: "kit" ignores them, as KITTI does; "original" counts them, as the
+    # tool behind the published figures does (original.md: KITTI evaluation).
+    test.KITTI_RULES = "kit"
 
 
 def _add_property_keys(node: CfgNode) -> None:
@@ -200,9 +236,6 @@ def _add_input_keys(inputs: CfgNode) -> None:
     # boxes do not, so only joint heatmaps are learned from such images, as in the original (original.md: Rotation).
     inputs.AFFINE.ROTATE = 0.0
     inputs.AFFINE.ROTATE_PROB = 0.0
-    # Crowd annotations: "object" trains on them like on any other (as the original does), "ignore" masks the box of
-    # the region out of the loss of its class's heatmap.
-    inputs.CROWD = "object"
     # Brightness, contrast and saturation change by up to this factor; 0 switches them off.
     inputs.COLOR_JITTER = 0.4
     # Standard deviation of the lighting noise along the colour axes of ImageNet; 0 switches it off.
@@ -277,6 +310,9 @@ def _read_file(path: Path) -> dict:
 def _set(cfg: CfgNode, key: str, value: object, where: str) -> None:
     """Set one key, by the name that it has now; `where` starts the messages."""
     key = _current_name(key)
+    if key in REMOVED_KEYS:
+        _check_removed(key, value, where)
+        return
     try:
         default = reduce(operator.getitem, key.split("."), cfg)
     except (KeyError, TypeError) as error:
@@ -301,3 +337,12 @@ def _current_name(key: str) -> str:
             log_first_n(logging.WARNING, f"the config key {key} is {current} now", key="message")
             return current
     return key
+
+
+def _check_removed(key: str, value: object, where: str) -> None:
+    """Log that a removed key is ignored; a ValueError, unless it has the value that still holds."""
+    held = REMOVED_KEYS[key]
+    # On the command line values are texts.
+    if value != held and value != str(held):
+        raise ValueError(f"{where}there is no key {key} any more; it is {value!r}, but {held!r} always holds now")
+    log_first_n(logging.WARNING, f"the config key {key} is ignored: {held!r} always holds now", key="message")

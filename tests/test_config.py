@@ -5,7 +5,7 @@ import yaml
 from detectron2.config import get_cfg
 
 from centernet_d2 import load_config, model_zoo
-from centernet_d2.config import add_centernet_config, check_choice, check_device
+from centernet_d2.config import REMOVED_KEYS, add_centernet_config, check_choice, check_device, flatten
 from centernet_d2.modeling import CenterNet
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, BoxHead, Property
 from conftest import ROOT
@@ -144,6 +144,30 @@ def test_bases_are_merged_in_order_and_the_file_behind_them(tmp_path):
 def test_a_broken_override_is_one_message_with_its_key(overrides, message):
     with pytest.raises(ValueError, match=message):
         load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), overrides)
+
+
+def test_a_removed_key_with_its_old_default_is_one_log_line(tmp_path, caplog, monkeypatch):
+    (tmp_path / "x.yaml").write_text("MODEL: {CENTERNET: {BOX3D: {DEPTH_LOG_BALANCE: 0.5}}}\n")
+    for overrides in ([], ["MODEL.CENTERNET.BOX3D.DEPTH_LOG_BALANCE", "0.5"]):
+        monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
+        caplog.clear()
+        cfg = load_config(tmp_path / "x.yaml", overrides)
+        assert "DEPTH_LOG_BALANCE" not in cfg.MODEL.CENTERNET.BOX3D
+        assert [record.getMessage() for record in caplog.records] == [
+            "the config key MODEL.CENTERNET.BOX3D.DEPTH_LOG_BALANCE is ignored: 0.5 always holds now"
+        ]
+
+
+def test_a_removed_key_with_another_value_is_an_error(tmp_path):
+    (tmp_path / "x.yaml").write_text("MODEL: {CENTERNET: {BOX3D: {DEPTH_LOG_BALANCE: 0.3}}}\n")
+    with pytest.raises(ValueError, match=r"x.yaml: there is no key MODEL.*BALANCE any more; it is 0.3, but 0.5 always"):
+        load_config(tmp_path / "x.yaml")
+
+
+def test_removed_keys_are_gone():
+    cfg = get_cfg()
+    add_centernet_config(cfg)
+    assert not REMOVED_KEYS.keys() & dict(flatten(cfg)).keys()
 
 
 def test_a_device_that_is_none_is_named(monkeypatch):

@@ -11,7 +11,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ....config import check_choice
+from ....config import check_choice, read_choice
 from ....geometry import Geometry, apply_affine
 from ....registry import POINT_HEAD_REGISTRY
 from ....structures.boxes3d import Boxes3D, alpha_to_rotation_y, location_from_center, orientation_to_alpha
@@ -94,7 +94,7 @@ class Box3DHead(PointHead):
         Raises:
             ValueError: an unknown choice.
         """
-        check_choice("MODEL.CENTERNET.BOX3D.DEPTH_LOSS", depth_loss, DEPTH_LOSSES)
+        check_choice("depth_loss", depth_loss, DEPTH_LOSSES)
         super().__init__({"depth": 1, "orientation": ORIENTATION_SIZE, "dimensions": 3}, **common)
         self.depth_loss = depth_loss
         self.depth_log_balance = depth_log_balance
@@ -108,8 +108,7 @@ class Box3DHead(PointHead):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
         node = cfg.MODEL.CENTERNET.BOX3D
         return {
-            "depth_loss": node.DEPTH_LOSS,
-            "depth_log_balance": node.DEPTH_LOG_BALANCE,
+            "depth_loss": read_choice(cfg, "MODEL.CENTERNET.BOX3D.DEPTH_LOSS", DEPTH_LOSSES),
             "depth_weight": node.DEPTH_WEIGHT,
             "dimensions_weight": node.DIMENSIONS_WEIGHT,
             "orientation_weight": node.ORIENTATION_WEIGHT,

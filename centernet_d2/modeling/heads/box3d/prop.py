@@ -73,35 +73,26 @@ class Box3DProperty(Property):
             ValueError: an unknown choice, depths of augmented images without a reference, or a default camera that is
                 none (:func:`check_camera`).
         """
-        check_choice("MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH", augmented_depth, AUGMENTED_DEPTH)
-        if augmented_depth == "camera" and not reference_focal > 0:
-            raise ValueError(
-                "MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH is 'camera', which needs a positive REFERENCE_FOCAL: how far "
-                "away something is cannot be seen in a scaled image without its focal length"
-            )
-        try:
-            self.default_camera = None if default_camera is None else check_camera(default_camera)
-        except ValueError as error:
-            raise ValueError(f"MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA: {error}") from error
+        self.default_camera = _check_arguments(augmented_depth, reference_focal, default_camera)
         self.augmented_depth = augmented_depth
         self.reference_focal = reference_focal
         self._cameras: Cameras | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
-        node = cfg.MODEL.CENTERNET.BOX3D
+        names = ("AUGMENTED_DEPTH", "REFERENCE_FOCAL", "DEFAULT_CAMERA")
+        augmented_depth, reference_focal, default_camera = (cfg.MODEL.CENTERNET.BOX3D[name] for name in names)
+        keys = [f"MODEL.CENTERNET.BOX3D.{name}" for name in names]
         return {
-            "augmented_depth": node.AUGMENTED_DEPTH,
-            "reference_focal": node.REFERENCE_FOCAL,
-            "default_camera": node.DEFAULT_CAMERA,
+            "augmented_depth": augmented_depth,
+            "reference_focal": reference_focal,
+            "default_camera": _check_arguments(augmented_depth, reference_focal, default_camera, keys),
         }
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
         # "l1", or "log": the scale-invariant squared error of logarithms over the objects of an image.
         node.DEPTH_LOSS = "l1"
-        # How much of an error that is common to an image the latter forgives.
-        node.DEPTH_LOG_BALANCE = 0.5
         node.DEPTH_WEIGHT = 1.0
         node.DIMENSIONS_WEIGHT = 1.0
         node.ORIENTATION_WEIGHT = 1.0
@@ -109,15 +100,15 @@ class Box3DProperty(Property):
         # length that an image has in the network input, so they hold for other cameras and resolutions. 0: the network
         # predicts metres whatever the camera, as in the original.
         node.REFERENCE_FOCAL = 0.0
-        # Depth and dimensions of images that were shifted and scaled: "mask" does not learn from them, as in the
-        # original; "camera" does, which needs REFERENCE_FOCAL.
-        node.AUGMENTED_DEPTH = "mask"
         # The (3, 4) projection matrix of images that come without one; the original's default.
         node.DEFAULT_CAMERA = [
             [707.0493, 0.0, 604.0814, 45.75831],
             [0.0, 707.0493, 180.5066, -0.3454157],
             [0.0, 0.0, 1.0, 0.004981016],
         ]
+        # A quirk of the original. Depth and dimensions of images that were shifted and scaled: "camera" learns them,
+        # which needs REFERENCE_FOCAL; "mask" does not (original.md: KITTI window).
+        node.AUGMENTED_DEPTH = "mask"
 
     def check(self, dicts: Sequence[dict]) -> None:
         """Check cameras and annotations. Objects that are not in front of the camera are counted in one log line.
@@ -235,3 +226,30 @@ def _check_object(annotation: dict, where: str) -> None:
             raise ValueError(f"{where}: '{name}' is {annotation.get(name)!r} instead of {count} finite numbers")
     if min(annotation["dimensions"]) <= 0:
         raise ValueError(f"{where}: the dimensions {list(annotation['dimensions'])} are not positive")
+
+
+def _check_arguments(
+    augmented_depth: str,
+    reference_focal: float,
+    default_camera: Sequence[Sequence[float]] | Tensor | None,
+    names: Sequence[str] = ("augmented_depth", "reference_focal", "default_camera"),
+) -> Tensor | None:
+    """The default camera as a tensor, once all arguments of the property are known to be sound.
+
+    Args:
+        augmented_depth, reference_focal, default_camera: see :class:`Box3DProperty`.
+        names: what messages call them: arguments or config keys.
+
+    Raises:
+        ValueError: they are not.
+    """
+    check_choice(names[0], augmented_depth, AUGMENTED_DEPTH)
+    if augmented_depth == "camera" and not reference_focal > 0:
+        raise ValueError(
+            f"{names[0]} is 'camera', which needs a positive {names[1]}: how far away something is cannot be seen in a "
+            "scaled image without its focal length"
+        )
+    try:
+        return None if default_camera is None else check_camera(default_camera)
+    except ValueError as error:
+        raise ValueError(f"{names[2]}: {error}") from error

@@ -65,14 +65,15 @@ class KeypointProperty(Property):
         node.FLIP_MAP = []
         # Pairs of names between which pictures have lines.
         node.SKELETON = []
-        # Learn nothing at the centers of objects whose keypoints are all unlabelled, as in the original.
-        node.NEEDS_JOINTS = True
         # Heatmaps of the joints, to whose peaks the regressed joints snap, and the sub-cell offset of those peaks.
         node.REFINE = True
         node.OFFSET = True
         node.DISPLACEMENT_WEIGHT = 1.0
         node.HEATMAP_WEIGHT = 1.0
-        # Every joint scores 1, as in the original's result files, instead of its own score.
+        # Quirks of the original. Objects whose keypoints are all unlabelled: False learns their boxes, True nothing at
+        # their centers (original.md: People without joints).
+        node.NEEDS_JOINTS = True
+        # False gives every joint its own score, True gives it 1 (original.md: Pose decoding).
         node.CONSTANT_SCORE = False
 
     def metadata(self) -> dict[str, object]:

@@ -1,0 +1,85 @@
+"""What pages and comments point at is there, and the page of config keys is that of the config."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+
+from centernet_d2.config import add_centernet_config, flatten
+from conftest import ROOT
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md"), *ROOT.glob("tests/*/*.md")])
+# Citations in comments: (original.md: Heading, Other heading), perhaps behind something else and over several lines.
+CITATION = re.compile(r"original\.md:(?!//)\s+([^;)`]+)")
+
+
+def headings(text):
+    """The headings of a page, without code blocks."""
+    return re.findall(r"^#+ (.+?)\s*$", re.sub(r"^```.*?^```", "", text, flags=re.S | re.M), flags=re.M)
+
+
+def anchor(heading):
+    """What GitHub makes of a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def broken_links(page):
+    """Links of a page to files or headings that are not there."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.S | re.M)
+    for target in re.findall(r"\]\(([^()\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        file = page.parent / path if path else page
+        if not file.exists() or (fragment and fragment not in map(anchor, headings(file.read_text(encoding="utf-8")))):
+            yield target
+
+
+def unknown_citations(text, known):
+    """Headings that a text cites of the description of the original, but which it does not have."""
+    text = re.sub(r"\n\s*#?\s*", " ", text)
+    cited = [name.strip(" .") for names in CITATION.findall(text) for name in names.split(", ")]
+    return [name for name in cited if name not in known], len(cited)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    assert list(broken_links(page)) == []
+
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path / "b.md").write_text("# One (two), 3-D\n```\n# no heading\n```\n")
+    page = tmp_path / "a.md"
+    page.write_text("# A\n[x](#a) [y](b.md#one-two-3-d) [w](https://a.b/c)\n[z](c.md) [u](b.md#no-heading) [v](#b)\n")
+    assert list(broken_links(page)) == ["c.md", "b.md#no-heading", "#b"]
+
+
+def test_citations_of_the_original_name_headings_that_are_there():
+    known = headings((ROOT / "docs" / "original.md").read_text(encoding="utf-8"))
+    assert unknown_citations("x (paper, section 3;\n    # original.md: Radius, Nothing\n    # here).", known) == (
+        ["Nothing here"],
+        2,
+    )
+    found = 0
+    for folder in ("centernet_d2", "configs", "examples", "tests", "tools"):
+        for path in {*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.yaml")} - {Path(__file__).resolve()}:
+            unknown, count = unknown_citations(path.read_text(encoding="utf-8"), known)
+            assert unknown == [], path
+            found += count
+    assert found > 50
+
+
+def test_the_page_of_keys_is_complete_and_true():
+    cfg = get_cfg()
+    theirs = dict(flatten(cfg))
+    add_centernet_config(cfg)
+    ours = {key: value for key, value in flatten(cfg) if key not in theirs}
+    page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([A-Z][\w.]+)` \| `([^`]*)` \| \S", page, flags=re.M)
+    assert sorted(key for key, _ in rows) == sorted(ours)
+    for key, default in rows:
+        value = list(ours[key]) if isinstance(ours[key], tuple) else ours[key]
+        written = default if isinstance(value, str) and value else ast.literal_eval(default)
+        assert (type(written), written) == (type(value), value), key
