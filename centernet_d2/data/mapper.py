@@ -14,7 +14,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data.transforms import AugInput, Transform, TransformList
 from detectron2.structures import Instances
 
-from ..config import check_choice
+from ..config import check_choice, read_choice
 from ..images import read_image
 from ..modeling.heads import Property, build_properties
 from .augmentations import build_augmentations
@@ -54,7 +54,7 @@ class CenterNetDatasetMapper(DatasetMapper):
             ValueError: unknown crowd policy.
         """
         super().__init__(is_train, **kwargs)
-        check_choice("INPUT.CROWD", crowd, CROWD_POLICIES)
+        check_choice("crowd", crowd, CROWD_POLICIES)
         self.num_classes = num_classes
         self.properties = properties
         self.crowd = crowd
@@ -67,7 +67,7 @@ class CenterNetDatasetMapper(DatasetMapper):
             "image_format": cfg.INPUT.FORMAT,
             "num_classes": cfg.MODEL.CENTERNET.NUM_CLASSES,
             "properties": build_properties(cfg),
-            "crowd": cfg.INPUT.CROWD,
+            "crowd": read_choice(cfg, "INPUT.CROWD", CROWD_POLICIES),
         }
 
     def __call__(self, dataset_dict: dict) -> dict:

@@ -23,7 +23,7 @@ from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.checks import load_checked
 from ..evaluation.build import build_evaluator, check_evaluation
-from ..evaluation.oracle import OracleCenterNet, OracleMapper
+from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
 from ..modeling.heads import build_properties
 from ..modeling.test_time_augmentation import CenterNetWithTTA
 from .solver import build_optimizer
@@ -179,6 +179,7 @@ class Trainer(DefaultTrainer):
             variants["TTA"] = CenterNetWithTTA(cfg, model)
         if evaluators is None and cfg.TEST.CENTERNET_ORACLE:
             names = tuple(cfg.TEST.CENTERNET_ORACLE)
+            check_map_names("TEST.CENTERNET_ORACLE", names, model)
             for chosen in dict.fromkeys([*((name,) for name in names), names]):
                 oracle = OracleCenterNet(model=model, names=chosen, mapper=OracleMapper(cfg, False))
                 variants[f"ORACLE_{'+'.join(chosen)}"] = oracle

@@ -64,7 +64,7 @@ class KITTIEvaluator(DatasetEvaluator):
         Raises:
             ValueError: unknown rules, or the data set has other classes than KITTI.
         """
-        check_choice("the rules of KITTI's evaluation", rules, RULES)
+        check_choice("rules", rules, RULES)
         self._logger = logging.getLogger(__name__)
         self._dataset_name = dataset_name
         self._output_dir = output_dir

@@ -210,7 +210,7 @@ def kitti_curves(
     Yields:
         Curves are NaN, without thresholds, where there is nothing to find.
     """
-    check_choice("the rules of KITTI's evaluation", rules, RULES)
+    check_choice("rules", rules, RULES)
     detections = _without_broken(detections)
     pairs = _overlapping(truth, detections)
     stuff = _stuff_overlap(truth, detections)

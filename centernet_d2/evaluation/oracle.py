@@ -9,15 +9,15 @@ import torch
 from detectron2.data.transforms import TransformList
 from detectron2.structures import Instances
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from ..data.mapper import CenterNetDatasetMapper
 from ..geometry import Geometry, invert_affine
 from ..modeling import CenterNet, PointHead
+from ..modeling.meta_arch import unwrap
 from ..structures.points import DenseTarget, Points, SparseTarget, known_objects
 from ..transforms import AffineTransform
 
-__all__ = ["OracleCenterNet", "OracleMapper", "oracle_maps", "spread"]
+__all__ = ["OracleCenterNet", "OracleMapper", "check_map_names", "oracle_maps", "spread"]
 
 
 class OracleMapper(CenterNetDatasetMapper):
@@ -104,12 +104,19 @@ def oracle_maps(
     maps = dict(predicted)
     for name in names:
         if name not in targets:
-            raise ValueError(f"TEST.CENTERNET_ORACLE: there is no ground truth for the map '{name}'")
+            raise ValueError(f"the oracle finds no ground truth for the map '{name}'")
         try:
             maps[name] = wanted(targets[name], maps[name])
         except ValueError as error:
-            raise ValueError(f"TEST.CENTERNET_ORACLE: {name}: {error}") from error
+            raise ValueError(f"the oracle cannot replace the map '{name}': {error}") from error
     return maps
+
+
+def check_map_names(argument: str, names: Sequence[str], model: nn.Module) -> None:
+    """Raise a ValueError that names the argument, or the config key, unless the model has maps of all these names."""
+    known = sorted(name for head in unwrap(model).heads.values() for name in head.maps)
+    if unknown := sorted(set(names) - set(known)):
+        raise ValueError(f"{argument}: no map is called {', '.join(unknown)}; known: {', '.join(known)}")
 
 
 class OracleCenterNet(nn.Module):
@@ -126,10 +133,8 @@ class OracleCenterNet(nn.Module):
             ValueError: the model has no such map.
         """
         super().__init__()
-        self.model = model.module if isinstance(model, DistributedDataParallel) else model
-        known = sorted(name for head in self.model.heads.values() for name in head.maps)
-        if unknown := sorted(set(names) - set(known)):
-            raise ValueError(f"TEST.CENTERNET_ORACLE: no map is called {', '.join(unknown)}; known: {', '.join(known)}")
+        self.model = unwrap(model)
+        check_map_names("names", names, self.model)
         self.names = tuple(names)
         self.mapper = mapper
         self.train(self.model.training)

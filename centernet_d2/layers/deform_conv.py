@@ -11,7 +11,7 @@ from torchvision.ops import deform_conv2d
 
 from ..config import check_choice
 
-__all__ = ["DeformConv", "deform_conv2d_by_grid_sample"]
+__all__ = ["IMPLEMENTATIONS", "DeformConv", "deform_conv2d_by_grid_sample"]
 
 IMPLEMENTATIONS = ("auto", "torchvision", "grid_sample")
 
@@ -37,7 +37,7 @@ class DeformConv(nn.Module):
             ValueError: unknown implementation.
         """
         super().__init__()
-        check_choice("MODEL.DEFORM_CONV", implementation, IMPLEMENTATIONS)
+        check_choice("implementation", implementation, IMPLEMENTATIONS)
         self.implementation = implementation
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))

@@ -46,7 +46,7 @@ def gaussian_radius(height: Tensor, width: Tensor, policy: str = "original", min
             (root3 - 2 * min_overlap * total) / (8 * min_overlap),
         )
     else:
-        raise ValueError(f"unknown radius policy {policy!r}, known: {', '.join(RADIUS_POLICIES)}")
+        raise ValueError(f"policy is {policy!r}, known: {', '.join(RADIUS_POLICIES)}")
     return torch.stack(radii).amin(dim=0)
 
 

@@ -13,8 +13,9 @@ from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, Backbone
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from ..config import check_choice
+from ..config import check_choice, read_choice
 from ..geometry import Geometry, fixed_canvas, keep_canvas
 from ..registry import lookup
 from ..structures.points import Peaks, Points
@@ -25,8 +26,9 @@ from .heatmap import RADIUS_POLICIES, top_peaks
 from .nms import NMS_MODES, suppress
 from .points import build_points
 
-__all__ = ["CenterNet", "group_by_shape"]
+__all__ = ["CenterNet", "group_by_shape", "unwrap"]
 
+INPUT_FORMATS = ("BGR", "RGB")
 TEST_RESOLUTIONS = ("keep", "fixed", "fixed_width")
 
 
@@ -77,20 +79,11 @@ class CenterNet(nn.Module):
             ValueError: a parameter is unknown or does not fit another.
         """
         super().__init__()
-        heads = list(heads.items()) if isinstance(heads, Mapping) else [(type(head).__name__, head) for head in heads]
-        _check_heads(heads)
-        check_choice("MODEL.CENTERNET.GAUSSIAN_RADIUS", gaussian_radius, RADIUS_POLICIES)
-        check_choice("MODEL.CENTERNET.TEST_RESOLUTION", test_resolution, TEST_RESOLUTIONS)
-        check_choice("INPUT.FORMAT", input_format, ("BGR", "RGB"))
-        check_choice("TEST.NMS", nms, NMS_MODES)
-        if nms and not any("boxes" in head.provides for _, head in heads):
-            raise ValueError(f"TEST.NMS {nms} needs boxes: add BoxHead to MODEL.CENTERNET.HEADS")
-        divisibility = backbone.size_divisibility
-        if len(fixed_size) != 2 or any(size <= 0 or size % divisibility for size in fixed_size):
-            raise ValueError(
-                f"INPUT.AFFINE.SIZE is {list(fixed_size)} (height, width), but this backbone needs positive multiples "
-                f"of {divisibility}"
-            )
+        heads = _named(heads)
+        _check_parts(backbone, heads, nms, fixed_size)
+        check_choice("gaussian_radius", gaussian_radius, RADIUS_POLICIES)
+        check_choice("test_resolution", test_resolution, TEST_RESOLUTIONS)
+        check_choice("input_format", input_format, INPUT_FORMATS)
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
         self.stride = backbone.output_shape()["stack_0"].stride
@@ -112,18 +105,21 @@ class CenterNet(nn.Module):
         build_backbone = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
         backbone = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
         stacks = backbone.output_shape()
+        heads = build_point_heads(cfg, stacks["stack_0"], len(stacks))
+        keys = ("MODEL.CENTERNET.HEADS", "TEST.NMS", "INPUT.AFFINE.SIZE")
+        _check_parts(backbone, _named(heads), cfg.TEST.NMS, cfg.INPUT.AFFINE.SIZE, keys)
         return {
             "backbone": backbone,
-            "heads": build_point_heads(cfg, stacks["stack_0"], len(stacks)),
+            "heads": heads,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "gaussian_radius": cfg.MODEL.CENTERNET.GAUSSIAN_RADIUS,
+            "gaussian_radius": read_choice(cfg, "MODEL.CENTERNET.GAUSSIAN_RADIUS", RADIUS_POLICIES),
             "radius_round_up": cfg.MODEL.CENTERNET.RADIUS_ROUND_UP,
             "vis_period": cfg.VIS_PERIOD,
-            "input_format": cfg.INPUT.FORMAT,
+            "input_format": read_choice(cfg, "INPUT.FORMAT", INPUT_FORMATS),
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "score_threshold": cfg.MODEL.CENTERNET.SCORE_THRESH_TEST,
-            "test_resolution": cfg.MODEL.CENTERNET.TEST_RESOLUTION,
+            "test_resolution": read_choice(cfg, "MODEL.CENTERNET.TEST_RESOLUTION", TEST_RESOLUTIONS),
             "fixed_size": cfg.INPUT.AFFINE.SIZE,
             "nms": cfg.TEST.NMS,
             "nms_threshold": cfg.TEST.NMS_THRESH,
@@ -349,17 +345,47 @@ def group_by_shape(canvases: Sequence[Tensor], limit: int | None = None) -> Iter
         yield from (members[start : start + step] for start in range(0, len(members), step))
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, if it is wrapped in DistributedDataParallel."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
 def as_bytes(image: Tensor) -> Tensor:
     """An image of any type as uint8, rounded."""
     return image if image.dtype == torch.uint8 else image.float().round().clamp(0, 255).to(torch.uint8)
 
 
-def _check_heads(heads: Sequence[tuple[str, PointHead]]) -> None:
+def _named(heads: Sequence[PointHead] | Mapping[str, PointHead]) -> list[tuple[str, PointHead]]:
+    """Heads with their names, which are those of their classes unless a mapping has others."""
+    return list(heads.items()) if isinstance(heads, Mapping) else [(type(head).__name__, head) for head in heads]
+
+
+def _check_parts(
+    backbone: Backbone,
+    heads: Sequence[tuple[str, PointHead]],
+    nms: str,
+    fixed_size: Sequence[int],
+    names: Sequence[str] = ("heads", "nms", "fixed_size"),
+) -> None:
+    """Raise a ValueError about what does not fit together; `names` are those of arguments or config keys."""
+    _check_heads(names[0], heads)
+    check_choice(names[1], nms, NMS_MODES)
+    if nms and not any("boxes" in head.provides for _, head in heads):
+        raise ValueError(f"{names[1]} is '{nms}', which needs boxes: add BoxHead to {names[0]}")
+    divisibility = backbone.size_divisibility
+    if len(fixed_size) != 2 or any(size <= 0 or size % divisibility for size in fixed_size):
+        raise ValueError(
+            f"{names[2]} is {list(fixed_size)} (height, width), but this backbone needs positive multiples of "
+            f"{divisibility}"
+        )
+
+
+def _check_heads(where: str, heads: Sequence[tuple[str, PointHead]]) -> None:
     """Every head must find what it builds on, and no two may make the same thing."""
     made: dict[str, set[str]] = {"maps": set(), "decoded fields": set(), "fields": set(), "property": set()}
     for name, head in heads:
         if missing := set(head.requires) - made["decoded fields"]:
-            raise ValueError(f"heads: {name} needs {', '.join(sorted(missing))} from a head listed before it")
+            raise ValueError(f"{where}: {name} needs {', '.join(sorted(missing))} from a head listed before it")
         own = {
             "maps": set(head.maps),
             "decoded fields": set(head.provides),
@@ -368,7 +394,9 @@ def _check_heads(heads: Sequence[tuple[str, PointHead]]) -> None:
         }
         for kind, names in own.items():
             if twice := made[kind] & names:
-                raise ValueError(f"heads: an earlier head has the {kind} {', '.join(sorted(twice))} of {name} already")
+                raise ValueError(
+                    f"{where}: an earlier head has the {kind} {', '.join(sorted(twice))} of {name} already"
+                )
             made[kind] |= names
     if "heatmap" not in made["maps"]:
-        raise ValueError("heads: none predicts the heatmap of the centers; CenterHead does")
+        raise ValueError(f"{where}: none predicts the heatmap of the centers; CenterHead does")

@@ -60,7 +60,7 @@ def soft_nms(
     Raises:
         ValueError: unknown method.
     """
-    check_choice("the method of soft-NMS", method, SOFT_NMS_METHODS)
+    check_choice("method", method, SOFT_NMS_METHODS)
     boxes, scores = boxes.detach().cpu().float(), scores.detach().cpu().float().clone()
     index = torch.arange(len(boxes))
     rest = index.clone()

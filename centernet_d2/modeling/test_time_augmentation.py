@@ -9,12 +9,11 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.structures import Instances
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from ..config import check_choice
+from ..config import check_choice, read_choice
 from ..geometry import Geometry
 from ..images import read_image
-from .meta_arch import CenterNet, group_by_shape
+from .meta_arch import CenterNet, group_by_shape, unwrap
 from .soft_nms import SOFT_NMS_METHODS, merge_scales
 
 __all__ = ["CenterNetWithTTA"]
@@ -51,14 +50,11 @@ class CenterNetWithTTA(nn.Module):
             ValueError: a parameter is unknown, or a head cannot be merged over scales.
         """
         super().__init__()
-        self.model = model.module if isinstance(model, DistributedDataParallel) else model
-        check_choice("TEST.AUG.SOFT_NMS", soft_nms, SOFT_NMS_METHODS)
-        if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales):
-            raise ValueError(f"TEST.AUG.SCALES is {scales}; it needs positive factors such as (0.5, 1, 1.5)")
+        self.model = unwrap(model)
+        check_choice("soft_nms", soft_nms, SOFT_NMS_METHODS)
+        _check_scales(scales, self.model)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
-        if len(scales) > 1:
-            _check_multi_scale(self.model)
         self.flip = flip
         self.scales = tuple(scales)
         self.soft_nms = soft_nms
@@ -73,11 +69,12 @@ class CenterNetWithTTA(nn.Module):
         """`tta_mapper` is there for Detectron2's signature only: the model makes its own canvases."""
         if tta_mapper is not None:
             raise ValueError("CenterNetWithTTA takes no tta_mapper: TEST.AUG.FLIP and TEST.AUG.SCALES say what is done")
+        _check_scales(cfg.TEST.AUG.SCALES, unwrap(model), ("TEST.AUG.SCALES", "MODEL.CENTERNET.HEADS"))
         return {
             "model": model,
             "flip": cfg.TEST.AUG.FLIP,
             "scales": cfg.TEST.AUG.SCALES,
-            "soft_nms": cfg.TEST.AUG.SOFT_NMS,
+            "soft_nms": read_choice(cfg, "TEST.AUG.SOFT_NMS", SOFT_NMS_METHODS),
             "keep_stale": cfg.TEST.AUG.KEEP_STALE,
             "batch_size": batch_size,
         }
@@ -147,9 +144,24 @@ class CenterNetWithTTA(nn.Module):
         return self.model.suppress(merged)
 
 
-def _check_multi_scale(model: CenterNet) -> None:
-    """Merging compares boxes, and asks the heads whether it makes sense for them."""
+def _check_scales(
+    scales: Sequence[float], model: CenterNet, names: Sequence[str] = ("scales", "the heads of the model")
+) -> None:
+    """Merging scales compares boxes, and asks the heads whether it makes sense for them.
+
+    Args:
+        scales: factors by which images are resized.
+        model: which detects at these scales.
+        names: what messages call scales and heads: as arguments or as config keys.
+
+    Raises:
+        ValueError: there is no scale, one is not positive, or there are several that cannot be merged.
+    """
+    if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales):
+        raise ValueError(f"{names[0]} is {scales}; it needs positive factors such as (0.5, 1, 1.5)")
+    if len(scales) == 1:
+        return
     if not any("boxes" in head.provides for head in model.heads.values()):
-        raise ValueError("several TEST.AUG.SCALES need boxes to be merged: add BoxHead to MODEL.CENTERNET.HEADS")
+        raise ValueError(f"several {names[0]} need boxes to be merged: add BoxHead to {names[1]}")
     if single := [name for name, head in model.heads.items() if not head.multi_scale]:
-        raise ValueError(f"{', '.join(single)}: detections of several TEST.AUG.SCALES cannot be merged; give one")
+        raise ValueError(f"{', '.join(single)}: detections of several {names[0]} cannot be merged; give one")

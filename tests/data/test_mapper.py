@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.structures import BoxMode
 
+from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper
 from centernet_d2.data.augmentations import ShiftScaleWindow
 from centernet_d2.geometry import affine_matrix
@@ -150,8 +151,11 @@ def test_an_unknown_class_is_named(record):
 
 
 def test_unknown_crowd_policy_is_an_error():
-    with pytest.raises(ValueError, match="INPUT.CROWD is 'keep', known: object, ignore"):
+    with pytest.raises(ValueError, match="^crowd is 'keep', known: object, ignore"):
         mapper(crowd="keep")
+    cfg = load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), ["INPUT.CROWD", "keep"])
+    with pytest.raises(ValueError, match="INPUT.CROWD is 'keep', known: object, ignore"):
+        CenterNetDatasetMapper(cfg, True)
 
 
 @pytest.mark.parametrize("is_train", [True, False])

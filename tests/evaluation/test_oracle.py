@@ -4,6 +4,8 @@ import pytest
 import torch
 from detectron2.structures import BoxMode
 
+from centernet_d2 import load_config, model_zoo
+from centernet_d2.engine import Trainer
 from centernet_d2.evaluation.oracle import OracleCenterNet, OracleMapper, spread
 from centernet_d2.modeling import Box3DHead
 from centernet_d2.modeling.heads import Box3DProperty
@@ -105,5 +107,9 @@ def test_one_known_map_leaves_the_others():
 
 
 def test_unknown_maps_are_named():
-    with pytest.raises(ValueError, match="no map is called depth; known: heatmap, offset, size"):
+    with pytest.raises(ValueError, match="^names: no map is called depth; known: heatmap, offset, size"):
         OracleCenterNet(model=stub_model(), names=["depth", "size"], mapper=mapper())
+    cfg = load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"))
+    cfg.TEST.CENTERNET_ORACLE = ["depth"]
+    with pytest.raises(ValueError, match="TEST.CENTERNET_ORACLE: no map is called depth"):
+        Trainer.test(cfg, stub_model())

@@ -61,5 +61,5 @@ def test_both_implementations_export(name):
 
 
 def test_unknown_implementations_are_errors():
-    with pytest.raises(ValueError, match="MODEL.DEFORM_CONV is 'fast', known: auto, torchvision, grid_sample"):
+    with pytest.raises(ValueError, match="implementation is 'fast', known: auto, torchvision, grid_sample"):
         DeformConv(4, 6, implementation="fast")

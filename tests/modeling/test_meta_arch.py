@@ -468,16 +468,16 @@ def small_config(*overrides):
         (
             "MODEL.CENTERNET.HEADS",
             "['BoxHead','CenterHead']",
-            "BoxHead needs centers, classes from a head listed before",
+            "MODEL.CENTERNET.HEADS: BoxHead needs centers, classes from a head listed before",
         ),
         ("MODEL.BACKBONE.NAME", "build_nothing", "MODEL.BACKBONE.NAME: there is no 'build_nothing'.*resnet_upconv"),
         ("MODEL.RESNETS.DEPTH", 19, "MODEL.RESNETS.DEPTH is 19, known"),
         ("INPUT.AFFINE.SIZE", "[100, 128]", "multiples of 32"),
-        ("INPUT.AFFINE.SIZE", "[128]", "multiples of 32"),
+        ("INPUT.AFFINE.SIZE", "[128]", "INPUT.AFFINE.SIZE is .128. .*multiples of 32"),
         ("INPUT.FORMAT", "bgr", "INPUT.FORMAT is 'bgr', known: BGR, RGB"),
         ("MODEL.RESNETS.NORM", "GN", "MODEL.RESNETS.NORM is 'GN', known: BN, SyncBN, FrozenBN"),
         ("MODEL.UPCONV.NORM", "", "MODEL.UPCONV.NORM is '', known"),
-        ("MODEL.CENTERNET.HEADS", "[]", "heads: none predicts the heatmap of the centers; CenterHead does"),
+        ("MODEL.CENTERNET.HEADS", "[]", "MODEL.CENTERNET.HEADS: none predicts the heatmap of the centers; CenterHead"),
         (
             "MODEL.CENTERNET.HEADS",
             "['CenterHead','BoxHead','BoxHead']",
@@ -485,11 +485,53 @@ def small_config(*overrides):
         ),
         ("MODEL.CENTERNET.TEST_RESOLUTION", "full", "TEST_RESOLUTION is 'full', known: keep, fixed, fixed_width"),
         ("MODEL.CENTERNET.GAUSSIAN_RADIUS", "mine", "GAUSSIAN_RADIUS is 'mine', known: original, corrected"),
+        ("MODEL.UPCONV.CHANNELS", "[8]", "MODEL.UPCONV.CHANNELS needs three widths"),
+        ("MODEL.DEFORM_CONV", "fast", "MODEL.DEFORM_CONV is 'fast', known"),
+        ("MODEL.CENTERNET.HEAD_INIT", "other", "MODEL.CENTERNET.HEAD_INIT is 'other', known"),
+        ("MODEL.CENTERNET.OFFSET_LOSS", "l3", "MODEL.CENTERNET.OFFSET_LOSS is 'l3', known"),
+        ("MODEL.CENTERNET.SIZE_LOSS", "l3", "MODEL.CENTERNET.SIZE_LOSS is 'l3', known"),
+        ("MODEL.CENTERNET.IGNORE_REGIONS", "no", "MODEL.CENTERNET.IGNORE_REGIONS is 'no', known"),
+        ("TEST.NMS", "soft", "TEST.NMS is 'soft', known"),
     ],
 )
-def test_a_wrong_config_is_one_clear_error(key, value, message):
+def test_a_wrong_config_is_one_clear_error_that_names_the_key(key, value, message):
     with pytest.raises((KeyError, ValueError), match=message):
         CenterNet(small_config(key, value))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["TEST.NMS", "class"], "TEST.NMS is 'class', which needs boxes: add BoxHead to MODEL.CENTERNET.HEADS"),
+        (["MODEL.CENTERNET.BOX3D.DEPTH_LOSS", "l3"], "MODEL.CENTERNET.BOX3D.DEPTH_LOSS is 'l3', known"),
+        (["MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH", "no"], "MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH is 'no', known"),
+        (
+            ["MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH", "camera"],
+            "BOX3D.AUGMENTED_DEPTH is 'camera', which needs a positive MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL",
+        ),
+        (["MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA", "[[1.0]]"], "MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA: the camera is no"),
+    ],
+)
+def test_a_wrong_config_for_3d_boxes_names_the_key(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        CenterNet(small_config("MODEL.CENTERNET.HEADS", "['CenterHead','Box3DHead']", *overrides))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gaussian_radius": "mine"}, "^gaussian_radius is 'mine', known: original, corrected"),
+        ({"test_resolution": "full"}, "^test_resolution is 'full', known"),
+        ({"input_format": "bgr"}, "^input_format is 'bgr', known"),
+        (
+            {"fixed_size": (100,)},
+            r"^fixed_size is \[100\] .* this backbone needs positive multiples of",
+        ),
+    ],
+)
+def test_a_wrong_argument_is_one_clear_error_that_names_it(options, message):
+    with pytest.raises(ValueError, match=message):
+        stub_model(**options)
 
 
 def test_a_map_predicted_twice_is_an_error():

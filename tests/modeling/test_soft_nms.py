@@ -57,7 +57,7 @@ def test_few_boxes_stay_as_they_are(count):
 
 
 def test_unknown_methods_are_named():
-    with pytest.raises(ValueError, match="soft-NMS is 'fuzzy', known: gaussian, linear, hard"):
+    with pytest.raises(ValueError, match="^method is 'fuzzy', known: gaussian, linear, hard"):
         soft_nms(BOXES, SCORES, method="fuzzy")
 
 

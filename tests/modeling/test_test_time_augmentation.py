@@ -131,7 +131,7 @@ def test_heads_decide_whether_scales_can_be_merged_and_cut():
     assert len(merged) > 20
     unlimited.heads["BoxHead"].multi_scale = False
     CenterNetWithTTA(model=unlimited)
-    with pytest.raises(ValueError, match="BoxHead: detections of several TEST.AUG.SCALES cannot be merged"):
+    with pytest.raises(ValueError, match="BoxHead: detections of several scales cannot be merged"):
         CenterNetWithTTA(model=unlimited, scales=(1, 2))
 
 
@@ -164,9 +164,9 @@ def test_it_is_called_like_detectron2s(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scales": ()}, "it needs positive factors"),
-        ({"scales": (1, 0)}, "it needs positive factors"),
-        ({"soft_nms": "mean"}, "TEST.AUG.SOFT_NMS is 'mean', known"),
+        ({"scales": ()}, "^scales is .*it needs positive factors"),
+        ({"scales": (1, 0)}, "^scales is .*it needs positive factors"),
+        ({"soft_nms": "mean"}, "^soft_nms is 'mean', known"),
         ({"batch_size": 0}, "must be at least 1"),
     ],
 )
@@ -178,8 +178,17 @@ def test_wrong_options_are_one_clear_error(options, message):
 def test_wrong_uses_are_one_clear_error():
     with pytest.raises(ValueError, match="takes no tta_mapper"):
         CenterNetWithTTA(config(), model(), tta_mapper=object())
-    with pytest.raises(ValueError, match="need boxes to be merged"):
-        CenterNetWithTTA(model=stub_model({"CenterHead": stub_heads()["CenterHead"]}), scales=(1, 2))
+    points = stub_model({"CenterHead": stub_heads()["CenterHead"]})
+    with pytest.raises(ValueError, match="several scales need boxes to be merged"):
+        CenterNetWithTTA(model=points, scales=(1, 2))
+    wrong = [
+        (model(), "SOFT_NMS", "mean", "TEST.AUG.SOFT_NMS is 'mean', known"),
+        (model(), "SCALES", (1.0, -1.0), "TEST.AUG.SCALES is .*it needs positive factors"),
+        (points, "SCALES", (1.0, 2.0), "several TEST.AUG.SCALES need boxes .*add BoxHead to MODEL.CENTERNET.HEADS"),
+    ]
+    for own, key, value, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            CenterNetWithTTA(config(f"TEST.AUG.{key}", value), own)
     with pytest.raises(RuntimeError, match="call model.eval"):
         CenterNetWithTTA(model=stub_model().train())([{"image": image()}])
 

@@ -18,8 +18,8 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ...config import check_choice
-from ...layers import DeformConv
+from ...config import check_choice, read_choice
+from ...layers.deform_conv import IMPLEMENTATIONS, DeformConv
 from .common import NORMS, BasicBlock, check_input_size, fill_bilinear
 
 __all__ = ["DLA", "DLABackbone", "build_dla_backbone"]
@@ -258,10 +258,11 @@ class DLABackbone(Backbone):
             norm: normalisation throughout: "BN", "SyncBN" or "FrozenBN".
 
         Raises:
-            ValueError: not six widths or four depths, or unknown norm.
+            ValueError: not six widths or four depths, or unknown norm or way to compute.
         """
         super().__init__()
-        check_choice("MODEL.DLA.NORM", norm, NORMS)
+        check_choice("norm", norm, NORMS)
+        check_choice("deform_conv", deform_conv, IMPLEMENTATIONS)
         self.base = DLA(channels=channels, tree_depths=tree_depths, norm=norm)
         widths = channels[2:]
         options = {"deformable": deformable, "deform_conv": deform_conv, "norm": norm}
@@ -302,4 +303,8 @@ def _init_normal(conv: nn.Conv2d) -> None:
 @BACKBONE_REGISTRY.register()
 def build_dla_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DLABackbone:
     """:class:`DLABackbone` from ``MODEL.DLA``."""
-    return DLABackbone(deformable=cfg.MODEL.DLA.DEFORMABLE, deform_conv=cfg.MODEL.DEFORM_CONV, norm=cfg.MODEL.DLA.NORM)
+    return DLABackbone(
+        deformable=cfg.MODEL.DLA.DEFORMABLE,
+        deform_conv=read_choice(cfg, "MODEL.DEFORM_CONV", IMPLEMENTATIONS),
+        norm=read_choice(cfg, "MODEL.DLA.NORM", NORMS),
+    )

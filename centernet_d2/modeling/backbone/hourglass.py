@@ -12,7 +12,7 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ...config import check_choice
+from ...config import check_choice, read_choice
 from .common import NORMS, BasicBlock, check_input_size
 
 __all__ = ["Hourglass", "build_hourglass_backbone"]
@@ -85,14 +85,8 @@ class Hourglass(Backbone):
             ValueError: no stack, less than two depths, not one positive count per width, or unknown norm.
         """
         super().__init__()
-        check_choice("MODEL.HOURGLASS.NORM", norm, NORMS)
-        if stacks < 1:
-            raise ValueError(f"MODEL.HOURGLASS.STACKS is {stacks}, at least one is needed")
-        if len(widths) < 2 or len(counts) != len(widths) or min(counts) < 1:
-            raise ValueError(
-                f"MODEL.HOURGLASS.WIDTHS and .COUNTS need a positive number for each of two or more depths, got "
-                f"{list(widths)} and {list(counts)}"
-            )
+        check_choice("norm", norm, NORMS)
+        _check_shape(stacks, widths, counts)
         width = widths[0]
         self.pre = nn.Sequential(
             _conv_unit(3, width // 2, kernel_size=7, stride=2, norm=norm),
@@ -150,12 +144,26 @@ def _residuals(widths: Sequence[int], *, norm: str, stride: int = 1) -> nn.Seque
     )
 
 
+def _check_shape(
+    stacks: int,
+    widths: Sequence[int],
+    counts: Sequence[int],
+    names: Sequence[str] = ("stacks", "widths", "counts"),
+) -> None:
+    """Raise a ValueError about the shape of an hourglass; `names` are those of arguments or config keys."""
+    if stacks < 1:
+        raise ValueError(f"{names[0]} is {stacks}, at least one is needed")
+    if len(widths) < 2 or len(counts) != len(widths) or min(counts) < 1:
+        raise ValueError(
+            f"{names[1]} and {names[2]} need a positive number for each of two or more depths, got {list(widths)} and "
+            f"{list(counts)}"
+        )
+
+
 @BACKBONE_REGISTRY.register()
 def build_hourglass_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Hourglass:
     """:class:`Hourglass` from ``MODEL.HOURGLASS``."""
-    return Hourglass(
-        stacks=cfg.MODEL.HOURGLASS.STACKS,
-        widths=cfg.MODEL.HOURGLASS.WIDTHS,
-        counts=cfg.MODEL.HOURGLASS.COUNTS,
-        norm=cfg.MODEL.HOURGLASS.NORM,
-    )
+    names = ("STACKS", "WIDTHS", "COUNTS")
+    stacks, widths, counts = (cfg.MODEL.HOURGLASS[name] for name in names)
+    _check_shape(stacks, widths, counts, [f"MODEL.HOURGLASS.{name}" for name in names])
+    return Hourglass(stacks=stacks, widths=widths, counts=counts, norm=read_choice(cfg, "MODEL.HOURGLASS.NORM", NORMS))

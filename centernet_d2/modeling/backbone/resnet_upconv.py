@@ -12,8 +12,8 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ...config import check_choice
-from ...layers import DeformConv
+from ...config import check_choice, read_choice
+from ...layers.deform_conv import IMPLEMENTATIONS, DeformConv
 from .common import NORMS, check_input_size, fill_bilinear
 
 __all__ = ["ResNetUpConv", "build_resnet_upconv_backbone"]
@@ -46,14 +46,14 @@ class ResNetUpConv(Backbone):
             trunk_norm, norm: normalisation of the trunk and of the up-sampling: "BN", "SyncBN" or "FrozenBN".
 
         Raises:
-            ValueError: unknown depth or norm, or not three widths.
+            ValueError: unknown depth, norm or way to compute, or not three widths.
         """
         super().__init__()
-        check_choice("MODEL.RESNETS.DEPTH", depth, DEPTHS)
-        check_choice("MODEL.RESNETS.NORM", trunk_norm, NORMS)
-        check_choice("MODEL.UPCONV.NORM", norm, NORMS)
-        if len(channels) != 3:
-            raise ValueError(f"MODEL.UPCONV.CHANNELS needs three widths, got {list(channels)}")
+        check_choice("depth", depth, DEPTHS)
+        check_choice("trunk_norm", trunk_norm, NORMS)
+        check_choice("norm", norm, NORMS)
+        check_choice("deform_conv", deform_conv, IMPLEMENTATIONS)
+        _check_channels("channels", channels)
         trunk = torchvision.models.get_model(
             f"resnet{depth}", weights=None, norm_layer=lambda width: get_norm(trunk_norm, width)
         )
@@ -96,14 +96,20 @@ def _deformable_stage(before: int, after: int, norm: str, *, deform_conv: str) -
     return [*deform, up, get_norm(norm, after), nn.ReLU(inplace=True)]
 
 
+def _check_channels(name: str, channels: Sequence[int]) -> None:
+    if len(channels) != 3:
+        raise ValueError(f"{name} needs three widths, got {list(channels)}")
+
+
 @BACKBONE_REGISTRY.register()
 def build_resnet_upconv_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNetUpConv:
     """:class:`ResNetUpConv` from ``MODEL.RESNETS.{DEPTH,NORM}`` and ``MODEL.UPCONV``."""
+    _check_channels("MODEL.UPCONV.CHANNELS", cfg.MODEL.UPCONV.CHANNELS)
     return ResNetUpConv(
-        depth=cfg.MODEL.RESNETS.DEPTH,
+        depth=read_choice(cfg, "MODEL.RESNETS.DEPTH", DEPTHS),
         channels=cfg.MODEL.UPCONV.CHANNELS,
         deformable=cfg.MODEL.UPCONV.DEFORMABLE,
-        deform_conv=cfg.MODEL.DEFORM_CONV,
-        trunk_norm=cfg.MODEL.RESNETS.NORM,
-        norm=cfg.MODEL.UPCONV.NORM,
+        deform_conv=read_choice(cfg, "MODEL.DEFORM_CONV", IMPLEMENTATIONS),
+        trunk_norm=read_choice(cfg, "MODEL.RESNETS.NORM", NORMS),
+        norm=read_choice(cfg, "MODEL.UPCONV.NORM", NORMS),
     )

@@ -10,7 +10,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, BoxMode, Instances
 from torch import Tensor
 
-from ...config import check_choice
+from ...config import check_choice, read_choice
 from ...geometry import Geometry, apply_affine
 from ...registry import POINT_HEAD_REGISTRY
 from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
@@ -69,7 +69,7 @@ class BoxHead(PointHead):
         Raises:
             ValueError: unknown loss.
         """
-        check_choice("MODEL.CENTERNET.SIZE_LOSS", loss, REGRESSION_LOSSES)
+        check_choice("loss", loss, REGRESSION_LOSSES)
         super().__init__({"size": 2 * num_classes if class_specific else 2}, **common)
         self.class_specific = class_specific
         self.loss = "l1" if class_specific else loss
@@ -84,7 +84,7 @@ class BoxHead(PointHead):
         return {
             "num_classes": node.NUM_CLASSES,
             "class_specific": node.CLASS_SPECIFIC_SIZE,
-            "loss": node.SIZE_LOSS,
+            "loss": read_choice(cfg, "MODEL.CENTERNET.SIZE_LOSS", REGRESSION_LOSSES),
             "weight": node.SIZE_WEIGHT,
             "clip": node.CLIP_BOXES,
             "loss_slots": node.LOSS_SLOTS,

@@ -41,7 +41,7 @@ class MapBranches(nn.ModuleDict):
         init: str = "default",
     ) -> None:
         super().__init__()
-        check_choice("MODEL.CENTERNET.HEAD_INIT", init, HEAD_INITS)
+        check_choice("init", init, HEAD_INITS)
         for name, channels in maps.items():
             layers = [nn.Conv2d(head_conv or in_channels, channels, 1)]
             if head_conv:

@@ -11,7 +11,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ...config import check_choice
+from ...config import check_choice, read_choice
 from ...geometry import Geometry
 from ...registry import POINT_HEAD_REGISTRY
 from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
@@ -164,8 +164,8 @@ class CenterHead(PointHead):
         Raises:
             ValueError: unknown loss or policy.
         """
-        check_choice("MODEL.CENTERNET.OFFSET_LOSS", offset_loss, REGRESSION_LOSSES)
-        check_choice("MODEL.CENTERNET.IGNORE_REGIONS", ignore_regions, IGNORE_POLICIES)
+        check_choice("offset_loss", offset_loss, REGRESSION_LOSSES)
+        check_choice("ignore_regions", ignore_regions, IGNORE_POLICIES)
         super().__init__({"heatmap": num_classes, **({"offset": 2} if offset else {})}, **common)
         self.num_classes = num_classes
         self.offset_loss = offset_loss
@@ -182,12 +182,12 @@ class CenterHead(PointHead):
         return {
             "num_classes": node.NUM_CLASSES,
             "offset": node.OFFSET,
-            "offset_loss": node.OFFSET_LOSS,
+            "offset_loss": read_choice(cfg, "MODEL.CENTERNET.OFFSET_LOSS", REGRESSION_LOSSES),
             "heatmap_weight": node.HEATMAP_WEIGHT,
             "offset_weight": node.OFFSET_WEIGHT,
             "average_offsets": cfg.TEST.AUG.AVERAGE_OFFSETS,
             "stride": input_shape.stride,
-            "ignore_regions": node.IGNORE_REGIONS,
+            "ignore_regions": read_choice(cfg, "MODEL.CENTERNET.IGNORE_REGIONS", IGNORE_POLICIES),
             "loss_slots": node.LOSS_SLOTS,
             **cls.common_config(cfg, input_shape, num_stacks),
         }

@@ -15,9 +15,10 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor, nn
 
+from ...config import read_choice
 from ...geometry import Geometry
 from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
-from .branches import MapBranches
+from .branches import HEAD_INITS, MapBranches
 
 __all__ = ["PointHead", "Property", "unflip_vectors"]
 
@@ -207,7 +208,7 @@ class PointHead(nn.Module):
             "prop": cls.property_type(cfg),
             "in_channels": input_shape.channels,
             "head_conv": cfg.MODEL.CENTERNET.HEAD_CONV,
-            "init": cfg.MODEL.CENTERNET.HEAD_INIT,
+            "init": read_choice(cfg, "MODEL.CENTERNET.HEAD_INIT", HEAD_INITS),
             "num_stacks": num_stacks,
         }
 

@@ -170,12 +170,32 @@ def test_plain_neck_of_dla_starts_with_normal_weights():
     [
         (DLABackbone, {"channels": (4, 4, 8)}, "six widths"),
         (DLABackbone, {"tree_depths": (1, 2)}, "four depths"),
-        (Hourglass, {"stacks": 0}, "STACKS"),
-        (Hourglass, {"widths": (8,), "counts": (1,)}, "WIDTHS"),
-        (Hourglass, {"counts": (1, 1)}, "COUNTS"),
-        (Hourglass, {"widths": (8, 8), "counts": (1, 0)}, "COUNTS"),
+        (DLABackbone, {"norm": "GN"}, "^norm is 'GN', known"),
+        (DLABackbone, {"deform_conv": "fast"}, "^deform_conv is 'fast', known"),
+        (Hourglass, {"stacks": 0}, "^stacks is 0"),
+        (Hourglass, {"widths": (8,), "counts": (1,)}, "^widths and counts need"),
+        (Hourglass, {"counts": (1, 1)}, "^widths and counts need"),
+        (Hourglass, {"widths": (8, 8), "counts": (1, 0)}, "^widths and counts need"),
+        (Hourglass, {"norm": "GN"}, "^norm is 'GN', known"),
+        (ResNetUpConv, {"depth": 19}, "^depth is 19, known"),
+        (ResNetUpConv, {"trunk_norm": "GN"}, "^trunk_norm is 'GN', known"),
+        (ResNetUpConv, {"channels": (8,)}, "^channels needs three widths"),
     ],
 )
 def test_impossible_shapes_are_refused(backbone, options, message):
     with pytest.raises(ValueError, match=message):
         backbone(**options)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "key", "value", "message"),
+    [
+        ("dla", "MODEL.DLA.NORM", "GN", "MODEL.DLA.NORM is 'GN', known"),
+        ("hourglass", "MODEL.HOURGLASS.NORM", "GN", "MODEL.HOURGLASS.NORM is 'GN', known"),
+        ("hourglass", "MODEL.HOURGLASS.STACKS", 0, "MODEL.HOURGLASS.STACKS is 0"),
+        ("hourglass", "MODEL.HOURGLASS.COUNTS", [1], "MODEL.HOURGLASS.WIDTHS and MODEL.HOURGLASS.COUNTS need"),
+    ],
+)
+def test_a_wrong_config_names_the_key(backbone, key, value, message):
+    with pytest.raises(ValueError, match=message):
+        BACKBONE_REGISTRY.get(f"build_{backbone}_backbone")(config(key, value), ShapeSpec(channels=3))

@@ -77,5 +77,5 @@ def test_class_specific_sizes_always_use_l1():
 
 
 def test_unknown_loss_is_an_error():
-    with pytest.raises(ValueError, match="SIZE_LOSS is 'l2', known: l1, smooth_l1"):
+    with pytest.raises(ValueError, match="^loss is 'l2', known: l1, smooth_l1"):
         stub_heads(box={"loss": "l2"})

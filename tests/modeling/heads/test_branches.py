@@ -40,7 +40,7 @@ def test_initialisation():
 
 
 def test_unknown_initialisation_is_an_error():
-    with pytest.raises(ValueError, match="HEAD_INIT"):
+    with pytest.raises(ValueError, match="^init is 'other', known: default"):
         MapBranches({"m": 2}, in_channels=8, head_conv=0, init="other")
 
 

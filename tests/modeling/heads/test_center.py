@@ -114,7 +114,7 @@ def test_without_offset_centers_are_at_the_middle_of_their_cell():
 
 
 def test_unknown_loss_is_an_error():
-    with pytest.raises(ValueError, match="OFFSET_LOSS is 'l2', known: l1, smooth_l1"):
+    with pytest.raises(ValueError, match="^offset_loss is 'l2', known: l1, smooth_l1"):
         stub_heads(offset_loss="l2")
 
 
