@@ -18,10 +18,15 @@ from detectron2.utils.logger import log_first_n
 from .config_files import find_config
 from .registry import POINT_HEAD_REGISTRY
 
-__all__ = ["add_centernet_config", "check_choice", "check_device", "flatten", "load_config", "read_choice"]
-
-# Keys of earlier versions that are gone, and the value that always holds now: the old default.
-REMOVED_KEYS = {"MODEL.CENTERNET.BOX3D.DEPTH_LOG_BALANCE": 0.5}
+__all__ = [
+    "add_centernet_config",
+    "check_choice",
+    "check_device",
+    "flatten",
+    "load_config",
+    "read_choice",
+    "removed_keys",
+]
 
 
 def check_choice(name: str, value: object, known: Sequence[object]) -> None:
@@ -310,8 +315,9 @@ def _read_file(path: Path) -> dict:
 def _set(cfg: CfgNode, key: str, value: object, where: str) -> None:
     """Set one key, by the name that it has now; `where` starts the messages."""
     key = _current_name(key)
-    if key in REMOVED_KEYS:
-        _check_removed(key, value, where)
+    removed = removed_keys()
+    if key in removed:
+        _check_removed(key, value, removed[key], where)
         return
     try:
         default = reduce(operator.getitem, key.split("."), cfg)
@@ -339,9 +345,16 @@ def _current_name(key: str) -> str:
     return key
 
 
-def _check_removed(key: str, value: object, where: str) -> None:
+def removed_keys() -> dict[str, object]:
+    """Keys of earlier versions that are gone, and the value that always holds now: the old default."""
+    properties = {head.property_type for _, head in POINT_HEAD_REGISTRY}
+    return {
+        f"MODEL.CENTERNET.{prop.node}.{key}": held for prop in properties for key, held in prop.removed_keys.items()
+    }
+
+
+def _check_removed(key: str, value: object, held: object, where: str) -> None:
     """Log that a removed key is ignored; a ValueError, unless it has the value that still holds."""
-    held = REMOVED_KEYS[key]
     # On the command line values are texts.
     if value != held and value != str(held):
         raise ValueError(f"{where}there is no key {key} any more; it is {value!r}, but {held!r} always holds now")

@@ -43,6 +43,7 @@ class Box3DProperty(Property):
 
     name = "box3d"
     node = "BOX3D"
+    removed_keys = {"DEPTH_LOG_BALANCE": 0.5}
     annotation_keys = tuple(_KEYS)
     input_keys = ("camera",)
     fields = ("pred_boxes3d", "pred_alpha")
