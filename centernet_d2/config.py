@@ -22,6 +22,7 @@ __all__ = [
     "add_centernet_config",
     "check_choice",
     "check_device",
+    "check_keys",
     "flatten",
     "load_config",
     "read_choice",
@@ -64,12 +65,24 @@ def check_device(name: str) -> None:
         raise ValueError(f"MODEL.DEVICE is '{name}', but torch sees {torch.cuda.device_count()} GPUs, from cuda:0")
 
 
+def check_keys(cfg: CfgNode) -> None:
+    """Raise a ValueError unless a config has the keys of :func:`add_centernet_config`."""
+    if "CENTERNET" not in cfg.MODEL:
+        raise ValueError(
+            "the config has no keys of CenterNet: call centernet_d2.add_centernet_config(cfg) behind get_cfg(), or "
+            "take centernet_d2.load_config(file)"
+        )
+
+
 def add_centernet_config(cfg: CfgNode) -> None:
     """Add the keys of CenterNet to a Detectron2 config, with the values of the original as defaults.
 
     Only keys are added; the defaults of Detectron2 that do not suit CenterNet are set in
-    ``configs/Base-CenterNet.yaml``. Keys of a head that lives outside the package are added if it is imported by then.
+    ``configs/Base-CenterNet.yaml``. The exception is Detectron2's MODEL.DEVICE "cuda", which becomes "cpu" where torch
+    sees no GPU. Keys of a head that lives outside the package are added if it is imported by then.
     """
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        cfg.MODEL.DEVICE = "cpu"
     _add_model_keys(cfg.MODEL)
     _add_input_keys(cfg.INPUT)
     _add_test_keys(cfg.TEST)

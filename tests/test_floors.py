@@ -10,7 +10,18 @@ from conftest import ROOT
 PACKAGE = ROOT / "centernet_d2"
 # From the ground up; rooms of one floor may know each other, but not in a circle.
 FLOORS = (
-    ("numbers", "quiet", "registry", "config_files", "config", "geometry", "transforms", "images", "outside"),
+    (
+        "numbers",
+        "quiet",
+        "registry",
+        "config_files",
+        "config",
+        "geometry",
+        "transforms",
+        "images",
+        "outside",
+        "unread_keys",
+    ),
     ("structures", "layers", "command_line"),
     ("visualization",),
     ("modeling",),

@@ -14,7 +14,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data.transforms import AugInput, Transform, TransformList
 from detectron2.structures import Instances
 
-from ..config import check_choice, read_choice
+from ..config import check_choice, check_keys, read_choice
 from ..images import read_image
 from ..modeling.heads import Property, build_properties
 from .augmentations import build_augmentations
@@ -56,11 +56,12 @@ class CenterNetDatasetMapper(DatasetMapper):
         super().__init__(is_train, **kwargs)
         check_choice("crowd", crowd, CROWD_POLICIES)
         self.num_classes = num_classes
-        self.properties = properties
+        self.properties = list(properties)
         self.crowd = crowd
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, object]:
+        check_keys(cfg)
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),

@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import check_exists
 from ..config import check_device, flatten, load_config
+from ..config_files import find_config
 from ..data import register_from_config
 from ..quiet import drop_mapping_notice, is_for_the_screen, quiet_imports
 
@@ -69,10 +70,13 @@ def setup(args: argparse.Namespace) -> CfgNode:
         changed = check_output_dir(cfg, resume=args.resume, told=args.opts[::2])
     comm.synchronize()
     start_logging(cfg)
+    # Detectron2 opens the file of the command line, which may be a name of the model zoo.
+    found = argparse.Namespace(**{**vars(args), "config_file": str(find_config(args.config_file))})
     with _config_file_kept(cfg) if args.eval_only else nullcontext(), quiet_imports():
-        default_setup(cfg, args)
+        default_setup(cfg, found)
     logger = logging.getLogger(__name__)
     logger.info(f"output folder: {cfg.OUTPUT_DIR} (environment, config and model: log.txt)")
+    logger.info(f"device: {cfg.MODEL.DEVICE}")
     for key, (old, new) in changed.items():
         logger.info(f"--resume changes {key}: {old} -> {new}")
     return cfg
@@ -85,7 +89,7 @@ def read_config(args: argparse.Namespace) -> CfgNode:
         FileNotFoundError, ValueError: see :func:`setup`.
     """
     if not args.config_file:
-        raise ValueError("there is no config: give --config-file FILE; ours are in configs/")
+        raise ValueError("there is no config: give --config-file a file, or a name such as COCO-Detection/...")
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     check_device(cfg.MODEL.DEVICE)

@@ -8,7 +8,7 @@ from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
-from ..config import check_choice
+from ..config import check_choice, check_keys
 
 __all__ = ["build_optimizer", "scaled_learning_rate"]
 
@@ -27,6 +27,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     Raises:
         ValueError: unknown optimizer.
     """
+    check_keys(cfg)
     name = cfg.SOLVER.OPTIMIZER
     check_choice("SOLVER.OPTIMIZER", name, ("SGD", *ADAM))
     rate = scaled_learning_rate(cfg)

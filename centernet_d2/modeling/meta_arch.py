@@ -15,10 +15,11 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..config import check_choice, read_choice
+from ..config import check_choice, check_keys, read_choice
 from ..geometry import Geometry, fixed_canvas, keep_canvas
 from ..registry import lookup
 from ..structures.points import Peaks, Points
+from ..unread_keys import warn_of_unread_keys
 from ..visualization import draw_training
 from .heads.build import build_point_heads
 from .heads.point_head import PointHead, Property
@@ -102,6 +103,8 @@ class CenterNet(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+        check_keys(cfg)
+        warn_of_unread_keys(cfg)
         build_backbone = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
         backbone = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
         stacks = backbone.output_shape()
@@ -138,6 +141,10 @@ class CenterNet(nn.Module):
     def input_keys(self) -> list[str]:
         """What images may have for the properties beside their pixels."""
         return [key for prop in self.properties for key in prop.input_keys]
+
+    @property
+    def num_classes(self) -> int:
+        return next(head.maps["heatmap"] for head in self.heads.values() if "heatmap" in head.maps)
 
     def forward(self, batched_inputs: Sequence[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """
@@ -183,7 +190,13 @@ class CenterNet(nn.Module):
         )
 
     def ground_truth(self, batched_inputs: Sequence[dict], map_size: tuple[int, int]) -> tuple[list[Instances], Points]:
-        """What a batch of training says, on the model's device."""
+        """What a batch of training says, on the model's device.
+
+        Raises:
+            ValueError: an object has a class that the model does not know.
+        """
+        for x in batched_inputs:
+            check_classes(x, self.num_classes)
         gt = [x["instances"].to(self.device) for x in batched_inputs]
         classes = None
         if given := [x["labelled_classes"] for x in batched_inputs if "labelled_classes" in x]:
@@ -348,6 +361,26 @@ def group_by_shape(canvases: Sequence[Tensor], limit: int | None = None) -> Iter
 def unwrap(model: nn.Module) -> nn.Module:
     """The model itself, if it is wrapped in DistributedDataParallel."""
     return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def check_classes(record: dict, num_classes: int) -> None:
+    """Look at the classes of a training image, as long as they are on the CPU: a GPU would have to be waited for.
+
+    Raises:
+        ValueError: an object has none of the model's; names the image.
+    """
+    instances = record["instances"]
+    classes = instances.gt_classes
+    if classes.device.type != "cpu" or not len(classes):
+        return
+    # What is ignored for all classes has -1.
+    lowest = -instances.gt_ignore.to(classes) if instances.has("gt_ignore") else 0
+    unknown = classes[(classes < lowest) | (classes >= num_classes)]
+    if len(unknown):
+        raise ValueError(
+            f"{record.get('file_name', 'an image')} has an object of class {int(unknown[0])}, but the model knows "
+            f"0..{num_classes - 1}: set MODEL.CENTERNET.NUM_CLASSES to the number of classes of the data set"
+        )
 
 
 def as_bytes(image: Tensor) -> Tensor:

@@ -25,7 +25,13 @@ def call(arguments, capsys, monkeypatch):
 def test_the_screen_has_progress_and_results_and_the_log_file_everything(call, tmp_path):
     code, out, err = call(SOLVER__MAX_ITER=2, SOLVER__STEPS="(1,)")
     assert (code, err) == (0, "")
-    for shown in ("output folder: ", "iter: 1  total_loss", "Saving checkpoint to", "Evaluation results for bbox"):
+    for shown in (
+        "output folder: ",
+        "device: cpu",
+        "iter: 1  total_loss",
+        "Saving checkpoint to",
+        "Evaluation results for bbox",
+    ):
         assert shown in out, shown
     log = (tmp_path / "out" / "log.txt").read_text()
     for logged in ("Environment info", "Command line arguments", "Running with full config", "Model:", "IoU=0.50:0.95"):
@@ -33,6 +39,13 @@ def test_the_screen_has_progress_and_results_and_the_log_file_everything(call, t
         assert logged not in out, logged
     assert len(out.splitlines()) < 25
     assert len(log.splitlines()) > 300
+
+
+def test_a_config_may_be_named_as_in_the_model_zoo(arguments, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train_net.py"])
+    args = arguments(SOLVER__MAX_ITER=1, DATASETS__TEST="()")
+    code = command.run(["--config-file", "Shapes/centernet_R_18_shapes.yaml", *args.opts])
+    assert (code, capsys.readouterr().err) == (0, "")
 
 
 @pytest.mark.parametrize(
