@@ -12,7 +12,7 @@ from detectron2.data.detection_utils import _apply_exif_orientation
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-__all__ = ["ImageHeader", "as_color_bytes", "read_header", "read_image"]
+__all__ = ["ImageHeader", "as_color_bytes", "pillow_to_rgb", "read_header", "read_image"]
 
 _EXIF_ORIENTATION = 274
 
@@ -63,13 +63,23 @@ def read_image(path: str | Path, image_format: str = "BGR") -> np.ndarray:
         OSError: the file does not exist or is no image; the message names it.
     """
     with _opened(path) as image:
-        image = _apply_exif_orientation(image)
-        if image.mode.startswith(("I", "F")):
-            pixels = _deep_grey(np.asarray(image))
-        else:
-            pixels = np.asarray(image.convert("RGB"))
-    rgb = as_color_bytes(pixels)
+        rgb = pillow_to_rgb(image)
     return np.ascontiguousarray(rgb[..., ::-1]) if image_format == "BGR" else rgb
+
+
+def pillow_to_rgb(image: Image.Image) -> np.ndarray:
+    """An image of Pillow's, of any mode, as :func:`read_image` would read it from a file.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        OSError: its file is damaged.
+        ValueError: it has no pixels, or numbers that are no grey values.
+    """
+    image = _apply_exif_orientation(image)
+    deep = image.mode.startswith(("I", "F"))
+    return as_color_bytes(_deep_grey(np.asarray(image)) if deep else np.asarray(image.convert("RGB")))
 
 
 @contextmanager
@@ -91,23 +101,35 @@ def _deep_grey(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.uint16)
 
 
+def _floats_to_bytes(pixels: np.ndarray) -> np.ndarray:
+    low, high = pixels.min(), pixels.max()
+    if low >= 0 and 0 < high <= 1:
+        raise ValueError("an image of floats must have values in 0..255, but these are in 0..1: multiply it by 255")
+    if not (low >= 0 and high <= 255):
+        raise ValueError(f"an image of floats must have values in 0..255, but these are in {low:g}..{high:g}: clip it")
+    return np.round(pixels).astype(np.uint8)
+
+
 def as_color_bytes(pixels: np.ndarray) -> np.ndarray:
     """An array of one, three or four channels as (H, W, 3) uint8; the order of the channels stays.
 
     Args:
-        pixels: (H, W) or (H, W, 1) grey, (H, W, 3), or (H, W, 4) whose last channel is ignored; uint8, or uint16, which
-            is scaled from 0..65535.
+        pixels: (H, W) or (H, W, 1) grey, (H, W, 3), or (H, W, 4) whose last channel is ignored; uint8; uint16, which is
+            scaled from 0..65535; or floats in 0..255, which are rounded.
 
     Raises:
-        ValueError: another shape or type.
+        ValueError: another shape or type, or floats in another range.
     """
-    if not isinstance(pixels, np.ndarray) or pixels.dtype not in (np.uint8, np.uint16):
-        kind = getattr(pixels, "dtype", type(pixels).__name__)
-        raise ValueError(f"an image must be an array of uint8 or uint16, not {kind}")
+    is_array = isinstance(pixels, np.ndarray)
+    if not is_array or not (pixels.dtype in (np.uint8, np.uint16) or np.issubdtype(pixels.dtype, np.floating)):
+        kind = pixels.dtype if is_array else type(pixels).__name__
+        raise ValueError(f"an image must be an array of uint8, uint16 or floats in 0..255, not {kind}")
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:
         raise ValueError(f"an image must be (H, W), or (H, W, C) with 1, 3 or 4 channels, not {pixels.shape}")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        pixels = _floats_to_bytes(pixels[..., :3])
     if pixels.dtype == np.uint16:
         pixels = np.round(pixels / 257).astype(np.uint8)
     return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels[..., :3])

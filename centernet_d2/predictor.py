@@ -1,4 +1,4 @@
-"""Detection for Python users: arrays or paths in, Instances or COCO results out."""
+"""Detection for Python users: arrays, pictures or paths in, Instances or COCO results out."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from pathlib import Path
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
+from detectron2.data import Metadata
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from PIL import Image as Pillow
 from torch import Tensor
 
 from .checkpoint import CenterNetCheckpointer, check_exists
-from .config import check_device, load_config
-from .config_files import get_config_file
-from .data.register import register_from_config
+from .config import check_device, check_keys, load_config
+from .data.metadata import dataset_metadata, from_plain
 from .evaluation.coco import to_coco
-from .images import as_color_bytes, read_image
+from .images import as_color_bytes, pillow_to_rgb, read_image
 from .modeling import CenterNet, CenterNetWithTTA
 
-__all__ = ["Predictor", "dataset_metadata"]
+__all__ = ["Predictor"]
 
-Image = np.ndarray | str | Path
+Image = np.ndarray | Pillow.Image | str | Path
 
 
 class Predictor:
-    """A model with everything around it, for one image or many.
+    """A model with everything around it, for one image or many; called like Detectron2's DefaultPredictor.
 
     ::
 
         predictor = Predictor.from_zoo("COCO-Detection/centernet_DLA_34_2x.yaml", weights="ctdet_coco_dla_2x.pth")
-        instances = predictor("street.jpg")
+        instances = predictor("street.jpg")["instances"]
         many = predictor(["street.jpg", cv2.imread("river.png")])
     """
 
@@ -55,6 +55,9 @@ class Predictor:
     def from_config(cls, cfg: CfgNode, *, batch_size: int = 4) -> Predictor:
         """The model of a config with its MODEL.WEIGHTS; with TEST.AUG.ENABLED under test-time augmentation.
 
+        Names and ids of the classes are those of the config's data sets; where these are not at hand, those that the
+        weights' file has kept.
+
         Raises:
             FileNotFoundError: the weights file does not exist.
             ValueError: MODEL.WEIGHTS is empty or does not fit the model, or MODEL.DEVICE is a GPU and there is none.
@@ -63,12 +66,18 @@ class Predictor:
             raise ValueError("there are no weights to detect with: set MODEL.WEIGHTS")
         if "://" not in cfg.MODEL.WEIGHTS:
             check_exists(cfg.MODEL.WEIGHTS)
+        check_keys(cfg)
         check_device(cfg.MODEL.DEVICE)
         model = build_model(cfg).eval()
-        CenterNetCheckpointer(model).load(cfg.MODEL.WEIGHTS)
+        kept = CenterNetCheckpointer(model).load(cfg.MODEL.WEIGHTS).get("metadata")
+        metadata = dataset_metadata(cfg)
+        if metadata.get("thing_classes") is None:
+            metadata = from_plain(kept, model.num_classes)
+        for prop in model.properties:
+            prop.use_metadata(kept if isinstance(kept, dict) else {})
         if cfg.TEST.AUG.ENABLED:
             model = CenterNetWithTTA(cfg, model, batch_size=batch_size)
-        return cls(model, metadata=dataset_metadata(cfg), batch_size=batch_size)
+        return cls(model, metadata=metadata, batch_size=batch_size)
 
     @classmethod
     def from_zoo(
@@ -83,26 +92,30 @@ class Predictor:
         """A config of the model zoo by name, with weights of ours or of the original's authors.
 
         Args:
-            name: one of :func:`centernet_d2.model_zoo.available`.
+            name: one of :func:`centernet_d2.model_zoo.available`, or the path of a file.
             weights: file to load.
             device: by default what the config says.
             batch_size: see :class:`Predictor`.
             overrides: alternating config keys and values.
         """
         options = [*overrides, "MODEL.WEIGHTS", str(weights), *(("MODEL.DEVICE", device) if device else ())]
-        return cls.from_config(load_config(get_config_file(name), options), batch_size=batch_size)
+        return cls.from_config(load_config(name, options), batch_size=batch_size)
 
-    def __call__(self, images: Image | Sequence[Image], **inputs: object) -> Instances | list[Instances]:
+    def __call__(
+        self, images: Image | Sequence[Image], **inputs: object
+    ) -> dict[str, Instances] | list[dict[str, Instances]]:
         """Detect in one image, or in each of a list.
 
         Args:
-            images: a path, or an array of uint8 or uint16: (H, W) grey, (H, W, 3) BGR, (H, W, 4) BGR with transparency,
-                as OpenCV reads them. Or a list of these, of any sizes.
+            images: a path, an image of Pillow's of any mode, or an array of uint8, uint16 or floats in 0..255:
+                (H, W) grey, (H, W, 3) BGR, (H, W, 4) BGR with transparency, as OpenCV reads them. Or a list of these,
+                of any sizes.
             inputs: what the properties of the model want to know of all these images beside their pixels
                 (:attr:`CenterNet.input_keys`), by name.
 
         Returns:
-            Instances on the CPU, in pixels of the image (turned upright by its EXIF data); a list of them for a list.
+            ``{"instances": Instances}``, on the CPU and in pixels of the image (turned upright by its EXIF data), for
+            one image; a list of these for a list.
 
         Raises:
             OSError: a file cannot be read.
@@ -113,7 +126,7 @@ class Predictor:
             return self([images], **inputs)[0]
         parts = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
         batches = (self.detect(part, [inputs] * len(part)) for part in parts)
-        return [result["instances"] for batch in batches for result in batch]
+        return [result for batch in batches for result in batch]
 
     @torch.no_grad()
     def detect(
@@ -140,7 +153,12 @@ class Predictor:
 
     def _load(self, image: Image) -> Tensor:
         """(3, H, W) uint8 in the model's order of colours."""
-        bgr = read_image(image) if isinstance(image, (str, Path)) else as_color_bytes(image)
+        if isinstance(image, (str, Path)):
+            bgr = read_image(image)
+        elif isinstance(image, Pillow.Image):
+            bgr = pillow_to_rgb(image)[..., ::-1]
+        else:
+            bgr = as_color_bytes(image)
         pixels = bgr if self.model.input_format == "BGR" else bgr[..., ::-1]
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
@@ -157,22 +175,3 @@ class Predictor:
         """The data set's id of each class."""
         ids = self.metadata.get("thing_dataset_id_to_contiguous_id")
         return sorted(ids, key=ids.get) if ids else None
-
-
-def dataset_metadata(cfg: CfgNode) -> Metadata:
-    """Names and ids of the classes, from the first data set of a config that has them.
-
-    Returns:
-        Metadata without classes where no data set is at hand, or where it has other classes than the model.
-    """
-    try:
-        register_from_config(cfg)
-    except FileNotFoundError:  # Its annotations are needed for training only.
-        return Metadata()
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        metadata = MetadataCatalog.get(name) if name in DatasetCatalog.list() else Metadata()
-        if metadata.get("json_file") and not metadata.get("thing_classes"):
-            DatasetCatalog.get(name)  # Reading the annotations fills in the names.
-        if len(metadata.get("thing_classes", ())) == cfg.MODEL.CENTERNET.NUM_CLASSES:
-            return metadata
-    return Metadata()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from centernet_d2.images import as_color_bytes, read_image
+from centernet_d2.images import as_color_bytes, pillow_to_rgb, read_image
 
 COLOR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -66,7 +66,11 @@ def test_floats_have_no_known_range(tmp_path):
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((4, 4, 3)), "uint8 or uint16, not float64"),
+        (np.zeros((4, 4, 3), dtype=np.int64), "uint8, uint16 or floats in 0..255, not int64"),
+        (np.full((4, 4, 3), 0.5), "these are in 0..1: multiply it by 255"),
+        (np.full((4, 4, 3), 255.5), "in 255.5..255.5: clip it"),
+        (np.full((4, 4, 3), -0.5), "in -0.5..-0.5: clip it"),
+        (np.full((4, 4, 3), np.nan), "in nan..nan"),
         ([1, 2], "not list"),
         (np.zeros((4, 4, 2), dtype=np.uint8), r"not \(4, 4, 2\)"),
         (np.zeros((0, 4, 3), dtype=np.uint8), r"not \(0, 4, 3\)"),
@@ -75,3 +79,30 @@ def test_floats_have_no_known_range(tmp_path):
 def test_what_is_no_picture_is_refused(pixels, message):
     with pytest.raises(ValueError, match=message):
         as_color_bytes(pixels)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_floats_are_rounded(kind):
+    assert (as_color_bytes(COLOR.astype(kind)) == COLOR).all()
+    assert as_color_bytes(np.array([[1.6, 0.4]], dtype=kind))[0, :, 0].tolist() == [2, 0]
+    black = np.zeros((2, 2, 3), dtype=kind)
+    assert (as_color_bytes(black) == 0).all()
+    transparent = np.dstack([COLOR.astype(kind), np.full((6, 9), -1)])
+    assert (as_color_bytes(transparent) == COLOR).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr", "HSV"])
+def test_pictures_of_pillow_are_read_as_pillow_reads_files(mode):
+    image = Image.fromarray(COLOR).convert(mode)
+    assert (pillow_to_rgb(image) == np.asarray(image.convert("RGB"))).all()
+
+
+def test_deep_and_turned_pictures_of_pillow(tmp_path):
+    deep = (np.arange(54, dtype=np.uint16) * 1213).reshape(6, 9)
+    assert (pillow_to_rgb(Image.fromarray(deep)) == as_color_bytes(deep)).all()
+    with pytest.raises(ValueError, match="its values .float32. are no grey values"):
+        pillow_to_rgb(Image.fromarray(np.zeros((4, 4), dtype=np.float32)))
+    exif = Image.Exif()
+    exif[274] = 6
+    with Image.open(save(tmp_path / "turned.png", COLOR, exif=exif)) as image:
+        assert (pillow_to_rgb(image) == np.rot90(COLOR, -1)).all()

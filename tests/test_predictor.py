@@ -1,17 +1,19 @@
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from detectron2.data import Metadata
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.visualizer import Visualizer
 
 from centernet_d2 import Predictor, load_config, model_zoo
+from centernet_d2.data.metadata import dataset_metadata
 from centernet_d2.evaluation.coco import to_coco
 from centernet_d2.modeling import Box3DHead, CenterNet, CenterNetWithTTA
 from centernet_d2.modeling.heads import Box3DProperty, BoxProperty, CenterProperty, KeypointProperty, Property
 from centernet_d2.modeling.heads.build import build_properties
 from centernet_d2.modeling.heads.keypoint import KeypointSchema
-from centernet_d2.predictor import dataset_metadata
 from centernet_d2.structures.boxes3d import pinhole_camera
 from support.detections import same_detections
 from support.models import stub_heads, stub_model
@@ -23,6 +25,12 @@ def picture(seed=0, size=(48, 70)):
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
+def found_in(predictor, images, **inputs):
+    """The Instances of an image, or of each of a list."""
+    results = predictor(images, **inputs)
+    return [result["instances"] for result in results] if isinstance(results, list) else results["instances"]
+
+
 @pytest.fixture
 def predictor():
     torch.manual_seed(0)
@@ -32,38 +40,63 @@ def predictor():
 def test_arrays_paths_and_lists_give_the_same_detections(predictor, tmp_path):
     path = tmp_path / "ein Bild mit ü.png"
     path.write_bytes(cv2.imencode(".png", picture())[1].tobytes())
-    alone = predictor(picture())
+    alone = found_in(predictor, picture())
     assert len(alone) == 5
     assert alone.image_size == (48, 70)
-    assert same_detections(predictor(path), alone)
-    assert same_detections(predictor(str(path)), alone)
-    many = predictor([picture(), path, picture(1, (30, 99)), picture(2), picture()])
+    assert same_detections(found_in(predictor, path), alone)
+    assert same_detections(found_in(predictor, str(path)), alone)
+    many = found_in(predictor, [picture(), path, picture(1, (30, 99)), picture(2), picture()])
     assert [found.image_size for found in many] == [(48, 70), (48, 70), (30, 99), (48, 70), (48, 70)]
     assert all(same_detections(many[i], alone) for i in (0, 1, 4))
-    assert same_detections(many[2], predictor(picture(1, (30, 99))))
+    assert same_detections(many[2], found_in(predictor, picture(1, (30, 99))))
     assert predictor([]) == []
 
 
 def test_grey_transparent_and_deep_arrays(predictor):
     grey = picture()[..., 0]
-    reference = predictor(np.repeat(grey[..., None], 3, axis=2))
-    assert same_detections(predictor(grey), reference)
-    assert same_detections(predictor(grey.astype(np.uint16) * 257), reference)
-    assert same_detections(predictor(np.dstack([picture(), grey])), predictor(picture()))
+    reference = found_in(predictor, np.repeat(grey[..., None], 3, axis=2))
+    assert same_detections(found_in(predictor, grey), reference)
+    assert same_detections(found_in(predictor, grey.astype(np.uint16) * 257), reference)
+    assert same_detections(found_in(predictor, np.dstack([picture(), grey])), found_in(predictor, picture()))
+
+
+def test_floats_and_pictures_of_pillow(predictor):
+    alone = found_in(predictor, picture())
+    assert same_detections(found_in(predictor, picture().astype(np.float32)), alone)
+    assert same_detections(found_in(predictor, PIL.Image.fromarray(picture()[..., ::-1])), alone)
+    with pytest.raises(ValueError, match="multiply it by 255"):
+        predictor(picture() / 255)
+
+
+def test_a_result_is_like_that_of_detectron2s_default_predictor(predictor):
+    outputs = predictor(picture())
+    assert set(outputs) == {"instances"}
+    # What converters and notebooks written for Detectron2 do with it:
+    instances = outputs["instances"].to("cpu")
+    assert type(instances) is Instances
+    boxes, scores, classes = (
+        instances.pred_boxes.tensor.numpy(),
+        instances.scores.numpy(),
+        instances.pred_classes.numpy().astype(int),
+    )
+    assert (boxes.shape, scores.shape, classes.shape) == ((5, 4), (5,), (5,))
+    drawn = Visualizer(picture()[..., ::-1], predictor.metadata).draw_instance_predictions(instances)
+    assert drawn.get_image().shape == (48, 70, 3)
 
 
 def test_a_model_that_reads_rgb_gets_rgb(predictor):
     rgb = Predictor(predictor.model)
-    before = predictor(picture())
+    before = found_in(predictor, picture())
     rgb.model.input_format = "RGB"
-    assert same_detections(rgb(np.ascontiguousarray(picture()[..., ::-1])), before)
+    assert same_detections(found_in(rgb, np.ascontiguousarray(picture()[..., ::-1])), before)
 
 
 def test_with_test_time_augmentation_a_list_is_like_single_images():
     torch.manual_seed(0)
     predictor = Predictor(CenterNetWithTTA(model=stub_model(max_detections=5).eval(), scales=(0.5, 1)), batch_size=3)
     pictures = [picture(seed, size) for seed, size in enumerate([(48, 70), (30, 99), (48, 70), (48, 70)])]
-    assert all(same_detections(found, predictor(one)) for found, one in zip(predictor(pictures), pictures, strict=True))
+    together = found_in(predictor, pictures)
+    assert all(same_detections(one, found_in(predictor, p)) for one, p in zip(together, pictures, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +110,7 @@ def weights(tmp_path_factory):
 def test_a_config_of_the_zoo_and_weights_are_enough(weights, monkeypatch, tmp_path):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
     predictor = Predictor.from_zoo(ZOO, weights=weights, device="cpu", overrides=["TEST.DETECTIONS_PER_IMAGE", 3])
-    assert len(predictor(picture())) == 3
+    assert len(found_in(predictor, picture())) == 3
     assert predictor.class_names is predictor.category_ids is None
     augmented = Predictor.from_zoo(ZOO, weights, overrides=["TEST.AUG.ENABLED", True])
     assert isinstance(augmented.model, CenterNetWithTTA)
@@ -109,9 +142,11 @@ def test_metres_depend_on_the_camera():
     heads = {**stub_heads(), "Box3DHead": space}
     predictor = Predictor(stub_model(heads, max_detections=5), batch_size=2)
     near, far = (pinhole_camera(focal, (48, 70)) for focal in (100.0, 200.0))
-    once, twice = (predictor(picture(), camera=camera).pred_boxes3d.location[:, 2] for camera in (near, far.numpy()))
+    once, twice = (
+        found_in(predictor, picture(), camera=camera).pred_boxes3d.location[:, 2] for camera in (near, far.numpy())
+    )
     assert torch.allclose(2 * once, twice, rtol=1e-4)
-    many = predictor([picture(), picture(), picture()], camera=far)
+    many = found_in(predictor, [picture(), picture(), picture()], camera=far)
     assert all(torch.allclose(found.pred_boxes3d.location[:, 2], twice) for found in many)
     mixed = predictor.detect([picture(), picture()], [{"camera": near}, {"camera": far}])
     assert torch.allclose(mixed[0]["instances"].pred_boxes3d.location[:, 2], once)

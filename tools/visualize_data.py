@@ -29,8 +29,8 @@ from tqdm import tqdm
 
 from centernet_d2.data import CenterNetDatasetMapper, register_from_config
 from centernet_d2.data.checks import load_checked
+from centernet_d2.data.metadata import dataset_metadata
 from centernet_d2.demo.sinks import PictureSink
-from centernet_d2.predictor import dataset_metadata
 from centernet_d2.visualization import draw_heatmap, draw_instances, side_by_side
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -130,17 +131,36 @@ class CenterNetCheckpointer(DetectionCheckpointer):
     does not fit may be filled in part.
     """
 
-    def __init__(self, model: nn.Module, save_dir: str = "", *, fine_tune: bool = False, **kwargs: object) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        fine_tune: bool = False,
+        metadata: Mapping[str, object] = MappingProxyType({}),
+        **kwargs: object,
+    ) -> None:
         """
         Args:
             model: a CenterNet, possibly wrapped for distributed training.
             save_dir: where checkpoints go.
             fine_tune: see above.
+            metadata: what files keep beside the weights, see :func:`centernet_d2.data.metadata.to_plain`.
             kwargs: see :class:`detectron2.checkpoint.DetectionCheckpointer`.
+
+        Raises:
+            ValueError: the metadata have more than plain values in them, so that files could not be read again.
         """
         super().__init__(model, save_dir, **kwargs)
+        if strangers := [name for name, value in metadata.items() if not _is_plain(value)]:
+            raise ValueError(f"metadata of a checkpoint must be plain values, but {', '.join(strangers)} is not")
         self.fine_tune = fine_tune
+        self.metadata = dict(metadata)
         self._needed: Sequence[str] = ()
+
+    def save(self, name: str, **kwargs: object) -> None:
+        """See :class:`detectron2.checkpoint.DetectionCheckpointer`; adds ``metadata`` if there are any."""
+        super().save(name, **({"metadata": self.metadata} if self.metadata else {}), **kwargs)
 
     def load(self, path: str, *args: object, **kwargs: object) -> dict:
         """See :class:`detectron2.checkpoint.DetectionCheckpointer`.
@@ -189,7 +209,11 @@ class CenterNetCheckpointer(DetectionCheckpointer):
                     "To start a new training from these weights, set MODEL.WEIGHTS to this file, choose another "
                     "OUTPUT_DIR and leave out --resume"
                 )
-        return data if "model" in data else {"model": data}
+        if "model" in data:
+            return data
+        # Converted files keep the metadata; a bare state dict has tensors only.
+        kept = {"metadata": data["metadata"]} if "state_dict" in data and "metadata" in data else {}
+        return {"model": data, **kept}
 
     def _load_model(self, checkpoint: dict) -> object:
         """Raise a ValueError, with the configs that would fit, unless the file fits as described above."""
@@ -216,6 +240,15 @@ class CenterNetCheckpointer(DetectionCheckpointer):
             + "\n".join(rows)
             + f"\nConfigs of the model zoo that fit the file: {', '.join(configs) or 'none'}"
         )
+
+
+def _is_plain(value: object) -> bool:
+    """Whether something is made of what weights-only reading knows without being told."""
+    if isinstance(value, dict):
+        return all(_is_plain(part) for item in value.items() for part in item)
+    if type(value) in (list, tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _is_optional(name: str) -> bool:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.checks import load_checked
+from ..data.metadata import dataset_metadata, to_plain
 from ..evaluation.build import build_evaluator, check_evaluation
 from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
 from ..modeling.heads import build_properties
@@ -55,13 +56,16 @@ class Trainer(DefaultTrainer):
             self.check_test_sets(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
+        metadata = to_plain(dataset_metadata(cfg), model.properties)
         devices = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
         model = create_ddp_model(model, broadcast_buffers=False, **devices)
         self._trainer = choose_loop(cfg)(model, loader, optimizer)
         if not isinstance(self._trainer, AMPTrainer):  # There, the loss scaling takes care of gradients that overflow.
             self._trainer.register_hooks([CheckGradients()])
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
-        self.checkpointer = CenterNetCheckpointer(model, cfg.OUTPUT_DIR, fine_tune=True, trainer=weakref.proxy(self))
+        self.checkpointer = CenterNetCheckpointer(
+            model, cfg.OUTPUT_DIR, fine_tune=True, metadata=metadata, trainer=weakref.proxy(self)
+        )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg

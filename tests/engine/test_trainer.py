@@ -27,6 +27,8 @@ def test_training_evaluates_saves_and_resumes(main, arguments, tmp_path):
     out = tmp_path / "out"
     final = load_file(out / "model_final.pth")
     assert final["iteration"] == 2
+    assert final["metadata"]["category_ids"] == [10, 20, 30, 40, 50]
+    assert len(final["metadata"]["thing_classes"]) == 5
     results = json.loads((out / "inference" / "shapes_val" / "coco_instances_results.json").read_text())
     assert {"image_id", "category_id", "bbox", "score"} == set(results[0])
     assert {result["category_id"] for result in results} <= {10, 20, 30, 40, 50}

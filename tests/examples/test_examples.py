@@ -85,7 +85,7 @@ def test_a_mirrored_image_has_mirrored_angles(bars, train, tmp_path):
     options += ["MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")]
     predictor = Predictor.from_config(load_config(tmp_path / "out" / "config.yaml", options))
     image = cv2.imread(str(tmp_path / "bars" / "val" / "0001.png"))
-    upright, mirrored = predictor(image), predictor(np.ascontiguousarray(image[:, ::-1]))
+    upright, mirrored = (x["instances"] for x in predictor([image, np.ascontiguousarray(image[:, ::-1])]))
     assert len(upright) == 20
     # Peaks may tie, so only what scores alone has a partner for sure.
     scores = upright.scores.tolist()

@@ -302,7 +302,8 @@ def test_a_new_property_is_one_class_and_one_name(tilt_config, tmp_path):
 
     torch.nn.init.constant_(model.heads["TiltHead"].stacks[0]["tilt"][-1].bias, 1.2)
     predictor = Predictor(model)
-    found, plain = predictor(record["file_name"], horizon=5.0), predictor(record["file_name"])
+    found = predictor(record["file_name"], horizon=5.0)["instances"]
+    plain = predictor(record["file_name"])["instances"]
     assert found.pred_tilt.tolist() == pytest.approx([17.0] * len(found))
     assert plain.pred_tilt.tolist() == pytest.approx([12.0] * len(found))
     assert len(found) == len(found.pred_boxes) > 0

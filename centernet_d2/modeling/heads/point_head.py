@@ -70,8 +70,15 @@ class Property:
         return self.name
 
     def metadata(self) -> dict[str, object]:
-        """What the metadata of data sets that a config registers should say of it."""
+        """What the metadata of data sets that a config registers, and checkpoints, should say of it; plain values."""
         return {}
+
+    def use_metadata(self, metadata: Mapping[str, object]) -> None:
+        """Take what a checkpoint has kept of :meth:`metadata` where the config and its data sets say nothing.
+
+        Args:
+            metadata: of all properties and classes; a file of somebody else may have anything in it, or nothing.
+        """
 
     def check(self, dicts: Sequence[dict]) -> None:
         """Look at a data set before hours are spent on it.

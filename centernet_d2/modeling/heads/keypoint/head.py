@@ -17,6 +17,7 @@ from ...heatmap import gaussian_profiles, paint_max, peak_filter
 from ...losses import focal_loss_with_logits, regression_loss
 from ..point_head import PointHead, unflip_vectors
 from .prop import HALF_PIXEL, KeypointProperty
+from .schema import KeypointSchema
 
 __all__ = ["KeypointHead", "snap_to_peaks"]
 
@@ -104,13 +105,17 @@ class KeypointHead(PointHead):
             if offset:
                 maps["keypoint_offset"] = 2
         super().__init__(maps, prop=prop, **common)
-        self.schema = prop.schema
         self.constant_score = constant_score
         self.displacement_weight = displacement_weight
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
         self.average_offsets = average_offsets
         self.stride = stride
+
+    @property
+    def schema(self) -> KeypointSchema:
+        """Of the property, which may learn names and mirror images after the head was built."""
+        return self.prop.schema
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:

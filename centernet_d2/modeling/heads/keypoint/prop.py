@@ -79,6 +79,10 @@ class KeypointProperty(Property):
     def metadata(self) -> dict[str, object]:
         return self.schema.metadata()
 
+    def use_metadata(self, metadata: Mapping[str, object]) -> None:
+        if not self.schema.names:
+            self.schema = KeypointSchema.from_metadata(metadata, len(self.schema)) or self.schema
+
     def check(self, dicts: Sequence[dict]) -> None:
         """See :meth:`Property.check`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,17 @@ class KeypointSchema:
             "keypoint_flip_map": [(a, b) for a, b in pairs if self.names.index(a) < self.names.index(b)],
             "keypoint_connection_rules": [(*line, color) for line, color in zip(self.lines, colors, strict=True)],
         }
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, object], count: int) -> KeypointSchema | None:
+        """The way back from :meth:`metadata`; None where it does not describe so many keypoints."""
+        try:
+            names = list(metadata["keypoint_names"])
+            lines = [rule[:2] for rule in metadata.get("keypoint_connection_rules", ())]
+            schema = cls.from_names(names, metadata.get("keypoint_flip_map", ()), lines)
+        except (KeyError, TypeError, ValueError):
+            return None
+        return schema if len(schema) == count and all(isinstance(name, str) for name in names) else None
 
     def __len__(self) -> int:
         return len(self.mirror)
