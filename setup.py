@@ -13,7 +13,10 @@ setup(
     # The configs live at the top of the repository and are installed as the package centernet_d2.configs.
     packages=[*find_packages(include=["centernet_d2", "centernet_d2.*"]), "centernet_d2.configs"],
     package_dir={"centernet_d2.configs": "configs"},
-    package_data={"centernet_d2": ["py.typed"], "centernet_d2.configs": ["*.yaml", "*/*.yaml"]},
+    package_data={
+        "centernet_d2": ["py.typed"],
+        "centernet_d2.configs": ["*.yaml", "*/*.yaml", "lazy/*.py", "lazy/common/*.py"],
+    },
     # `pip install -e` puts the folder of the clone on the path. Setuptools' default, an import hook, comes after the
     # path: beside a clone called centernet_d2, that folder would be found instead of the package in it.
     options={"editable_wheel": {"mode": "compat"}},

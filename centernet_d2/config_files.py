@@ -16,10 +16,14 @@ def _root() -> Path:
     return Path(configs.__file__).parent
 
 
-def available() -> list[str]:
-    """Names of all configs, such as ``"COCO-Detection/centernet_R_18_1x.yaml"``."""
+def available(suffix: str = ".yaml") -> list[str]:
+    """Names of all configs, such as ``"COCO-Detection/centernet_R_18_1x.yaml"``.
+
+    Args:
+        suffix: ".py" for those in Detectron2's LazyConfig, such as ``"lazy/centernet_R_18_1x.py"``.
+    """
     root = _root()
-    return sorted(path.relative_to(root).as_posix() for path in root.glob("*/*.yaml"))
+    return sorted(path.relative_to(root).as_posix() for path in root.glob(f"*/*{suffix}"))
 
 
 def get_config_file(name: str) -> str:
@@ -28,8 +32,9 @@ def get_config_file(name: str) -> str:
     Raises:
         FileNotFoundError: there is none of this name.
     """
-    if name not in available():
-        known = "\n  ".join(available())
+    known = [*available(), *available(".py")]
+    if name not in known:
+        known = "\n  ".join(known)
         raise FileNotFoundError(f"there is no config '{name}'; the model zoo has:\n  {known}")
     return str(_root() / name)
 
@@ -39,7 +44,10 @@ def find_config(name: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: there is neither.
+        ValueError: it is a LazyConfig, which is a program.
     """
+    if Path(name).suffix == ".py":
+        raise ValueError(f"config file {name} is a LazyConfig; a YAML file is needed here (docs/python.md)")
     if Path(name).is_file():
         return Path(name)
     if str(name) in available():

@@ -3,9 +3,12 @@ from collections import Counter
 import pytest
 import yaml
 from detectron2.config import get_cfg
+from detectron2.modeling import build_model
 
-from centernet_d2 import load_config, model_zoo
+from centernet_d2 import Predictor, load_config, model_zoo
 from centernet_d2.config import add_centernet_config, check_choice, check_device, flatten, removed_keys
+from centernet_d2.data import CenterNetDatasetMapper
+from centernet_d2.engine import build_optimizer
 from centernet_d2.modeling import CenterNet
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, BoxHead, Property
 from conftest import ROOT
@@ -19,10 +22,22 @@ def test_the_model_zoo_knows_its_configs():
         model_zoo.get_config_file("COCO-Detection/x.yaml")
 
 
+def test_configs_come_by_name_as_in_detectron2(tmp_path):
+    name = "COCO-Detection/centernet_R_18_1x.yaml"
+    assert model_zoo.get_config(name) == load_config(model_zoo.get_config_file(name)) == load_config(name)
+    path = tmp_path / "mine.yaml"
+    path.write_text(load_config("Shapes/centernet_R_18_shapes.yaml", ["MODEL.UPCONV.CHANNELS", [16, 16, 16]]).dump())
+    assert model_zoo.get(str(path), device="cpu").num_classes == 5
+    assert model_zoo.available(".py") == ["lazy/centernet_HG_people_small.py", "lazy/centernet_R_18_1x.py"]
+    with pytest.raises(FileNotFoundError, match=r"there is no config 'lazy/x.py'(.|\n)*lazy/centernet_R_18_1x.py"):
+        model_zoo.get_config("lazy/x.py")
+
+
 @pytest.mark.parametrize("name", model_zoo.available())
-def test_every_config_builds_a_model_on_the_cpu(name):
+def test_every_config_builds_a_model_on_the_cpu(name, caplog):
     cfg = load_config(model_zoo.get_config_file(name), ["MODEL.DEVICE", "cpu"])
     CenterNet(cfg)
+    assert "does not read" not in caplog.text
     assert cfg.SOLVER.OPTIMIZER == "Adam"
     assert cfg.INPUT.MIN_SIZE_TEST == 0
     assert all(step < cfg.SOLVER.MAX_ITER for step in cfg.SOLVER.STEPS) or "Cosine" in cfg.SOLVER.LR_SCHEDULER_NAME
@@ -283,3 +298,23 @@ def test_a_config_cannot_import_code(tmp_path, key):
     ):
         CenterNet(cfg)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_device_is_what_the_machine_has(monkeypatch, there):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+    for name in model_zoo.available():
+        assert load_config(name).MODEL.DEVICE == ("cuda" if there else "cpu"), name
+    cfg = get_cfg()
+    cfg.MODEL.DEVICE = "cuda:1"
+    add_centernet_config(cfg)
+    assert cfg.MODEL.DEVICE == "cuda:1"
+
+
+def test_a_config_without_our_keys_says_what_is_missing():
+    cfg = get_cfg()
+    cfg.MODEL.META_ARCHITECTURE = "CenterNet"
+    cfg.MODEL.WEIGHTS = __file__
+    for use in (build_model, Predictor.from_config, CenterNetDatasetMapper, lambda cfg: build_optimizer(cfg, None)):
+        with pytest.raises(ValueError, match=r"no keys of CenterNet: call centernet_d2.add_centernet_config\(cfg\)"):
+            use(cfg)

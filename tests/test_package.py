@@ -1,3 +1,4 @@
+import runpy
 import shutil
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import detectron2.checkpoint
 import detectron2.engine.defaults
 
 import centernet_d2
+from centernet_d2 import model_zoo
 from conftest import ROOT
 
 
@@ -44,3 +46,15 @@ def test_an_import_leaves_detectron2_what_it_is():
     theirs = detectron2.engine.defaults.DetectionCheckpointer
     assert theirs is detectron2.checkpoint.DetectionCheckpointer
     assert theirs.__module__ == "detectron2.checkpoint.detection_checkpoint"
+
+
+def test_every_config_is_in_the_wheel(monkeypatch):
+    said = {}
+    monkeypatch.setattr("setuptools.setup", lambda **options: said.update(options))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path("setup.py")
+    root = ROOT / said["package_dir"]["centernet_d2.configs"]
+    packed = {path for pattern in said["package_data"]["centernet_d2.configs"] for path in root.glob(pattern)}
+    files = {path for suffix in ("yaml", "py") for path in root.rglob(f"*.{suffix}")}
+    assert files - packed == {root / "__init__.py"}
+    assert {root / name for name in model_zoo.available(".py")} <= packed

@@ -16,7 +16,7 @@ from statistics import median
 import torch
 from tqdm import tqdm
 
-from centernet_d2 import command_line, load_config, model_zoo
+from centernet_d2 import command_line, load_config
 from centernet_d2.modeling import CenterNet
 
 
@@ -32,7 +32,7 @@ def seconds(model: CenterNet, images: torch.Tensor) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="name of the model zoo")
+    parser.add_argument("config", help="a file, or a name of the model zoo")
     parser.add_argument("--size", nargs=2, type=int, default=(512, 512), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--device", default="cpu")
@@ -42,9 +42,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare(args: argparse.Namespace) -> None:
     """Time the config, and its variant if there is one."""
-    file = model_zoo.get_config_file(args.config)
     variants = {"as it is": [], **({" ".join(args.vs): args.vs} if args.vs else {})}
-    models = {name: CenterNet(load_config(file, options)).eval().to(args.device) for name, options in variants.items()}
+    models = {
+        name: CenterNet(load_config(args.config, options)).eval().to(args.device) for name, options in variants.items()
+    }
     images = torch.randn(1, 3, *args.size, device=args.device)
     times = {name: [] for name in models}
     with torch.no_grad():

@@ -33,7 +33,7 @@ class Network(torch.nn.Module):
 
 def count(name: str, size: tuple[int, int]) -> tuple[int, int, int]:
     """Trainable parameters, stored parameters and multiply-adds of one image of the given height and width."""
-    cfg = load_config(model_zoo.get_config_file(name), ["MODEL.DEVICE", "cpu", "MODEL.DEFORM_CONV", "grid_sample"])
+    cfg = load_config(name, ["MODEL.DEVICE", "cpu", "MODEL.DEFORM_CONV", "grid_sample"])
     model = CenterNet(cfg).eval()
     parameters = list(model.parameters())
     # grid_sample and the matrix product behind it are counted like any operator; the cheap rest is not.

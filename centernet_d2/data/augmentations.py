@@ -119,7 +119,7 @@ class Window(Augmentation):
 
     def __init__(self, size: tuple[int, int], *, rotate: float = 0.0, rotate_prob: float = 0.0) -> None:
         super().__init__()
-        self.size = size
+        self.size = tuple(size)
         self.rotate = rotate
         self.rotate_prob = rotate_prob
 
@@ -145,7 +145,7 @@ class RandomWindow(Window):
             scales: the multiples to choose from.
         """
         super().__init__(size, **rotation)
-        self.scales = scales
+        self.scales = tuple(scales)
 
     def get_transform(self, image: np.ndarray) -> AffineTransform:
         height, width = image.shape[:2]

@@ -1,4 +1,5 @@
 from .setup import setup
+from .solver import build_optimizer
 from .trainer import Trainer
 
-__all__ = ["Trainer", "setup"]
+__all__ = ["Trainer", "build_optimizer", "setup"]

@@ -4,7 +4,7 @@ from .box3d import Box3DHead, Box3DProperty
 from .branches import MapBranches
 from .build import build_point_heads, build_properties, heads_provide
 from .center import CenterHead, CenterProperty
-from .keypoint import KeypointHead, KeypointProperty
+from .keypoint import KeypointHead, KeypointProperty, KeypointSchema
 from .point_head import PointHead, Property, unflip_vectors
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "CenterProperty",
     "KeypointHead",
     "KeypointProperty",
+    "KeypointSchema",
     "MapBranches",
     "PointHead",
     "Property",
