@@ -1,6 +1,6 @@
 # make demo   install, then train, evaluate and draw on a small data set that the project makes itself
 # make test   install, then run the test suite
-# make lint   install, then check style
+# make lint   install, then check style and types
 # make .venv  install only
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -23,6 +23,7 @@ test: .venv
 lint: .venv
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
 
 format: .venv
 	$(PY) -m ruff check --fix .

@@ -10,7 +10,7 @@ __all__ = ["available", "find_config", "get_config_file"]
 def _root() -> Path:
     """The folder of the configs: installed as centernet_d2.configs, or beside the package in a plain checkout."""
     try:
-        from . import configs
+        from . import configs  # type: ignore[attr-defined]  # It is there once the package is installed.
     except ImportError:
         return Path(__file__).resolve().parent.parent / "configs"
     return Path(configs.__file__).parent
@@ -34,8 +34,8 @@ def get_config_file(name: str) -> str:
     """
     known = [*available(), *available(".py")]
     if name not in known:
-        known = "\n  ".join(known)
-        raise FileNotFoundError(f"there is no config '{name}'; the model zoo has:\n  {known}")
+        names = "\n  ".join(known)
+        raise FileNotFoundError(f"there is no config '{name}'; the model zoo has:\n  {names}")
     return str(_root() / name)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,11 +31,11 @@ class Geometry:
     image_size: tuple[int, int]
     input_size: tuple[int, int]
     to_image: Tensor
-    inputs: Mapping[str, object] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def affine_matrix(
-    center: Sequence[float], window: float, output_size: tuple[int, int], degrees: float = 0.0
+    center: Sequence[float] | np.ndarray, window: float, output_size: tuple[int, int], degrees: float = 0.0
 ) -> np.ndarray:
     """The similarity that shows a window of an image (original.md: Affine window).
 

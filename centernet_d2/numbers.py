@@ -12,11 +12,11 @@ __all__ = ["LARGEST_COORDINATE", "number_table"]
 LARGEST_COORDINATE = 2**24
 
 
-def number_table(rows: Sequence[Sequence[float]], width: int) -> np.ndarray | None:
+def number_table(rows: Sequence[object], width: int) -> np.ndarray | None:
     """Rows of numbers as one array, if they are.
 
     Args:
-        rows: lists of numbers.
+        rows: what should be lists of numbers.
         width: length of each.
 
     Returns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ class Predictor:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
-        self.model = model.eval()
+        self.model: CenterNet | CenterNetWithTTA = model.eval()
         self.metadata = metadata or Metadata()
         self.batch_size = batch_size
 
@@ -102,7 +103,7 @@ class Predictor:
         return cls.from_config(load_config(name, options), batch_size=batch_size)
 
     def __call__(
-        self, images: Image | Sequence[Image], **inputs: object
+        self, images: Image | list[Image] | tuple[Image, ...], **inputs: Any
     ) -> dict[str, Instances] | list[dict[str, Instances]]:
         """Detect in one image, or in each of a list.
 
@@ -123,7 +124,7 @@ class Predictor:
             ValueError: an array is no image, or an input not what it should be.
         """
         if not isinstance(images, (list, tuple)):
-            return self([images], **inputs)[0]
+            return self.detect([images], [inputs])[0]
         parts = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
         batches = (self.detect(part, [inputs] * len(part)) for part in parts)
         return [result for batch in batches for result in batch]
@@ -132,10 +133,10 @@ class Predictor:
     def detect(
         self,
         images: Sequence[Image],
-        inputs: Sequence[Mapping[str, object]] | None = None,
+        inputs: Sequence[Mapping[str, Any]] | None = None,
         *,
         keep_heatmap: bool = False,
-    ) -> list[dict[str, object]]:
+    ) -> list[dict[str, Any]]:
         """One batch, with further inputs of each image or none; see :meth:`CenterNet.inference` for what comes out."""
         inputs = inputs or [{}] * len(images)
         known = self.network.input_keys
@@ -149,7 +150,8 @@ class Predictor:
     @property
     def network(self) -> CenterNet:
         """The model itself, without test-time augmentation."""
-        return self.model.model if isinstance(self.model, CenterNetWithTTA) else self.model
+        # @configurable has no types, and takes them from isinstance too.
+        return cast(CenterNet, self.model.model if isinstance(self.model, CenterNetWithTTA) else self.model)
 
     def _load(self, image: Image) -> Tensor:
         """(3, H, W) uint8 in the model's order of colours."""
@@ -162,7 +164,7 @@ class Predictor:
         pixels = bgr if self.model.input_format == "BGR" else bgr[..., ::-1]
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
-    def to_coco(self, instances: Instances, image_id: int) -> list[dict[str, object]]:
+    def to_coco(self, instances: Instances, image_id: int) -> list[dict[str, Any]]:
         """:func:`centernet_d2.evaluation.coco.to_coco` with the category ids of the model's data set."""
         return to_coco(instances, image_id, self.network.properties, self.category_ids)
 

@@ -78,5 +78,5 @@ class AffineTransform(Transform):
         return coords @ self.matrix[:, :2].T + self.matrix[:, 2]
 
     def inverse(self) -> AffineTransform:
-        box_matrix = invert_affine(self.box_matrix) if self.rotates else None
+        box_matrix = None if self.box_matrix is None else invert_affine(self.box_matrix)
         return AffineTransform(invert_affine(self.matrix), self.output_size, self.input_size, box_matrix, self.jittered)

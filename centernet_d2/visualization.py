@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -19,15 +19,15 @@ __all__ = ["Drawn", "draw_heatmap", "draw_instances", "draw_training", "side_by_
 
 # The class of regions to ignore, whatever class they are ignored for.
 _IGNORED = -1
-_NO_INPUTS = MappingProxyType({})
+_NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Drawn(Protocol):
     """What can be drawn beside boxes: see :class:`centernet_d2.modeling.heads.Property`."""
 
-    def metadata(self) -> dict[str, object]: ...
+    def metadata(self) -> dict[str, Any]: ...
 
-    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, object]) -> list[np.ndarray]: ...
+    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]: ...
 
 
 def draw_instances(
@@ -36,7 +36,7 @@ def draw_instances(
     class_names: Sequence[str] | None = None,
     threshold: float = 0.3,
     properties: Sequence[Drawn] = (),
-    inputs: Mapping[str, object] = _NO_INPUTS,
+    inputs: Mapping[str, Any] = _NO_INPUTS,
 ) -> np.ndarray:
     """Draw detections (``pred_boxes``, ``scores``, ``pred_classes``) or ground truth (``gt_boxes``, ``gt_classes``).
 
@@ -141,7 +141,7 @@ def draw_training(
     *,
     threshold: float = 0.3,
     properties: Sequence[Drawn] = (),
-    inputs: Mapping[str, object] = _NO_INPUTS,
+    inputs: Mapping[str, Any] = _NO_INPUTS,
 ) -> np.ndarray:
     """One training image three times: ground truth, predictions, center heatmap.
 

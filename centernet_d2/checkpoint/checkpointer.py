@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -138,7 +139,7 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         *,
         fine_tune: bool = False,
         metadata: Mapping[str, object] = MappingProxyType({}),
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
         """
         Args:
@@ -158,11 +159,11 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         self.metadata = dict(metadata)
         self._needed: Sequence[str] = ()
 
-    def save(self, name: str, **kwargs: object) -> None:
+    def save(self, name: str, **kwargs: Any) -> None:
         """See :class:`detectron2.checkpoint.DetectionCheckpointer`; adds ``metadata`` if there are any."""
         super().save(name, **({"metadata": self.metadata} if self.metadata else {}), **kwargs)
 
-    def load(self, path: str, *args: object, **kwargs: object) -> dict:
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """See :class:`detectron2.checkpoint.DetectionCheckpointer`.
 
         Raises:
@@ -246,7 +247,7 @@ def _is_plain(value: object) -> bool:
     """Whether something is made of what weights-only reading knows without being told."""
     if isinstance(value, dict):
         return all(_is_plain(part) for item in value.items() for part in item)
-    if type(value) in (list, tuple):
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
 

@@ -45,7 +45,9 @@ GREY_WEIGHTS = np.array([0.114, 0.587, 0.299])
 class ColorTransform(Transform):
     """:func:`color_jitter` with drawn values; makes float32 images in 0..255, not clipped. Coordinates stay."""
 
-    def __init__(self, order: Sequence[str], factors: Sequence[float], lighting: np.ndarray, is_bgr: bool) -> None:
+    def __init__(
+        self, order: Sequence[str], factors: Sequence[float] | np.ndarray, lighting: np.ndarray, is_bgr: bool
+    ) -> None:
         super().__init__()
         self.order = order
         self.factors = factors
@@ -68,7 +70,9 @@ class ColorTransform(Transform):
         return NoOpTransform()
 
 
-def color_jitter(image: np.ndarray, order: Sequence[str], factors: Sequence[float], lighting: np.ndarray) -> np.ndarray:
+def color_jitter(
+    image: np.ndarray, order: Sequence[str], factors: Sequence[float] | np.ndarray, lighting: np.ndarray
+) -> np.ndarray:
     """Change brightness, contrast and saturation, then the lighting (original.md: Color).
 
     Grey values and their mean are those of the image as it came. Nothing is clipped.
@@ -119,12 +123,12 @@ class Window(Augmentation):
 
     def __init__(self, size: tuple[int, int], *, rotate: float = 0.0, rotate_prob: float = 0.0) -> None:
         super().__init__()
-        self.size = tuple(size)
+        self.size = (size[0], size[1])
         self.rotate = rotate
         self.rotate_prob = rotate_prob
 
     def _show(
-        self, image: np.ndarray, center: Sequence[float], window: float, jittered: bool = True
+        self, image: np.ndarray, center: Sequence[float] | np.ndarray, window: float, jittered: bool = True
     ) -> AffineTransform:
         """The transform to a window of the given center and width, rotated by chance."""
         upright, input_size = affine_matrix(center, window, self.size), image.shape[:2]

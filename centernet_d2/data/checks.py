@@ -85,10 +85,11 @@ def check_images(name: str, dicts: Sequence[dict]) -> list[tuple[int, int]]:
         OSError: an image does not exist, or cannot be opened.
         ValueError: a size is not that of the image.
     """
-    headers = read_headers([record["file_name"] for record in dicts], f"reading image headers of {name}")
-    if errors := [header for header in headers if isinstance(header, OSError)]:
+    found = read_headers([record["file_name"] for record in dicts], f"reading image headers of {name}")
+    if errors := [header for header in found if isinstance(header, OSError)]:
         more = f" ({len(errors)} of {len(dicts)} images cannot be opened)" if len(errors) > 1 else ""
         raise type(errors[0])(f"the data set '{name}': {errors[0]}{more}")
+    headers = [header for header in found if not isinstance(header, OSError)]
     wrong = [(r, h) for r, h in zip(dicts, headers, strict=True) if _given_size(r, h) != h.upright_size]
     if wrong:
         more = f" ({len(wrong)} of {len(dicts)} images differ)" if len(wrong) > 1 else ""
@@ -154,7 +155,7 @@ def _are_objects(annotations: Sequence[dict], num_classes: int) -> bool:
 def _has_class(annotation: dict, num_classes: int) -> bool:
     lowest = ALL_CLASSES if annotation.get("ignore") else 0
     category = annotation.get("category_id")
-    return isinstance(category, (int, np.integer)) and lowest <= category < num_classes
+    return isinstance(category, (int, np.integer)) and bool(lowest <= category < num_classes)
 
 
 def _what_is_wrong(annotation: dict, num_classes: int) -> str:

@@ -59,9 +59,9 @@ def read_headers(paths: Sequence[str], title: str = "") -> list[ImageHeader | OS
         progress = tqdm(found, desc=title, total=len(new), unit=" images", leave=False, disable=len(new) < 500)
         fresh = dict(zip(new, progress, strict=True))
     entries = {
-        files[index]: (*stamps[index], header)
+        files[index]: (*stamp, header)
         for index, header in fresh.items()
-        if stamps[index] and isinstance(header, ImageHeader)
+        if (stamp := stamps[index]) and isinstance(header, ImageHeader)
     }
     if entries:
         _save(cache, {**known, **entries})

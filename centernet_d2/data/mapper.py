@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from itertools import compress
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class CenterNetDatasetMapper(DatasetMapper):
         num_classes: int,
         properties: Sequence[Property] = (),
         crowd: str = "object",
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
         """
         Args:
@@ -60,7 +61,7 @@ class CenterNetDatasetMapper(DatasetMapper):
         self.crowd = crowd
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         check_keys(cfg)
         return {
             "is_train": is_train,

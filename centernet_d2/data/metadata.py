@@ -52,7 +52,7 @@ def from_plain(kept: object, num_classes: int) -> Metadata:
         num_classes: of the model; names and ids of another number are none.
     """
     kept = kept if isinstance(kept, dict) else {}
-    names, ids = kept.get("thing_classes"), kept.get("category_ids")
+    names, ids = kept.get("thing_classes", ()), kept.get("category_ids", ())
     metadata = Metadata()
     if _are(names, str, num_classes):
         metadata.thing_classes = names

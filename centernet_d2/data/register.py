@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -23,7 +24,7 @@ def register_from_config(cfg: CfgNode) -> None:
     register_kitti_sets(cfg.DATASETS.REGISTER_KITTI)
 
 
-def register_datasets(entries: Sequence[Sequence[str]], metadata: Mapping[str, object] = MappingProxyType({})) -> None:
+def register_datasets(entries: Sequence[Sequence[str]], metadata: Mapping[str, Any] = MappingProxyType({})) -> None:
     """Register the COCO-format data sets of ``DATASETS.REGISTER``; those already registered as they are, stay.
 
     Args:

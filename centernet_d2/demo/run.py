@@ -6,10 +6,11 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -21,7 +22,7 @@ from ..modeling.heads import Property, build_properties
 from ..predictor import Predictor
 from ..registry import POINT_HEAD_REGISTRY
 from ..visualization import draw_heatmap, draw_instances
-from .sinks import CODECS, JsonSink, Sink, VideoSink, output_kind, refuse_existing
+from .sinks import CODECS, JsonSink, PictureFile, PictureSink, VideoSink, output_kind, refuse_existing
 from .sources import Frame, ImageSource, VideoSource, open_source, unsearched_folders
 
 __all__ = ["main"]
@@ -131,12 +132,11 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
         bar = stack.enter_context(tqdm(total=len(source) or None, unit=" images", smoothing=0.1))
         interrupts = stack.enter_context(interrupts_noted())
         for batch in batches(with_inputs(source, properties), args.batch_size, args.max_frames):
-            readable = [frame for frame in batch if frame.image is not None]
             for frame in batch:
                 if frame.image is None:
                     tqdm.write(f"skipped: {frame.error}", file=sys.stderr)
-            process(readable, predictor, sinks, args)
-            done, skipped = done + len(readable), skipped + len(batch) - len(readable)
+            readable = process(batch, predictor, sinks, args)
+            done, skipped = done + readable, skipped + len(batch) - readable
             bar.update(len(batch))
             if interrupts:
                 break
@@ -164,7 +164,7 @@ def with_inputs(frames: Iterable[Frame], properties: Sequence[Property]) -> Iter
 @contextmanager
 def interrupts_noted() -> Iterator[list[int]]:
     """Ctrl-C puts its signal into the list instead of raising somewhere within a file; a second one raises."""
-    noted = []
+    noted: list[int] = []
 
     def note(number: int, frame: object) -> None:
         if noted:
@@ -178,15 +178,24 @@ def interrupts_noted() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def open_sinks(args: argparse.Namespace, source: ImageSource | VideoSource, stack: ExitStack) -> dict[str, Sink]:
+@dataclass
+class Sinks:
+    """Where a command line wants its results; None for what it does not want."""
+
+    pictures: PictureFile | PictureSink | VideoSink | None = None
+    json: JsonSink | None = None
+
+
+def open_sinks(args: argparse.Namespace, source: ImageSource | VideoSource, stack: ExitStack) -> Sinks:
     """The sinks of a command line, closed with the stack."""
-    sinks = {}
+    sinks = Sinks()
     if args.output is not None:
         kind = output_kind(args.output, source)
-        sinks["pictures"] = kind(args.output, source.rate or 1.0) if kind is VideoSink else kind(args.output)
-        stack.enter_context(sinks["pictures"])
+        sinks.pictures = kind(args.output, source.rate or 1.0) if issubclass(kind, VideoSink) else kind(args.output)
+        stack.enter_context(sinks.pictures)
     if args.json is not None:
-        sinks["json"] = stack.enter_context(JsonSink(args.json))
+        sinks.json = JsonSink(args.json)
+        stack.enter_context(sinks.json)
     return sinks
 
 
@@ -204,23 +213,27 @@ def batches(source: Iterable[Frame], size: int, limit: int | None = None) -> Ite
         yield batch
 
 
-def process(frames: Sequence[Frame], predictor: Predictor, sinks: dict[str, Sink], args: argparse.Namespace) -> None:
-    """Detect in a batch and hand the results to the sinks."""
-    images, inputs = [frame.image for frame in frames], [frame.inputs for frame in frames]
-    results = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if frames else []
-    for frame, result in zip(frames, results, strict=True):
-        if "json" in sinks:
+def process(frames: Sequence[Frame], predictor: Predictor, sinks: Sinks, args: argparse.Namespace) -> int:
+    """Detect in the frames that have an image, and hand the results to the sinks. Returns how many these are."""
+    readable = [(frame, frame.image) for frame in frames if frame.image is not None]
+    images, inputs = [image for _, image in readable], [frame.inputs for frame, _ in readable]
+    results = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if readable else []
+    for (frame, image), result in zip(readable, results, strict=True):
+        if sinks.json is not None:
             entries = predictor.to_coco(result["instances"], frame.number)
-            sinks["json"].write([{**entry, "file_name": frame.source} for entry in entries])
-        if "pictures" in sinks:
-            sinks["pictures"].write(frame.name, draw(frame, result, predictor, args))
+            sinks.json.write([{**entry, "file_name": frame.source} for entry in entries])
+        if sinks.pictures is not None:
+            sinks.pictures.write(frame.name, draw(image, frame.inputs, result, predictor, args))
+    return len(readable)
 
 
-def draw(frame: Frame, result: dict, predictor: Predictor, args: argparse.Namespace) -> np.ndarray:
+def draw(
+    image: np.ndarray, inputs: Mapping[str, Any], result: dict, predictor: Predictor, args: argparse.Namespace
+) -> np.ndarray:
     """(H, W, 3) uint8 BGR with the detections, over the heatmap if the result has one, and further views beside it."""
-    rgb = frame.image[..., ::-1]
+    rgb = image[..., ::-1]
     if "heatmap" in result:
         rgb = draw_heatmap(rgb, result["heatmap"], result["geometry"].to_image)
     names, properties = predictor.class_names, predictor.network.properties
-    rgb = draw_instances(rgb, result["instances"], names, args.threshold, properties, frame.inputs)
+    rgb = draw_instances(rgb, result["instances"], names, args.threshold, properties, inputs)
     return np.ascontiguousarray(rgb[..., ::-1])

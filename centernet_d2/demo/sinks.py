@@ -117,7 +117,7 @@ class VideoSink(Sink):
         """
         if self.writer is None:
             self.size = picture.shape[1::-1]
-            codec = cv2.VideoWriter_fourcc(*CODECS[self.path.suffix.lower()])
+            codec = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
             self.writer = cv2.VideoWriter(str(self.path), codec, self.rate, self.size)
             if not self.writer.isOpened():
                 raise OSError(f"cannot write the video {self.path}")

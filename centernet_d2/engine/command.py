@@ -10,6 +10,7 @@ from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from torch import multiprocessing
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from .. import command_line
 from ..checkpoint import CenterNetCheckpointer
@@ -62,7 +63,7 @@ def _launch(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
                 dist_url=args.dist_url,
                 args=(args, errors),
             )
-    except (multiprocessing.ProcessExitedException, multiprocessing.ProcessRaisedException):
+    except (ProcessExitedException, ProcessRaisedException):
         if errors.empty():
             raise
         return command_line.fail(parser, errors.get())  # Processes mostly stumble over the same.

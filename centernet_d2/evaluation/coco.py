@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
@@ -102,7 +103,7 @@ def to_coco(
     image_id: int | str,
     properties: Sequence[Property],
     category_ids: Sequence[int] | None = None,
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Detections of one image in COCO's results format.
 
     Args:
@@ -116,7 +117,7 @@ def to_coco(
     """
     instances = instances.to("cpu")
     parts = [prop.to_json(instances) for prop in properties]
-    results = [{"image_id": image_id} for _ in range(len(instances))]
+    results: list[dict[str, Any]] = [{"image_id": image_id} for _ in range(len(instances))]
     for result, *own in zip(results, *parts, strict=True):
         for part in own:
             result.update(part)
@@ -129,7 +130,7 @@ class PointCOCOEvaluator(COCOEvaluator):
     """Detectron2's COCOEvaluator, whose result file has all that a model predicts."""
 
     def __init__(
-        self, dataset_name: str, *, properties: Sequence[Property], round_results: bool = False, **kwargs: object
+        self, dataset_name: str, *, properties: Sequence[Property], round_results: bool = False, **kwargs: Any
     ) -> None:
         """
         Args:

@@ -77,7 +77,7 @@ class KITTIEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        self._predictions = []
+        self._predictions: list[_Prediction] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Keep the detections of some images; see :class:`detectron2.evaluation.DatasetEvaluator`."""
@@ -102,7 +102,7 @@ class KITTIEvaluator(DatasetEvaluator):
             self._logger.warning("no image was processed, so there is nothing to evaluate")
             return OrderedDict()
         if self._output_dir:
-            self._write(predictions)
+            self._write(os.path.join(self._output_dir, "data"), predictions)
         records = {record["image_id"]: record for record in DatasetCatalog.get(self._dataset_name)}
         if strangers := [image_id for image_id, _, _ in predictions if image_id not in records]:
             raise KeyError(f"the image '{strangers[0]}' is not in the data set '{self._dataset_name}'")
@@ -116,8 +116,7 @@ class KITTIEvaluator(DatasetEvaluator):
         self._log(truth, results)
         return results
 
-    def _write(self, predictions: Sequence[_Prediction]) -> None:
-        folder = os.path.join(self._output_dir, "data")
+    def _write(self, folder: str, predictions: Sequence[_Prediction]) -> None:
         PathManager.mkdirs(folder)
         for image_id, kinds, rows in tqdm(predictions, desc="writing results", leave=False):
             with PathManager.open(os.path.join(folder, f"{image_id}.txt"), "w") as file:
@@ -126,7 +125,7 @@ class KITTIEvaluator(DatasetEvaluator):
     def _log(self, truth: GroundTruth, results: dict[str, dict[str, float]]) -> None:
         for metric, values in results.items():
             # "Car_easy_R11@0.5" -> row "Car R11@0.5", column "easy".
-            table = {}
+            table: dict[str, dict[str, float]] = {}
             for name, value in values.items():
                 kind, difficulty, points = name.split("_")
                 table.setdefault(f"{kind} {points}", {})[difficulty] = value

@@ -62,7 +62,7 @@ NEIGHBOURS = {"Car": "Van", "Pedestrian": "Person_sitting"}
 # Who counts a labelled box of exactly the minimum height: the original's own tool does, KITTI's kit does not.
 RULES = ("kit", "original")
 # Metric -> class -> overlaps that detections must exceed; in space those of the original's tool, and the official ones.
-MIN_OVERLAPS = {
+MIN_OVERLAPS: dict[str, dict[str, tuple[float, ...]]] = {
     "bbox2d": {"Pedestrian": (0.5,), "Car": (0.7,), "Cyclist": (0.5,)},
     "bev": {"Pedestrian": (0.25, 0.5), "Car": (0.5, 0.7), "Cyclist": (0.25, 0.5)},
     "box3d": {"Pedestrian": (0.25, 0.5), "Car": (0.5, 0.7), "Cyclist": (0.25, 0.5)},
@@ -184,7 +184,7 @@ def evaluate_kitti(
         Percentages, NaN where there is nothing to find: bbox2d and aos with names such as "Car_moderate_R40", bev and
         box3d with names such as "Car_moderate_R40@0.7", where 0.7 is the overlap that detections must exceed.
     """
-    results = OrderedDict((name, {}) for name in ("bbox2d", "aos", "bev", "box3d"))
+    results: OrderedDict[str, dict[str, float]] = OrderedDict((name, {}) for name in ("bbox2d", "aos", "bev", "box3d"))
     for setting, curves in kitti_curves(truth, detections, classes, rules=rules):
         for points in RECALL_POINTS:
             name = setting.label(points)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..data.mapper import CenterNetDatasetMapper
 from ..geometry import Geometry, invert_affine
-from ..modeling import CenterNet, PointHead
+from ..modeling import PointHead
 from ..modeling.meta_arch import unwrap
 from ..structures.points import DenseTarget, Points, SparseTarget, known_objects
 from ..transforms import AffineTransform
@@ -122,10 +122,10 @@ def check_map_names(argument: str, names: Sequence[str], model: nn.Module) -> No
 class OracleCenterNet(nn.Module):
     """A CenterNet that is told the ground truth of some of its maps; reads what :class:`OracleMapper` makes."""
 
-    def __init__(self, *, model: CenterNet, names: Sequence[str], mapper: OracleMapper) -> None:
+    def __init__(self, *, model: nn.Module, names: Sequence[str], mapper: OracleMapper) -> None:
         """
         Args:
-            model: may be wrapped in DistributedDataParallel.
+            model: a CenterNet; may be wrapped in DistributedDataParallel.
             names: maps to replace.
             mapper: moves annotations onto the canvas.
 

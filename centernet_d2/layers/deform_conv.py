@@ -44,8 +44,8 @@ class DeformConv(nn.Module):
         self.conv_offset_mask = nn.Conv2d(in_channels, 27, kernel_size=3, padding=1)
         bound = 1 / math.sqrt(9 * in_channels)
         nn.init.uniform_(self.weight, -bound, bound)
-        nn.init.zeros_(self.conv_offset_mask.weight)
-        nn.init.zeros_(self.conv_offset_mask.bias)
+        for parameter in self.conv_offset_mask.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) -> (B, out_channels, H, W)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -36,6 +37,9 @@ TEST_RESOLUTIONS = ("keep", "fixed", "fixed_width")
 @META_ARCH_REGISTRY.register()
 class CenterNet(nn.Module):
     """Objects as points (arXiv 1904.07850): one feature map, a heatmap of centers, properties read at its peaks."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -80,13 +84,14 @@ class CenterNet(nn.Module):
             ValueError: a parameter is unknown or does not fit another.
         """
         super().__init__()
-        heads = _named(heads)
-        _check_parts(backbone, heads, nms, fixed_size)
+        named = _named(heads)
+        _check_parts(backbone, named, nms, fixed_size)
         check_choice("gaussian_radius", gaussian_radius, RADIUS_POLICIES)
         check_choice("test_resolution", test_resolution, TEST_RESOLUTIONS)
         check_choice("input_format", input_format, INPUT_FORMATS)
         self.backbone = backbone
-        self.heads = nn.ModuleDict(heads)
+        # A ModuleDict does not say what it holds.
+        self.heads = cast(Mapping[str, PointHead], nn.ModuleDict(dict(named)))
         self.stride = backbone.output_shape()["stack_0"].stride
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
@@ -97,12 +102,12 @@ class CenterNet(nn.Module):
         self.max_detections = max_detections
         self.score_threshold = score_threshold
         self.test_resolution = test_resolution
-        self.fixed_size = tuple(fixed_size)
+        self.fixed_size = (fixed_size[0], fixed_size[1])
         self.nms = nms
         self.nms_threshold = nms_threshold
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         check_keys(cfg)
         warn_of_unread_keys(cfg)
         build_backbone = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
@@ -183,13 +188,13 @@ class CenterNet(nn.Module):
         """Raw maps -> maps as they are read at test time."""
         return {name: tensor for head in self.heads.values() for name, tensor in head.activate(maps).items()}
 
-    def build_points(self, gt: Sequence[Instances], map_size: tuple[int, int], **labels: object) -> Points:
+    def build_points(self, gt: Sequence[Instances], map_size: Sequence[int], **labels: Any) -> Points:
         """The annotated objects of a batch on maps of the given height and width; `labels` as for build_points."""
         return build_points(
             gt, map_size, self.stride, radius_policy=self.gaussian_radius, round_up=self.radius_round_up, **labels
         )
 
-    def ground_truth(self, batched_inputs: Sequence[dict], map_size: tuple[int, int]) -> tuple[list[Instances], Points]:
+    def ground_truth(self, batched_inputs: Sequence[dict], map_size: Sequence[int]) -> tuple[list[Instances], Points]:
         """What a batch of training says, on the model's device.
 
         Raises:
@@ -216,16 +221,16 @@ class CenterNet(nn.Module):
             ValueError: two heads call a loss the same.
         """
         gt, points = truth
-        losses = {}
+        losses: dict[str, Tensor] = {}
         for name, head in self.heads.items():
             targets = head.targets(gt, points)
             per_stack = [head.losses(stack, targets) for stack in maps]
             if twice := losses.keys() & per_stack[0].keys():
                 raise ValueError(f"{name} has a loss that an earlier head has too: {', '.join(sorted(twice))}")
-            losses.update({loss: sum(stack[loss] for stack in per_stack) / len(maps) for loss in per_stack[0]})
+            losses.update({loss: torch.stack([own[loss] for own in per_stack]).mean(dim=0) for loss in per_stack[0]})
         return losses
 
-    def inference(self, batched_inputs: Sequence[dict], *, keep_heatmap: bool = False) -> list[dict[str, object]]:
+    def inference(self, batched_inputs: Sequence[dict], *, keep_heatmap: bool = False) -> list[dict[str, Any]]:
         """Detect. Images whose canvases have the same size run together; the others never influence a result.
 
         Args:
@@ -233,12 +238,12 @@ class CenterNet(nn.Module):
             keep_heatmap: add ``heatmap``, the strongest class of the center heatmap (1, h, w), and ``geometry``.
         """
         canvases, geometries = self.preprocess_image(batched_inputs)
-        results = [None] * len(canvases)
+        results: list[dict[str, Any]] = [{} for _ in canvases]
         for members in group_by_shape(canvases):
             maps = self.compute_test_maps(self.batch([canvases[i] for i in members]))
             detections = self.detect(maps, [geometries[i] for i in members])
             for index, instances, heatmap in zip(members, detections, maps["heatmap"], strict=True):
-                results[index] = {"instances": self.suppress(instances)}
+                results[index]["instances"] = self.suppress(instances)
                 if keep_heatmap:
                     results[index].update(heatmap=heatmap.amax(dim=0, keepdim=True), geometry=geometries[index])
         return results
@@ -267,7 +272,7 @@ class CenterNet(nn.Module):
     def decode(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
         """Activated maps -> (B, K, ...) fields of the K best peaks, in map pixels. Shapes are fixed: exportable."""
         peaks = Peaks(*top_peaks(maps["heatmap"], self.max_detections))
-        fields = {}
+        fields: dict[str, Tensor] = {}
         for head in self.heads.values():
             fields.update(head.decode(maps, peaks, fields))
         return fields
@@ -309,10 +314,11 @@ class CenterNet(nn.Module):
             to_image = matrix * zoom[:, None] * [self.stride, self.stride, 1]
             canvases.append(canvas)
             inputs = self.read_inputs(x)
-            geometries.append(Geometry(image_size, tuple(canvas.shape[-2:]), torch.from_numpy(to_image), inputs))
+            canvas_size = (canvas.shape[-2], canvas.shape[-1])
+            geometries.append(Geometry(image_size, canvas_size, torch.from_numpy(to_image), inputs))
         return canvases, geometries
 
-    def read_inputs(self, record: dict) -> dict[str, object]:
+    def read_inputs(self, record: dict) -> dict[str, Any]:
         """What the properties want to know of an image beside its pixels, where it is there.
 
         Raises:
@@ -330,7 +336,7 @@ class CenterNet(nn.Module):
         storage = get_event_storage()
         maps = self.activate({name: tensor[:1] for name, tensor in maps.items()})
         image = batched_inputs[0]["image"]
-        size = tuple(image.shape[-2:])
+        size = (image.shape[-2], image.shape[-1])
         to_image = torch.tensor([[self.stride, 0, 0], [0, self.stride, 0]], dtype=torch.float64)
         # They come from the mapper, so they need no look.
         inputs = {key: batched_inputs[0][key] for key in self.input_keys if key in batched_inputs[0]}
@@ -358,9 +364,9 @@ def group_by_shape(canvases: Sequence[Tensor], limit: int | None = None) -> Iter
         yield from (members[start : start + step] for start in range(0, len(members), step))
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, if it is wrapped in DistributedDataParallel."""
-    return model.module if isinstance(model, DistributedDataParallel) else model
+def unwrap(model: nn.Module) -> CenterNet:
+    """A CenterNet itself, if it is wrapped in DistributedDataParallel."""
+    return cast(CenterNet, model.module if isinstance(model, DistributedDataParallel) else model)
 
 
 def check_classes(record: dict, num_classes: int) -> None:

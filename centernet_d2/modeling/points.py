@@ -16,7 +16,7 @@ __all__ = ["build_points"]
 
 def build_points(
     gt: Sequence[Instances],
-    map_size: tuple[int, int],
+    map_size: Sequence[int],
     stride: int,
     *,
     radius_policy: str = "original",
@@ -55,7 +55,7 @@ def build_points(
         boxes=boxes,
         centers=centers,
         cells=centers.long(),
-        radius=gaussian_radius(*extent.flip(1).unbind(1), policy=radius_policy).clamp(min=0).long(),
+        radius=gaussian_radius(extent[:, 1], extent[:, 0], policy=radius_policy).clamp(min=0).long(),
         valid=valid,
         weight=optional_field(gt, "gt_weight", boxes.new_ones(())) * (valid & ~ignore),
         ignore=ignore,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -31,7 +32,7 @@ class CenterNetWithTTA(nn.Module):
     def __init__(
         self,
         *,
-        model: CenterNet,
+        model: nn.Module,
         flip: bool = True,
         scales: Sequence[float] = (1.0,),
         soft_nms: str = "gaussian",
@@ -40,7 +41,7 @@ class CenterNetWithTTA(nn.Module):
     ) -> None:
         """
         Args:
-            model: may be wrapped in DistributedDataParallel.
+            model: a CenterNet; may be wrapped in DistributedDataParallel.
             flip: average with the mirrored image.
             scales: factors by which images are resized.
             soft_nms, keep_stale: how scales are merged, see :func:`centernet_d2.modeling.soft_nms.merge_scales`.
@@ -65,7 +66,7 @@ class CenterNetWithTTA(nn.Module):
     @classmethod
     def from_config(
         cls, cfg: CfgNode, model: CenterNet, tta_mapper: object = None, batch_size: int = 3
-    ) -> dict[str, object]:
+    ) -> dict[str, Any]:
         """`tta_mapper` is there for Detectron2's signature only: the model makes its own canvases."""
         if tta_mapper is not None:
             raise ValueError("CenterNetWithTTA takes no tta_mapper: TEST.AUG.FLIP and TEST.AUG.SCALES say what is done")
@@ -87,7 +88,7 @@ class CenterNetWithTTA(nn.Module):
         """See :meth:`CenterNet.forward`; inputs may have a ``file_name`` instead of an ``image``."""
         return self.inference(batched_inputs)
 
-    def inference(self, batched_inputs: Sequence[dict], *, keep_heatmap: bool = False) -> list[dict[str, object]]:
+    def inference(self, batched_inputs: Sequence[dict], *, keep_heatmap: bool = False) -> list[dict[str, Any]]:
         """See :meth:`CenterNet.inference`; the heatmap is that of the scale nearest to 1.
 
         Raises:
@@ -96,7 +97,8 @@ class CenterNetWithTTA(nn.Module):
         if self.model.training:
             raise RuntimeError("test-time augmentation needs the model in evaluation mode: call model.eval()")
         inputs = [x if "image" in x else {**x, "image": self._read(x["file_name"])} for x in batched_inputs]
-        found, heatmaps = [[] for _ in inputs], [{} for _ in inputs]
+        found: list[list[Instances]] = [[] for _ in inputs]
+        heatmaps: list[dict[str, Any]] = [{} for _ in inputs]
         shown = min(range(len(self.scales)), key=lambda i: abs(self.scales[i] - 1)) if keep_heatmap else None
         for number, scale in enumerate(self.scales):
             for index, instances, heatmap, geometry in self._detect_at(inputs, scale):

@@ -315,9 +315,9 @@ def iou3d(first: Boxes3D, second: Boxes3D) -> Tensor:
 def _iou_matrices(first: Boxes3D, second: Boxes3D) -> tuple[Tensor, Tensor]:
     shape = len(first), len(second)
     rows, columns = (index.ravel() for index in np.indices(shape))
-    arrays = (boxes.tensor.detach().cpu().numpy() for boxes in (first, second))
-    bev, volume = paired_iou(*arrays, rows, columns)
-    return tuple(torch.from_numpy(x.reshape(shape)).to(first.tensor) for x in (bev, volume))
+    one, other = (boxes.tensor.detach().cpu().numpy() for boxes in (first, second))
+    bev, volume = (torch.from_numpy(x.reshape(shape)) for x in paired_iou(one, other, rows, columns))
+    return bev.to(first.tensor), volume.to(first.tensor)
 
 
 def paired_iou(

@@ -12,8 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -65,7 +66,7 @@ class IdentityProperty(Property):
                     where = f"{image['file_name']}, annotation {index} of this image"
                     raise ValueError(f"{where}: identity is {identity!r}, but must be a number from 0 on")
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, object]:
+    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """``gt_identity`` (N,); -1 where there is none. Nothing that happens to an image changes it."""
         identities = [annotation.get("identity", -1) for annotation in record["annotations"]]
         return {"gt_identity": torch.tensor(identities, dtype=torch.long)}
@@ -91,7 +92,7 @@ class IdentityHead(PointHead):
     provides = ("embedding",)
 
     @configurable
-    def __init__(self, *, count: int, size: int = 32, weight: float = 1.0, **common: object) -> None:
+    def __init__(self, *, count: int, size: int = 32, weight: float = 1.0, **common: Any) -> None:
         """
         Args:
             count: identities of the training set.
@@ -104,7 +105,7 @@ class IdentityHead(PointHead):
         self.weight = weight
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
         node = cfg.MODEL.CENTERNET.IDENTITY
         common = cls.common_config(cfg, input_shape, num_stacks)
         return {"count": node.COUNT, "size": node.SIZE, "weight": node.WEIGHT, **common}
@@ -116,7 +117,7 @@ class IdentityHead(PointHead):
         value = torch.where(known, identity, 0).float()[:, None]
         return {"embedding": points.target(value, (points.weight * known)[:, None])}
 
-    def losses(self, maps: dict[str, Tensor], targets: dict[str, DenseTarget | SparseTarget]) -> dict[str, Tensor]:
+    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
         target = targets["embedding"]
         embedding = F.normalize(target.gather(maps["embedding"]).float(), dim=1)
         logits = SHARPNESS * F.linear(embedding, F.normalize(self.classifier.weight, dim=1))
@@ -131,7 +132,7 @@ class IdentityHead(PointHead):
         """(B, K, D) embeddings of length 1; the product of two is their similarity."""
         return {"embedding": F.normalize(peaks.gather(maps["embedding"]).float(), dim=2)}
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
+    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
         return {"pred_embedding": fields["embedding"]}
 
 

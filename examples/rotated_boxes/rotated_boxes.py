@@ -15,6 +15,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -56,7 +57,7 @@ class AngleProperty(Property):
                 if not isinstance(angle, (int, float)) or not math.isfinite(angle):
                     raise ValueError(f"{image['file_name']}, annotation {index} of this image: angle is {angle!r}")
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, object]:
+    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """``gt_angle`` (N,) degrees under the transforms, and ``gt_angle_known`` (N,), 0 where there is none."""
         annotations = record["annotations"]
         angles = np.radians([annotation.get("angle", 0.0) for annotation in annotations])
@@ -80,7 +81,7 @@ class AngleProperty(Property):
         difference = (found.pred_angle - truth.gt_angle + 90) % 180 - 90
         return {"degrees": float(difference.abs().mean())}
 
-    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, object]) -> list[np.ndarray]:
+    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """The turned boxes."""
         found = instances.has("scores")
         boxes = instances.pred_boxes if found else instances.gt_boxes
@@ -99,7 +100,7 @@ class AngleHead(PointHead):
     provides = ("angle",)
 
     @configurable
-    def __init__(self, *, weight: float = 1.0, **common: object) -> None:
+    def __init__(self, *, weight: float = 1.0, **common: Any) -> None:
         """
         Args:
             weight: factor of the loss.
@@ -109,7 +110,7 @@ class AngleHead(PointHead):
         self.weight = weight
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
         weight = cfg.MODEL.CENTERNET.ANGLE.WEIGHT
         return {"weight": weight, **cls.common_config(cfg, input_shape, num_stacks)}
 
@@ -119,7 +120,7 @@ class AngleHead(PointHead):
         value = torch.stack([twice.sin(), twice.cos()], dim=1)
         return {"angle": points.target(value, known[:, None].expand_as(value))}
 
-    def losses(self, maps: dict[str, Tensor], targets: dict[str, DenseTarget | SparseTarget]) -> dict[str, Tensor]:
+    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
         target = targets["angle"]
         loss = regression_loss(target.gather(maps["angle"]), target.value, target.weight)
         return {"loss_angle": self.weight * loss}
@@ -133,7 +134,7 @@ class AngleHead(PointHead):
         sine, cosine = peaks.gather(maps["angle"]).unbind(2)
         return {"angle": torch.rad2deg(torch.atan2(sine, cosine)) / 2}
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
+    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
         # The way back to the original image moves and scales, which leaves angles as they are.
         return {"pred_angle": fields["angle"]}
 

@@ -62,7 +62,8 @@ def draw_scene(rng: np.random.Generator, camera: Camera, count: int) -> tuple[np
     Returns:
         The (H, W, 3) BGR image, and kinds and boxes, the nearest last.
     """
-    kinds, rows = [], []
+    kinds: list[str] = []
+    rows: list[list[float]] = []
     for _ in range(count):
         kind = str(rng.choice(list(_KINDS)))
         depth = rng.uniform(_NEAREST, _FARTHEST)

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from functools import partial
 from itertools import islice
+from typing import Any, TypeGuard
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
@@ -24,7 +25,7 @@ _LISTS = ("images", "annotations", "categories")
 _NEEDED = "but must hold an object with the lists " + ", ".join(_LISTS)
 
 
-def register_coco_file(name: str, metadata: dict[str, object], json_file: str, image_root: str) -> None:
+def register_coco_file(name: str, metadata: dict[str, Any], json_file: str, image_root: str) -> None:
     """Like Detectron2's ``register_coco_instances``, but read by :func:`load_coco_file`."""
     DatasetCatalog.register(name, partial(load_coco_file, json_file, image_root, name))
     MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)
@@ -223,6 +224,6 @@ def _is_id(value: object) -> bool:
     return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     """Also refuses NaN and infinity."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_COORDINATE**2

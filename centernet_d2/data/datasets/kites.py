@@ -56,7 +56,8 @@ def write_kites(folder: str | Path, *, images: int = 8, size: int = 64, seed: in
     """
     folder, rng = Path(folder), np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    records, annotations = [], []
+    records: list[dict] = []
+    annotations: list[dict] = []
     for image_id in range(1, images + 1):
         picture, kites = draw_kites(rng, size, int(rng.integers(1, 4)))
         cv2.imwrite(str(folder / "images" / f"{image_id}.png"), picture)

@@ -93,16 +93,17 @@ def parse_object(line: str, where: str, scored: bool = False) -> KittiObject:
     if len(fields) < wanted:
         raise ValueError(f"{where}: {len(fields) + 1} fields instead of {wanted + 1}")
     numbers = finite_numbers(fields[:wanted], where)
+    truncation, occlusion, alpha, x1, y1, x2, y2, height, width, length, x, y, z, rotation_y, *score = numbers
     return KittiObject(
         kind=kind,
-        truncation=numbers[0],
-        occlusion=int(numbers[1]),
-        alpha=numbers[2],
-        box=tuple(numbers[3:7]),
-        dimensions=tuple(numbers[7:10]),
-        location=tuple(numbers[10:13]),
-        rotation_y=numbers[13],
-        score=numbers[14] if scored else None,
+        truncation=truncation,
+        occlusion=int(occlusion),
+        alpha=alpha,
+        box=(x1, y1, x2, y2),
+        dimensions=(height, width, length),
+        location=(x, y, z),
+        rotation_y=rotation_y,
+        score=score[0] if scored else None,
     )
 
 

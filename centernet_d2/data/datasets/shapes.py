@@ -65,7 +65,7 @@ def draw_shapes(
     """
     height, width = size
     image = draw_ground(rng, height, width)
-    objects = []
+    objects: list[tuple[int, np.ndarray]] = []
     wanted = 0 if rng.random() < 0.1 else rng.integers(1, max_objects + 1)
     for _ in range(wanted):
         category = int(rng.integers(len(SHAPES)))
@@ -104,7 +104,8 @@ def write_shapes(
     (folder / "annotations").mkdir(parents=True, exist_ok=True)
     for split, (name, count) in enumerate((("train", train), ("val", val))):
         rng = np.random.default_rng([seed, split])
-        images, annotations = [], []
+        images: list[dict] = []
+        annotations: list[dict] = []
         (folder / name).mkdir(exist_ok=True)
         for index in tqdm(range(count), desc=f"drawing {name}", leave=False):
             height, width = (int(size * factor) for factor in rng.choice([0.8, 1.0, 1.2], size=2))

@@ -11,6 +11,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -36,7 +37,7 @@ class Root(nn.Module):
         self.bn = get_norm(norm, out_channels)
         self.relu = nn.ReLU(inplace=True)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: list[Tensor]) -> Tensor:
         """(B, C_i, H, W), in_channels in total -> (B, out_channels, H, W)."""
         return self.relu(self.bn(self.conv(torch.cat(features, dim=1))))
 
@@ -71,16 +72,16 @@ class Tree(nn.Module):
         super().__init__()
         self.level_root = level_root
         self.downsample = nn.MaxPool2d(stride) if stride > 1 else nn.Identity()
-        self.project = nn.Identity()
+        self.project: nn.Module = nn.Identity()
         if in_channels != out_channels:
             self.project = nn.Sequential(
                 nn.Conv2d(in_channels, out_channels, 1, bias=False), get_norm(norm, out_channels)
             )
         extra_channels += in_channels if level_root else 0
-        self.root = None
+        self.root: Root | None = None
         if depth == 1:
-            self.tree1 = BasicBlock(in_channels, out_channels, stride=stride, norm=norm)
-            self.tree2 = BasicBlock(out_channels, out_channels, norm=norm)
+            self.tree1: nn.Module = BasicBlock(in_channels, out_channels, stride=stride, norm=norm)
+            self.tree2: nn.Module = BasicBlock(out_channels, out_channels, norm=norm)
             self.root = Root(2 * out_channels + extra_channels, out_channels, norm=norm)
         else:
             # The first inner tree projects by itself. The original stores this projection nonetheless, so it is kept
@@ -191,8 +192,8 @@ class IDAUp(nn.Module):
             else:
                 project = _plain_unit(channels, out_channels, kernel_size=1, norm=norm)
                 node = _plain_unit(2 * out_channels, out_channels, kernel_size=3, norm=norm)
-                _init_normal(project[0])
-                _init_normal(node[0])
+                _init_normal(project)
+                _init_normal(node)
             self.add_module(f"proj_{i}", project)
             self.add_module(f"up_{i}", up)
             self.add_module(f"node_{i}", node)
@@ -215,7 +216,7 @@ class DLAUp(nn.Module):
         options: of the merges, see :class:`IDAUp`.
     """
 
-    def __init__(self, channels: Sequence[int], **options: object) -> None:
+    def __init__(self, channels: Sequence[int], **options: Any) -> None:
         super().__init__()
         for step, (fine, coarse) in enumerate(reversed(list(pairwise(channels)))):
             merge = IDAUp(fine, [coarse] * (step + 1), [2] * (step + 1), **options)
@@ -265,7 +266,7 @@ class DLABackbone(Backbone):
         check_choice("deform_conv", deform_conv, IMPLEMENTATIONS)
         self.base = DLA(channels=channels, tree_depths=tree_depths, norm=norm)
         widths = channels[2:]
-        options = {"deformable": deformable, "deform_conv": deform_conv, "norm": norm}
+        options: dict[str, Any] = {"deformable": deformable, "deform_conv": deform_conv, "norm": norm}
         self.dla_up = DLAUp(widths, **options)
         # The coarsest level takes no part: nothing was merged into it.
         self.ida_up = IDAUp(widths[0], widths[1:-1], [2, 4], **options) if deformable else None
@@ -296,8 +297,10 @@ def _deformable_unit(before: int, after: int, *, deform_conv: str, norm: str) ->
     return nn.Sequential(OrderedDict(conv=DeformConv(before, after, implementation=deform_conv), actf=activation))
 
 
-def _init_normal(conv: nn.Conv2d) -> None:
-    nn.init.normal_(conv.weight, std=math.sqrt(2 / (math.prod(conv.kernel_size) * conv.out_channels)))
+def _init_normal(unit: nn.Sequential) -> None:
+    for conv in unit:
+        if isinstance(conv, nn.Conv2d):
+            nn.init.normal_(conv.weight, std=math.sqrt(2 / (math.prod(conv.kernel_size) * conv.out_channels)))
 
 
 @BACKBONE_REGISTRY.register()

@@ -26,7 +26,7 @@ class Residual(BasicBlock):
         same = stride == 1 and in_channels == out_channels
         self.skip = nn.Identity() if same else _projection(in_channels, out_channels, stride=stride, norm=norm)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # It makes the residual itself.
         """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
         return super().forward(x, self.skip(x))
 
@@ -47,7 +47,7 @@ class HourglassModule(nn.Module):
         self.up1 = _residuals([fine] * (counts[0] + 1), norm=norm)
         self.low1 = _residuals([fine] + [coarse] * counts[0], stride=2, norm=norm)
         if len(widths) > 2:
-            self.low2 = HourglassModule(widths[1:], counts[1:], norm=norm)
+            self.low2: nn.Module = HourglassModule(widths[1:], counts[1:], norm=norm)
         else:
             self.low2 = _residuals([coarse] * (counts[1] + 1), norm=norm)
         self.low3 = _residuals([coarse] * counts[0] + [fine], norm=norm)
@@ -116,7 +116,7 @@ class Hourglass(Backbone):
         """
         check_input_size(x, self.size_divisibility)
         x = self.pre(x)
-        features = []
+        features: list[Tensor] = []
         for stack, (hourglass, conv) in enumerate(zip(self.kps, self.cnvs, strict=True)):
             if stack > 0:
                 taken, made = self.inters_[stack - 1](x), self.cnvs_[stack - 1](features[-1])

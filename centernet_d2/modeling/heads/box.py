@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -13,7 +14,7 @@ from torch import Tensor
 from ...config import check_choice, read_choice
 from ...geometry import Geometry, apply_affine
 from ...registry import POINT_HEAD_REGISTRY
-from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
+from ...structures.points import Peaks, Points, SparseTarget
 from ..losses import REGRESSION_LOSSES, regression_loss
 from .point_head import PointHead, Property
 
@@ -26,7 +27,7 @@ class BoxProperty(Property):
     name = "box"
     fields = ("pred_boxes",)
 
-    def to_json(self, instances: Instances) -> list[dict[str, object]]:
+    def to_json(self, instances: Instances) -> list[dict[str, Any]]:
         """``bbox`` as COCO has it: x, y, width, height."""
         boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
         return [{"bbox": box} for box in boxes.tolist()]
@@ -52,7 +53,7 @@ class BoxHead(PointHead):
         clip: bool = True,
         loss_slots: int = 0,
         size_as_point: bool = False,
-        **common: object,
+        **common: Any,
     ) -> None:
         """
         Args:
@@ -79,7 +80,7 @@ class BoxHead(PointHead):
         self.size_as_point = size_as_point
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
         node = cfg.MODEL.CENTERNET
         return {
             "num_classes": node.NUM_CLASSES,
@@ -101,7 +102,7 @@ class BoxHead(PointHead):
         )
         return {"size": points.target(size.repeat(1, own.shape[1] // 2) * own, own * points.weight[:, None])}
 
-    def losses(self, maps: dict[str, Tensor], targets: dict[str, DenseTarget | SparseTarget]) -> dict[str, Tensor]:
+    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
         target = targets["size"]
         slots = self.loss_slots * len(maps["size"])
         loss = regression_loss(target.gather(maps["size"]), target.value, target.weight, self.loss, slots)
@@ -119,7 +120,7 @@ class BoxHead(PointHead):
         centers = fields["centers"]
         return {"boxes": torch.cat([centers - size / 2, centers + size / 2], dim=2)}
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
+    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
         corners = apply_affine(fields["boxes"].unflatten(1, (2, 2)), geometry.to_image)
         if self.size_as_point:
             shift = geometry.to_image[:, 2].to(corners) / 2

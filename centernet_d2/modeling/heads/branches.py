@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -43,22 +44,23 @@ class MapBranches(nn.ModuleDict):
         super().__init__()
         check_choice("init", init, HEAD_INITS)
         for name, channels in maps.items():
-            layers = [nn.Conv2d(head_conv or in_channels, channels, 1)]
+            layers: list[nn.Module] = [nn.Conv2d(head_conv or in_channels, channels, 1)]
             if head_conv:
                 layers = [nn.Conv2d(in_channels, head_conv, 3, padding=1), nn.ReLU(inplace=True), *layers]
             self[name] = nn.Sequential(*layers)
             if name in heatmaps:
-                nn.init.constant_(layers[-1].bias, HEATMAP_BIAS)
+                nn.init.constant_(layers[-1].get_parameter("bias"), HEATMAP_BIAS)
             else:
                 _init_branch(layers, init)
 
     def forward(self, feature: Tensor) -> dict[str, Tensor]:
         """(B, in_channels, H, W) feature map -> {name: (B, channels, H, W)} raw maps, float32."""
         maps = {}
-        for name, branch in self.items():
+        # A ModuleDict does not say what it holds.
+        for name, branch in cast(Mapping[str, nn.Sequential], self).items():
             hidden = branch[:-1](feature)
             with torch.autocast(feature.device.type, enabled=False):
-                maps[name] = branch[-1](hidden.to(branch[-1].weight.dtype))
+                maps[name] = branch[-1](hidden.to(branch[-1].get_parameter("weight").dtype))
         return maps
 
 
@@ -68,4 +70,4 @@ def _init_branch(layers: Sequence[nn.Module], init: str) -> None:
     for layer in small:
         nn.init.normal_(layer.weight, std=0.001)
     for layer in convolutions if init == "zero_bias" else small:
-        nn.init.zeros_(layer.bias)
+        nn.init.zeros_(layer.get_parameter("bias"))

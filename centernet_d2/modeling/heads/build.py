@@ -23,7 +23,8 @@ def head_types(cfg: CfgNode) -> list[type[PointHead]]:
 
 def build_point_heads(cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> list[PointHead]:
     """The heads of ``MODEL.CENTERNET.HEADS``, in order."""
-    return [head(cfg, input_shape, num_stacks) for head in head_types(cfg)]
+    # By @configurable, which has no types, their constructors take a config too.
+    return [head(cfg, input_shape, num_stacks) for head in head_types(cfg)]  # type: ignore[misc]
 
 
 def build_properties(cfg: CfgNode) -> list[Property]:

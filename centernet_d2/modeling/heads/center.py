@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -106,14 +107,14 @@ class CenterProperty(Property):
     name = "center"
     fields = ("scores", "pred_classes")
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, object]:
+    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Of a turned image ``gt_blind``, and ``gt_weight`` 0 for what is read at centers (original.md: Rotation)."""
         if not any(getattr(transform, "rotates", False) for transform in transforms):
             return {}
         count = len(record["annotations"])
         return {"gt_blind": torch.ones(count, dtype=torch.bool), "gt_weight": torch.zeros(count)}
 
-    def to_json(self, instances: Instances) -> list[dict[str, object]]:
+    def to_json(self, instances: Instances) -> list[dict[str, Any]]:
         """``category_id``, the number of the class from 0, and ``score``."""
         pairs = zip(instances.pred_classes.tolist(), instances.scores.tolist(), strict=True)
         return [{"category_id": category, "score": score} for category, score in pairs]
@@ -145,7 +146,7 @@ class CenterHead(PointHead):
         stride: int = 4,
         ignore_regions: str = "mask",
         loss_slots: int = 0,
-        **common: object,
+        **common: Any,
     ) -> None:
         """
         Args:
@@ -177,7 +178,7 @@ class CenterHead(PointHead):
         self.loss_slots = loss_slots
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
         node = cfg.MODEL.CENTERNET
         return {
             "num_classes": node.NUM_CLASSES,
@@ -194,7 +195,8 @@ class CenterHead(PointHead):
 
     def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, DenseTarget | SparseTarget]:
         """See :meth:`PointHead.targets`; the heatmap has no weight in regions to ignore, nor in unlabelled classes."""
-        targets = {"heatmap": DenseTarget(self._heatmap(gt, points), self._heatmap_weight(gt, points))}
+        heatmap = DenseTarget(self._heatmap(gt, points), self._heatmap_weight(gt, points))
+        targets: dict[str, DenseTarget | SparseTarget] = {"heatmap": heatmap}
         if "offset" in self.maps:
             targets["offset"] = points.target(points.centers - points.cells)
         return targets
@@ -219,7 +221,7 @@ class CenterHead(PointHead):
             weight = labelled if weight is None else weight * labelled
         return weight
 
-    def losses(self, maps: dict[str, Tensor], targets: dict[str, DenseTarget | SparseTarget]) -> dict[str, Tensor]:
+    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
         target = targets["heatmap"]
         heatmap = focal_loss_with_logits(maps["heatmap"], target.value, target.weight)
         losses = {"loss_heatmap": self.heatmap_weight * heatmap}
@@ -233,7 +235,7 @@ class CenterHead(PointHead):
 
     def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
         """The heatmap is averaged, the offset only if asked for (original.md: Flip test)."""
-        upright = {"heatmap": maps["heatmap"].flip(-1)}
+        upright: dict[str, Tensor | None] = {"heatmap": maps["heatmap"].flip(-1)}
         if "offset" in self.maps:
             shift = (self.stride - 1) / self.stride
             upright["offset"] = unflip_vectors(maps["offset"], shift) if self.average_offsets else None
@@ -244,5 +246,5 @@ class CenterHead(PointHead):
         offset = peaks.gather(maps["offset"]) if "offset" in self.maps else 0.5
         return {"scores": peaks.scores, "classes": peaks.classes, "centers": peaks.cells + offset}
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
+    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
         return {"scores": fields["scores"], "pred_classes": fields["classes"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -49,14 +49,14 @@ class Property:
     annotation_keys: ClassVar[tuple[str, ...]] = ()
     input_keys: ClassVar[tuple[str, ...]] = ()
     fields: ClassVar[tuple[str, ...]] = ()
-    arguments: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @configurable
     def __init__(self) -> None:
         """Takes no arguments; subclasses take what they need, and from_config finds it in a config."""
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """The arguments of the constructor."""
         return {}
 
@@ -69,7 +69,7 @@ class Property:
         """What :meth:`errors` is about; ``_error`` behind it makes the name of the results."""
         return self.name
 
-    def metadata(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, Any]:
         """What the metadata of data sets that a config registers, and checkpoints, should say of it; plain values."""
         return {}
 
@@ -90,7 +90,7 @@ class Property:
             ValueError: something is not what it should be; names the image.
         """
 
-    def carry(self, inputs: dict[str, object], transforms: Sequence[Transform]) -> dict[str, object]:
+    def carry(self, inputs: dict[str, Any], transforms: Sequence[Transform]) -> dict[str, Any]:
         """Its inputs of an image (those of ``input_keys`` that are there) after what the image went through.
 
         At test time there are no transforms: the place to look at what users hand in.
@@ -100,7 +100,7 @@ class Property:
         """
         return inputs
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, object]:
+    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """What the annotations of an image say, as ``gt_*`` fields with one entry per annotation.
 
         ``gt_weight`` (N,), the supervision of everything that is read at an object's center, is multiplied over all
@@ -126,7 +126,7 @@ class Property:
         """
         return {}
 
-    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, object]) -> list[np.ndarray]:
+    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """Draw it on a picture that has the boxes already.
 
         Args:
@@ -139,7 +139,7 @@ class Property:
         """
         return []
 
-    def to_json(self, instances: Instances) -> list[dict[str, object]]:
+    def to_json(self, instances: Instances) -> list[dict[str, Any]]:
         """A dict of plain values per detection; by default every tensor ``pred_x`` of its fields as ``x``."""
         columns = {name.removeprefix("pred_"): instances.get(name).tolist() for name in self.fields}
         return [{name: column[row] for name, column in columns.items()} for row in range(len(instances))]
@@ -151,7 +151,7 @@ class Property:
             ValueError, OSError: an option is not what it should be.
         """
 
-    def picture_inputs(self, name: str, size: tuple[int, int]) -> dict[str, object]:
+    def picture_inputs(self, name: str, size: tuple[int, int]) -> dict[str, Any]:
         """The inputs of a picture of demo.py by these options.
 
         Args:
@@ -211,7 +211,7 @@ class PointHead(nn.Module):
         )
 
     @classmethod
-    def common_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
+    def common_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
         """The arguments of the constructor that all heads share, for their ``from_config``."""
         return {
             "prop": cls.property_type(cfg),
@@ -229,12 +229,17 @@ class PointHead(nn.Module):
         """Raw maps -> maps as they are read at test time; heatmaps become probabilities."""
         return {name: maps[name].float().sigmoid() if name in self.heatmaps else maps[name] for name in self.maps}
 
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, DenseTarget | SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Mapping[str, DenseTarget | SparseTarget]:
         """What each of its maps should be, under the names of the maps."""
         raise NotImplementedError
 
-    def losses(self, maps: dict[str, Tensor], targets: dict[str, DenseTarget | SparseTarget]) -> dict[str, Tensor]:
-        """Weighted scalar losses of one stack; connected to the maps even without objects."""
+    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Weighted scalar losses of one stack; connected to the maps even without objects.
+
+        Args:
+            maps: raw maps of the stack.
+            targets: those of :meth:`targets` of the same head.
+        """
         raise NotImplementedError
 
     def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
@@ -251,7 +256,7 @@ class PointHead(nn.Module):
         """
         raise NotImplementedError
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
+    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
         """Decoded fields of one image, (K, ...) -> fields of its Instances, in pixels of the original image."""
         raise NotImplementedError
 

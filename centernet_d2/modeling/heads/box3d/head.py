@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -15,7 +16,7 @@ from ....config import check_choice, read_choice
 from ....geometry import Geometry, apply_affine
 from ....registry import POINT_HEAD_REGISTRY
 from ....structures.boxes3d import Boxes3D, alpha_to_rotation_y, location_from_center, orientation_to_alpha
-from ....structures.points import DenseTarget, Peaks, Points, SparseTarget
+from ....structures.points import Peaks, Points, SparseTarget
 from ...losses import log_depth_loss, orientation_loss, regression_loss
 from ..point_head import PointHead
 from .prop import Box3DProperty
@@ -62,6 +63,7 @@ class Box3DHead(PointHead):
     """
 
     property_type = Box3DProperty
+    prop: Box3DProperty
     original_names = {"depth": "dep", "orientation": "rot", "dimensions": "dim"}
     requires = ("centers",)
     provides = ("boxes3d",)
@@ -79,7 +81,7 @@ class Box3DHead(PointHead):
         orientation_weight: float = 1.0,
         loss_slots: int = 0,
         stride: int = 4,
-        **common: object,
+        **common: Any,
     ) -> None:
         """
         Args:
@@ -105,7 +107,7 @@ class Box3DHead(PointHead):
         self.stride = stride
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
         node = cfg.MODEL.CENTERNET.BOX3D
         return {
             "depth_loss": read_choice(cfg, "MODEL.CENTERNET.BOX3D.DEPTH_LOSS", DEPTH_LOSSES),
@@ -138,7 +140,7 @@ class Box3DHead(PointHead):
             "orientation": points.target(orientation, (points.weight * space)[:, None].expand_as(orientation)),
         }
 
-    def losses(self, maps: dict[str, Tensor], targets: dict[str, DenseTarget | SparseTarget]) -> dict[str, Tensor]:
+    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
         images = len(maps["depth"])
         slots = self.loss_slots * images
         depth, dimensions, orientation = (targets[name] for name in ("depth", "dimensions", "orientation"))
@@ -179,7 +181,7 @@ class Box3DHead(PointHead):
             "orientation": peaks.gather(maps["orientation"]),
         }
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
+    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
         """``pred_boxes3d`` and ``pred_alpha`` (N,) by the camera of the original image (original.md: 3-D results).
 
         Raises:

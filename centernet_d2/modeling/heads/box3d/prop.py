@@ -6,6 +6,7 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +81,7 @@ class Box3DProperty(Property):
         self._cameras: Cameras | None = None
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         names = ("AUGMENTED_DEPTH", "REFERENCE_FOCAL", "DEFAULT_CAMERA")
         augmented_depth, reference_focal, default_camera = (cfg.MODEL.CENTERNET.BOX3D[name] for name in names)
         keys = [f"MODEL.CENTERNET.BOX3D.{name}" for name in names]
@@ -133,14 +134,14 @@ class Box3DProperty(Property):
                 f"{behind} objects in {len(dicts)} images are not in front of the camera: no depth is learned from them"
             )
 
-    def carry(self, inputs: dict[str, object], transforms: Sequence[Transform]) -> dict[str, object]:
+    def carry(self, inputs: dict[str, Any], transforms: Sequence[Transform]) -> dict[str, Any]:
         """The camera of the image after its transforms: (3, 4) float64; one that is none is an error."""
         if "camera" not in inputs:
             return {}
         camera = check_camera(inputs["camera"])
         return {"camera": torch.from_numpy(carry_camera(camera.numpy(), transforms)) if transforms else camera}
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, object]:
+    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """3-D boxes under the transforms of an image; mirrored an odd number of times, left and right swap in space.
 
         Returns:
@@ -160,15 +161,15 @@ class Box3DProperty(Property):
                 values[:, column] = np.pi - values[:, column]
                 values[:, column] -= 2 * np.pi * (values[:, column] > np.pi)
         jittered = any(getattr(transform, "jittered", False) for transform in transforms)
-        values, known = torch.from_numpy(values).float(), torch.from_numpy(known).float()
+        numbers, space = torch.from_numpy(values).float(), torch.from_numpy(known).float()
         focal = carry_camera(record["camera"], transforms)[0, 0] if "camera" in record else 1.0
         return {
-            "gt_boxes3d": Boxes3D(values[:, :7]),
-            "gt_depth": values[:, 7],
-            "gt_alpha": values[:, 8],
-            "gt_focal": torch.full((len(values),), focal),
-            "gt_space": known,
-            "gt_metric": known * float(self.augmented_depth == "camera" or not jittered),
+            "gt_boxes3d": Boxes3D(numbers[:, :7]),
+            "gt_depth": numbers[:, 7],
+            "gt_alpha": numbers[:, 8],
+            "gt_focal": torch.full((len(numbers),), focal),
+            "gt_space": space,
+            "gt_metric": space * float(self.augmented_depth == "camera" or not jittered),
         }
 
     @property
@@ -184,7 +185,7 @@ class Box3DProperty(Property):
         metres = (found.pred_boxes3d.location[:, 2].double() - truth.gt_depth.double()).abs()
         return {"metres": float(metres.mean()), "percent": float((100 * metres / truth.gt_depth.double()).mean())}
 
-    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, object]) -> list[np.ndarray]:
+    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """The boxes in the image, true ones green and found ones orange, and what stands on the ground from above."""
         camera = inputs.get("camera", self.default_camera)
         if camera is None:
@@ -201,7 +202,7 @@ class Box3DProperty(Property):
         height = picture.output.height
         return [draw_birds_eye([(boxes, color)], (height, max(height, 160)), depth)]
 
-    def to_json(self, instances: Instances) -> list[dict[str, object]]:
+    def to_json(self, instances: Instances) -> list[dict[str, Any]]:
         """``box3d``: x, y, z, height, width, length, rotation_y; and ``alpha``."""
         pairs = zip(instances.pred_boxes3d.tensor.tolist(), instances.pred_alpha.tolist(), strict=True)
         return [{"box3d": box, "alpha": alpha} for box, alpha in pairs]
@@ -212,7 +213,7 @@ class Box3DProperty(Property):
             message = "no --calibration and no --focal-length: BOX3D.DEFAULT_CAMERA of the config counts"
             log_first_n(logging.WARNING, message)
 
-    def picture_inputs(self, name: str, size: tuple[int, int]) -> dict[str, object]:
+    def picture_inputs(self, name: str, size: tuple[int, int]) -> dict[str, Any]:
         return {} if self._cameras is None else {"camera": self._cameras(name, size)}
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -65,6 +66,7 @@ class KeypointHead(PointHead):
     of a kind in the image, with the offset within their cell; they decide the exact place.
     """
 
+    prop: KeypointProperty
     property_type = KeypointProperty
     original_names = {"keypoint_displacement": "hps", "keypoint_heatmap": "hm_hp", "keypoint_offset": "hp_offset"}
     heatmaps = ("keypoint_heatmap",)
@@ -86,7 +88,7 @@ class KeypointHead(PointHead):
         offset_weight: float = 1.0,
         average_offsets: bool = False,
         stride: int = 4,
-        **common: object,
+        **common: Any,
     ) -> None:
         """
         Args:
@@ -118,7 +120,7 @@ class KeypointHead(PointHead):
         return self.prop.schema
 
     @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
         node = cfg.MODEL.CENTERNET.KEYPOINTS
         return {
             "refine": node.REFINE,
@@ -142,7 +144,9 @@ class KeypointHead(PointHead):
         known = (keypoints[..., 2] > 0) & inside.all(dim=2) & alive[:, None]
         displacement = (positions - points.cells[:, None]).flatten(1)
         supervised = (known * points.weight[:, None]).repeat_interleave(2, dim=1)
-        targets = {"keypoint_displacement": points.target(displacement, supervised)}
+        targets: dict[str, DenseTarget | SparseTarget] = {
+            "keypoint_displacement": points.target(displacement, supervised)
+        }
         if "keypoint_heatmap" in self.maps:
             image = points.image.repeat_interleave(len(self.schema))
             cells = torch.where(known[..., None], positions, 0).long().flatten(0, 1)
@@ -159,7 +163,7 @@ class KeypointHead(PointHead):
                 targets["keypoint_offset"] = SparseTarget(image, cells, offset, weight)
         return targets
 
-    def losses(self, maps: dict[str, Tensor], targets: dict[str, DenseTarget | SparseTarget]) -> dict[str, Tensor]:
+    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
         losses = {
             "loss_keypoint_displacement": self.displacement_weight
             * _l1(maps["keypoint_displacement"], targets["keypoint_displacement"])
@@ -181,7 +185,7 @@ class KeypointHead(PointHead):
         # The original only turns the sign.
         shift = (self.stride - 1) / self.stride if self.average_offsets else 0.0
         displacement = maps["keypoint_displacement"].unflatten(1, (-1, 2))[:, self.schema.mirror]
-        upright = {"keypoint_displacement": unflip_vectors(displacement, shift).flatten(1, 2)}
+        upright: dict[str, Tensor | None] = {"keypoint_displacement": unflip_vectors(displacement, shift).flatten(1, 2)}
         if "keypoint_heatmap" in self.maps:
             upright["keypoint_heatmap"] = maps["keypoint_heatmap"].flip(-1)[:, self.schema.mirror]
         if "keypoint_offset" in self.maps:
@@ -217,7 +221,7 @@ class KeypointHead(PointHead):
         offset = maps["keypoint_offset"].flatten(2).transpose(1, 2)[:, None].expand(-1, heatmap.shape[1], -1, -1)
         return positions + offset.gather(2, index[..., None].expand(-1, -1, -1, 2)), scores
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, object]:
+    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
         """``pred_keypoints`` (N, J, 3), half a pixel up as Detectron2 wants them."""
         keypoints = fields["keypoints"]
         positions = apply_affine(keypoints[..., :2], geometry.to_image) + HALF_PIXEL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ class KeypointProperty(Property):
         self._draws_scores = False
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, object]:
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         return {"schema": keypoint_schema(cfg), "needs_joints": cfg.MODEL.CENTERNET.KEYPOINTS.NEEDS_JOINTS}
 
     @classmethod
@@ -76,7 +77,7 @@ class KeypointProperty(Property):
         # False gives every joint its own score, True gives it 1 (original.md: Pose decoding).
         node.CONSTANT_SCORE = False
 
-    def metadata(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, Any]:
         return self.schema.metadata()
 
     def use_metadata(self, metadata: Mapping[str, object]) -> None:
@@ -104,7 +105,7 @@ class KeypointProperty(Property):
                     f"{file_name}, annotation {index} of this image: {_what_is_wrong(keypoints, self.schema)}"
                 )
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, object]:
+    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Keypoints under the transforms of an image; mirrored an odd number of times, left and right swap.
 
         Returns:
@@ -142,7 +143,7 @@ class KeypointProperty(Property):
         by_keypoint = dict(zip(names, distances.nanmean(dim=0).tolist(), strict=True))
         return {**by_keypoint, "mean": float(distances.nanmean(dim=1).mean())}
 
-    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, object]) -> list[np.ndarray]:
+    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """Keypoints above the threshold of the picture, with the lines of the skeleton between them."""
         found = instances.has("scores")
         keypoints = instances.pred_keypoints if found else instances.gt_keypoints
@@ -154,7 +155,7 @@ class KeypointProperty(Property):
                     picture.draw_text(f"{score:.2f}", (x + 2, y), font_size=7, horizontal_alignment="left")
         return []
 
-    def to_json(self, instances: Instances) -> list[dict[str, object]]:
+    def to_json(self, instances: Instances) -> list[dict[str, Any]]:
         """``keypoints`` as COCO has them: x, y and score, one keypoint after the other."""
         keypoints = instances.pred_keypoints.clone()
         keypoints[..., :2] -= HALF_PIXEL

@@ -6,6 +6,7 @@ import colorsys
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -61,7 +62,7 @@ class KeypointSchema:
         mirror = tuple(names.index(other.get(name, name)) for name in names)
         return cls(mirror, tuple(names), tuple((a, b) for a, b in lines))
 
-    def metadata(self) -> dict[str, object]:
+    def metadata(self) -> dict[str, Any]:
         """What Detectron2 wants to know about keypoints; each line of the skeleton gets a color."""
         if not self.names:
             return {}
@@ -75,7 +76,7 @@ class KeypointSchema:
         }
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, object], count: int) -> KeypointSchema | None:
+    def from_metadata(cls, metadata: Mapping[str, Any], count: int) -> KeypointSchema | None:
         """The way back from :meth:`metadata`; None where it does not describe so many keypoints."""
         try:
             names = list(metadata["keypoint_names"])
