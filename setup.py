@@ -1,14 +1,25 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ROOT = Path(__file__).resolve().parent
+
+
+def version():
+    """The one of the package, which cannot be imported where Detectron2 is not installed yet."""
+    source = (ROOT / "centernet_d2" / "__init__.py").read_text(encoding="utf-8")
+    return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)[1]
+
+
 setup(
     name="centernet_d2",
-    version="0.1.0",
-    description="CenterNet (Objects as Points) for Detectron2: 2-D boxes without NMS, compiled operators or surprises",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    version=version(),
+    description="CenterNet (Objects as Points) for Detectron2: 2-D boxes, keypoints and 3-D boxes from single images",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)],
     python_requires=">=3.10",
     # The configs live at the top of the repository and are installed as the package centernet_d2.configs.
     packages=[*find_packages(include=["centernet_d2", "centernet_d2.*"]), "centernet_d2.configs"],
@@ -16,6 +27,12 @@ setup(
     package_data={
         "centernet_d2": ["py.typed"],
         "centernet_d2.configs": ["*.yaml", "*/*.yaml", "lazy/*.py", "lazy/common/*.py"],
+    },
+    entry_points={
+        "console_scripts": [
+            "centernet-train = centernet_d2.engine.command:run",
+            "centernet-detect = centernet_d2.demo:main",
+        ]
     },
     # `pip install -e` puts the folder of the clone on the path. Setuptools' default, an import hook, comes after the
     # path: beside a clone called centernet_d2, that folder would be found instead of the package in it.

@@ -3,9 +3,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib import metadata
 
 import detectron2.checkpoint
 import detectron2.engine.defaults
+import pytest
 
 import centernet_d2
 from centernet_d2 import model_zoo
@@ -20,25 +22,63 @@ def test_without_detectron2_one_sentence_says_how_to_get_it():
     assert "ImportError: centernet_d2 is a plugin for Detectron2, which is not installed" in result.stderr
 
 
-def test_beside_a_clone_the_package_is_found_and_not_the_folder_of_the_clone(tmp_path):
-    # Both steps need a process of their own: setuptools builds in the current folder, and what an import finds depends
-    # on how Python was started.
-    clone, site = tmp_path / "centernet_d2", tmp_path / "site"
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """What `pip install -e` makes of a clone called centernet_d2: the clone, and the folder of installed packages."""
+    folder = tmp_path_factory.mktemp("installed")
+    clone, site = folder / "centernet_d2", folder / "site"
     for name in ("centernet_d2", "configs"):
         shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, clone)
-    build = f"from setuptools.build_meta import build_editable; build_editable({str(tmp_path)!r})"
+    build = f"from setuptools.build_meta import build_editable; build_editable({str(folder)!r})"
+    # A process of its own, because setuptools builds in the current folder.
     subprocess.run([sys.executable, "-c", build], cwd=clone, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,) = folder.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
+    return clone, site
+
+
+def test_beside_a_clone_the_package_is_found_and_not_the_folder_of_the_clone(installed):
+    clone, site = installed
     find = (
         f"import site; site.addsitedir({str(site)!r}); import importlib.util as u; print(u.find_spec('centernet_d2'))"
     )
-    # Without the packages of this environment (-S), which may have the project installed already.
+    # A process of its own, without the packages of this environment (-S), which may have the project installed already.
     command = [sys.executable, "-E", "-S", "-c", find]
-    found = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    found = subprocess.run(command, cwd=clone.parent, check=True, capture_output=True, text=True).stdout
     assert f"origin='{clone}/centernet_d2/__init__.py'" in found
+
+
+def test_what_is_installed_has_the_version_that_the_package_says(installed):
+    (distribution,) = metadata.distributions(path=[str(installed[1])])
+    assert (distribution.name, distribution.version) == ("centernet_d2", centernet_d2.__version__)
+
+
+@pytest.mark.parametrize(
+    ("command", "usage", "arguments"),
+    [
+        ("centernet-train", "[--config-file FILE] [--resume]", []),
+        ("centernet-detect", "[--camera NUMBER] --config-file", ["x.png", "--json", "r.json"]),
+    ],
+)
+def test_installed_commands_have_their_own_name_in_help_and_errors(
+    installed, monkeypatch, capsys, command, usage, arguments
+):
+    (distribution,) = metadata.distributions(path=[str(installed[1])])
+    (entry,) = distribution.entry_points.select(group="console_scripts", name=command)
+    main = entry.load()
+    monkeypatch.setattr("sys.argv", [f"/usr/bin/{command}"])
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert end.value.code == 0
+    assert shown.startswith(f"usage: {command} [-h] ")
+    assert usage in " ".join(shown.split())
+    assert "demo.py" not in shown
+    assert "train_net.py" not in shown
+    assert main([*arguments, "--config-file", "no.yaml"]) == 1
+    assert f"{command}: " in capsys.readouterr().err
 
 
 def test_an_import_leaves_detectron2_what_it_is():

@@ -29,11 +29,11 @@ __all__ = ["main"]
 
 USAGE = """Detect objects in pictures, draw them, and write them down. Needs no screen.
 
-    demo.py photo.jpg --config-file CONFIG --weights model.pth --output drawn.jpg
-    demo.py photo.jpg folder/ 'more/*.png' --config-file CONFIG --weights model.pth --output pictures/
-    demo.py video.mp4 --config-file CONFIG --weights model.pth --output drawn.mp4 --json results.json
-    demo.py --camera 0 --config-file CONFIG --weights model.pth --output drawn.avi   (Ctrl-C stops)
-    demo.py street.png --config-file CONFIG --weights model.pth --output pictures/ --focal-length 720   (3-D boxes)
+    %(prog)s photo.jpg --config-file CONFIG --weights model.pth --output drawn.jpg
+    %(prog)s photo.jpg folder/ 'more/*.png' --config-file CONFIG --weights model.pth --output pictures/
+    %(prog)s video.mp4 --config-file CONFIG --weights model.pth --output drawn.mp4 --json results.json
+    %(prog)s --camera 0 --config-file CONFIG --weights model.pth --output drawn.avi   (Ctrl-C stops)
+    %(prog)s street.png --config-file CONFIG --weights model.pth --output pictures/ --focal-length 720   (3-D boxes)
 
 CONFIG is a file or the name of one in the model zoo. Exit code: 0; 1 if a picture could not be read or an option is
 wrong; 130 after Ctrl-C, which leaves valid files."""
