@@ -8,14 +8,15 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
+# What is too large for the repository; CONTRIBUTING.md says what is in there.
+EXTRA_DATA = Path(os.environ.get("CENTERNET_D2_TEST_DATA") or ROOT.parent / "shared")
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--reference", default=None, help="folder of recorded vectors (default: ../shared, else tests/golden)"
+        "--reference", default=None, help="folder of recorded vectors (default: the extra data, else tests/golden)"
     )
 
 
@@ -25,8 +26,13 @@ def reference_folder(config) -> Path:
         if not any(Path(chosen).glob("*/*")):
             raise pytest.UsageError(f"--reference {chosen} has no recorded files")
         return Path(chosen)
-    shared = SHARED / "reference" / "golden"
-    return shared if shared.is_dir() else ROOT / "tests" / "golden"
+    recorded = EXTRA_DATA / "reference" / "golden"
+    return recorded if recorded.is_dir() else ROOT / "tests" / "golden"
+
+
+def pytest_configure(config):
+    if os.environ.get("CENTERNET_D2_TEST_DATA") and not EXTRA_DATA.is_dir():
+        raise pytest.UsageError(f"CENTERNET_D2_TEST_DATA is {EXTRA_DATA}, which is no folder")
 
 
 def pytest_generate_tests(metafunc):
@@ -38,10 +44,10 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session")
 def shared():
-    """The folder of real data beside the project."""
-    if not SHARED.is_dir():
-        pytest.skip("../shared, with the real data, is not here")
-    return SHARED
+    """The folder of extra data; without it, tests that need it are left out."""
+    if not EXTRA_DATA.is_dir():
+        pytest.skip("needs extra data: CENTERNET_D2_TEST_DATA, see CONTRIBUTING.md")
+    return EXTRA_DATA
 
 
 @pytest.fixture(scope="session", autouse=True)

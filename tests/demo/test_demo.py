@@ -154,7 +154,7 @@ def test_ctrl_c_leaves_complete_files(call, video, tmp_path, monkeypatch):
     def interrupted(batch, *rest):
         if batch[0].number == 3:
             signal.raise_signal(signal.SIGINT)
-        process(batch, *rest)
+        return process(batch, *rest)
 
     monkeypatch.setattr(demo, "process", interrupted)
     before = signal.getsignal(signal.SIGINT)
