@@ -4,6 +4,7 @@
 # make .venv  install only
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+REQUIREMENTS ?= requirements-dev.txt
 VENV := .venv
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv pip install -p $(PY)
@@ -31,12 +32,12 @@ format: .venv
 
 .venv: $(VENV)/.ready
 
-$(VENV)/.ready: requirements-dev.txt setup.py Makefile
+$(VENV)/.ready: $(REQUIREMENTS) setup.py Makefile
 	@echo "== Python environment in $(VENV) ($(PYTHON))"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check uv
 	@echo "== torch, Detectron2's dependencies, test tools (about 1 GB on the first time)"
-	$(UV) -r requirements-dev.txt
+	$(UV) -r $(REQUIREMENTS)
 	@echo "== Detectron2 as pure Python"
 	# The wheel is tagged for Python 3.10 because of a compiled module that this project does not use.
 	$(UV) --no-deps --python-version 3.10 sal-detectron2==0.7.2
