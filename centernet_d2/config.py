@@ -96,6 +96,9 @@ def add_centernet_config(cfg: CfgNode) -> None:
     # [name, folder, split] triples in KITTI's layout, in the same way; the split is a file in its ImageSets.
     cfg.DATASETS.REGISTER_KITTI = []
 
+    # Leave out so many images that cannot be read (in each process), with a warning, instead of ending the training.
+    cfg.DATALOADER.MAX_BAD_IMAGES = 0
+
     # "Adam" as in the paper, "AdamW" or "SGD".
     cfg.SOLVER.OPTIMIZER = "Adam"
     # Number of images per batch for which SOLVER.BASE_LR is stated. If it is not 0, the learning rate is scaled

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader, build_detection_train_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.data.build import filter_images_with_few_keypoints, filter_images_with_only_crowd_annotations
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.evaluation import DatasetEvaluator
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
+from ..data.build import build_train_loader, stream_of
 from ..data.checks import load_checked
 from ..data.metadata import dataset_metadata, to_plain
 from ..evaluation.build import build_evaluator, check_evaluation
@@ -66,6 +67,7 @@ class Trainer(DefaultTrainer):
         self.checkpointer = CenterNetCheckpointer(
             model, cfg.OUTPUT_DIR, fine_tune=True, metadata=metadata, trainer=weakref.proxy(self)
         )
+        self.stream, self.samples = stream_of(loader) or (None, None)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -94,6 +96,8 @@ class Trainer(DefaultTrainer):
             ) from error
         if resume:
             self._follow_schedule(rates)
+            if self.stream is not None:
+                self.stream.start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
 
     def _follow_schedule(self, rates: Sequence[float]) -> None:
         """Go on with the schedule of the config from base `rates`; the checkpoint brought those of its own back."""
@@ -107,9 +111,27 @@ class Trainer(DefaultTrainer):
                 f"learning rate at iteration {self.start_iter}: {max(old):g} -> {max(new):g}"
             )
 
+    def state_dict(self) -> dict:
+        """Detectron2's state of a training, and the seed of its stream of samples."""
+        seed = {} if self.stream is None else {"seed": self.stream.seed}
+        return {**super().state_dict(), **seed}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        super().load_state_dict(state_dict)
+        if self.stream is None:
+            return
+        if "seed" not in state_dict:
+            logging.getLogger(__name__).warning(
+                "the checkpoint is of an earlier version, which kept no seed: the samples that follow are other ones"
+            )
+            return
+        self.stream.seed = self.samples.seed = state_dict["seed"]
+
     def train(self) -> dict:
         """Train; returns the metrics of the evaluation at the end."""
         super().train()
+        if self.samples is not None and (bad := self.samples.bad_files()):
+            logging.getLogger(__name__).warning(f"{len(bad)} images were left out: {', '.join(bad)}")
         return getattr(self, "_last_eval_results", {})
 
     def run_step(self) -> None:
@@ -159,7 +181,8 @@ class Trainer(DefaultTrainer):
                 "no image of DATASETS.TRAIN is left; DATALOADER.FILTER_EMPTY_ANNOTATIONS and "
                 "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE say which are used"
             )
-        return build_detection_train_loader(cfg, mapper=CenterNetDatasetMapper(cfg, True), dataset=dicts)
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        return build_train_loader(cfg, dicts, seed)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:

@@ -1,0 +1,64 @@
+"""The loader of a training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import build_detection_train_loader
+from detectron2.data.samplers import RepeatFactorTrainingSampler
+from torch.utils.data import DataLoader
+
+from ..config import check_choice
+from .mapper import CenterNetDatasetMapper
+from .stream import SampleStream, StreamDataset
+
+__all__ = ["build_train_loader", "stream_of"]
+
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+
+
+def build_train_loader(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> DataLoader:
+    """Detectron2's loader on a stream of samples that can be entered anywhere, see :class:`SampleStream`.
+
+    Args:
+        cfg: of the training.
+        dicts: images in Detectron2's format, with annotations.
+        seed: of everything random; the same in all processes.
+
+    Raises:
+        ValueError: an unknown DATALOADER.SAMPLER_TRAIN.
+    """
+    node = cfg.DATALOADER
+    check_choice("DATALOADER.SAMPLER_TRAIN", node.SAMPLER_TRAIN, SAMPLERS)
+    repeat_factors = None
+    if node.SAMPLER_TRAIN == "RepeatFactorTrainingSampler":
+        repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dicts, node.REPEAT_THRESHOLD, sqrt=node.REPEAT_SQRT
+        )
+    elif node.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
+        order = torch.randperm(len(dicts), generator=torch.Generator().manual_seed(seed))
+        dicts = [dicts[index] for index in order[: max(1, int(len(dicts) * node.RANDOM_SUBSET_RATIO))].tolist()]
+    if node.ASPECT_RATIO_GROUPING:
+        logging.getLogger(__name__).warning(
+            "DATALOADER.ASPECT_RATIO_GROUPING holds images back, so that a resumed training reads others first"
+        )
+    return build_detection_train_loader(
+        StreamDataset(dicts, CenterNetDatasetMapper(cfg, True), seed, max_bad_images=node.MAX_BAD_IMAGES),
+        mapper=None,
+        sampler=SampleStream(len(dicts), seed, repeat_factors=repeat_factors),
+        total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        aspect_ratio_grouping=node.ASPECT_RATIO_GROUPING,
+        num_workers=node.NUM_WORKERS,
+    )
+
+
+def stream_of(loader: DataLoader) -> tuple[SampleStream, StreamDataset] | None:
+    """The stream that a loader reads, and its images; None for a loader of another kind."""
+    while not hasattr(loader, "sampler") or not isinstance(loader.sampler, SampleStream):
+        loader = getattr(loader, "dataset", None)
+        if loader is None:
+            return None
+    return loader.sampler, loader.dataset
