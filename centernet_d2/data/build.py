@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
 from detectron2.data.samplers import RepeatFactorTrainingSampler
@@ -17,7 +16,7 @@ from .stream import SampleStream, StreamDataset
 
 __all__ = ["build_train_loader", "stream_of"]
 
-SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler", "RandomSubsetTrainingSampler")
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
 
 def build_train_loader(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> DataLoader:
@@ -38,9 +37,6 @@ def build_train_loader(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> DataLo
         repeat_factors = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
             dicts, node.REPEAT_THRESHOLD, sqrt=node.REPEAT_SQRT
         )
-    elif node.SAMPLER_TRAIN == "RandomSubsetTrainingSampler":
-        order = torch.randperm(len(dicts), generator=torch.Generator().manual_seed(seed))
-        dicts = [dicts[index] for index in order[: max(1, int(len(dicts) * node.RANDOM_SUBSET_RATIO))].tolist()]
     if node.ASPECT_RATIO_GROUPING:
         logging.getLogger(__name__).warning(
             "DATALOADER.ASPECT_RATIO_GROUPING holds images back, so that a resumed training reads others first"

@@ -1,0 +1,51 @@
+"""A resumed training is the uninterrupted one, to the last bit."""
+
+import pytest
+import torch
+
+from centernet_d2.engine import Trainer, setup
+
+
+def weights(folder):
+    return torch.load(folder / "model_final.pth", weights_only=True)
+
+
+def run(arguments, folder, iterations, *flags, **overrides):
+    keys = {"SOLVER__STEPS": "(1,)", "DATASETS__TEST": "()", **overrides}
+    cfg = setup(arguments(*flags, OUTPUT_DIR=str(folder), SOLVER__MAX_ITER=str(iterations), **keys))
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume="--resume" in flags)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("sampler", "half", "workers"),
+    [("TrainingSampler", False, 2), ("TrainingSampler", True, 0), ("RepeatFactorTrainingSampler", False, 0)],
+)
+def test_final_weights_are_those_of_the_uninterrupted_run(arguments, tmp_path, sampler, half, workers):
+    keys = {"DATALOADER__SAMPLER_TRAIN": sampler, "DATALOADER__REPEAT_THRESHOLD": "0.9", "SEED": "7"}
+    keys["SOLVER__AMP__ENABLED"] = str(half)
+    run(arguments, tmp_path / "whole", 5, **keys)
+    run(arguments, tmp_path / "parts", 3, **keys)
+    run(arguments, tmp_path / "parts", 5, "--resume", DATALOADER__NUM_WORKERS=str(workers), **keys)
+    whole, parts = (weights(tmp_path / name)["model"] for name in ("whole", "parts"))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_seed_that_was_drawn_is_in_the_checkpoint(arguments, tmp_path):
+    first = run(arguments, tmp_path / "out", 2, SEED="-1")
+    resumed = run(arguments, tmp_path / "out", 3, "--resume", SEED="-1")
+    assert resumed.stream.seed == resumed.samples.seed == first.stream.seed
+    assert weights(tmp_path / "out")["trainer"]["seed"] == first.stream.seed
+
+
+def test_a_checkpoint_without_a_seed_is_resumed_with_a_word(arguments, tmp_path, caplog):
+    run(arguments, tmp_path / "out", 2)
+    file = tmp_path / "out" / "model_final.pth"
+    content = torch.load(file, weights_only=True)
+    del content["trainer"]["seed"]
+    torch.save(content, file)
+    run(arguments, tmp_path / "out", 3, "--resume")
+    assert "kept no seed" in caplog.text
