@@ -11,6 +11,7 @@ import torch
 
 from .outside import import_outside
 from .quiet import drop_mapping_notice
+from .signals import Stopped
 
 __all__ = ["EXPECTED", "fail", "run", "sentence"]
 
@@ -36,7 +37,7 @@ def run(
 
     Returns:
         The exit code: 1 after an expected error, of which standard error gets one sentence (with ``--debug`` it is
-        raised), and 130 after Ctrl-C.
+        raised), 130 after Ctrl-C, and 143 after SIGTERM that a training noted.
     """
     for own in (first := argparse.ArgumentParser(add_help=False, allow_abbrev=False), parser):
         own.add_argument(
@@ -60,6 +61,8 @@ def run(
         if args.debug:
             raise
         return fail(parser, sentence(error))
+    except Stopped as stopped:
+        return fail(parser, str(stopped), code=stopped.code)
     except KeyboardInterrupt:
         return fail(parser, "stopped", code=130)
 

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..config import load_config
 from ..modeling.heads import Property, build_properties
 from ..predictor import Predictor
 from ..registry import POINT_HEAD_REGISTRY
+from ..signals import signals_noted
 from ..visualization import draw_heatmap, draw_instances
 from .sinks import CODECS, JsonSink, PictureFile, PictureSink, VideoSink, output_kind, refuse_existing
 from .sources import Frame, ImageSource, VideoSource, open_source, unsearched_folders
@@ -130,7 +131,7 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
     with ExitStack() as stack:
         sinks = open_sinks(args, source, stack)
         bar = stack.enter_context(tqdm(total=len(source) or None, unit=" images", smoothing=0.1))
-        interrupts = stack.enter_context(interrupts_noted())
+        signals = stack.enter_context(signals_noted(signal.SIGINT))
         for batch in batches(with_inputs(source, properties), args.batch_size, args.max_frames):
             for frame in batch:
                 if frame.image is None:
@@ -138,11 +139,11 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
             readable = process(batch, predictor, sinks, args)
             done, skipped = done + readable, skipped + len(batch) - readable
             bar.update(len(batch))
-            if interrupts:
+            if signals:
                 break
     rate = done / (time.perf_counter() - start)
     print(f"{done} images, {rate:.1f} images/s" + (f", {skipped} could not be read" if skipped else ""))
-    if interrupts:
+    if signals:
         print("stopped; what was written until then is complete", file=sys.stderr)
         return 130
     return 1 if skipped else 0
@@ -159,23 +160,6 @@ def with_inputs(frames: Iterable[Frame], properties: Sequence[Property]) -> Iter
             yield replace(frame, inputs={key: value for one in own for key, value in one.items()})
         except (OSError, ValueError) as error:
             yield replace(frame, image=None, error=str(error))
-
-
-@contextmanager
-def interrupts_noted() -> Iterator[list[int]]:
-    """Ctrl-C puts its signal into the list instead of raising somewhere within a file; a second one raises."""
-    noted: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if noted:
-            raise KeyboardInterrupt
-        noted.append(number)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @dataclass

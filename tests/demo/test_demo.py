@@ -166,14 +166,6 @@ def test_ctrl_c_leaves_complete_files(call, video, tmp_path, monkeypatch):
     assert {entry["image_id"] for entry in json.loads((tmp_path / "r.json").read_text())} == {1, 2, 3}
 
 
-def test_a_second_ctrl_c_stops_at_once():
-    with demo.interrupts_noted() as interrupts:
-        signal.raise_signal(signal.SIGINT)
-        assert interrupts
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-
 def test_nothing_is_overwritten(call, folder, tmp_path):
     image = folder / "colour.png"
     write(tmp_path / "full" / "colour.png", pixels())
