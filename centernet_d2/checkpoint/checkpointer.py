@@ -1,8 +1,10 @@
-"""Reading weights by name, strictly, and without ever executing what a file says."""
+"""Weights by name, read strictly and without ever executing what a file says, and written so that none is lost."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,9 +16,21 @@ from torch import Tensor, nn
 from ..config import load_config
 from ..config_files import available
 from ..modeling.meta_arch import CenterNet
+from .files import is_inside, write_whole
 from .original import to_our_names, trunk_state_dict
 
-__all__ = ["CenterNetCheckpointer", "check_exists", "fitting_configs", "load_file", "load_trunk"]
+__all__ = [
+    "CenterNetCheckpointer",
+    "check_exists",
+    "checkpoint_files",
+    "fitting_configs",
+    "has_checkpoint",
+    "load_file",
+    "load_trunk",
+]
+
+# Names of the checkpoints that a training goes on from.
+CHECKPOINT = re.compile(r"model_(\d+|final)\.pth")
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -27,6 +41,17 @@ def check_exists(path: str | Path) -> None:
         raise FileNotFoundError(f"{path} is a folder, not a weights file; name the .pth file in it")
     if not Path(path).is_file():
         raise FileNotFoundError(f"the weights file {path} does not exist")
+
+
+def checkpoint_files(folder: str | Path) -> list[Path]:
+    """The checkpoints of a training in its folder, the newest first; no links out of it."""
+    files = [path for path in Path(folder).glob("model_*.pth") if CHECKPOINT.fullmatch(path.name) and is_inside(path)]
+    return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+
+def has_checkpoint(folder: str | Path) -> bool:
+    """Whether there is a training in a folder to go on with."""
+    return Path(folder, "last_checkpoint").exists() or bool(checkpoint_files(folder))
 
 
 def load_file(path: str | Path) -> dict:
@@ -157,11 +182,10 @@ class CenterNetCheckpointer(DetectionCheckpointer):
             raise ValueError(f"metadata of a checkpoint must be plain values, but {', '.join(strangers)} is not")
         self.fine_tune = fine_tune
         self.metadata = dict(metadata)
-        self._needed: Sequence[str] = ()
-
-    def save(self, name: str, **kwargs: Any) -> None:
-        """See :class:`detectron2.checkpoint.DetectionCheckpointer`; adds ``metadata`` if there are any."""
-        super().save(name, **({"metadata": self.metadata} if self.metadata else {}), **kwargs)
+        # File that was loaded, and iteration of the checkpoint that was written last, or gone on from.
+        self.loaded = ""
+        self.iteration: int | None = None
+        self._found: tuple[Path, dict] | None = None
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """See :class:`detectron2.checkpoint.DetectionCheckpointer`.
@@ -177,39 +201,101 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         finally:  # Detectron2's refuses to load again after an error.
             self._parsed_url_during_load = None
 
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write a checkpoint at once and whole, and then its name into ``last_checkpoint``; see Detectron2's.
+
+        Files have ``metadata`` if there are any.
+
+        Raises:
+            OSError: it cannot be written; the checkpoint before it is still there, and still the last.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data = {"model": self.model.state_dict(), **({"metadata": self.metadata} if self.metadata else {})}
+        data.update({key: one.state_dict() for key, one in self.checkpointables.items()}, **kwargs)
+        path = Path(self.save_dir, f"{name}.pth")
+        self.logger.info(f"Saving checkpoint to {path}")
+        write_whole(path, lambda file: torch.save(data, file))
+        self.iteration = kwargs.get("iteration")
+        if self.checkpointables:
+            self.tag_last_checkpoint(path.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        write_whole(self._note, lambda file: file.write(last_filename_basename.encode()))
+
+    def files(self) -> list[Path]:
+        """See :func:`checkpoint_files`."""
+        return checkpoint_files(self.save_dir)
+
+    def has_checkpoint(self) -> bool:
+        return has_checkpoint(self.save_dir)
+
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
         """Load the last checkpoint with the state of its training; without one, or without `resume`, weights alone.
 
+        If the last checkpoint cannot be read, it is the newest one that can.
+
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it cannot be read, does not fit the model, or has no state of a training.
+            ValueError: none can be read, it does not fit the model, or has no state of a training.
         """
-        resume = resume and self.has_checkpoint()
-        if resume:
-            self._check_last_checkpoint()
-        self._needed = tuple(self.checkpointables) if resume else ()
-        return super().resume_or_load(path, resume=resume)
+        if not (resume and self.has_checkpoint()):
+            return self.load(path, checkpointables=[])
+        self._found = self._newest_readable()
+        try:
+            rest = self.load(str(self._found[0]))
+        finally:
+            self._found = None
+        self.iteration = rest.get("iteration")
+        return rest
 
-    def _check_last_checkpoint(self) -> None:
-        note = Path(self.save_dir, "last_checkpoint")
-        name = note.read_text(encoding="utf-8", errors="replace").strip()
-        if not name or not Path(self.save_dir, name).is_file():
+    @property
+    def _note(self) -> Path:
+        return Path(self.save_dir, "last_checkpoint")
+
+    def _newest_readable(self) -> tuple[Path, dict]:
+        """The last checkpoint and its content or, if it cannot be read, those of the newest that can."""
+        name, named = self._last_named()
+        problem = None if named else FileNotFoundError(f"{self._note} names no checkpoint in its folder")
+        for path in [*([named] if named else []), *(path for path in self.files() if path != named)]:
+            try:
+                _check_sums(path)
+                data = load_file(path)
+                self._check_state(path, data)
+            except (OSError, ValueError) as error:
+                problem = problem or error
+            else:
+                if problem is not None:
+                    self.logger.warning(f"going on from {path}, the newest checkpoint that can be read: {problem}")
+                return path, data
+        if named is None:
             raise FileNotFoundError(
-                f"{note} names {name!r}, which is no file in that folder: write the name of a checkpoint that is there "
-                "into it, or delete it to start from MODEL.WEIGHTS"
+                f"{self._note} names {name[:100]!r}, which is no file in that folder: write the name of a checkpoint "
+                "that is there into it, or delete it to start from MODEL.WEIGHTS"
             )
+        raise problem
 
-    def _load_file(self, filename: str) -> dict:
-        self._filename = filename
-        data = load_file(filename)
-        for key in self._needed:
+    def _last_named(self) -> tuple[str, Path | None]:
+        """What ``last_checkpoint`` says, and the file of that name; None without one in the very folder."""
+        if not is_inside(self._note):
+            return "", None
+        name = self._note.read_text(encoding="utf-8", errors="replace").strip()
+        path = Path(self.save_dir, name)
+        return name, path if path.name == name and is_inside(path) else None
+
+    def _check_state(self, path: Path, data: dict) -> None:
+        for key in self.checkpointables:
             state = data.get(key)
             if not (isinstance(state, dict) and isinstance(state.get("iteration"), int)):
                 raise ValueError(
-                    f"{filename} has weights, but no state of a training ('{key}' with its iteration) to resume from. "
+                    f"{path} has weights, but no state of a training ('{key}' with its iteration) to resume from. "
                     "To start a new training from these weights, set MODEL.WEIGHTS to this file, choose another "
                     "OUTPUT_DIR and leave out --resume"
                 )
+
+    def _load_file(self, filename: str) -> dict:
+        self.loaded = filename
+        data = load_file(filename) if self._found is None else self._found[1]
         if "model" in data:
             return data
         # Converted files keep the metadata; a bare state dict has tensors only.
@@ -221,7 +307,7 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         state, is_trunk = to_our_names(self.model, checkpoint.pop("model"))
         own = self.model.state_dict()
         state = {name: tensor for name, tensor in state.items() if name in own or not _is_optional(name)}
-        _check_floats(state, own, self._filename)
+        _check_floats(state, own, self.loaded)
         report = super()._load_model({"model": dict(state)})
         report.missing_keys[:] = [name for name in report.missing_keys if not (is_trunk or _is_optional(name))]
         wrong = [*(name for name, _, _ in report.incorrect_shapes), *report.missing_keys, *report.unexpected_keys]
@@ -235,9 +321,9 @@ class CenterNetCheckpointer(DetectionCheckpointer):
             return "x".join(map(str, tensors[name].shape)) or "scalar" if name in tensors else "not there"
 
         rows = [f"  {name}: {shape(state, name)} in the file, {shape(own, name)} in the model" for name in wrong[:5]]
-        configs = fitting_configs(load_file(self._filename))
+        configs = fitting_configs(load_file(self.loaded))
         return (
-            f"the weights in {self._filename} do not fit this model; {len(wrong)} tensors differ, the first:\n"
+            f"the weights in {self.loaded} do not fit this model; {len(wrong)} tensors differ, the first:\n"
             + "\n".join(rows)
             + f"\nConfigs of the model zoo that fit the file: {', '.join(configs) or 'none'}"
         )
@@ -250,6 +336,18 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
+
+
+def _check_sums(path: Path) -> None:
+    """Raise a ValueError if a checkpoint has other bytes than were written; torch does not look."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            try:
+                damaged = archive.testzip()
+            except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
+                damaged = str(error)
+        if damaged:
+            raise ValueError(f"{path} is damaged ({damaged})")
 
 
 def _is_optional(name: str) -> bool:
