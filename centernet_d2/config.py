@@ -104,9 +104,25 @@ def add_centernet_config(cfg: CfgNode) -> None:
     # Number of images per batch for which SOLVER.BASE_LR is stated. If it is not 0, the learning rate is scaled
     # linearly to the actual SOLVER.IMS_PER_BATCH (original.md: Optimizer). Iterations and steps are left as they are.
     cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
+    # If it is not 0, the length of the training in epochs, which sets SOLVER.MAX_ITER, and the epochs after which the
+    # learning rate drops, which set SOLVER.STEPS. Periods of checkpoints and evaluations stay in iterations.
+    cfg.SOLVER.EPOCHS = 0
+    cfg.SOLVER.STEP_EPOCHS = ()
+    # So many numbered checkpoints are left, the newest; 0: all.
+    cfg.SOLVER.MAX_TO_KEEP = 0
+    # An exponential moving average of the weights: evaluated beside them, in the end written to model_ema.pth. DECAY is
+    # the share of the average that an iteration keeps.
+    cfg.SOLVER.EMA = CfgNode()
+    cfg.SOLVER.EMA.ENABLED = False
+    cfg.SOLVER.EMA.DECAY = 0.999
+    # End the training after so many evaluations in a row without a better TEST.BEST_METRIC; 0 never does.
+    cfg.SOLVER.PATIENCE = 0
 
 
 def _add_test_keys(test: CfgNode) -> None:
+    # The metric by which model_best.pth is the best, such as "bbox/AP50" or, of the averaged weights, "bbox_EMA/AP";
+    # "auto": the usual one of the first data set of DATASETS.TEST; "": none. Only with TEST.EVAL_PERIOD.
+    test.BEST_METRIC = "auto"
     # Suppress detections that overlap better ones by more than NMS_THRESH, at the very end: "class" for class by class,
     # "agnostic" whatever the classes; "" does not, as in the paper.
     test.NMS = ""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
+from detectron2.data.build import worker_init_reset_seed
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import DataLoader
 
@@ -14,7 +16,7 @@ from ..config import check_choice
 from .mapper import CenterNetDatasetMapper
 from .stream import SampleStream, StreamDataset
 
-__all__ = ["build_train_loader", "stream_of"]
+__all__ = ["build_train_loader", "keep_signals_from_workers", "stream_of"]
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
@@ -41,7 +43,7 @@ def build_train_loader(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> DataLo
         logging.getLogger(__name__).warning(
             "DATALOADER.ASPECT_RATIO_GROUPING holds images back, so that a resumed training reads others first"
         )
-    return build_detection_train_loader(
+    loader = build_detection_train_loader(
         StreamDataset(dicts, CenterNetDatasetMapper(cfg, True), seed, max_bad_images=node.MAX_BAD_IMAGES),
         mapper=None,
         sampler=SampleStream(len(dicts), seed, repeat_factors=repeat_factors),
@@ -49,6 +51,24 @@ def build_train_loader(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> DataLo
         aspect_ratio_grouping=node.ASPECT_RATIO_GROUPING,
         num_workers=node.NUM_WORKERS,
     )
+    keep_signals_from_workers(loader)
+    return loader
+
+
+def keep_signals_from_workers(loader: DataLoader) -> None:
+    """Workers get no signals that are meant for a whole group of processes (Ctrl-C, a scheduler's SIGTERM).
+
+    Else they would be gone before the process that they work for has come to an end. Without it they end by themselves.
+    """
+    while not isinstance(loader, DataLoader):
+        loader = loader.dataset
+    loader.worker_init_fn = _start_worker
+
+
+def _start_worker(number: int) -> None:
+    worker_init_reset_seed(number)
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()
 
 
 def stream_of(loader: DataLoader) -> tuple[SampleStream, StreamDataset] | None:

@@ -59,6 +59,11 @@ class SampleStream(Sampler):
         # First position of all processes together.
         self.start = 0
 
+    @property
+    def epoch_length(self) -> float:
+        """Images in an epoch, on average."""
+        return self.size if self.repeat_factors is None else float(self.repeat_factors.sum())
+
     def __iter__(self) -> Iterator[Place]:
         epoch, first = self._epoch_at(self.start)
         position = self.start + self.rank

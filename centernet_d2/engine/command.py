@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from detectron2.engine import default_argument_parser, launch
@@ -13,9 +15,11 @@ from torch import multiprocessing
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from .. import command_line
-from ..checkpoint import CenterNetCheckpointer
+from ..checkpoint import CenterNetCheckpointer, remove_leftovers
 from ..outside import import_outside
 from ..quiet import errors_only
+from ..signals import Stopped, signals_noted
+from .lock import folder_locked
 from .setup import read_config, setup
 from .trainer import Trainer
 
@@ -25,11 +29,9 @@ __all__ = ["main", "run"]
 def main(args: argparse.Namespace) -> dict:
     """One process of a training or an evaluation; returns the metrics of the last evaluation."""
     import_outside(getattr(args, "imports", ()))  # Again, for processes that were started anew.
-    cfg = setup(args)
     if not args.eval_only:
-        trainer = Trainer(cfg)
-        trainer.resume_or_load(resume=args.resume)
-        return trainer.train()
+        return _train(args)
+    cfg = setup(args)
     model = Trainer.build_model(cfg)
     Trainer.check_test_sets(cfg)
     CenterNetCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
@@ -37,6 +39,17 @@ def main(args: argparse.Namespace) -> dict:
     if comm.is_main_process():
         verify_results(cfg, results)
     return results
+
+
+def _train(args: argparse.Namespace) -> dict:
+    folder = read_config(args).OUTPUT_DIR
+    with folder_locked(folder) if comm.is_main_process() else nullcontext():
+        if comm.is_main_process():
+            remove_leftovers(folder)
+        cfg = setup(args)
+        trainer = Trainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        return trainer.train()
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -52,30 +65,41 @@ def _launch(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
         main(args)
         return 0
     read_config(args)  # A mistake in it shows at once, and once.
-    errors = multiprocessing.get_context("spawn").SimpleQueue()
+    ends = multiprocessing.get_context("spawn").SimpleQueue()
+    noted = signals_noted(signal.SIGINT, signal.SIGTERM, tell=_pass_on)
     try:
-        with errors_only("torch.multiprocessing.spawn"):  # It tells of every process that it ends after an error.
+        # The other one tells of every process that it ends after an error.
+        with noted as signals, errors_only("torch.multiprocessing.spawn"):
             launch(
                 _process,
                 args.num_gpus,
                 num_machines=args.num_machines,
                 machine_rank=args.machine_rank,
                 dist_url=args.dist_url,
-                args=(args, errors),
+                args=(args, ends),
             )
     except (ProcessExitedException, ProcessRaisedException):
-        if errors.empty():
+        if ends.empty() and not signals:
             raise
-        return command_line.fail(parser, errors.get())  # Processes mostly stumble over the same.
-    return 0
+    if not ends.empty():
+        return command_line.fail(parser, *ends.get())  # Processes mostly stumble over the same.
+    return command_line.fail(parser, "stopped", 128 + signals.number) if signals else 0
 
 
-def _process(args: argparse.Namespace, errors: multiprocessing.SimpleQueue) -> None:
-    """One of several processes: an expected error goes to the parent as a sentence instead of a traceback."""
+def _pass_on(number: int) -> None:
+    """Tell all processes to end; some signals come to the parent alone."""
+    for process in multiprocessing.active_children():
+        process.terminate()
+
+
+def _process(args: argparse.Namespace, ends: multiprocessing.SimpleQueue) -> None:
+    """One of several processes: how it ended before its time goes to the parent as a sentence, not as a traceback."""
     try:
         main(args)
+    except Stopped as stopped:
+        ends.put((str(stopped), stopped.code))
     except command_line.EXPECTED as error:
         if args.debug:
             raise
-        errors.put(command_line.sentence(error))
+        ends.put((command_line.sentence(error), 1))
         raise SystemExit(1) from error

@@ -6,7 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
@@ -15,7 +15,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..checkpoint import check_exists
+from ..checkpoint import check_exists, has_checkpoint
 from ..config import check_device, flatten, load_config
 from ..config_files import find_config
 from ..data import register_from_config
@@ -26,6 +26,9 @@ __all__ = ["check_output_dir", "check_weights", "read_config", "setup", "start_l
 # What --resume may change: iterations, devices and workers, and how often something is looked at or written.
 RESUMABLE = (
     "SOLVER.MAX_ITER",
+    "SOLVER.EPOCHS",
+    "SOLVER.PATIENCE",
+    "SOLVER.MAX_TO_KEEP",
     "SOLVER.CHECKPOINT_PERIOD",
     "TEST.EVAL_PERIOD",
     "MODEL.DEVICE",
@@ -40,6 +43,7 @@ LEARNING_RATE = (
     "SOLVER.BASE_LR_END",
     "SOLVER.LR_SCHEDULER_NAME",
     "SOLVER.STEPS",
+    "SOLVER.STEP_EPOCHS",
     "SOLVER.GAMMA",
     "SOLVER.NUM_DECAYS",
     "SOLVER.RESCALE_INTERVAL",
@@ -65,6 +69,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg = read_config(args)
     drop_mapping_notice()
     register_from_config(cfg)
+    if comm.is_main_process():
+        _restore_config_file(cfg)
     changed = {}
     if comm.is_main_process() and not args.eval_only:
         changed = check_output_dir(cfg, resume=args.resume, told=args.opts[::2])
@@ -72,7 +78,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
     start_logging(cfg)
     # Detectron2 opens the file of the command line, which may be a name of the model zoo.
     found = argparse.Namespace(**{**vars(args), "config_file": str(find_config(args.config_file))})
-    with _config_file_kept(cfg) if args.eval_only else nullcontext(), quiet_imports():
+    with _config_file_safe(cfg, keep=args.eval_only), quiet_imports():
         default_setup(cfg, found)
     logger = logging.getLogger(__name__)
     logger.info(f"output folder: {cfg.OUTPUT_DIR} (environment, config and model: log.txt)")
@@ -123,7 +129,7 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         ValueError: there are none to evaluate.
         FileNotFoundError: a file does not exist.
     """
-    if resume and Path(cfg.OUTPUT_DIR, "last_checkpoint").exists():
+    if resume and has_checkpoint(cfg.OUTPUT_DIR):
         return
     if eval_only and not cfg.MODEL.WEIGHTS:
         raise ValueError("--eval-only needs weights: set MODEL.WEIGHTS, or --resume for the last ones in OUTPUT_DIR")
@@ -145,17 +151,39 @@ def start_logging(cfg: CfgNode) -> None:
                 handler.addFilter(is_for_the_screen)
 
 
-@contextmanager
-def _config_file_kept(cfg: CfgNode) -> Iterator[None]:
-    """The config in an output folder tells how its weights were trained: evaluations neither change nor make it."""
+def _config_files(cfg: CfgNode) -> tuple[Path, Path]:
+    """The config in an output folder, and where it is while Detectron2 writes another."""
     path = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    kept = path.read_text() if path.exists() else None
+    return path, path.with_suffix(".yaml.before")
+
+
+def _restore_config_file(cfg: CfgNode) -> None:
+    """Bring the config back that a process was about to replace when it was killed."""
+    path, before = _config_files(cfg)
+    if before.exists():
+        before.replace(path)
+
+
+@contextmanager
+def _config_file_safe(cfg: CfgNode, *, keep: bool) -> Iterator[None]:
+    """Detectron2 writes the config of a run in place in this context; whatever kills the process, the old one is safe.
+
+    Args:
+        cfg: of the run.
+        keep: bring the old one back, or none: it tells how the weights in the folder were trained, and evaluations
+            neither change nor make it.
+    """
+    path, before = _config_files(cfg)
+    if comm.is_main_process() and path.exists():
+        path.replace(before)
     yield
-    if comm.is_main_process():
-        if kept is None:
-            path.unlink()
-        else:
-            path.write_text(kept)
+    if not comm.is_main_process():
+        return
+    if keep:
+        path.unlink()
+        _restore_config_file(cfg)
+    else:
+        before.unlink(missing_ok=True)
 
 
 def check_output_dir(cfg: CfgNode, *, resume: bool, told: Collection[str] = ()) -> dict[str, tuple[object, object]]:

@@ -1,6 +1,9 @@
-"""Optimizers beyond Detectron2's SGD, and the learning rate for the actual batch."""
+"""Optimizers beyond Detectron2's SGD, the learning rate for the actual batch, and iterations for epochs."""
 
 from __future__ import annotations
+
+import logging
+import math
 
 import torch
 from detectron2.config import CfgNode
@@ -10,7 +13,7 @@ from torch import nn
 
 from ..config import check_choice, check_keys
 
-__all__ = ["build_optimizer", "scaled_learning_rate"]
+__all__ = ["build_optimizer", "scaled_learning_rate", "with_iterations"]
 
 ADAM = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
 
@@ -45,3 +48,37 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
     return maybe_add_gradient_clipping(cfg, ADAM[name])(params, lr=rate)
+
+
+def with_iterations(cfg: CfgNode, images: float | None) -> CfgNode:
+    """SOLVER.EPOCHS and STEP_EPOCHS as SOLVER.MAX_ITER and STEPS; the config itself, if it does not count in epochs.
+
+    Args:
+        cfg: of the training.
+        images: in an epoch; the mean, if it varies. None for a loader that has no epochs.
+
+    Raises:
+        ValueError: the epochs are none, or the steps have none to lie in.
+    """
+    node = cfg.SOLVER
+    if node.EPOCHS < 0 or any(not 0 < step <= node.EPOCHS for step in node.STEP_EPOCHS):
+        raise ValueError(
+            f"SOLVER.EPOCHS is {node.EPOCHS} and SOLVER.STEP_EPOCHS {tuple(node.STEP_EPOCHS)}: steps are epochs of the "
+            "training, and 0 epochs mean that SOLVER.MAX_ITER and STEPS count iterations"
+        )
+    if node.EPOCHS == 0:
+        return cfg
+    if images is None:
+        raise ValueError("SOLVER.EPOCHS needs the loader of this project; count in SOLVER.MAX_ITER with another one")
+    iterations = images / node.IMS_PER_BATCH
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.SOLVER.MAX_ITER = math.ceil(node.EPOCHS * iterations)
+    if node.STEP_EPOCHS:
+        cfg.SOLVER.STEPS = tuple(round(step * iterations) for step in node.STEP_EPOCHS)
+    cfg.freeze()
+    logging.getLogger(__name__).info(
+        f"{node.EPOCHS} epochs of {images:g} images in batches of {node.IMS_PER_BATCH}: {cfg.SOLVER.MAX_ITER} "
+        f"iterations, steps of the learning rate at {', '.join(map(str, cfg.SOLVER.STEPS)) or 'none'}"
+    )
+    return cfg

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
+import signal
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from typing import NoReturn
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.data.build import filter_images_with_few_keypoints, filter_images_with_only_crowd_annotations
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model
+from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from torch import nn
@@ -21,16 +25,23 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
-from ..data.build import build_train_loader, stream_of
+from ..data.build import build_train_loader, keep_signals_from_workers, stream_of
 from ..data.checks import load_checked
 from ..data.metadata import dataset_metadata, to_plain
-from ..evaluation.build import build_evaluator, check_evaluation
+from ..evaluation.build import build_evaluator, check_evaluation, main_metric
 from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
 from ..modeling.heads import build_properties
 from ..modeling.test_time_augmentation import CenterNetWithTTA
-from .solver import build_optimizer
+from ..signals import Signals, Stopped, signals_noted
+from .hooks import AverageWeights, BestWeights, Checkpoints, EarlyStop, StopOnSignal
+from .solver import build_optimizer, with_iterations
 
 __all__ = ["Trainer"]
+
+# The disk is full or read-only: nothing that the training does can change that.
+NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# So many seconds a process that is to stop waits for the others to finish the iteration; one may have died.
+PATIENCE = 120
 
 
 @contextmanager
@@ -57,6 +68,8 @@ class Trainer(DefaultTrainer):
             self.check_test_sets(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
+        self.stream, self.samples = stream_of(loader) or (None, None)
+        cfg = with_iterations(cfg, None if self.stream is None else self.stream.epoch_length)
         metadata = to_plain(dataset_metadata(cfg), model.properties)
         devices = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
         model = create_ddp_model(model, broadcast_buffers=False, **devices)
@@ -67,10 +80,12 @@ class Trainer(DefaultTrainer):
         self.checkpointer = CenterNetCheckpointer(
             model, cfg.OUTPUT_DIR, fine_tune=True, metadata=metadata, trainer=weakref.proxy(self)
         )
-        self.stream, self.samples = stream_of(loader) or (None, None)
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
+        self.signals = Signals()
+        # Iteration of the last evaluation.
+        self.evaluated: int | None = None
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -89,10 +104,9 @@ class Trainer(DefaultTrainer):
         except (AttributeError, KeyError, TypeError) as error:
             if not resume:
                 raise
-            file = self.checkpointer.get_checkpoint_file()
             raise ValueError(
-                f"the state of the training in {file} is incomplete ({error!r}). Write the name of another checkpoint "
-                "into last_checkpoint beside it, or start a new training with it as MODEL.WEIGHTS"
+                f"the state of the training in {self.checkpointer.loaded} is incomplete ({error!r}). Write the name of "
+                "another checkpoint into last_checkpoint beside it, or start a new training with it as MODEL.WEIGHTS"
             ) from error
         if resume:
             self._follow_schedule(rates)
@@ -111,13 +125,47 @@ class Trainer(DefaultTrainer):
                 f"learning rate at iteration {self.start_iter}: {max(old):g} -> {max(new):g}"
             )
 
+    def build_hooks(self) -> list[HookBase]:
+        """Detectron2's hooks, in whose places ours save and evaluate; averages and signals come before that."""
+        cfg, checkpointer = self.cfg, self.checkpointer
+        hooks = [hook for hook in super().build_hooks() if not isinstance(hook, (PeriodicCheckpointer, EvalHook))]
+        ema = cfg.SOLVER.EMA
+        self.average = AverageWeights(checkpointer.model, ema.DECAY, cfg.OUTPUT_DIR) if ema.ENABLED else None
+        self.best = self._build_best()
+        own = [self.average, StopOnSignal(), EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate), self.best]
+        if comm.is_main_process():
+            checkpoints = Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, keep=cfg.SOLVER.MAX_TO_KEEP)
+            own.insert(1, checkpoints)
+        place = next((i for i, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)), len(hooks))
+        hooks[place:place] = own
+        return hooks
+
+    def _build_best(self) -> BestWeights | None:
+        """
+        Raises:
+            ValueError: there is nothing that could be the best.
+        """
+        test, patience = self.cfg.TEST, self.cfg.SOLVER.PATIENCE
+        if not (test.BEST_METRIC and test.EVAL_PERIOD > 0 and self.cfg.DATASETS.TEST):
+            if patience > 0:
+                raise ValueError("SOLVER.PATIENCE needs DATASETS.TEST, TEST.EVAL_PERIOD and TEST.BEST_METRIC")
+            return None
+        metric = main_metric(self.cfg) if test.BEST_METRIC == "auto" else test.BEST_METRIC
+        of_average = "_EMA/" in metric
+        if of_average and self.average is None:
+            raise ValueError(f"TEST.BEST_METRIC {metric} needs SOLVER.EMA.ENABLED")
+        model = self.average.model if of_average else self.checkpointer.model
+        weights = CenterNetCheckpointer(model, self.cfg.OUTPUT_DIR)
+        return BestWeights(test.EVAL_PERIOD, weights, metric, patience=patience)
+
     def state_dict(self) -> dict:
-        """Detectron2's state of a training, and the seed of its stream of samples."""
+        """Detectron2's state of a training, the seed of its stream of samples, and the iteration last evaluated."""
         seed = {} if self.stream is None else {"seed": self.stream.seed}
-        return {**super().state_dict(), **seed}
+        return {**super().state_dict(), **seed, "evaluated": self.evaluated}
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
+        self.evaluated = state_dict.get("evaluated", state_dict["iteration"])
         if self.stream is None:
             return
         if "seed" not in state_dict:
@@ -128,11 +176,95 @@ class Trainer(DefaultTrainer):
         self.stream.seed = self.samples.seed = state_dict["seed"]
 
     def train(self) -> dict:
-        """Train; returns the metrics of the evaluation at the end."""
-        super().train()
+        """Train; returns the metrics of the evaluation at the end.
+
+        Raises:
+            Stopped: SIGTERM or Ctrl-C came; the iteration was finished, and its state is saved.
+            OSError: the disk is full or read-only; the checkpoints on it are whole.
+        """
+        # Several processes end together; should one of them have died, the others do not wait for ever.
+        alarm = (lambda _: signal.alarm(PATIENCE)) if comm.get_world_size() > 1 else None
+        with signals_noted(signal.SIGINT, signal.SIGTERM, tell=alarm) as self.signals:
+            try:
+                self._train()
+            except OSError as error:
+                if error.errno not in NO_DISK:
+                    raise
+                raise OSError(
+                    f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} cannot be written to ({error.strerror}); its checkpoints are "
+                    "whole, go on with --resume when there is room"
+                ) from error
         if self.samples is not None and (bad := self.samples.bad_files()):
             logging.getLogger(__name__).warning(f"{len(bad)} images were left out: {', '.join(bad)}")
         return getattr(self, "_last_eval_results", {})
+
+    def _train(self) -> None:
+        if self.start_iter >= self.max_iter > 0 and os.path.basename(self.checkpointer.loaded) != "model_final.pth":
+            self._save_final()
+        try:
+            if self.best is not None and self.best.is_exhausted:
+                raise EarlyStop
+            super().train()
+        except EarlyStop:
+            logging.getLogger(__name__).info(f"the training ends early: {self.best.reason()}")
+            self._save_final()
+
+    def before_train(self) -> None:
+        """Detectron2's, then the evaluation behind the last iteration, if the run was stopped before its end."""
+        super().before_train()
+        period, last = self.cfg.TEST.EVAL_PERIOD, self.start_iter - 1
+        if not 0 <= last < self.max_iter - 1 or period <= 0 or self.start_iter % period or self.evaluated == last:
+            return
+        self.iter = self.storage.iter = last
+        for hook in self._hooks:
+            if isinstance(hook, (EvalHook, BestWeights)):
+                hook.after_step()
+        self.iter = self.storage.iter = self.start_iter
+
+    def _save_final(self) -> None:
+        """What the last iteration of a training writes."""
+        if self.average is not None:
+            self.average.save()
+        self.checkpointer.save("model_final", iteration=self.iter)
+
+    def stop(self, number: int) -> NoReturn:
+        """Save the state after an iteration, if it is not yet, and end.
+
+        Args:
+            number: of the signal that asks for it.
+
+        Raises:
+            Stopped: always.
+        """
+        if comm.get_world_size() > 1:
+            signal.alarm(0)
+        iteration = min(self.iter, self.max_iter - 1)
+        if self.checkpointer.iteration != iteration:
+            self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+        raise Stopped(
+            number,
+            f"stopped by {signal.Signals(number).name}; the state after iteration {iteration} is saved, continue with "
+            "--resume",
+        )
+
+    def _evaluate(self) -> dict:
+        """Evaluate, beside the plain weights also the averaged ones; all processes get the results.
+
+        Raises:
+            Stopped: a signal came. Nothing is lost: a resumed run evaluates first.
+        """
+        try:
+            with self.signals.raised(), prints_logged():
+                results = self.test(self.cfg, self.model)
+                if self.average is not None:
+                    results.update(self._test_variant(self.cfg, self.average.model, "EMA"))
+        except (RuntimeError, Stopped):  # The former: what other processes leave behind that stopped first.
+            if not self.signals:
+                raise
+            self.stop(self.signals.number)
+        self.evaluated = self.iter
+        self._last_eval_results = comm.all_gather(results)[0]
+        return self._last_eval_results
 
     def run_step(self) -> None:
         """One iteration. If the loss or a gradient is not finite, save the state before it and stop.
@@ -186,11 +318,13 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
-        return build_detection_test_loader(
+        loader = build_detection_test_loader(
             cls.load_datasets(cfg, [dataset_name], looked_at=True),
             mapper=(OracleMapper if cfg.TEST.CENTERNET_ORACLE else CenterNetDatasetMapper)(cfg, False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
+        keep_signals_from_workers(loader)
+        return loader
 
     @classmethod
     @prints_logged()

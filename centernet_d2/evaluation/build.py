@@ -17,9 +17,9 @@ from ..modeling.heads import build_properties, heads_provide
 from .coco import PointCOCOEvaluator, complete_ground_truth
 from .errors import ErrorEvaluator
 from .kitti import KITTIEvaluator
-from .kitti_metrics import RULES
+from .kitti_metrics import MIN_OVERLAPS, RULES
 
-__all__ = ["build_evaluator", "check_evaluation"]
+__all__ = ["build_evaluator", "check_evaluation", "main_metric"]
 
 # Values of ``evaluator_type`` in the metadata of a data set.
 EVALUATORS = ("coco", "pascal_voc", "kitti")
@@ -117,6 +117,21 @@ def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
     # Files of DATASETS.REGISTER were checked when they were read.
     if path and names and dataset_name not in [entry[0] for entry in cfg.DATASETS.REGISTER]:
         check_keypoint_names(path, read_json(path).get("categories", ()), names)
+
+
+def main_metric(cfg: CfgNode) -> str:
+    """The name of the metric that counts on the first of DATASETS.TEST, in what :meth:`Trainer.test` returns."""
+    dataset_name = cfg.DATASETS.TEST[0]
+    kind = evaluator_type(dataset_name)
+    if kind == "kitti":
+        classes = MetadataCatalog.get(dataset_name).thing_classes
+        chosen = "Car" if "Car" in classes else classes[0]
+        metric = f"bev/{chosen}_moderate_R40@{MIN_OVERLAPS['bev'][chosen][-1]}"
+    elif kind == "pascal_voc":
+        metric = "bbox/AP50"
+    else:
+        metric = "keypoints/AP" if heads_provide(cfg, "keypoints") else "bbox/AP"
+    return metric if len(cfg.DATASETS.TEST) == 1 else f"{dataset_name}/{metric}"
 
 
 def evaluator_type(dataset_name: str) -> str:
