@@ -256,7 +256,9 @@ class CenterNetCheckpointer(DetectionCheckpointer):
     def _newest_readable(self) -> tuple[Path, dict]:
         """The last checkpoint and its content or, if it cannot be read, those of the newest that can."""
         name, named = self._last_named()
-        problem = None if named else FileNotFoundError(f"{self._note} names no checkpoint in its folder")
+        problem: OSError | ValueError | None = (
+            None if named else FileNotFoundError(f"{self._note} names no checkpoint in its folder")
+        )
         for path in [*([named] if named else []), *(path for path in self.files() if path != named)]:
             try:
                 _check_sums(path)
@@ -268,7 +270,7 @@ class CenterNetCheckpointer(DetectionCheckpointer):
                 if problem is not None:
                     self.logger.warning(f"going on from {path}, the newest checkpoint that can be read: {problem}")
                 return path, data
-        if named is None:
+        if named is None or problem is None:
             raise FileNotFoundError(
                 f"{self._note} names {name[:100]!r}, which is no file in that folder: write the name of a checkpoint "
                 "that is there into it, or delete it to start from MODEL.WEIGHTS"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_train_loader
@@ -60,9 +61,10 @@ def keep_signals_from_workers(loader: DataLoader) -> None:
 
     Else they would be gone before the process that they work for has come to an end. Without it they end by themselves.
     """
-    while not isinstance(loader, DataLoader):
-        loader = loader.dataset
-    loader.worker_init_fn = _start_worker
+    inner: Any = loader  # With aspect ratio grouping, it is inside another data set.
+    while not isinstance(inner, DataLoader):
+        inner = inner.dataset
+    inner.worker_init_fn = _start_worker
 
 
 def _start_worker(number: int) -> None:
@@ -71,10 +73,8 @@ def _start_worker(number: int) -> None:
         os.setpgrp()
 
 
-def stream_of(loader: DataLoader) -> tuple[SampleStream, StreamDataset] | None:
-    """The stream that a loader reads, and its images; None for a loader of another kind."""
-    while not hasattr(loader, "sampler") or not isinstance(loader.sampler, SampleStream):
+def stream_of(loader: Any) -> tuple[SampleStream, StreamDataset] | tuple[None, None]:
+    """The stream that a loader reads, and its images; None and None for a loader of another kind."""
+    while loader is not None and not isinstance(getattr(loader, "sampler", None), SampleStream):
         loader = getattr(loader, "dataset", None)
-        if loader is None:
-            return None
-    return loader.sampler, loader.dataset
+    return (None, None) if loader is None else (loader.sampler, loader.dataset)

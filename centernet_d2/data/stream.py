@@ -76,10 +76,11 @@ class SampleStream(Sampler):
 
     def _epoch_at(self, position: int) -> tuple[int, int]:
         """The epoch that a position belongs to, and the first position of that epoch; no order is drawn for it."""
-        if self.repeat_factors is None:
+        factors = self.repeat_factors
+        if factors is None:
             return position // self.size, position // self.size * self.size
         epoch, first = 0, 0
-        while position >= first + (length := int(self._repeats(self._generator(epoch)).sum())):
+        while position >= first + (length := int(self._repeats(factors, self._generator(epoch)).sum())):
             epoch, first = epoch + 1, first + length
         return epoch, first
 
@@ -87,14 +88,14 @@ class SampleStream(Sampler):
         generator = self._generator(epoch)
         indices = torch.arange(self.size)
         if self.repeat_factors is not None:
-            indices = indices.repeat_interleave(self._repeats(generator))
+            indices = indices.repeat_interleave(self._repeats(self.repeat_factors, generator))
         return indices[torch.randperm(len(indices), generator=generator)]
 
-    def _repeats(self, generator: torch.Generator) -> Tensor:
+    def _repeats(self, factors: Tensor, generator: torch.Generator) -> Tensor:
         """(size,) how often each image is there in one epoch."""
-        whole = self.repeat_factors.floor()
+        whole = factors.floor()
         chance = torch.rand(self.size, generator=generator)
-        return (whole + (chance < self.repeat_factors - whole)).long()
+        return (whole + (chance < factors - whole)).long()
 
     def _generator(self, epoch: int) -> torch.Generator:
         return torch.Generator().manual_seed(_mix(self.seed, epoch))
@@ -165,7 +166,7 @@ def seeded(*numbers: int) -> Iterator[None]:
     seed = _mix(*numbers)
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.random.default_generator.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     try:
         yield
     finally:

@@ -134,7 +134,7 @@ class BestWeights(BestCheckpointer):
             super().after_step()
             self.waited = 0 if self.best_iter == self.trainer.iter else self.waited + 1
             if self.is_exhausted:
-                raise EarlyStop
+                raise EarlyStop(self.reason())
 
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter and self._is_known():

@@ -11,7 +11,9 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    HAS_LOCKS = False
+else:
+    HAS_LOCKS = True
 
 __all__ = ["folder_locked"]
 
@@ -32,7 +34,7 @@ def folder_locked(folder: str | Path) -> Iterator[None]:
     if folder.is_file():
         raise NotADirectoryError(f"OUTPUT_DIR {folder} is a file")
     folder.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
+    if not HAS_LOCKS:
         yield
         return
     # Nothing else may open this file here: closing any descriptor of it would release the lock.

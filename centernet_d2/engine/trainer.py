@@ -28,6 +28,7 @@ from ..data import CenterNetDatasetMapper
 from ..data.build import build_train_loader, keep_signals_from_workers, stream_of
 from ..data.checks import load_checked
 from ..data.metadata import dataset_metadata, to_plain
+from ..data.stream import SampleStream, StreamDataset
 from ..evaluation.build import build_evaluator, check_evaluation, main_metric
 from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
 from ..modeling.heads import build_properties
@@ -68,7 +69,9 @@ class Trainer(DefaultTrainer):
             self.check_test_sets(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        self.stream, self.samples = stream_of(loader) or (None, None)
+        stream, samples = stream_of(loader)
+        self.stream: SampleStream | None = stream
+        self.samples: StreamDataset | None = samples
         cfg = with_iterations(cfg, None if self.stream is None else self.stream.epoch_length)
         metadata = to_plain(dataset_metadata(cfg), model.properties)
         devices = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
@@ -151,10 +154,11 @@ class Trainer(DefaultTrainer):
                 raise ValueError("SOLVER.PATIENCE needs DATASETS.TEST, TEST.EVAL_PERIOD and TEST.BEST_METRIC")
             return None
         metric = main_metric(self.cfg) if test.BEST_METRIC == "auto" else test.BEST_METRIC
-        of_average = "_EMA/" in metric
-        if of_average and self.average is None:
-            raise ValueError(f"TEST.BEST_METRIC {metric} needs SOLVER.EMA.ENABLED")
-        model = self.average.model if of_average else self.checkpointer.model
+        model = self.checkpointer.model
+        if "_EMA/" in metric:
+            if self.average is None:
+                raise ValueError(f"TEST.BEST_METRIC {metric} needs SOLVER.EMA.ENABLED")
+            model = self.average.model
         weights = CenterNetCheckpointer(model, self.cfg.OUTPUT_DIR)
         return BestWeights(test.EVAL_PERIOD, weights, metric, patience=patience)
 
@@ -203,10 +207,10 @@ class Trainer(DefaultTrainer):
             self._save_final()
         try:
             if self.best is not None and self.best.is_exhausted:
-                raise EarlyStop
+                raise EarlyStop(self.best.reason())
             super().train()
-        except EarlyStop:
-            logging.getLogger(__name__).info(f"the training ends early: {self.best.reason()}")
+        except EarlyStop as stop:
+            logging.getLogger(__name__).info(f"the training ends early: {stop}")
             self._save_final()
 
     def before_train(self) -> None:
