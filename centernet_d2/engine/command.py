@@ -20,6 +20,7 @@ from ..outside import import_outside
 from ..quiet import errors_only
 from ..signals import Stopped, signals_noted
 from .lock import folder_locked
+from .processes import by_torchrun, joined
 from .setup import read_config, setup
 from .trainer import Trainer
 
@@ -53,12 +54,19 @@ def _train(args: argparse.Namespace) -> dict:
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """All processes of this machine. Returns the exit code, see :func:`centernet_d2.command_line.run`."""
+    """All processes of this machine, or one of those that torchrun started.
+
+    Returns the exit code, see :func:`centernet_d2.command_line.run`.
+    """
     parser = default_argument_parser()
     return command_line.run(parser, lambda args: _launch(parser, args), argv)
 
 
 def _launch(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    if by_torchrun():
+        with joined(read_config(args).MODEL.DEVICE):
+            main(args)
+        return 0
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus is {args.num_gpus}, but torch sees {torch.cuda.device_count()} GPUs")
     if args.num_gpus * args.num_machines <= 1:

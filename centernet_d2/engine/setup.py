@@ -20,6 +20,7 @@ from ..config import check_device, flatten, load_config
 from ..config_files import find_config
 from ..data import register_from_config
 from ..quiet import drop_mapping_notice, is_for_the_screen, quiet_imports
+from .processes import check_processes, number_of_processes
 
 __all__ = ["check_output_dir", "check_weights", "read_config", "setup", "start_logging"]
 
@@ -89,7 +90,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """The config of a command line, with a device and weights that exist.
+    """The config of a command line, with a device and weights that exist, and that suits its number of processes.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`setup`.
@@ -101,6 +102,9 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     check_device(cfg.MODEL.DEVICE)
     check_classes(cfg.MODEL.CENTERNET)
     check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
+    processes = number_of_processes(args)
+    if not args.eval_only:
+        check_processes(cfg, processes)
     return cfg
 
 

@@ -1,4 +1,7 @@
-"""The losses of the paper as pure functions (section 3; original.md: Losses). All compute in float32."""
+"""The losses of the paper as functions (section 3; original.md: Losses). All compute in float32.
+
+Several processes that share a batch divide by what all of them count together, see :func:`over_processes`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from detectron2.utils import comm
 from torch import Tensor
 
 __all__ = [
@@ -15,6 +19,7 @@ __all__ = [
     "log_depth_loss",
     "normalizer",
     "orientation_loss",
+    "over_processes",
     "regression_loss",
 ]
 
@@ -26,6 +31,25 @@ _PROBABILITY_MARGIN = 1e-4
 _EPSILON = 1e-4
 # Depths are at least a millimetre before their logarithm is taken; the depth that a network says may be negative.
 _MIN_DEPTH = 1e-3
+
+
+def over_processes(count: Tensor, *, plus: float = 0.0, at_least: float = 0.0) -> Tensor:
+    """What a loss is divided by, so that several processes together learn what one would from the whole batch.
+
+    Gradients are averaged over the processes, and so are logged losses. The average of sum / (total / processes) is
+    the sum of all processes over the total of all. Every process must call this in the same order, with objects or not.
+
+    Args:
+        count: what this process counts, any shape.
+        plus, at_least: of the total, against a division by 0: first the one is added, then the other is the least.
+
+    Returns:
+        The total of all processes divided by their number, without gradient; in a single process its own count.
+    """
+    total, processes = count.detach().clone(), comm.get_world_size()
+    if processes > 1:
+        torch.distributed.all_reduce(total)
+    return (total + plus).clamp(min=at_least) / processes
 
 
 def focal_loss(probability: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -44,7 +68,7 @@ def focal_loss(probability: Tensor, target: Tensor, weight: Tensor | None = None
     elsewhere = (1 - probability).log() * probability**2 * (1 - target) ** 4
     if weight is not None:
         elsewhere = elsewhere * weight
-    return -torch.where(center, at_center, elsewhere).sum() / center.sum().clamp(min=1)
+    return -torch.where(center, at_center, elsewhere).sum() / over_processes(center.sum(), at_least=1)
 
 
 def focal_loss_with_logits(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -54,7 +78,7 @@ def focal_loss_with_logits(logits: Tensor, target: Tensor, weight: Tensor | None
 
 
 def normalizer(weight: Tensor, loss: str = "l1", slots: int = 0) -> Tensor:
-    """What a regression loss is divided by: the supervised values (l1) or objects (smooth_l1) of the batch.
+    """What a regression loss is divided by: the supervised values (l1) or objects (smooth_l1), over all processes.
 
     Args:
         weight: (N, D).
@@ -62,9 +86,8 @@ def normalizer(weight: Tensor, loss: str = "l1", slots: int = 0) -> Tensor:
         slots: if not 0, divide by this many objects, however many there are, as the original does for 3-D boxes.
     """
     if slots:
-        return weight.new_tensor(float(slots * weight.shape[1]))
-    count = weight.sum() if loss == "l1" else weight.amax(dim=1).sum()
-    return count + _EPSILON
+        return over_processes(weight.new_tensor(float(slots * weight.shape[1])))
+    return over_processes(weight.sum() if loss == "l1" else weight.amax(dim=1).sum(), plus=_EPSILON)
 
 
 def regression_loss(prediction: Tensor, target: Tensor, weight: Tensor, loss: str = "l1", slots: int = 0) -> Tensor:
@@ -107,7 +130,7 @@ def log_depth_loss(
     count, total, squares = sums.new_zeros(images, 3).index_add(0, image, sums).unbind(1)
     count = count.clamp(min=_EPSILON)
     per_image = squares / count - balance * (total / count) ** 2
-    return per_image.sum() / (count > _EPSILON).sum().clamp(min=1)
+    return per_image.sum() / over_processes((count > _EPSILON).sum(), at_least=1)
 
 
 def orientation_loss(prediction: Tensor, target: Tensor, weight: Tensor, slots: int = 0) -> Tensor:
@@ -132,14 +155,15 @@ def orientation_loss(prediction: Tensor, target: Tensor, weight: Tensor, slots: 
     entropy = F.cross_entropy(logits.flatten(0, 1), bins.long().flatten(), reduction="none").view_as(bins)
     entropy = (entropy * weight[:, None]).sum()
     if slots:
-        missing = (slots - weight.sum()).clamp(min=0)
-        entropy = (entropy + 2 * math.log(2) * missing) / slots
+        places = over_processes(weight.new_tensor(float(slots)))
+        missing = (places - over_processes(weight.sum())).clamp(min=0)
+        entropy = (entropy + 2 * math.log(2) * missing) / places
     else:
-        entropy = entropy / (weight.sum() + _EPSILON)
+        entropy = entropy / over_processes(weight.sum(), plus=_EPSILON)
     inside = bins * weight[:, None]
     difference = F.smooth_l1_loss(vector, wanted, reduction="none").sum(dim=2)
     # No epsilon in the original: an empty bin has no loss, a filled one its exact mean.
-    angle = (difference * inside).sum(dim=0) / inside.sum(dim=0).clamp(min=1)
+    angle = (difference * inside).sum(dim=0) / over_processes(inside.sum(dim=0), at_least=1)
     return entropy + angle.sum()
 
 

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from centernet_d2.geometry import Geometry
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
+from centernet_d2.modeling.losses import over_processes
 from centernet_d2.structures.points import DenseTarget, Peaks, Points, SparseTarget
 
 # Rings of a badge have one of these colors each, which makes so many badges.
@@ -123,7 +124,8 @@ class IdentityHead(PointHead):
         logits = SHARPNESS * F.linear(embedding, F.normalize(self.classifier.weight, dim=1))
         entropy = F.cross_entropy(logits, target.value[:, 0].long(), reduction="none")
         weight = target.weight[:, 0]
-        return {"loss_identity": self.weight * (entropy * weight).sum() / weight.sum().clamp(min=1)}
+        loss = (entropy * weight).sum() / over_processes(weight.sum(), at_least=1)
+        return {"loss_identity": self.weight * loss}
 
     def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
         return {"embedding": maps["embedding"].flip(-1)}
