@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from .outside import import_outside
-from .quiet import drop_mapping_notice
+from .quiet import drop_mapping_notice, drop_pixel_notice
 from .signals import Stopped
 
 __all__ = ["EXPECTED", "fail", "run", "sentence"]
@@ -51,6 +51,7 @@ def run(
         own.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args, _ = first.parse_known_args(argv)
     drop_mapping_notice()
+    drop_pixel_notice()
     try:
         import_outside(args.imports)
         if extend is not None:

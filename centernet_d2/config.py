@@ -16,6 +16,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.logger import log_first_n
 
 from .config_files import find_config
+from .paths import check_local
 from .registry import POINT_HEAD_REGISTRY
 
 __all__ = [
@@ -295,6 +296,7 @@ def load_config(config_file: str | Path, overrides: Sequence[object] = ()) -> Cf
     """
     cfg = get_cfg()
     add_centernet_config(cfg)
+    check_local(config_file, "the config file")
     _merge_file(cfg, find_config(config_file))
     if len(overrides) % 2:
         raise ValueError(f"config overrides are pairs of KEY and VALUE, but '{overrides[-1]}' has no value")
@@ -324,6 +326,7 @@ def _merge_file(cfg: CfgNode, path: Path, above: tuple[Path, ...] = ()) -> None:
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):
             raise ValueError(f"config file {path}: _BASE_ is {bases!r}, but must be a path or a list of paths")
+        check_local(base, f"config file {path}: the _BASE_")
         _merge_file(cfg, path.parent / Path(base).expanduser(), chain)
     for key, value in flatten(content):
         _set(cfg, key, value, f"config file {path}: ")

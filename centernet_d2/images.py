@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,30 @@ from typing import NamedTuple
 
 import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation
-from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-__all__ = ["ImageHeader", "as_color_bytes", "pillow_to_rgb", "read_header", "read_image"]
+from .paths import check_local
+
+__all__ = ["ImageHeader", "as_color_bytes", "max_pixels", "pillow_to_rgb", "read_header", "read_image"]
 
 _EXIF_ORIENTATION = 274
+# Where Pillow starts to warn: a quarter of a GiB in three colours, of which there are several copies on the way to a
+# model. Cameras have half of it; a small file can say any number.
+_MAX_PIXELS = 89_478_485
+
+
+def max_pixels() -> int:
+    """$CENTERNET_D2_MAX_PIXELS, the pixels that an image may have to be read; by default 89 million.
+
+    Raises:
+        ValueError: the variable is no positive whole number.
+    """
+    text = os.environ.get("CENTERNET_D2_MAX_PIXELS") or str(_MAX_PIXELS)
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(
+            f"the environment variable CENTERNET_D2_MAX_PIXELS is {text!r}, but must be a number of pixels"
+        )
+    return int(text)
 
 
 class ImageHeader(NamedTuple):
@@ -39,7 +58,7 @@ def read_header(path: str | Path) -> ImageHeader:
     """Size and orientation of an image file, without decoding it.
 
     Raises:
-        OSError: the file does not exist, is no image, or has more pixels than Pillow decodes; the message names it.
+        OSError: the file does not exist, is no image, or has more than :func:`max_pixels`; the message names it.
     """
     with _opened(path) as image:
         # Pillow would decode a PNG in search of EXIF data behind its pixels, where hardly any program writes them.
@@ -60,7 +79,7 @@ def read_image(path: str | Path, image_format: str = "BGR") -> np.ndarray:
         (H, W, 3) uint8.
 
     Raises:
-        OSError: the file does not exist or is no image; the message names it.
+        OSError: the file does not exist, is no image, or has more than :func:`max_pixels`; the message names it.
     """
     with _opened(path) as image:
         rgb = pillow_to_rgb(image)
@@ -85,11 +104,22 @@ def pillow_to_rgb(image: Image.Image) -> np.ndarray:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """An image whose header is read; all errors, those of the block too, become an OSError that names the file."""
+    check_local(path, "the image")
+    limit = max_pixels()
+    if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = limit  # Pillow's own, beyond twice of which it opens nothing.
+    advice = "set the environment variable CENTERNET_D2_MAX_PIXELS to as many if this is right"
     try:
-        with PathManager.open(str(path), "rb") as file, Image.open(file) as image:
+        if os.path.exists(path) and not os.path.isfile(path):  # Pipes and devices may never end.
+            raise ValueError("it is no file")
+        with open(path, "rb") as file, Image.open(file) as image:
+            if image.width * image.height > limit:
+                raise ValueError(f"{image.width} x {image.height} are more than {limit} pixels; {advice}")
             yield image
     except FileNotFoundError:
         raise FileNotFoundError(f"the image {path} does not exist") from None
+    except Image.DecompressionBombError as error:
+        raise OSError(f"cannot read the image {path}: it has more than {limit} pixels; {advice}") from error
     except Exception as error:  # Pillow's decoders raise whatever they stumble over.
         raise OSError(f"cannot read the image {path}: {error}") from error
 

@@ -65,8 +65,7 @@ class Predictor:
         """
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("there are no weights to detect with: set MODEL.WEIGHTS")
-        if "://" not in cfg.MODEL.WEIGHTS:
-            check_exists(cfg.MODEL.WEIGHTS)
+        check_exists(cfg.MODEL.WEIGHTS)
         check_keys(cfg)
         check_device(cfg.MODEL.DEVICE)
         model = build_model(cfg).eval()

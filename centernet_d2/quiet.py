@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["drop_mapping_notice", "errors_only", "is_for_the_screen", "quiet_imports"]
+from PIL import Image
+
+__all__ = ["drop_mapping_notice", "drop_pixel_notice", "errors_only", "is_for_the_screen", "quiet_imports"]
 
 # Loggers whose information is for the screen: progress, checkpoints, results. That of others goes to the log file only.
 SCREEN = (
@@ -38,6 +40,11 @@ def drop_mapping_notice() -> None:
 
 def _is_no_mapping_notice(record: logging.LogRecord) -> bool:
     return "Category ids in annotations are not in" not in record.getMessage()
+
+
+def drop_pixel_notice() -> None:
+    """Pillow warns of large images; those are an error here, see :func:`centernet_d2.images.max_pixels`."""
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @contextmanager

@@ -1,8 +1,10 @@
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from centernet_d2.images import as_color_bytes, pillow_to_rgb, read_image
+from centernet_d2.images import as_color_bytes, max_pixels, pillow_to_rgb, read_header, read_image
 
 COLOR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -106,3 +108,48 @@ def test_deep_and_turned_pictures_of_pillow(tmp_path):
     exif[274] = 6
     with Image.open(save(tmp_path / "turned.png", COLOR, exif=exif)) as image:
         assert (pillow_to_rgb(image) == np.rot90(COLOR, -1)).all()
+
+
+def test_images_with_too_many_pixels_are_not_decoded(tmp_path, monkeypatch):
+    # 13 KB, and half a gigabyte in memory.
+    path = tmp_path / "bomb.png"
+    Image.new("1", (13000, 13000)).save(path)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
+    for read in (read_image, read_header):
+        with pytest.raises(OSError, match=r"bomb\.png: 13000 x 13000 are more than 89478485 pixels; set .*MAX_PIXELS"):
+            read(path)
+    monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", str(13000**2))
+    assert read_header(path)[:2] == (13000, 13000)
+
+
+def test_the_limit_may_be_above_and_below_that_of_pillow(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    path = save(tmp_path / "a.png", COLOR)
+    monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "54")
+    assert (read_image(path, "RGB") == COLOR).all()
+    monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "20")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(OSError, match="it has more than 20 pixels; set the environment variable"):
+        read_image(path)
+    for wrong in ("many", "-1", "1e6", "0"):
+        monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", wrong)
+        with pytest.raises(ValueError, match=f"CENTERNET_D2_MAX_PIXELS is '{wrong}', but must be a number of pixels"):
+            read_image(path)
+    monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "")
+    assert max_pixels() == 89478485
+
+
+def test_what_may_never_end_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", "/dev/zero", tmp_path):
+        with pytest.raises(OSError, match="it is no file"):
+            read_image(path)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://example.org/a.png", "detectron2://a.png", "file:///etc/passwd", "s3://a/b.png"]
+)
+def test_urls_are_refused(url):
+    for read in (read_image, read_header):
+        with pytest.raises(FileNotFoundError, match=f"the image {url} is a URL, and nothing is downloaded"):
+            read(url)

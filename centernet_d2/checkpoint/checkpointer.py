@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..config import load_config
 from ..config_files import available
 from ..modeling.meta_arch import CenterNet
+from ..paths import check_local
 from .files import is_inside, write_whole
 from .original import to_our_names, trunk_state_dict
 
@@ -37,6 +38,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def check_exists(path: str | Path) -> None:
     """Raise a FileNotFoundError unless there is a weights file; cheap, so do it before anything is built."""
+    check_local(path, "the weights file")
     if Path(path).is_dir():
         raise FileNotFoundError(f"{path} is a folder, not a weights file; name the .pth file in it")
     if not Path(path).is_file():
@@ -194,7 +196,7 @@ class CenterNetCheckpointer(DetectionCheckpointer):
             FileNotFoundError: there is no such file.
             ValueError: it cannot be read, or does not fit the model.
         """
-        if path and "://" not in path:
+        if path:
             check_exists(path)
         try:
             return super().load(path, *args, **kwargs)

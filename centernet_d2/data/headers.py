@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..images import ImageHeader, read_header
+from ..images import ImageHeader, max_pixels, read_header
 
 __all__ = ["cache_folder", "read_headers"]
 
@@ -47,12 +47,12 @@ def read_headers(paths: Sequence[str], title: str = "") -> list[ImageHeader | OS
     # The images of a folder share a file of the cache, whichever data sets use them.
     folder = os.path.commonpath([os.path.dirname(file) for file in files])
     cache = cache_folder() / f"headers-{hashlib.sha256(folder.encode('utf-8', 'replace')).hexdigest()[:16]}.json"
-    known = _load(cache)
+    known, limit = _load(cache), max_pixels()
     stamps = [_stamp(path) for path in paths]
     new = [
         index
         for index, (file, stamp) in enumerate(zip(files, stamps, strict=True))
-        if stamp is None or file not in known or known[file][:2] != stamp
+        if stamp is None or file not in known or known[file][:2] != stamp or _pixels(known[file][2]) > limit
     ]
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(_read, [paths[index] for index in new])
@@ -75,6 +75,10 @@ def _stamp(path: str) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns
+
+
+def _pixels(header: ImageHeader) -> int:
+    return header.width * header.height
 
 
 def _read(path: str) -> ImageHeader | OSError:

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from ..modeling.heads import build_properties
+from ..paths import check_local
 from .datasets.coco import register_coco_file
 from .datasets.kitti import register_kitti_sets
 
@@ -39,6 +40,8 @@ def register_datasets(entries: Sequence[Sequence[str]], metadata: Mapping[str, A
     for entry in entries:
         if len(entry) != 3 or not all(isinstance(part, str) for part in entry):
             raise ValueError(f"DATASETS.REGISTER: {entry} is not [name, annotations.json, image folder]")
+        for path in entry[1:]:
+            check_local(path, "DATASETS.REGISTER:")
         name = entry[0]
         json_file, image_root = (os.path.join(root, path) for path in entry[1:])
         for path in (json_file, image_root):

@@ -138,8 +138,7 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
     if eval_only and not cfg.MODEL.WEIGHTS:
         raise ValueError("--eval-only needs weights: set MODEL.WEIGHTS, or --resume for the last ones in OUTPUT_DIR")
     for path in filter(None, (cfg.MODEL.WEIGHTS, "" if eval_only else cfg.MODEL.TRUNK_WEIGHTS)):
-        if "://" not in path:
-            check_exists(path)
+        check_exists(path)
 
 
 def start_logging(cfg: CfgNode) -> None:

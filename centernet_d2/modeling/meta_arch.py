@@ -253,12 +253,18 @@ class CenterNet(nn.Module):
         return suppress(instances, self.nms, self.nms_threshold)
 
     def detect(self, maps: dict[str, Tensor], geometries: Sequence[Geometry]) -> list[Instances]:
-        """Activated maps of a batch -> detections in original pixels."""
+        """Activated maps of a batch -> detections in original pixels.
+
+        Raises:
+            FloatingPointError: the network says NaN, or something infinite of a detection.
+        """
         fields = self.decode(maps)
+        found = fields["scores"] > self.score_threshold
+        _check_finite(fields, found)
         results = []
         for index, geometry in enumerate(geometries):
-            found = fields["scores"][index] > self.score_threshold
-            own = {name: tensor[index][found] for name, tensor in fields.items()}
+            rows = found[index].nonzero()[:, 0]
+            own = {name: tensor[index][rows] for name, tensor in fields.items()}
             instances = Instances(geometry.image_size)
             for name, head in self.heads.items():
                 made = head.to_image(own, geometry)
@@ -392,6 +398,21 @@ def check_classes(record: dict, num_classes: int) -> None:
 def as_bytes(image: Tensor) -> Tensor:
     """An image of any type as uint8, rounded."""
     return image if image.dtype == torch.uint8 else image.float().round().clamp(0, 255).to(torch.uint8)
+
+
+def _check_finite(fields: Mapping[str, Tensor], found: Tensor) -> None:
+    """Raise a FloatingPointError for NaN among the (B, K) scores, or anything not finite where `found`."""
+    # NaN in a heatmap comes out in front of all peaks, and no score is above a threshold then.
+    broken = {"scores": fields["scores"].isnan()}
+    for name, tensor in fields.items():
+        if tensor.is_floating_point() and name != "scores":
+            broken[name] = found & ~tensor.isfinite()[..., None].flatten(2).all(dim=2)
+    if torch.stack(list(broken.values())).any():
+        names = ", ".join(name for name, where in broken.items() if where.any())
+        raise FloatingPointError(
+            f"the network says NaN or infinite values ({names}), so its detections mean nothing: take other weights, "
+            "and with autocast or half precision try float32"
+        )
 
 
 def _named(heads: Sequence[PointHead] | Mapping[str, PointHead]) -> list[tuple[str, PointHead]]:

@@ -195,3 +195,24 @@ def test_what_properties_read_is_kept_as_it_is(load, monkeypatch):
     assert set(after) - set(before) == {"floor"}
     assert (after["floor"], after["camera"]) == ({"slope": 3}, [[1]])
     assert "wall" not in after
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../../../../../../etc/passwd", "which leads out of the folder around the image folder"),
+        ("https://example.org/a.png", "a URL, and nothing is downloaded"),
+    ],
+)
+def test_names_of_images_lead_nowhere_else(load, name, message):
+    with pytest.raises(ValueError, match=rf"a\.json: images\[0\] \(id 7\): 'file_name' is '{name}', {message}"):
+        load(changed("images", file_name=name))
+
+
+def test_absolute_names_are_counted_in_one_line_and_neighbors_are_fine(load, caplog):
+    with caplog.at_level("INFO"):
+        assert load(changed("images", file_name="../images/a.png"))
+        assert not caplog.messages
+        (record,) = load(changed("images", file_name="/somewhere/a.png"))
+    assert record["file_name"] == "/somewhere/a.png"
+    assert [m for m in caplog.messages if "1 of 1 images have absolute names" in m]

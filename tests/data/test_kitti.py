@@ -161,7 +161,7 @@ def test_a_missing_split_is_named(folder):
 def test_a_damaged_image_is_named(folder):
     root = folder()
     (root / "training/image_2/000007.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"cannot read the image .*000007\.png"):
+    with pytest.raises(OSError, match=r"cannot read the image .*000007\.png"):
         load_kitti_3d(root, "some")
 
 
@@ -179,8 +179,8 @@ def png(width, height, *more):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (png(30000, 30000), "decompression bomb"),
-        (png(11000, 11000), "decompression bomb"),
+        (png(30000, 30000), "more than 89478485 pixels"),
+        (png(11000, 11000), "11000 x 11000 are more than 89478485 pixels; set .* CENTERNET_D2_MAX_PIXELS"),
         (png(4, 4, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 22)))), "too large"),
         (png(4, 4)[:20], ""),
     ],
@@ -188,7 +188,15 @@ def png(width, height, *more):
 def test_a_bomb_or_a_broken_header_is_named(folder, content, reason):
     root = folder()
     (root / "training/image_2/000007.png").write_bytes(content)
-    with pytest.raises(ValueError, match=rf"cannot read the image .*000007\.png: .*{reason}"):
+    with pytest.raises(OSError, match=rf"cannot read the image .*000007\.png: .*{reason}"):
+        load_kitti_3d(root, "some")
+
+
+@pytest.mark.parametrize("frame", ["../../../secret", "/etc/passwd", "a/000007"])
+def test_frames_are_names_and_no_paths(folder, frame):
+    root = folder()
+    (root / "ImageSets/some.txt").write_text(frame)
+    with pytest.raises(ValueError, match=rf"some\.txt, line 1: '{frame}' is no name of a frame"):
         load_kitti_3d(root, "some")
 
 

@@ -13,10 +13,10 @@ from typing import Any, TypeGuard
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from detectron2.utils.file_io import PathManager
 
 from ...modeling.heads.keypoint.prop import HALF_PIXEL
 from ...numbers import LARGEST_COORDINATE
+from ...paths import check_local, leaves
 from ...registry import POINT_HEAD_REGISTRY
 
 __all__ = ["check_keypoint_names", "load_coco_file", "read_json", "register_coco_file"]
@@ -53,7 +53,7 @@ def load_coco_file(json_file: str, image_root: str, name: str) -> list[dict]:
     _check_categories(json_file, categories)
     categories = sorted(categories, key=lambda category: category["id"])
     classes = {category["id"]: index for index, category in enumerate(categories)}
-    _check_images(json_file, images)
+    _check_images(json_file, images, image_root)
     _check_annotations(json_file, annotations, classes)
     metadata = MetadataCatalog.get(name)
     check_keypoint_names(json_file, categories, metadata.get("keypoint_names", ()))
@@ -86,9 +86,10 @@ def read_json(path: str) -> dict:
     Raises:
         ValueError: it is something else; the message names the file.
     """
+    check_local(path, "the annotation file")
     try:
         # From bytes, the json module finds out about encoding and mark.
-        with PathManager.open(path, "rb") as file:
+        with open(path, "rb") as file:
             content = json.load(file)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
@@ -135,15 +136,32 @@ def _entries(path: str, content: dict, key: str) -> list[dict]:
     return entries
 
 
-def _check_images(path: str, images: Sequence[dict]) -> None:
+def _check_images(path: str, images: Sequence[dict], image_root: str) -> None:
+    absolute = 0
     for index, image in enumerate(images):
         if not isinstance(image.get("file_name"), str) or not image["file_name"]:
             what = f"'file_name' is {_shown(image, 'file_name')}; it must name a file in the image folder"
             raise _fault(path, "images", index, image, what)
+        if what := _what_is_wrong_with_the_name(image["file_name"], image_root):
+            raise _fault(path, "images", index, image, f"'file_name' is {image['file_name']!r}{what}")
+        absolute += os.path.isabs(image["file_name"])
         for key in ("height", "width"):
             if not _is_number(size := image.get(key)) or size < 1 or size != int(size):
                 what = f"'{key}' is {_shown(image, key)}; it must be a whole number of pixels"
                 raise _fault(path, "images", index, image, what)
+    if absolute:
+        logging.getLogger(__name__).info(
+            f"{path}: {absolute} of {len(images)} images have absolute names, which may be anywhere on this machine"
+        )
+
+
+def _what_is_wrong_with_the_name(name: str, image_root: str) -> str:
+    """Empty if nothing is; what the name of an image says is no reason to look anywhere."""
+    if "://" in name:
+        return ", a URL, and nothing is downloaded: fetch the images, and give their names in the image folder"
+    if leaves(name, image_root):
+        return f", which leads out of the folder around the image folder {image_root}; an absolute path may be anywhere"
+    return ""
 
 
 def _check_annotations(path: str, annotations: Sequence[dict], classes: dict) -> None:

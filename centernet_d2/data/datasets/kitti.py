@@ -6,7 +6,6 @@ Boxes are in pixels, XYXY; 3-D quantities in the coordinates of :mod:`centernet_
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +13,9 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
-from PIL import Image
 from tqdm import tqdm
 
+from ...images import read_header
 from ...structures.calibration import finite_numbers, read_camera, text_lines
 from ..checks import ALL_CLASSES, EXCLUDED
 
@@ -144,8 +143,8 @@ def load_kitti_3d(root: str | Path, split: str) -> list[dict]:
 
     Raises:
         FileNotFoundError: the split, or an image, label or calibration file that it asks for, does not exist.
-        ValueError: a file is malformed; the message names it, and the line of a text file. Images of more than
-            ``PIL.Image.MAX_IMAGE_PIXELS`` pixels are too large.
+        OSError: an image cannot be read, see :func:`centernet_d2.images.read_header`.
+        ValueError: a file is malformed; the message names it, and the line of a text file.
     """
     root = Path(root)
     split_file = root / "ImageSets" / f"{split}.txt"
@@ -159,6 +158,8 @@ def load_kitti_3d(root: str | Path, split: str) -> list[dict]:
 
 def _load_frame(folder: Path, frame: str, where: str) -> dict:
     """One image; `where` says who asked for it."""
+    if Path(frame).name != frame:
+        raise ValueError(f"{where}: '{frame}' is no name of a frame, such as 000042")
     images = [folder / "image_2" / f"{frame}{suffix}" for suffix in _IMAGE_SUFFIXES]
     image = next((path for path in images if path.is_file()), None)
     label, calibration = folder / "label_2" / f"{frame}.txt", folder / "calib" / f"{frame}.txt"
@@ -167,13 +168,7 @@ def _load_frame(folder: Path, frame: str, where: str) -> dict:
     for path, what in ((label, "label"), (calibration, "calibration")):
         if not path.is_file():
             raise FileNotFoundError(f"{where}: the {what} file {path} of the image {image} does not exist")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(image) as header:
-                width, height = header.size
-    except Exception as error:  # Pillow raises whatever it stumbles over.
-        raise ValueError(f"cannot read the image {image}: {error}") from error
+    width, height, _ = read_header(image)
     return {
         "file_name": str(image),
         "image_id": frame,
