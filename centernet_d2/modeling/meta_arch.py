@@ -256,11 +256,11 @@ class CenterNet(nn.Module):
         """Activated maps of a batch -> detections in original pixels.
 
         Raises:
-            FloatingPointError: the network says NaN, or something infinite of a detection.
+            FloatingPointError: a map has NaN, or something infinite is said of a detection.
         """
         fields = self.decode(maps)
         found = fields["scores"] > self.score_threshold
-        _check_finite(fields, found)
+        _check_finite(maps, fields, found)
         results = []
         for index, geometry in enumerate(geometries):
             rows = found[index].nonzero()[:, 0]
@@ -400,15 +400,16 @@ def as_bytes(image: Tensor) -> Tensor:
     return image if image.dtype == torch.uint8 else image.float().round().clamp(0, 255).to(torch.uint8)
 
 
-def _check_finite(fields: Mapping[str, Tensor], found: Tensor) -> None:
-    """Raise a FloatingPointError for NaN among the (B, K) scores, or anything not finite where `found`."""
-    # NaN in a heatmap comes out in front of all peaks, and no score is above a threshold then.
-    broken = {"scores": fields["scores"].isnan()}
+def _check_finite(maps: Mapping[str, Tensor], fields: Mapping[str, Tensor], found: Tensor) -> None:
+    """Raise a FloatingPointError for NaN in a map, or a (B, K, ...) field that is not finite where `found` (B, K)."""
+    # No score that is NaN is above a threshold: without this, there would be no detections, and no word about it.
+    broken = {name: tensor.isnan().any() for name, tensor in maps.items()}
     for name, tensor in fields.items():
-        if tensor.is_floating_point() and name != "scores":
-            broken[name] = found & ~tensor.isfinite()[..., None].flatten(2).all(dim=2)
-    if torch.stack(list(broken.values())).any():
-        names = ", ".join(name for name, where in broken.items() if where.any())
+        if tensor.is_floating_point():
+            broken[name] = (found & ~tensor.isfinite()[..., None].flatten(2).all(dim=2)).any()
+    wrong = torch.stack(list(broken.values()))
+    if wrong.any():
+        names = ", ".join(name for name, is_wrong in zip(broken, wrong.tolist(), strict=True) if is_wrong)
         raise FloatingPointError(
             f"the network says NaN or infinite values ({names}), so its detections mean nothing: take other weights, "
             "and with autocast or half precision try float32"
