@@ -1,4 +1,4 @@
-"""Losses and gradients are finite whatever maps and objects are, and what is not finite never passes for a detection."""
+"""Losses and gradients are finite whatever maps and objects are; what is not finite never passes for a detection."""
 
 import pytest
 import torch
@@ -63,7 +63,9 @@ def test_what_is_not_finite_is_an_error_and_no_empty_result(task, value):
             broken["heatmap"][0, 0, 3, 4] = 0.9
             broken[name] = broken[name].clone()
             broken[name][0, :, 3, 4] = value
-            with pytest.raises(FloatingPointError, match=rf"NaN or infinite values \(.*{name if value != value else ''}"):
+            with pytest.raises(
+                FloatingPointError, match=rf"NaN or infinite values \(.*{name if value != value else ''}"
+            ):
                 model.detect(broken, [geometry])
 
 
