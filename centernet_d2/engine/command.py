@@ -72,7 +72,9 @@ def _launch(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     if args.num_gpus * args.num_machines <= 1:
         main(args)
         return 0
-    read_config(args)  # A mistake in it shows at once, and once.
+    cfg = read_config(args)  # A mistake in it shows at once, and once.
+    if torch.cuda.is_available() and torch.device(cfg.MODEL.DEVICE).type == "cpu":
+        raise ValueError("--num-gpus with MODEL.DEVICE cpu on a machine with GPUs: start the processes with torchrun")
     ends = multiprocessing.get_context("spawn").SimpleQueue()
     noted = signals_noted(signal.SIGINT, signal.SIGTERM, tell=_pass_on)
     try:

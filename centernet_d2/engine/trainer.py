@@ -170,7 +170,7 @@ class Trainer(DefaultTrainer):
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
         self.evaluated = state_dict.get("evaluated", state_dict["iteration"])
-        if self.stream is None:
+        if self.stream is None or self.samples is None:
             return
         if "seed" not in state_dict:
             logging.getLogger(__name__).warning(

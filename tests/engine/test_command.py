@@ -87,6 +87,15 @@ def test_more_gpus_than_there_are_is_one_line(call, monkeypatch):
     assert call("--num-gpus", "2")[::2] == (1, "train_net: --num-gpus is 2, but torch sees 1 GPUs\n")
 
 
+def test_processes_on_the_cpu_of_a_machine_with_gpus_need_torchrun(call, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("it started them"))
+    code, _, err = call("--num-gpus", "2")
+    assert code == 1
+    assert err.endswith("on a machine with GPUs: start the processes with torchrun\n")
+
+
 def test_a_mistake_shows_before_several_processes_start(call, monkeypatch):
     monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("it started them"))
     code, _, err = call("--num-gpus", "2", MODEL__WEIGHTS="nope.pth")
