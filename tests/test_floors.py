@@ -20,6 +20,8 @@ FLOORS = (
         "transforms",
         "images",
         "outside",
+        "paths",
+        "signals",
         "unread_keys",
     ),
     ("structures", "layers", "command_line"),
