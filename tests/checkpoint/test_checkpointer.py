@@ -86,7 +86,10 @@ def broken(**changes):
     ],
 )
 def test_what_cannot_be_weights_is_refused_by_name(tmp_path, content, message):
-    torch.save(content, tmp_path / "x.pth")
+    try:
+        torch.save(content, tmp_path / "x.pth")
+    except KeyError as error:  # torch 2.1 has float8, but cannot save it.
+        pytest.skip(str(error))
     with pytest.raises(ValueError, match=message) as error:
         CenterNetCheckpointer(stub_model()).load(str(tmp_path / "x.pth"))
     assert "x.pth" in str(error.value)
