@@ -58,9 +58,9 @@ class MapBranches(nn.ModuleDict):
         maps = {}
         # A ModuleDict does not say what it holds.
         for name, branch in cast(Mapping[str, nn.Sequential], self).items():
-            hidden = branch[:-1](feature)
+            hidden, last = branch[:-1](feature), cast(nn.Conv2d, branch[-1])
             with torch.autocast(feature.device.type, enabled=False):
-                maps[name] = branch[-1](hidden.to(branch[-1].get_parameter("weight").dtype))
+                maps[name] = last(hidden.to(last.weight.dtype))
         return maps
 
 
