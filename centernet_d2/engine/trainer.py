@@ -216,6 +216,7 @@ class Trainer(DefaultTrainer):
     def before_train(self) -> None:
         """Detectron2's, then the evaluation behind the last iteration, if the run was stopped before its end."""
         super().before_train()
+        self.iter = min(self.iter, self.max_iter - 1)  # Else one more is counted if there is none to do.
         period, last = self.cfg.TEST.EVAL_PERIOD, self.start_iter - 1
         if not 0 <= last < self.max_iter - 1 or period <= 0 or self.start_iter % period or self.evaluated == last:
             return

@@ -1,3 +1,5 @@
+import logging
+import os
 import pickle
 import zipfile
 
@@ -160,6 +162,111 @@ def test_a_note_of_the_last_checkpoint_that_names_no_file_says_what_to_do(tmp_pa
         FileNotFoundError, match=r"last_checkpoint names .* no file in that folder: write the name of a"
     ):
         CenterNetCheckpointer(stub_model(), str(tmp_path)).resume_or_load("")
+
+
+class Counter(State):
+    """The state of a training at an iteration."""
+
+    def __init__(self, iteration):
+        self.iteration = iteration
+
+    def state_dict(self):
+        return {"iteration": self.iteration}
+
+
+def two_checkpoints(folder):
+    """Checkpoints of iterations 0 and 1; returns a checkpointer to go on with."""
+    for iteration in (0, 1):
+        checkpointer = CenterNetCheckpointer(stub_model(), str(folder), trainer=Counter(iteration))
+        checkpointer.save(f"model_000000{iteration}", iteration=iteration)
+        os.utime(folder / f"model_000000{iteration}.pth", ns=(iteration, iteration))
+    assert (folder / "last_checkpoint").read_text() == "model_0000001.pth"
+    return CenterNetCheckpointer(stub_model(), str(folder), trainer=Counter(None))
+
+
+def cut_short(folder):
+    path = folder / "model_0000001.pth"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(folder):
+    content = bytearray((folder / "model_0000001.pth").read_bytes())
+    content[content.index(b"PK\x03\x04", len(content) // 2) - 200] ^= 4  # In the values of a tensor.
+    (folder / "model_0000001.pth").write_bytes(bytes(content))
+
+
+def lead_out(folder):
+    (folder / "model_0000001.pth").rename(folder.parent / "outside.pth")
+    (folder / "model_0000001.pth").symlink_to(folder.parent / "outside.pth")
+
+
+def name_outside(folder):
+    lead_out(folder)
+    (folder / "last_checkpoint").write_text("../outside.pth")
+    (folder / "model_0000001.pth").unlink()
+
+
+def without_state(folder):
+    torch.save({"model": stub_model().state_dict()}, folder / "model_0000001.pth")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_short,
+        flip_a_bit,
+        lead_out,
+        name_outside,
+        without_state,
+        lambda folder: (folder / "model_0000001.pth").write_bytes(b""),
+        lambda folder: (folder / "model_0000001.pth").unlink(),
+    ],
+)
+def test_a_damaged_last_checkpoint_is_left_for_the_one_before(tmp_path, damage, caplog):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    checkpointer = two_checkpoints(folder)
+    damage(folder)
+    checkpointer.resume_or_load("")
+    assert checkpointer.checkpointables["trainer"].loaded == {"iteration": 0}
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning.startswith(f"going on from {folder}/model_0000000.pth, the newest checkpoint that can be read: ")
+    assert "\n" not in warning
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"gone.pth", b"model_0000001.pth\0", None])
+def test_a_bad_note_is_left_for_the_newest_checkpoint(tmp_path, content):
+    checkpointer = two_checkpoints(tmp_path)
+    (tmp_path / "last_checkpoint").unlink()
+    if content is not None:
+        (tmp_path / "last_checkpoint").write_bytes(content)
+    assert checkpointer.has_checkpoint()
+    checkpointer.resume_or_load("")
+    assert checkpointer.checkpointables["trainer"].loaded == {"iteration": 1}
+
+
+def test_if_none_can_be_read_the_error_is_that_of_the_last(tmp_path):
+    checkpointer = two_checkpoints(tmp_path)
+    for path in tmp_path.glob("*.pth"):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="model_0000001.pth is not a file of plain weights"):
+        checkpointer.resume_or_load("")
+
+
+def test_weights_and_leftovers_in_a_folder_are_no_checkpoints(tmp_path):
+    for name in ("resnet18.pth", "model_best.pth", "model_ema.pth", ".model_0000001.pth.tmp"):
+        torch.save(stub_model().state_dict(), tmp_path / name)
+    checkpointer = CenterNetCheckpointer(stub_model(), str(tmp_path), trainer=State())
+    assert not checkpointer.has_checkpoint()
+    checkpointer.resume_or_load("")
+
+
+def test_the_note_is_written_after_the_checkpoint(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr("centernet_d2.checkpoint.files.os.replace", lambda _, path: written.append(path.name))
+    CenterNetCheckpointer(stub_model(), str(tmp_path), trainer=State()).save("model_final")
+    CenterNetCheckpointer(stub_model(), str(tmp_path)).save("model_best")
+    assert written == ["model_final.pth", "last_checkpoint", "model_best.pth"]
 
 
 @pytest.mark.parametrize("zip_format", [True, False])

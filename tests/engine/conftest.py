@@ -3,6 +3,7 @@ from detectron2.engine import default_argument_parser
 
 from centernet_d2 import model_zoo
 from centernet_d2.data.datasets.shapes import write_shapes
+from support.models import stub_heads, stub_model
 
 SMALL = {
     "MODEL.DEVICE": "cpu",
@@ -24,19 +25,27 @@ def shapes_folder(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def arguments(shapes_folder, tmp_path, monkeypatch):
-    """A function (flags, key=value...) -> parsed command line of a tiny training into tmp_path / "out"."""
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_folder))
+@pytest.fixture(scope="session")
+def tiny_model():
+    """A function (config) -> a network of a thousand weights, for Trainer.build_model: files are what takes time."""
+    return lambda cfg: stub_model(heads=stub_heads(num_classes=cfg.MODEL.CENTERNET.NUM_CLASSES))
+
+
+@pytest.fixture(scope="session")
+def parse():
+    """A function (flags, key=value...) -> parsed command line of a tiny training."""
 
     def make(*flags, **overrides):
-        options = {
-            **SMALL,
-            "OUTPUT_DIR": str(tmp_path / "out"),
-            **{k.replace("__", "."): v for k, v in overrides.items()},
-        }
+        options = {**SMALL, **{k.replace("__", "."): v for k, v in overrides.items()}}
         config = ["--config-file", model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml")]
         pairs = [str(part) for pair in options.items() for part in pair]
         return default_argument_parser().parse_args([*config, *flags, *pairs])
 
     return make
+
+
+@pytest.fixture
+def arguments(parse, shapes_folder, tmp_path, monkeypatch):
+    """The same, for a training into tmp_path / "out"."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_folder))
+    return lambda *flags, **overrides: parse(*flags, **{"OUTPUT_DIR": str(tmp_path / "out"), **overrides})

@@ -1,0 +1,468 @@
+"""Trainings that are stopped, go on, and end as if nothing had happened."""
+
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils.logger import setup_logger
+
+from centernet_d2 import Predictor, load_config
+from centernet_d2.checkpoint import load_file
+from centernet_d2.engine import Trainer, command
+from centernet_d2.engine.lock import folder_locked
+
+# Everything that has a state, and an evaluation behind every second iteration.
+ALL = {
+    "SOLVER__MAX_ITER": 6,
+    "SOLVER__STEPS": "(3,)",
+    "SOLVER__CHECKPOINT_PERIOD": 2,
+    "SOLVER__EMA__ENABLED": True,
+    "SOLVER__EMA__DECAY": 0.5,
+    "TEST__EVAL_PERIOD": 2,
+    "SEED": 7,
+}
+
+SCORES = {1: 20.0, 3: 30.0, 6: 10.0}
+
+
+@pytest.fixture
+def tiny(tiny_model, monkeypatch):
+    """Trainings are of a tiny network."""
+    monkeypatch.setattr(Trainer, "build_model", staticmethod(tiny_model))
+
+
+@pytest.fixture
+def call(arguments, capsys, monkeypatch):
+    """A function (flags, key=value...) -> exit code and standard error of a training."""
+    monkeypatch.setattr("sys.argv", ["train_net.py"])
+
+    def run(*flags, **overrides):
+        torch.manual_seed(0)
+        args = arguments(*flags, **overrides)
+        code = command.run(["--config-file", args.config_file, *flags, *args.opts])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def scripted(monkeypatch, scores, before=None):
+    """Evaluations with given results by iteration; returns the list of those that are done."""
+    done = []
+
+    def test(cls, cfg, model, evaluators=None):
+        iteration = current["trainer"].iter
+        done.append(iteration)
+        if before is not None:
+            before(iteration)
+        return {"bbox": {"AP": scores.get(iteration, 0.0)}}
+
+    current, train = {}, Trainer.train
+
+    def watched(self):
+        current["trainer"] = self
+        return train(self)
+
+    monkeypatch.setattr(Trainer, "test", classmethod(test))
+    monkeypatch.setattr(Trainer, "_test_variant", classmethod(lambda cls, *_: {"bbox_EMA": {"AP": 1.0}}))
+    monkeypatch.setattr(Trainer, "train", watched)
+    return done
+
+
+def at_iteration(monkeypatch, wanted, act):
+    """Do something within an iteration."""
+    run_step = Trainer.run_step
+
+    def step(self):
+        if self.iter == wanted:
+            act()
+        run_step(self)
+
+    monkeypatch.setattr(Trainer, "run_step", step)
+
+
+def assert_same(left, right):
+    """The weights of two runs, plain, averaged and best, and the state behind them."""
+    names = ("model_final.pth", "model_ema.pth", "model_best.pth")
+    for name in names:
+        a, b = load_file(left / name), load_file(right / name)
+        assert a["model"].keys() == b["model"].keys()
+        for key, tensor in a["model"].items():
+            assert torch.equal(tensor, b["model"][key]), f"{name}: {key}"
+        assert a.get("iteration") == b.get("iteration"), name
+    hooks = [load_file(folder / "model_final.pth")["trainer"]["hooks"]["BestWeights"] for folder in (left, right)]
+    assert hooks[0] == hooks[1]
+
+
+@pytest.fixture(scope="module")
+def unstopped(parse, tiny_model, shapes_folder, tmp_path_factory):
+    """The folder of a run that nothing stopped; its best evaluation is that behind iteration 3."""
+    folder = tmp_path_factory.mktemp("unstopped") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DETECTRON2_DATASETS", str(shapes_folder))
+        setup_logger.cache_clear()
+        for name in ("fvcore", "detectron2", "centernet_d2"):
+            patch.setattr(logging.getLogger(name), "handlers", [])
+        patch.setattr(Trainer, "build_model", staticmethod(tiny_model))
+        scripted(patch, SCORES)
+        torch.manual_seed(0)
+        command.main(parse(OUTPUT_DIR=folder, **ALL))
+    return folder
+
+
+@pytest.fixture
+def whole(unstopped, tiny, tmp_path):
+    """A copy of that folder, to go on with."""
+    return Path(shutil.copytree(unstopped, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("number", "iteration", "code"), [(signal.SIGTERM, 2, 143), (signal.SIGINT, 3, 130), (signal.SIGTERM, 5, 143)]
+)
+def test_a_signal_saves_and_a_resumed_run_ends_the_same(call, whole, tmp_path, monkeypatch, number, iteration, code):
+    out, handlers = tmp_path / "out", [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    done = scripted(monkeypatch, SCORES)
+    with monkeypatch.context() as patch:
+        at_iteration(patch, iteration, lambda: signal.raise_signal(number))
+        stopped, err = call(**ALL)
+    assert stopped == code
+    assert err == (
+        f"train_net: stopped by {signal.Signals(number).name}; the state after iteration {iteration} is saved, "
+        "continue with --resume\n"
+    )
+    assert handlers == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    name = (out / "last_checkpoint").read_text()
+    assert name == ("model_final.pth" if iteration == 5 else f"model_{iteration:07d}.pth")
+    assert load_file(out / name)["trainer"]["iteration"] == iteration
+    assert iteration not in done, "it evaluated before it stopped"
+    assert call("--resume", **ALL) == (0, "")
+    assert done == [1, 3, 6]
+    assert_same(whole, out)
+
+
+@pytest.mark.parametrize("iteration", [3, 6])
+def test_a_signal_ends_an_evaluation_which_a_resumed_run_makes_up_for(call, whole, tmp_path, monkeypatch, iteration):
+    def interrupt(now):
+        if now == iteration and not interrupted:
+            interrupted.append(now)
+            signal.raise_signal(signal.SIGTERM)
+            pytest.fail("the evaluation went on")
+
+    interrupted = []
+    done = scripted(monkeypatch, SCORES, before=interrupt)
+    # No checkpoint is due where it is stopped.
+    options = {**ALL, "SOLVER__CHECKPOINT_PERIOD": 100}
+    code, err = call(**options)
+    assert code == 143
+    assert f"the state after iteration {min(iteration, 5)} is saved" in err
+    assert call("--resume", **options) == (0, "")
+    assert done == sorted([1, 3, 6, iteration])
+    assert_same(whole, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_second_ctrl_c_stops_at_once(call, tmp_path, monkeypatch):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    at_iteration(monkeypatch, 1, twice)
+    assert call(DATASETS__TEST="()") == (130, "train_net: stopped\n")
+    assert not list((tmp_path / "out").glob("*.pth"))
+
+
+def is_alive_in(session):
+    """Processes of a session."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, own = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:  # It has just ended.
+            continue
+        if int(own) == session and state != "Z":
+            found.append(path)
+    return found
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes where Linux lists them")
+def test_a_signal_for_all_processes_leaves_no_worker_behind(arguments, tmp_path, monkeypatch):
+    """A process is forked, as only in one of its own all get the signal, and the workers outlive it or not."""
+    monkeypatch.setattr("sys.argv", ["train_net.py"])
+    args = arguments(SOLVER__MAX_ITER=10_000, DATALOADER__NUM_WORKERS=2, DATASETS__TEST="()")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            torch.set_num_threads(1)
+            at_iteration(monkeypatch, 2, lambda: os.write(write, b"2"))
+            os._exit(command.run(["--config-file", args.config_file, *args.opts]))
+        finally:
+            os._exit(9)
+    os.close(write)
+    assert os.read(read, 1) == b"2"
+    os.close(read)
+    assert len(is_alive_in(child)) == 3
+    os.killpg(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+    assert load_file(tmp_path / "out" / (tmp_path / "out" / "last_checkpoint").read_text())["iteration"] >= 2
+    deadline = time.monotonic() + 20  # Workers whose process is gone look every few seconds.
+    while is_alive_in(child) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_alive_in(child)
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("flags", [[], ["--resume"]])
+def test_a_second_training_in_a_folder_is_refused(call, tmp_path, flags):
+    """Another process holds the lock: it is forked, and does nothing else."""
+    out = tmp_path / "out"
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with folder_locked(out):
+            os.write(write, b"1")
+            signal.pause()
+    os.read(read, 1)
+    code, err = call(*flags, DATASETS__TEST="()")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(read)
+    os.close(write)
+    assert code == 1
+    assert re.fullmatch(
+        rf"train_net: another training is running in OUTPUT_DIR {out} \(process {child} .*\); .*\n", err
+    )
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    assert call(*flags, DATASETS__TEST="()", SOLVER__MAX_ITER=1)[0] == 0
+
+
+def test_a_finished_run_whose_final_file_is_damaged_writes_it_again(call, whole, monkeypatch):
+    final = whole / "model_final.pth"
+    content = final.read_bytes()
+    (whole / ".model_0000003.pth.tmp").write_bytes(content[:1000])
+    for damaged in (content[: len(content) // 2], None):
+        final.unlink() if damaged is None else final.write_bytes(damaged)
+        (whole / "model_ema.pth").unlink(missing_ok=True)
+        done = scripted(monkeypatch, SCORES)
+        assert call("--resume", OUTPUT_DIR=whole, **ALL) == (0, "")
+        assert done == [6], "model_0000005.pth was there to go on from"
+        assert load_file(final)["trainer"]["iteration"] == 5
+        assert load_file(whole / "model_ema.pth")
+        assert (whole / "last_checkpoint").read_text() == "model_final.pth"
+    (whole / "model_0000005.pth").unlink()
+    final.write_bytes(b"")
+    assert call("--resume", OUTPUT_DIR=whole, **ALL)[0] == 0
+    assert done == [6, 3, 6], "the evaluation behind model_0000003.pth is made up for"
+    again = load_file(final)["model"]
+    final.write_bytes(content)
+    assert all(torch.equal(tensor, again[name]) for name, tensor in load_file(final)["model"].items())
+    assert not (whole / ".model_0000003.pth.tmp").exists()
+
+
+def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_is_whole(call, tmp_path):
+    resource = pytest.importorskip("resource")
+    assert call(SOLVER__MAX_ITER=1, DATASETS__TEST="()")[0] == 0
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        code, err = call("--resume", SOLVER__MAX_ITER=2, DATASETS__TEST="()")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 1
+    assert re.fullmatch(
+        r"train_net: \S*model_final.pth cannot be written \(File too large\); what was there is .*\n", err
+    )
+    assert load_file(tmp_path / "out" / "model_final.pth")["iteration"] == 0
+    assert call("--resume", SOLVER__MAX_ITER=2, DATASETS__TEST="()") == (0, "")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_disk_that_is_full_elsewhere_is_one_sentence_too(call, monkeypatch):
+    def write(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("detectron2.utils.events.JSONWriter.write", write)
+    code, err = call(SOLVER__MAX_ITER=5, DATASETS__TEST="()")
+    assert code == 1
+    assert re.fullmatch(r"train_net: OUTPUT_DIR \S+ cannot be written to \(No space left on device\); its .*\n", err)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_only_the_newest_checkpoints_are_kept_also_over_a_resume(call, tmp_path):
+    def kept():
+        return sorted(path.name for path in (tmp_path / "out").glob("model_*.pth"))
+
+    options = {"SOLVER__CHECKPOINT_PERIOD": 1, "DATASETS__TEST": "()"}
+    assert call(SOLVER__MAX_ITER=3, **options)[0] == 0
+    assert len(kept()) == 4
+    assert call("--resume", SOLVER__MAX_ITER=4, SOLVER__MAX_TO_KEEP=2, **options)[0] == 0
+    assert kept() == ["model_0000002.pth", "model_0000003.pth", "model_final.pth"]
+    assert "SOLVER.MAX_TO_KEEP is -1" in call("--resume", SOLVER__MAX_TO_KEEP=-1, **options)[1]
+
+
+def test_averaged_weights_follow_the_plain_ones_and_are_evaluated_and_used(call, tmp_path, monkeypatch):
+    seen, expected = [], {}
+
+    def step(self):
+        run_step(self)
+        for name, tensor in self.model.state_dict().items():
+            if tensor.is_floating_point():
+                old = expected.get(name)
+                expected[name] = tensor.clone() if old is None else 0.75 * old + 0.25 * tensor
+
+    def logged(cls, cfg, model, name):
+        seen.append(variant(cfg, model, name))
+        return seen[-1]
+
+    run_step, variant = Trainer.run_step, Trainer._test_variant
+    monkeypatch.setattr(Trainer, "run_step", step)
+    monkeypatch.setattr(Trainer, "_test_variant", classmethod(logged))
+    assert call(SOLVER__EMA__ENABLED=True, SOLVER__EMA__DECAY=0.75, MODEL__CENTERNET__TEST_RESOLUTION="fixed")[0] == 0
+    out = tmp_path / "out"
+    averaged, plain = load_file(out / "model_ema.pth")["model"], load_file(out / "model_final.pth")["model"]
+    assert averaged.keys() == plain.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(averaged[name], tensor, msg=name)
+    assert not torch.equal(averaged["backbone.conv1.weight"], plain["backbone.conv1.weight"])
+    (results,) = seen
+    assert "AP" in results["bbox_EMA"]
+    assert (out / "inference_EMA" / "shapes_val" / "coco_instances_results.json").exists()
+    assert (out / "last_checkpoint").read_text() == "model_final.pth"
+
+    cfg = load_config(out / "config.yaml", ["MODEL.WEIGHTS", str(out / "model_ema.pth")])
+    network = Predictor.from_config(cfg).model
+    assert torch.equal(network.state_dict()["backbone.conv1.weight"], averaged["backbone.conv1.weight"])
+    weights = {"MODEL__WEIGHTS": out / "model_ema.pth", "MODEL__CENTERNET__TEST_RESOLUTION": "fixed"}
+    assert call("--eval-only", OUTPUT_DIR=tmp_path / "other", **weights)[0] == 0
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_a_decay_that_is_none_is_named(call, decay):
+    code, err = call(SOLVER__EMA__ENABLED=True, SOLVER__EMA__DECAY=decay)
+    assert (code, err) == (1, f"train_net: SOLVER.EMA.DECAY is {decay}, but must be at least 0 and less than 1\n")
+
+
+def test_the_best_weights_are_those_of_the_best_evaluation(call, whole):
+    best, saved = load_file(whole / "model_best.pth"), load_file(whole / "model_0000003.pth")
+    assert best["iteration"] == 3
+    assert all(torch.equal(tensor, saved["model"][name]) for name, tensor in best["model"].items())
+    assert call("--eval-only", OUTPUT_DIR=whole, MODEL__WEIGHTS=whole / "model_best.pth")[0] == 0
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_best_may_be_that_of_the_averaged_weights(call, tmp_path, monkeypatch):
+    scripted(monkeypatch, {1: 20.0})
+    assert call(**{**ALL, "SOLVER__MAX_ITER": 4, "TEST__BEST_METRIC": "bbox_EMA/AP"})[0] == 0
+    best = load_file(tmp_path / "out" / "model_best.pth")
+    state = load_file(tmp_path / "out" / "model_0000001.pth")["trainer"]["hooks"]["AverageWeights"]
+    assert best["iteration"] == 1
+    assert all(torch.equal(tensor, state[f"module.{name}"]) for name, tensor in best["model"].items())
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("stop_at", [None, 3, 4])
+def test_early_stopping_counts_over_a_resume(call, tmp_path, monkeypatch, stop_at):
+    out = tmp_path / "out"
+    scores = {0: 10.0, 1: 30.0, 2: 20.0, 3: 25.0, 4: 15.0, 5: 40.0}
+    done = scripted(monkeypatch, scores)
+    options = {
+        **ALL,
+        "SOLVER__MAX_ITER": 9,
+        "SOLVER__PATIENCE": 3,
+        "TEST__EVAL_PERIOD": 1,
+        "SOLVER__EMA__ENABLED": False,
+    }
+    if stop_at is not None:
+        with monkeypatch.context() as patch:
+            at_iteration(patch, stop_at, lambda: signal.raise_signal(signal.SIGTERM))
+            assert call(**options)[0] == 143
+    assert call(*([] if stop_at is None else ["--resume"]), **options) == (0, "")
+    assert done == [0, 1, 2, 3, 4]
+    assert load_file(out / "model_final.pth")["trainer"]["iteration"] == 4
+    assert load_file(out / "model_best.pth")["iteration"] == 1
+    log = (out / "log.txt").read_text()
+    assert (
+        "the training ends early: 3 evaluations without a better bbox/AP (best: 30 at iteration 1), as SOLVER.PATIENCE"
+        in log
+    )
+    assert "Traceback" not in log
+    if stop_at is None:  # It has ended, and goes on if it is told to.
+        assert call("--resume", **options) == (0, "")
+        assert done == [0, 1, 2, 3, 4]
+        assert call("--resume", **{**options, "SOLVER__PATIENCE": 4, "SOLVER__MAX_ITER": 6}) == (0, "")
+        assert done[5:] == [6]
+        assert load_file(out / "model_final.pth")["trainer"]["iteration"] == 5
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_metric_that_is_not_measured_is_named_with_those_that_are(call, tmp_path, monkeypatch):
+    scripted(monkeypatch, {})
+    options = {**ALL, "SOLVER__MAX_ITER": 4, "SOLVER__PATIENCE": 1, "SOLVER__EMA__ENABLED": False}
+    assert call(TEST__BEST_METRIC="bbox/APP", **options)[0] == 0
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert "TEST.BEST_METRIC is bbox/APP, which the evaluation does not measure" in log
+    assert "It measures bbox/AP" in log
+    assert not (tmp_path / "out" / "model_best.pth").exists()
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"SOLVER__PATIENCE": 1}, "SOLVER.PATIENCE needs DATASETS.TEST, TEST.EVAL_PERIOD and TEST.BEST_METRIC"),
+        ({"TEST__EVAL_PERIOD": 1, "TEST__BEST_METRIC": "bbox_EMA/AP"}, "bbox_EMA/AP needs SOLVER.EMA.ENABLED"),
+        ({"SOLVER__STEP_EPOCHS": "(1,)"}, "SOLVER.EPOCHS is 0 and SOLVER.STEP_EPOCHS (1,): steps are epochs of the"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(call, overrides, message):
+    code, err = call(**overrides)
+    assert code == 1
+    assert re.fullmatch(rf"train_net: .*{re.escape(message)}.*\n", err)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_epochs_become_iterations(call, tmp_path):
+    options = {"SOLVER__EPOCHS": 2, "SOLVER__STEP_EPOCHS": "(1,)", "SOLVER__MAX_ITER": 999, "DATASETS__TEST": "()"}
+    assert call(SOLVER__IMS_PER_BATCH=4, **options)[0] == 0
+    out = tmp_path / "out"
+    assert load_file(out / "model_final.pth")["iteration"] == 2
+    assert (
+        "2 epochs of 6 images in batches of 4: 3 iterations, steps of the learning rate at 2"
+        in (out / "log.txt").read_text()
+    )
+    cfg = load_config(out / "config.yaml")
+    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.STEP_EPOCHS, cfg.SOLVER.MAX_ITER) == (2, (1,), 999)
+    assert call("--resume", SOLVER__IMS_PER_BATCH=4, **{**options, "SOLVER__EPOCHS": 3})[0] == 0
+    assert load_file(out / "model_final.pth")["iteration"] == 4
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_config_of_a_run_survives_a_kill_while_it_is_replaced(call, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def half(cfg, args):
+        (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text("SOLVER:\n  MAX")
+        raise Killed
+
+    options = {"DATASETS__TEST": "()", "SOLVER__MAX_ITER": 1}
+    out = tmp_path / "out"
+    assert call(**options)[0] == 0
+    before = (out / "config.yaml").read_text()
+    for flags in (["--resume"], ["--eval-only", "--resume"]):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.modules["centernet_d2.engine.setup"], "default_setup", half)
+            with pytest.raises(Killed):
+                call(*flags, **options)
+        assert (out / "config.yaml").read_text() != before
+        assert call("--resume", SOLVER__BASE_LR=1.0, **{**options, "SEED": 3})[0] == 1, "it is compared"
+        assert (out / "config.yaml").read_text() == before
