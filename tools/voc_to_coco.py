@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
@@ -33,6 +34,8 @@ def read_annotation(path: Path) -> dict:
         objects = []
         for element in root.iter("object"):
             x1, y1, x2, y2 = (float(element.findtext(f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))
+            if not all(map(math.isfinite, (x1, y1, x2, y2))):
+                raise ValueError("a coordinate is no finite number")
             objects.append(
                 {
                     "name": element.findtext("name").strip(),

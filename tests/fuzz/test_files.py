@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from hypothesis import strategies as st
 
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
@@ -70,7 +71,7 @@ LINES = st.tuples(
 ).map(lambda row: " ".join([row[0], *(row[1].get(i, text) for i, text in enumerate(LABEL.split()[1:], 1))][: row[2]]))
 
 
-@fuzzed(60)
+@fuzzed(100)
 def test_lines_of_kitti(inputs):
     def body(line):
         thing = parse_object(line, "here")
@@ -83,7 +84,7 @@ def test_lines_of_kitti(inputs):
     assert 0 < refused < tried
 
 
-@fuzzed(60)
+@fuzzed(100)
 def test_files_of_kitti(inputs, tmp_path):
     path = tmp_path / "000000.txt"
     text = f"{LABEL}\n" * 3
@@ -135,12 +136,13 @@ def replaced(changes):
     return json.dumps(content).encode()
 
 
-@fuzzed(60)
+@fuzzed(100)
 def test_coco_files(inputs, tmp_path):
     path = tmp_path / "a.json"
 
     def body(content):
         path.write_bytes(content)
+        MetadataCatalog.pop("fuzzed", None)  # Names of classes do not change in a process.
         dicts = load_coco_file(str(path), str(tmp_path / "images"), "fuzzed")
         lists = json.loads(content)
         assert len(dicts) == len(lists["images"])
@@ -162,7 +164,7 @@ VOC = """<annotation><filename>a.jpg</filename><size><width>60</width><height>40
 </bndbox></object></annotation>"""
 
 
-@fuzzed(60)
+@fuzzed(100)
 def test_voc_files(inputs, tmp_path, load_script):
     read = load_script("tools/voc_to_coco.py").read_annotation
     path = tmp_path / "a.xml"
@@ -171,7 +173,7 @@ def test_voc_files(inputs, tmp_path, load_script):
         path.write_bytes(content)
         result = read(path)
         assert isinstance(result["file_name"], str)
-        assert all(len(thing["bbox"]) == 4 for thing in result["objects"])
+        assert all(math.isfinite(value) for thing in result["objects"] for value in thing["bbox"])
 
     fields = st.tuples(*[NUMBERS] * 6).map(
         lambda n: VOC.replace(">60<", f">{n[0]}<").replace(">3</x", f">{n[1]}</x").replace(">30<", f">{n[2]}<").encode()
@@ -186,7 +188,7 @@ def saved(**content):
     return buffer.getvalue()
 
 
-@fuzzed(60)
+@fuzzed(50)
 def test_checkpoints(inputs, tmp_path):
     path = tmp_path / "a.pth"
     torch.manual_seed(0)

@@ -158,7 +158,7 @@ MAPS = st.tuples(
 )
 
 
-@fuzzed(60)
+@fuzzed(50)
 def test_from_maps_to_detections(inputs):
     models = {task: task_model(task, max_detections=10).eval() for task in ("boxes", "pose", "space")}
     for model in models.values():

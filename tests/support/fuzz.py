@@ -11,12 +11,13 @@ from hypothesis import HealthCheck, given, settings
 # The project's clear errors; everything else is a crash.
 CLEAR = (OSError, ValueError, KeyError, FloatingPointError)
 
-LONG = int(os.environ.get("CENTERNET_D2_FUZZ_INPUTS", "20000"))
+# So many times as many inputs in the long form: more than 100,000 in all.
+FACTOR = int(os.environ.get("CENTERNET_D2_FUZZ_FACTOR", "200"))
 
 
 def fuzzed(short):
-    """Give a test the number of inputs that it tries: `short`, and in the long form CENTERNET_D2_FUZZ_INPUTS."""
-    return pytest.mark.parametrize("inputs", [short, pytest.param(LONG, marks=pytest.mark.long)])
+    """Give a test the number of inputs that it tries: `short`, in the long form FACTOR times as many."""
+    return pytest.mark.parametrize("inputs", [short, pytest.param(short * FACTOR, marks=pytest.mark.long)])
 
 
 def try_inputs(inputs, strategy, body):
