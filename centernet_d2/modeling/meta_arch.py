@@ -33,6 +33,9 @@ __all__ = ["CenterNet", "group_by_shape", "unwrap"]
 INPUT_FORMATS = ("BGR", "RGB")
 TEST_RESOLUTIONS = ("keep", "fixed", "fixed_width")
 
+# Nothing of an image is as large, and on the way to its pixels it would overflow.
+_INFINITE = 1e30
+
 
 @META_ARCH_REGISTRY.register()
 class CenterNet(nn.Module):
@@ -401,18 +404,19 @@ def as_bytes(image: Tensor) -> Tensor:
 
 
 def _check_finite(maps: Mapping[str, Tensor], fields: Mapping[str, Tensor], found: Tensor) -> None:
-    """Raise a FloatingPointError for NaN in a map, or a (B, K, ...) field that is not finite where `found` (B, K)."""
+    """Raise a FloatingPointError for NaN in a map, or an infinite (B, K, ...) field where `found` (B, K)."""
     # No score that is NaN is above a threshold: without this, there would be no detections, and no word about it.
-    broken = {name: tensor.isnan().any() for name, tensor in maps.items()}
-    for name, tensor in fields.items():
-        if tensor.is_floating_point():
-            broken[name] = (found & ~tensor.isfinite()[..., None].flatten(2).all(dim=2)).any()
-    wrong = torch.stack(list(broken.values()))
+    broken = [tensor.isnan().any() for tensor in maps.values()]
+    for tensor in fields.values():
+        sound = (tensor.float().abs() < _INFINITE)[..., None].flatten(2).all(dim=2)
+        broken.append((found & ~sound).any())
+    wrong = torch.stack(broken)
     if wrong.any():
-        names = ", ".join(name for name, is_wrong in zip(broken, wrong.tolist(), strict=True) if is_wrong)
+        # A field may have the name of its map.
+        names = dict.fromkeys(name for name, bad in zip([*maps, *fields], wrong.tolist(), strict=True) if bad)
         raise FloatingPointError(
-            f"the network says NaN or infinite values ({names}), so its detections mean nothing: take other weights, "
-            "and with autocast or half precision try float32"
+            f"the network says NaN or infinite values ({', '.join(names)}), so its detections mean nothing: take other "
+            "weights, and with autocast or half precision try float32"
         )
 
 

@@ -25,7 +25,7 @@ from support.tasks import task_model
 SIZE = (40, 60)
 OVERRIDES = {
     "MODEL.DEVICE": "cpu",
-    "INPUT.AFFINE.SIZE": [32, 64],
+    "INPUT.AFFINE.SIZE": [64, 64],
     "INPUT.AFFINE.ROTATE": 20.0,
     "INPUT.AFFINE.ROTATE_PROB": 0.3,
     "MODEL.CENTERNET.NUM_CLASSES": 2,
@@ -104,7 +104,7 @@ def test_from_annotations_to_losses(inputs, tmp_path):
     properties = build_properties(cfg)
     heads = build_point_heads(cfg, ShapeSpec(channels=4, stride=4), 1)
     model = stub_model(heads)
-    maps = {name: torch.randn(1, count, 8, 16) for head in heads for name, count in head.maps.items()}
+    maps = {name: torch.randn(1, count, 16, 16) for head in heads for name, count in head.maps.items()}
 
     def body(sample):
         annotations, camera, mode, crowd, seed = sample
@@ -127,7 +127,7 @@ def test_from_annotations_to_losses(inputs, tmp_path):
         if mode == "none" and not loaded["instances"].has("gt_blind"):
             assert len(loaded["instances"]) >= sum(map(clearly_visible, annotations))
         leaves = {name: tensor.clone().requires_grad_() for name, tensor in maps.items()}
-        losses = model.losses([leaves], model.ground_truth([loaded], (8, 16)))
+        losses = model.losses([leaves], model.ground_truth([loaded], (16, 16)))
         assert all(loss.isfinite() for loss in losses.values()), losses
         sum(losses.values()).backward()
         assert all(leaf.grad.isfinite().all() for leaf in leaves.values())
@@ -154,7 +154,6 @@ MAPS = st.tuples(
     st.integers(0, 2**30),
     st.lists(VALUES, min_size=1, max_size=6),
     st.one_of(st.none(), st.tuples(st.integers(0, 9), st.sampled_from([float("nan"), float("inf"), -float("inf")]))),
-    st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
 )
 
 
@@ -167,13 +166,13 @@ def test_from_maps_to_detections(inputs):
 
     @torch.no_grad()
     def body(sample):
-        task, batch, size, seed, values, bad, dtype = sample
+        task, batch, size, seed, values, bad = sample
         model, random = models[task], torch.Generator().manual_seed(seed)
         raw = {}
         for head in model.heads.values():
             for name, count in head.maps.items():
                 picked = torch.randint(len(values), (batch, count, *size), generator=random)
-                raw[name] = torch.tensor(values)[picked].to(dtype)
+                raw[name] = torch.tensor(values)[picked]
         if bad is not None:
             name = sorted(raw)[bad[0] % len(raw)]
             raw[name].flatten()[bad[0] % raw[name].numel()] = bad[1]
