@@ -59,6 +59,8 @@ def prints_logged() -> Iterator[None]:
 class Trainer(DefaultTrainer):
     """Trains and evaluates a CenterNet from a config; processes, hooks and logging are Detectron2's."""
 
+    iter: int
+
     def __init__(self, cfg: CfgNode) -> None:
         # DefaultTrainer's constructor is replaced, not extended: it fixes the checkpointer, and the devices of
         # DistributedDataParallel in a way that fails on the CPU.
