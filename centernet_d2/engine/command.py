@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import torch
 from detectron2.engine import default_argument_parser, launch
@@ -44,13 +45,27 @@ def main(args: argparse.Namespace) -> dict:
 
 def _train(args: argparse.Namespace) -> dict:
     folder = read_config(args).OUTPUT_DIR
-    with folder_locked(folder) if comm.is_main_process() else nullcontext():
+    with folder_locked(folder) if comm.is_main_process() else nullcontext(), _disk_named(folder):
         if comm.is_main_process():
             remove_leftovers(folder)
         cfg = setup(args)
         trainer = Trainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         return trainer.train()
+
+
+@contextmanager
+def _disk_named(folder: str) -> Iterator[None]:
+    """An error says that it is the disk of a folder which is full or read-only; whatever file it was that showed it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        raise OSError(
+            f"OUTPUT_DIR {folder} cannot be written to ({error.strerror}); checkpoints there are whole, go on with "
+            "--resume when it can"
+        ) from error
 
 
 def run(argv: Sequence[str] | None = None) -> int:

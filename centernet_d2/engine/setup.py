@@ -6,7 +6,8 @@ import argparse
 import logging
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -152,6 +153,14 @@ def start_logging(cfg: CfgNode) -> None:
         for handler in logging.getLogger(name).handlers:
             if getattr(handler, "stream", None) is sys.stdout:
                 handler.addFilter(is_for_the_screen)
+            else:
+                handler.handleError = partial(_give_up, handler)
+
+
+def _give_up(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
+    """Write no more to a log file whose disk is full. That ends the training by itself, and needs no traceback here."""
+    with suppress(OSError):
+        handler.stream.close()
 
 
 def _config_files(cfg: CfgNode) -> tuple[Path, Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import os
@@ -39,8 +38,6 @@ from .solver import build_optimizer, with_iterations
 
 __all__ = ["Trainer"]
 
-# The disk is full or read-only: nothing that the training does can change that.
-NO_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 # So many seconds a process that is to stop waits for the others to finish the iteration; one may have died.
 PATIENCE = 120
 
@@ -186,20 +183,12 @@ class Trainer(DefaultTrainer):
 
         Raises:
             Stopped: SIGTERM or Ctrl-C came; the iteration was finished, and its state is saved.
-            OSError: the disk is full or read-only; the checkpoints on it are whole.
+            OSError: OUTPUT_DIR cannot be written to; the checkpoints there are whole.
         """
         # Several processes end together; should one of them have died, the others do not wait for ever.
         alarm = (lambda _: signal.alarm(PATIENCE)) if comm.get_world_size() > 1 else None
         with signals_noted(signal.SIGINT, signal.SIGTERM, tell=alarm) as self.signals:
-            try:
-                self._train()
-            except OSError as error:
-                if error.errno not in NO_DISK:
-                    raise
-                raise OSError(
-                    f"OUTPUT_DIR {self.cfg.OUTPUT_DIR} cannot be written to ({error.strerror}); its checkpoints are "
-                    "whole, go on with --resume when there is room"
-                ) from error
+            self._train()
         if self.samples is not None and (bad := self.samples.bad_files()):
             logging.getLogger(__name__).warning(f"{len(bad)} images were left out: {', '.join(bad)}")
         return getattr(self, "_last_eval_results", {})

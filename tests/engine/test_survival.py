@@ -292,7 +292,17 @@ def test_a_disk_that_is_full_elsewhere_is_one_sentence_too(call, monkeypatch):
     monkeypatch.setattr("detectron2.utils.events.JSONWriter.write", write)
     code, err = call(SOLVER__MAX_ITER=5, DATASETS__TEST="()")
     assert code == 1
-    assert re.fullmatch(r"train_net: OUTPUT_DIR \S+ cannot be written to \(No space left on device\); its .*\n", err)
+    assert re.fullmatch(
+        r"train_net: OUTPUT_DIR \S+ cannot be written to \(No space left on device\); checkpoints .*\n", err
+    )
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_log_that_takes_no_more_is_no_traceback(call, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "log.txt").symlink_to("/dev/full")
+    assert call(SOLVER__MAX_ITER=1, DATASETS__TEST="()") == (0, "")
 
 
 @pytest.mark.usefixtures("tiny")
