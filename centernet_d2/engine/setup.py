@@ -153,8 +153,8 @@ def start_logging(cfg: CfgNode) -> None:
         for handler in logging.getLogger(name).handlers:
             if getattr(handler, "stream", None) is sys.stdout:
                 handler.addFilter(is_for_the_screen)
-            else:
-                handler.handleError = partial(_give_up, handler)
+            elif isinstance(handler, logging.StreamHandler):
+                handler.handleError = partial(_give_up, handler)  # type: ignore[method-assign]  # Of log.txt alone.
 
 
 def _give_up(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
