@@ -106,9 +106,10 @@ def _launch(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     except (ProcessExitedException, ProcessRaisedException):
         if ends.empty() and not signals:
             raise
-    if not ends.empty():
-        return command_line.fail(parser, *ends.get())  # Processes mostly stumble over the same.
-    return command_line.fail(parser, "stopped", 128 + signals.number) if signals else 0
+    message, code = ("stopped", 0) if ends.empty() else ends.get()  # Processes mostly stumble over the same.
+    if signals:
+        code = 128 + signals.number
+    return command_line.fail(parser, message, code) if code else 0
 
 
 def _pass_on(number: int) -> None:

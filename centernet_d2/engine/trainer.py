@@ -237,11 +237,7 @@ class Trainer(DefaultTrainer):
         iteration = min(self.iter, self.max_iter - 1)
         if self.checkpointer.iteration != iteration:
             self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-        raise Stopped(
-            number,
-            f"stopped by {signal.Signals(number).name}; the state after iteration {iteration} is saved, continue with "
-            "--resume",
-        )
+        raise Stopped(number, f"stopped; the state after iteration {iteration} is saved, continue with --resume")
 
     def _evaluate(self) -> dict:
         """Evaluate, beside the plain weights also the averaged ones; all processes get the results.

@@ -58,6 +58,7 @@ def test_a_handful_of_scenes_is_learned_by_heart(ground, tmp_path, load_script):
     assert np.median(errors) < 0.1
     assert set(results) == {"bbox2d", "aos", "bev", "box3d", "depth_error"}
     assert results["depth_error"]["percent"] < 10
+    assert "Car_moderate_R40@0.7" in results["bev"], "what main_metric says"
 
 
 def depth_errors(written, truth):

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from centernet_d2 import load_config, model_zoo
-from centernet_d2.engine.solver import build_optimizer
+from centernet_d2.engine.solver import build_optimizer, with_iterations
 
 
 def optimizer(*overrides):
@@ -52,3 +52,34 @@ def test_gradients_can_be_clipped():
 def test_unknown_optimizer_is_an_error():
     with pytest.raises(ValueError, match="SOLVER.OPTIMIZER is 'Lion', known: SGD, Adam, AdamW"):
         optimizer("SOLVER.OPTIMIZER", "Lion")
+
+
+def epochs(images, *overrides):
+    return with_iterations(
+        load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), overrides), images
+    )
+
+
+def test_epochs_count_in_iterations():
+    options = ("SOLVER.IMS_PER_BATCH", 4, "SOLVER.EPOCHS", 3, "SOLVER.STEP_EPOCHS", (1, 2.5))
+    node = epochs(10, *options).SOLVER
+    assert (node.MAX_ITER, node.STEPS) == (8, (2, 6))
+    node = epochs(12.6, *options).SOLVER
+    assert (node.MAX_ITER, node.STEPS) == (10, (3, 8))
+    kept = epochs(10, *options[:4], "SOLVER.STEPS", (5,)).SOLVER
+    assert (kept.MAX_ITER, kept.STEPS) == (8, (5,))
+    assert epochs(10, "SOLVER.MAX_ITER", 7).SOLVER.MAX_ITER == 7
+    assert epochs(None, "SOLVER.MAX_ITER", 7).SOLVER.MAX_ITER == 7
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (10, ("SOLVER.EPOCHS", -1), "SOLVER.EPOCHS is -1"),
+        (10, ("SOLVER.EPOCHS", 2, "SOLVER.STEP_EPOCHS", (3,)), r"SOLVER.STEP_EPOCHS \(3,\): steps are epochs of the"),
+        (None, ("SOLVER.EPOCHS", 2), "SOLVER.EPOCHS needs the loader of this project"),
+    ],
+)
+def test_epochs_that_are_none_are_named(images, options, message):
+    with pytest.raises(ValueError, match=message):
+        epochs(images, *options)

@@ -1,8 +1,8 @@
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from centernet_d2 import load_config
-from centernet_d2.evaluation.build import check_evaluation
+from centernet_d2 import load_config, model_zoo
+from centernet_d2.evaluation.build import check_evaluation, main_metric
 from conftest import ROOT
 
 
@@ -26,3 +26,21 @@ def test_sigmas_must_fit(sigmas, message):
     # Nothing but keypoints needs them.
     cfg.MODEL.CENTERNET.HEADS = ["CenterHead", "BoxHead"]
     check_evaluation(cfg, "some")
+
+
+@pytest.mark.parametrize(
+    ("config", "kind", "classes", "metric"),
+    [
+        ("Shapes/centernet_R_18_shapes.yaml", "coco", ["box"], "bbox/AP"),
+        ("COCO-Keypoints/centernet_R_18_1x.yaml", "coco", ["person"], "keypoints/AP"),
+        ("PascalVOC-Detection/centernet_R_18_384.yaml", "pascal_voc", ["car"], "bbox/AP50"),
+        ("KITTI-3D/centernet_3d_R_18.yaml", "kitti", ["Pedestrian", "Car"], "bev/Car_moderate_R40@0.7"),
+        ("KITTI-3D/centernet_3d_R_18.yaml", "kitti", ["Cyclist"], "bev/Cyclist_moderate_R40@0.5"),
+    ],
+)
+def test_every_kind_of_data_set_has_a_metric_that_counts(config, kind, classes, metric):
+    MetadataCatalog.get("mine").set(evaluator_type=kind, thing_classes=classes)
+    cfg = load_config(model_zoo.get_config_file(config), ["DATASETS.TEST", ("mine",)])
+    assert main_metric(cfg) == metric
+    cfg.DATASETS.TEST = ("mine", "other")
+    assert main_metric(cfg) == f"mine/{metric}"
