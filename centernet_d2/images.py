@@ -20,6 +20,7 @@ _EXIF_ORIENTATION = 274
 # Where Pillow starts to warn: a quarter of a GiB in three colours, of which there are several copies on the way to a
 # model. Cameras have half of it; a small file can say any number.
 _MAX_PIXELS = 89_478_485
+_ADVICE = "set the environment variable CENTERNET_D2_MAX_PIXELS to as many if this is right"
 
 
 def max_pixels() -> int:
@@ -94,11 +95,19 @@ def pillow_to_rgb(image: Image.Image) -> np.ndarray:
 
     Raises:
         OSError: its file is damaged.
-        ValueError: it has no pixels, or numbers that are no grey values.
+        ValueError: it has no pixels, more than :func:`max_pixels`, or numbers that are no grey values.
     """
+    _check_pixels(image)
     image = _apply_exif_orientation(image)
     deep = image.mode.startswith(("I", "F"))
     return as_color_bytes(_deep_grey(np.asarray(image)) if deep else np.asarray(image.convert("RGB")))
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Raise a ValueError for an image, not decoded yet, that has more pixels than may be read."""
+    limit = max_pixels()
+    if image.width * image.height > limit:
+        raise ValueError(f"{image.width} x {image.height} are more than {limit} pixels; {_ADVICE}")
 
 
 @contextmanager
@@ -108,18 +117,16 @@ def _opened(path: str | Path) -> Iterator[Image.Image]:
     limit = max_pixels()
     if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = limit  # Pillow's own, beyond twice of which it opens nothing.
-    advice = "set the environment variable CENTERNET_D2_MAX_PIXELS to as many if this is right"
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # Pipes and devices may never end.
             raise ValueError("it is no file")
         with open(path, "rb") as file, Image.open(file) as image:
-            if image.width * image.height > limit:
-                raise ValueError(f"{image.width} x {image.height} are more than {limit} pixels; {advice}")
+            _check_pixels(image)
             yield image
     except FileNotFoundError:
         raise FileNotFoundError(f"the image {path} does not exist") from None
     except Image.DecompressionBombError as error:
-        raise OSError(f"cannot read the image {path}: it has more than {limit} pixels; {advice}") from error
+        raise OSError(f"cannot read the image {path}: it has more than {limit} pixels; {_ADVICE}") from error
     except Exception as error:  # Pillow's decoders raise whatever they stumble over.
         raise OSError(f"cannot read the image {path}: {error}") from error
 

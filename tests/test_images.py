@@ -118,6 +118,8 @@ def test_images_with_too_many_pixels_are_not_decoded(tmp_path, monkeypatch):
     for read in (read_image, read_header):
         with pytest.raises(OSError, match=r"bomb\.png: 13000 x 13000 are more than 89478485 pixels; set .*MAX_PIXELS"):
             read(path)
+    with Image.open(path) as image, pytest.raises(ValueError, match="are more than 89478485 pixels"):
+        pillow_to_rgb(image)
     monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", str(13000**2))
     assert read_header(path)[:2] == (13000, 13000)
 
