@@ -1,6 +1,7 @@
 """Reads folders of labelled images in the layouts that people have, and writes COCO files from them."""
 
-from .find import LAYOUTS, find_data, find_lists
+from .find import find_data, find_lists
+from .layouts import LAYOUTS
 from .records import FoundData, Keypoints, LabeledImage, LabeledObject, Report, Split
 from .write import coco_content, write_coco
 

@@ -20,11 +20,10 @@ LOOKED_FOR = "a .json with images, annotations and categories"
 MADE_BY = "centernet_d2"
 
 _SMALL = 8_000_000
-_SAMPLE = 1_000_000
 
 
 def json_kind(path: Path) -> str:
-    """Either coco, labelme, own (written by this package), other or broken; large files are judged by their ends."""
+    """Either coco, labelme, own (written by this package), other or broken; large files are not parsed for it."""
     try:
         if path.stat().st_size > _SMALL:
             return _kind_of_large(path)
@@ -45,22 +44,30 @@ def _kind(content: Any) -> str:
 
 
 def _kind_of_large(path: Path) -> str:
-    with path.open("rb") as file:
-        text = file.read(_SAMPLE)
-        file.seek(max(path.stat().st_size - _SAMPLE, 0))
-        text += file.read()
-    if b'"annotations"' not in text and b'"shapes"' not in text:
-        return _kind(json.loads(read_text(path)))  # The key may be in the middle.
-    if re.search(rb'"shapes"\s*:', text) and re.search(rb'"imagePath"\s*:', text):
+    data = path.read_bytes().rstrip()
+    if not data.endswith((b"}", b"]")):
+        return "broken"
+    keys = {
+        match[1].decode() for match in re.finditer(rb'"(shapes|imagePath|images|annotations|categories)"\s*:', data)
+    }
+    if {"shapes", "imagePath"} <= keys:
         return "labelme"
-    if re.search(rb'"categories"\s*:', text) and re.search(rb'"(images|annotations)"\s*:', text):
-        return "own" if re.search(rb'"contributor"\s*:\s*"' + MADE_BY.encode(), text[:_SAMPLE]) else "coco"
-    return "other"
+    if not {"images", "annotations", "categories"} <= keys:
+        return "other"
+    return "own" if re.search(rb'"contributor"\s*:\s*"' + MADE_BY.encode() + rb'"', data) else "coco"
 
 
 def find(tree: Tree) -> list[Path]:
-    """The annotation files of a folder."""
-    return [path for path in tree.with_suffix(".json") if json_kind(path) == "coco"]
+    """The annotation files of a folder, and damaged files that look like the rest of them, which are named later."""
+    kinds = {path: json_kind(path) for path in tree.with_suffix(".json")}
+    folders = {path.parent for path, kind in kinds.items() if kind == "coco"}
+
+    def belongs(path: Path) -> bool:
+        return bool(folders) and (
+            path.parent in folders or (split_of_name(path.stem) or tree.split_of(path)) is not None
+        )
+
+    return [path for path, kind in kinds.items() if kind == "coco" or (kind == "broken" and belongs(path))]
 
 
 def read(tree: Tree, files: list[Path]) -> Reading:
@@ -190,9 +197,10 @@ def _dicts(items: Iterable) -> list[dict]:
 def _images(tree: Tree, path: Path, content: dict, categories: _Categories) -> list[LabeledImage]:
     near = [folder for root in (path.parent, path.parent.parent) for folder in _image_folders(root, path)]
     objects: dict[Any, list[LabeledObject]] = {}
+    name = tree.name(path)
     known = {_id(item) for item in _dicts(content["images"])} - {None}
     for index, item in enumerate(content["annotations"]):
-        where = f"{tree.name(path)}, annotation {item.get('id', index) if isinstance(item, dict) else index}"
+        where = f"{name}, annotation {item.get('id', index) if isinstance(item, dict) else index}"
         thing = _object(tree, item, where, categories.of_file[path], categories.keypoints)
         if thing is None:
             continue
@@ -203,13 +211,13 @@ def _images(tree: Tree, path: Path, content: dict, categories: _Categories) -> l
     images, taken = [], set()
     for index, item in enumerate(content["images"]):
         if not isinstance(item, dict) or not isinstance(item.get("file_name"), str) or _id(item) is None:
-            tree.report.count("broken rows, left out", f"{tree.name(path)}, image {index}")
+            tree.report.count("broken rows, left out", f"{name}, image {index}")
             continue
         found = tree.find_image(item["file_name"], path, near)
         if found is None:
             continue
         if found in taken or item["id"] in taken:
-            tree.report.count("images listed twice, the second left out", f"{tree.name(path)} ({item['file_name']})")
+            tree.report.count("images listed twice, the second left out", f"{name} ({item['file_name']})")
             continue
         taken |= {found, item["id"]}
         size = (item.get("width"), item.get("height"))

@@ -61,7 +61,8 @@ def stem(name: str) -> str:
 
 def relative_name(path: Path, root: Path) -> str:
     """A path for messages and lists: relative to a folder if it is inside."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+    full, start = path.as_posix(), f"{root.as_posix().rstrip('/')}/"
+    return full[len(start) :] if full.startswith(start) else full
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
@@ -99,13 +100,12 @@ class Tree:
         self._paths: dict[str, Path] = {}
         self._names: dict[str, list[Path]] = {}
         self._every = {_key(str(path)): path for path in self.files}
-        for path in self.images:
-            relative = relative_name(path, self.root)
-            self._paths.setdefault(_key(relative), path)
-            self._paths.setdefault(_key(stem(relative)), path)
+        self._exact = {str(path): path for path in self.images}
+        for full, path in self._exact.items():
+            self._paths.setdefault(_key(full), path)
+            self._paths.setdefault(_key(stem(full)), path)
             for name in (path.name, stem(path.name)):
                 self._names.setdefault(_key(name), []).append(path)
-        self._image_set = set(self.images)
 
     def with_suffix(self, *suffixes: str) -> list[Path]:
         """Files by their suffix, in any case."""
@@ -145,23 +145,20 @@ class Tree:
         if not name or _URL.match(name):
             return None
         for folder in (*near, label.parent, self.root):
-            path = Path(os.path.normpath(folder / name))
-            found = self._inside(path)
+            path = os.path.normpath(os.path.join(folder, name))
+            found = self._exact.get(path) or self._paths.get(_key(path))
             if found is not None:
                 return found
-            if os.path.isabs(name) and path.is_file():
-                return path
+            if os.path.isabs(name) and os.path.isfile(path):
+                return Path(path)
         return self._nearest(os.path.basename(name), label)
 
     def empty_splits(self) -> set[str]:
-        """Splits, train or val, of which there is a folder, but in none an image."""
-        folders: dict[str, list[Path]] = {}
-        for folder in self._folders:
-            split = split_of_path(folder.name)
-            if split in ("train", "val"):
-                folders.setdefault(split, []).append(folder)
-        inhabited = {parent for image in self.images for parent in image.parents}
-        return {split for split, places in folders.items() if not inhabited & set(places)}
+        """Splits, train or val, of which there is a folder, but in none an image, while others have some."""
+        homes = {image.parent for image in self.images}
+        inhabited = {split for home in homes if (split := self.split_of(home / "image"))}
+        named = {split for folder in self._folders if (split := split_of_path(folder.name)) in ("train", "val")}
+        return named - inhabited if inhabited else set()
 
     def find_file(self, path: Path) -> Path | None:
         """A file, whatever the case of its name; in the tree or not."""
@@ -183,12 +180,7 @@ class Tree:
 
     def image_beside(self, label: Path) -> Path | None:
         """The image of the same stem in the folder of a label file."""
-        return self._paths.get(_key(stem(relative_name(label, self.root))))
-
-    def _inside(self, path: Path) -> Path | None:
-        if path in self._image_set:
-            return path
-        return self._paths.get(_key(relative_name(path, self.root))) if path.is_relative_to(self.root) else None
+        return self._paths.get(_key(stem(str(label))))
 
     def _nearest(self, name: str, label: Path) -> Path | None:
         """Of images with a name (or stem) the one in the label's split that shares most of its folders."""
@@ -222,5 +214,7 @@ def _walk(root: Path) -> tuple[list[Path], list[Path]]:
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         within += [Path(folder, name) for name in folders]
-        found += [Path(folder, name) for name in names if not name.startswith(".") and name.lower() not in _JUNK]
-    return sorted(found), within
+        found += [
+            os.path.join(folder, name) for name in names if not name.startswith(".") and name.lower() not in _JUNK
+        ]
+    return [Path(path) for path in sorted(found)], within

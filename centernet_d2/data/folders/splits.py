@@ -137,4 +137,4 @@ def check_overlap(train: Sequence[LabeledImage], others: Sequence[LabeledImage],
             report.count(f"images of {name} that are copies of images of train", image.path.name)
     if both:
         more = f" and {len(both) - 3} more" if len(both) > 3 else ""
-        raise ValueError(f"in train and in {name}: {', '.join(both[:3])}{more}; every image belongs in one split only")
+        raise ValueError(f"in train and in {name}: {', '.join(both[:3])}{more}; each belongs in one split")

@@ -15,10 +15,15 @@ from .files import Tree, decode, read_text
 from .records import LabeledImage, LabeledObject, Reading
 from .splits import split_of_name
 
-__all__ = ["LAYOUT", "LOOKED_FOR", "find", "headerless", "read"]
+__all__ = ["LAYOUT", "LOOKED_FOR", "NEEDS", "find", "headerless", "read"]
 
 LAYOUT = "CSV"
 LOOKED_FOR = "a .csv whose header names an image, a box and a class, as in path,x1,y1,x2,y2,label"
+
+NEEDS = (
+    "the first row must be a header that names the columns, such as path,x1,y1,x2,y2,label; "
+    "RetinaNet-style tables without one are not guessed"
+)
 
 # Spellings, without case, spaces, dots, dashes and underscores.
 _COLUMNS = {
@@ -192,6 +197,9 @@ def read(tree: Tree, files: list[Path]) -> Reading:
     Raises:
         ValueError: a table is damaged, or an image is in two splits.
     """
+    for path in tree.with_suffix(".csv"):
+        if path not in files and split_of_name(path.stem):
+            tree.report.note(f"{tree.name(path)} is not used: its first row names no image and box")
     groups: dict[str | None, list[LabeledImage]] = {}
     homes: dict[Path, set[str | None]] = {}
     tables = [_Table(tree, path) for path in files]

@@ -36,7 +36,7 @@ def write_coco(found: FoundData, folder: str | Path) -> dict[str, Path]:
         if found.layout == KITTI:
             texts[folder / f"{name}.txt"] = "".join(f"{image.path.stem}\n" for image in split.images)
         else:
-            texts[folder / f"{name}.json"] = json.dumps(coco_content(found, split), ensure_ascii=False)
+            texts[folder / f"{name}.json"] = json.dumps(coco_content(found, split))
     for path, text in texts.items():
         if path.exists() and path.read_bytes() != text.encode():
             raise FileExistsError(

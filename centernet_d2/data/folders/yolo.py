@@ -105,11 +105,12 @@ def read(tree: Tree, files: list[Path]) -> Reading:
         paths = _all_images(tree, set(files))
     used = {path for group in paths.values() for path in group}
     tree.measure(used)
-    known_labels = {_label_of(tree, image) for image in used}
+    labels = {image: _label_of(tree, image) for image in used}
+    known_labels = set(labels.values())
     for path in files:
         if path not in described and path not in known_labels:
             tree.report.count("labels without an image", tree.name(path))
-    groups = {split: _read_group(tree, split, images, description) for split, images in paths.items()}
+    groups = {split: _read_group(tree, split, images, labels, description) for split, images in paths.items()}
     names = description.names
     if names is None:
         seen = {thing.label for group in groups.values() for image in group for thing in image.objects}
@@ -209,7 +210,8 @@ def _images_at(
         if key == "test":  # Many a data.yaml names a test set that was never made.
             tree.report.note(f"{path.name}: test is {place}, which does not exist; left out")
             return []
-        raise ValueError(f"{path}: {key} is {place}, which does not exist in {tree.root}")
+        hint = "; without val in the file, it is drawn from train" if key.startswith("val") else ""
+        raise ValueError(f"{path}: {key} is {place}, which does not exist in {tree.root}{hint}")
     if not target.is_relative_to(tree.root):
         tree.report.count("folders outside the data set's", target)
     if target.is_dir():
@@ -246,12 +248,13 @@ def _label_of(tree: Tree, image: Path) -> Path | None:
     return next((label for place in _label_places(image) if (label := tree.find_file(place))), None)
 
 
-def _read_group(tree: Tree, split: str | None, images: Sequence[Path], description: _Description) -> list[LabeledImage]:
+def _read_group(
+    tree: Tree, split: str | None, images: Sequence[Path], labels: dict[Path, Path | None], description: _Description
+) -> list[LabeledImage]:
     labeled = []
     progress = tqdm(images, f"YOLO {split or ''}", leave=False, disable=len(images) < 500)
     for image in progress:
-        label = _label_of(tree, image)
-        size = tree.sizes[image]
+        label, size = labels[image], tree.sizes[image]
         objects = [] if label is None or size is None else _read_label(tree, label, size, description)
         labeled.append(LabeledImage(image, tuple(objects)))
     return labeled

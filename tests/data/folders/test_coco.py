@@ -217,14 +217,23 @@ def test_damaged_files_are_named(tmp_path, text, message):
         find_data(tmp_path / "a.json")
 
 
-def test_large_files_are_told_by_their_ends(tmp_path, monkeypatch):
+def test_a_damaged_file_among_others_is_named(tmp_path):
+    root = write_coco_folders(tmp_path)
+    (root / "valid" / "_annotations.coco.json").write_text('{"images": [')
+    with pytest.raises(ValueError, match=r"valid/_annotations\.coco\.json is not a JSON file"):
+        find_data(root)
+
+
+def test_large_files_are_told_without_parsing(tmp_path, monkeypatch):
     monkeypatch.setattr("centernet_d2.data.folders.coco._SMALL", 10)
-    monkeypatch.setattr("centernet_d2.data.folders.coco._SAMPLE", 40)
     kinds = {
         "coco": {"info": {}, "images": [{"id": 1}] * 50, "annotations": [1] * 50, "categories": []},
         "labelme": {"imagePath": "a", "imageData": "x" * 500, "shapes": []},
         "other": {"a": "b" * 100},
+        "own": {**coco_content(TRUTH["val"]), "info": {"contributor": "centernet_d2"}},
     }
+    (tmp_path / "cut.json").write_text('{"images": [{"id": 1')
+    assert json_kind(tmp_path / "cut.json") == "broken"
     for kind, content in kinds.items():
         path = tmp_path / f"{kind}.json"
         path.write_text(json.dumps(content))

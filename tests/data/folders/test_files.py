@@ -63,6 +63,16 @@ def test_names_do_not_leave_the_folder(tree, tmp_path):
     assert tree.find_image("../val/deep/b.PNG", tmp_path / "train" / "x.txt") == tmp_path / "val" / "deep" / "b.PNG"
 
 
+def test_a_folder_of_a_split_without_images_is_told_from_one_of_labels(tmp_path):
+    for name in ("labels/val", "images/train", "images/val"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "labels" / "val" / "a.txt").write_text("")
+    write_image(tmp_path / "a.jpg")
+    assert Tree(tmp_path, Report()).empty_splits() == set()
+    write_image(tmp_path / "images" / "train" / "b.jpg")
+    assert Tree(tmp_path, Report()).empty_splits() == {"val"}
+
+
 def test_sizes_are_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

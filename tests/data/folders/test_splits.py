@@ -111,7 +111,7 @@ def test_links_and_copies_are_seen(tmp_path):
     (tmp_path / "val" / "renamed.jpg").write_bytes((tmp_path / "train" / "a.jpg").read_bytes())
     write_image(tmp_path / "val" / "a.jpg", color=(1, 2, 3))
     train, report = images(tmp_path / "train", ["a.jpg"]), Report()
-    with pytest.raises(ValueError, match=r"in train and in val: .*linked\.jpg; every image"):
+    with pytest.raises(ValueError, match=r"in train and in val: .*linked\.jpg; each belongs"):
         check_overlap(train, images(tmp_path / "val", ["linked.jpg"]), "val", report)
     check_overlap(train, images(tmp_path / "val", ["renamed.jpg", "a.jpg"]), "val", report)
     assert report.lines() == ["1 images of val that are copies of images of train: renamed.jpg"]

@@ -116,6 +116,12 @@ def test_splits_come_from_folders(tmp_path):
     }
 
 
+def test_a_table_of_a_split_that_has_no_boxes_is_named(tmp_path):
+    root = write_table(tmp_path)
+    (root / "test.csv").write_text("image_id\nq.jpg\n")
+    assert "test.csv is not used: its first row names no image and box" in find_data(root).report.notes
+
+
 def test_without_classes_there_is_one(tmp_path):
     found = find_data(write(tmp_path, "path,x1,y1,x2,y2\na.jpg,1,1,9,9\nb.jpg,1,1,9,9\n"))
     assert found.class_names == ("object",)
