@@ -196,18 +196,8 @@ def _dicts(items: Iterable) -> list[dict]:
 
 def _images(tree: Tree, path: Path, content: dict, categories: _Categories) -> list[LabeledImage]:
     near = [folder for root in (path.parent, path.parent.parent) for folder in _image_folders(root, path)]
-    objects: dict[Any, list[LabeledObject]] = {}
+    objects = _objects(tree, path, content, categories)
     name = tree.name(path)
-    known = {_id(item) for item in _dicts(content["images"])} - {None}
-    for index, item in enumerate(content["annotations"]):
-        where = f"{name}, annotation {item.get('id', index) if isinstance(item, dict) else index}"
-        thing = _object(tree, item, where, categories.of_file[path], categories.keypoints)
-        if thing is None:
-            continue
-        if _id(item, "image_id") not in known:
-            tree.report.count("labels without an image", where)
-        else:
-            objects.setdefault(item["image_id"], []).append(thing)
     images, taken = [], set()
     for index, item in enumerate(content["images"]):
         if not isinstance(item, dict) or not isinstance(item.get("file_name"), str) or _id(item) is None:
@@ -227,13 +217,28 @@ def _images(tree: Tree, path: Path, content: dict, categories: _Categories) -> l
     return images
 
 
+def _objects(tree: Tree, path: Path, content: dict, categories: _Categories) -> dict[int | str, list[LabeledObject]]:
+    """Id of an image -> its objects."""
+    objects: dict[int | str, list[LabeledObject]] = {}
+    name = tree.name(path)
+    known = {_id(item) for item in _dicts(content["images"])} - {None}
+    for index, item in enumerate(content["annotations"]):
+        where = f"{name}, annotation {item.get('id', index) if isinstance(item, dict) else index}"
+        thing = _object(tree, item, where, categories.of_file[path], categories.keypoints)
+        if thing is None:
+            continue
+        if _id(item, "image_id") not in known:
+            tree.report.count("labels without an image", where)
+        else:
+            objects.setdefault(item["image_id"], []).append(thing)
+    return objects
+
+
 def _image_folders(root: Path, path: Path) -> list[Path]:
     """Where the images of annotations/instances_train2017.json may be: train2017, images/train2017, images ..."""
     words = [path.stem.rsplit("_", 1)[-1], path.stem, split_of_name(path.stem) or "images"]
-    return [folder for word in unique(words) for folder in (root / word, root / "images" / word)] + [
-        root / "images",
-        root,
-    ]
+    named = [folder for word in unique(words) for folder in (root / word, root / "images" / word)]
+    return [*named, root / "images", root]
 
 
 def _object(

@@ -24,6 +24,7 @@ LOOKED_FOR = (
     "a data.yaml with names and train, or .txt files of class and box in a folder called labels or beside images"
 )
 
+_MOST_CLASSES = 100_000
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "predefined_classes.txt", "labels.txt")
 
 
@@ -126,8 +127,8 @@ def _describe(path: Path, content: dict) -> _Description:
             by_index = {int(key): str(value) for key, value in names.items()}
         except ValueError:
             raise ValueError(f"{path}: the keys of names are not numbers") from None
-        if min(by_index, default=0) < 0 or max(by_index, default=0) > 100_000:
-            raise ValueError(f"{path}: names has the class {max(by_index)} or a negative one")
+        if min(by_index, default=0) < 0 or max(by_index, default=0) >= _MOST_CLASSES:
+            raise ValueError(f"{path}: the classes of names are not numbers from 0 to {_MOST_CLASSES - 1}")
         names = [by_index.get(index, f"class_{index}") for index in range(max(by_index, default=-1) + 1)]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path}: names is not a list of classes, or a mapping of numbers to classes")
@@ -174,7 +175,8 @@ def _listed_images(tree: Tree, path: Path, content: dict) -> dict[str | None, li
     roots = [tree.root, *([Path(given)] if os.path.isabs(given) else [])]
     groups: dict[str | None, list[Path]] = {}
     for key in ("train", "val", "valid", "test"):
-        places = content.get(key) or []
+        places = content.get(key)
+        places = [] if places in (None, "", "null", "~") else places
         images = []
         for place in [places] if isinstance(places, str) else places:
             images += _images_at(tree, path, key, str(place), bases, roots)
@@ -298,7 +300,7 @@ def _parse(row: Sequence[str], size: tuple[int, int], description: _Description)
         raise ValueError("not numbers")
     index, values = numbers[0], numbers[1:]
     names = description.names
-    if index != int(index) or index < 0 or (names is not None and index >= len(names)):
+    if index != int(index) or not 0 <= index < (len(names) if names is not None else _MOST_CLASSES):
         raise ValueError(f"class {row[0]}" + (f" of {len(names)}" if names is not None else ""))
     label = names[int(index)] if names is not None else f"class_{int(index)}"
     width, height = size

@@ -110,6 +110,7 @@ def test_relative_paths_do_not_leave_the_folder(root, tmp_path):
         ("train: train/images\nnames: a\n", "names is not a list of classes"),
         ("train: train/images\nnames: [a, a]\n", "two classes share a name: a, a"),
         ("train: train/images\nnames: {x: a}\n", "the keys of names are not numbers"),
+        ("train: train/images\nnames: {99999999: a}\n", "the classes of names are not numbers from 0 to 99999"),
         ("train: train/images\nnc: 2\nnames: [a]\n", "nc is 2, but there are 1 names"),
         ("train: train/images\nnames: [a]\nkpt_shape: [3, 4]\n", "kpt_shape is .*, not .keypoints, 2 or 3."),
         ("train: train/images\nnames: [a]\nkpt_shape: [2, 3]\nflip_idx: [1, 1]\n", r"flip_idx \[1, 1\] does not swap"),
@@ -125,6 +126,12 @@ def test_a_damaged_description_is_named(root, text, message):
 def test_names_are_text_whatever_yaml_makes_of_them(root):
     describe(root, "train: train/images\nval: valid/images\nnames: [no, 007, 1.50]\n")
     assert find_data(root).class_names == ("no", "007", "1.50")
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "~"])
+def test_a_val_that_is_nothing_is_drawn_from_train(root, nothing):
+    describe(root, f"train: train/images\nval: {nothing}\nnames: [RBC, WBC, Platelets]\n")
+    assert find_data(root).split_rule == "splits: 1 of the 4 images of train drawn for val (seed 0)"
 
 
 def test_a_missing_test_set_is_said_and_left_out(root):
@@ -174,7 +181,9 @@ def test_labels_are_found_beside_or_below(tmp_path, images, labels):
 
 
 def test_classes_without_names_are_numbered(tmp_path):
-    found = find_data(write_bare(tmp_path, {"a": ROW, "b": ROW.replace("0", "2", 1)}))
+    rows = {"a": f"{ROW}\n{ROW.replace('0', '999999999', 1)}", "b": ROW.replace("0", "2", 1)}
+    found = find_data(write_bare(tmp_path, rows))
+    assert found.report.examples["broken rows, left out"] == ["labels/a.txt, line 2 (class 999999999)"]
     assert found.class_names == ("class_0", "class_1", "class_2")
     assert any("called by their numbers" in note for note in found.report.notes)
 
