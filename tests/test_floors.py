@@ -41,6 +41,7 @@ OWN_ROOMS = (
     "structures/",
     "evaluation/",
     "data/datasets/",
+    "data/folders/",
     "data/register.py",
     "checkpoint/original.py",
 )

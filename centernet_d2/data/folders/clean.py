@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from .files import Tree
@@ -62,7 +62,7 @@ def _clean_object(thing: LabeledObject, size: tuple[int, int], where: str, repor
     return thing
 
 
-def count_classes(splits: dict[str, Sequence[LabeledImage]], classes: Sequence[str], report: Report) -> None:
+def count_classes(splits: Mapping[str, Sequence[LabeledImage]], classes: Sequence[str], report: Report) -> None:
     """Count classes without objects, at all or in train only, and those that differ only in case."""
     used = {name: {thing.label for image in images for thing in image.objects} for name, images in splits.items()}
     everywhere = set().union(*used.values())

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .files import Tree, read_text
+from .files import Tree, read_text, stated_size
 from .keypoints import flip_pairs_of
 from .records import Keypoints, LabeledImage, LabeledObject, Reading, unique
 from .splits import split_of_name
@@ -210,8 +210,7 @@ def _images(tree: Tree, path: Path, content: dict, categories: _Categories) -> l
             tree.report.count("images listed twice, the second left out", f"{name} ({item['file_name']})")
             continue
         taken |= {found, item["id"]}
-        size = (item.get("width"), item.get("height"))
-        stated = size if all(isinstance(side, int) and side > 0 for side in size) else None
+        stated = stated_size(item.get("width"), item.get("height"))
         number = item["id"] if isinstance(item["id"], int) else None
         images.append(LabeledImage(found, tuple(objects.get(item["id"], ())), stated_size=stated, image_id=number))
     return images

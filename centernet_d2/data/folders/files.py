@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from .records import Report
 from .splits import split_of_path
 
-__all__ = ["IMAGE_SUFFIXES", "Tree", "decode", "image_size", "read_text", "relative_name", "stem"]
+__all__ = ["IMAGE_SUFFIXES", "Tree", "decode", "image_size", "read_text", "relative_name", "stated_size", "stem"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 
@@ -74,6 +75,13 @@ def image_size(path: Path) -> tuple[int, int] | None:
     except Exception:  # Pillow's parsers raise whatever they stumble over.
         return None
     return (height, width) if sideways else (width, height)
+
+
+def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
+    """Width and height as a label file has them, or None if they are no size."""
+    if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
+        return width, height
+    return None
 
 
 def _key(name: str) -> str:

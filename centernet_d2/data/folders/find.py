@@ -91,7 +91,7 @@ def find_lists(path: str | Path, lists: Sequence[str] | None = None, classes: Se
     if not names:
         raise FileNotFoundError(f"there are no image lists in {folder}")
     reading = voc.read(tree, files, names)
-    chosen = {name: clean_images(images, tree) for name, images in reading.groups.items()}
+    chosen = {name: clean_images(images, tree) for name, images in reading.groups.items() if name}
     if classes is not None:
         reading, chosen = _choose_classes(reading, chosen, classes, report)
     inner = tree.root / "JPEGImages"
@@ -151,7 +151,7 @@ def _choose_classes(
             raise ValueError(f"there is no class {name} in {reading.root}, only {', '.join(reading.classes)}{hint}")
     if len(set(classes)) != len(classes):
         raise ValueError(f"a class is named twice: {', '.join(classes)}")
-    chosen = {}
+    chosen: dict[str, list[LabeledImage]] = {}
     for split, images in settled.items():
         chosen[split] = []
         for image in images:

@@ -22,7 +22,8 @@ def flip_pairs_of(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
     Only pairs of which both names are there; no name is in two.
     """
-    pairs, taken = [], set()
+    pairs: list[tuple[str, str]] = []
+    taken: set[str] = set()
     for name in names:
         for pattern, other in _SWAPS:
             partner = pattern.sub(other, name)

@@ -60,13 +60,13 @@ def _objects(path: Path) -> tuple[LabeledObject, ...]:
         if not fields:
             continue
         try:
-            box = tuple(float(value) for value in fields[4:8])
+            x1, y1, x2, y2 = (float(value) for value in fields[4:8])
             if len(fields) < _FIELDS:
                 raise ValueError
         except ValueError:
             raise ValueError(f"{path}, line {number} is not a type and 14 numbers") from None
         if fields[0] in CLASSES:
-            objects.append(LabeledObject(fields[0], box, place=f"{path.name}, line {number}"))
+            objects.append(LabeledObject(fields[0], (x1, y1, x2, y2), place=f"{path.name}, line {number}"))
     return tuple(objects)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from .coco import json_kind
-from .files import Tree, read_text
+from .files import Tree, read_text, stated_size
 from .keypoints import flip_pairs_of
 from .records import Keypoints, LabeledImage, LabeledObject, Reading
 
@@ -54,8 +54,7 @@ def read(tree: Tree, files: list[Path]) -> Reading:
         if labeled.get(image) is not None:
             tree.report.count("label files of an image that has one already, left out", tree.name(path))
             continue
-        size = (content.get("imageWidth"), content.get("imageHeight"))
-        stated = size if all(isinstance(side, int) and side > 0 for side in size) else None
+        stated = stated_size(content.get("imageWidth"), content.get("imageHeight"))
         labeled[image] = (_shapes(tree, tree.name(path), content["shapes"]), stated)
     found = {image: content for image, content in labeled.items() if content is not None}
     names = sorted({name for shapes, _ in found.values() for points in shapes.points for name in points})

@@ -91,7 +91,7 @@ def settle(
     groups = {name: images for name, images in groups.items() if images}
     if "test" in groups and len(groups) > 1 and not any(image.objects for image in groups["test"]):
         report.note(f"test is left out: not one of its {len(groups.pop('test'))} images has labels")
-    named = [name for name in ("train", "trainval") if name in groups]
+    named: list[str | None] = [name for name in ("train", "trainval") if name in groups]
     if not named and len(groups) == 1:
         named = list(groups)
     elif not named and None in groups:

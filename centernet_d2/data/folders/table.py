@@ -119,7 +119,7 @@ class _Table:
         self.delimiter = _delimiter(first)
         self.rows = csv.reader(text.strip("\n").split("\n"), delimiter=self.delimiter)
         self.columns = _columns(next(self.rows))
-        self.kind = _box_kind(self.columns)
+        self.kind = _box_kind(self.columns) or ()
         self.images: dict[str, Path | None] = {}
         self.objects: dict[Path, list[LabeledObject]] = {}
         self.stated: dict[Path, tuple[int, int]] = {}
@@ -164,15 +164,16 @@ class _Table:
         split = split_of_name(self._cell(row, "split"))
         if self.splits.setdefault(image, split) != split:
             raise ValueError(f"{where}: {image.name} is in the splits {self.splits[image]} and {split}")
-        size = [_number(self._cell(row, name)) for name in ("width", "height")]
-        if "width" not in self.kind and all(size) and all(map(math.isfinite, size)) and min(size) > 1:
+        size = [side for name in ("width", "height") if (side := _number(self._cell(row, name))) is not None]
+        if "width" not in self.kind and len(size) == 2 and all(map(math.isfinite, size)) and min(size) > 1:
             self.stated[image] = (int(size[0]), int(size[1]))
 
     def _box(self, values: list[str]) -> tuple[float, float, float, float] | None:
         if self.kind == ("bbox",):
             values = re.findall(r"[^\s,;\[\]()]+", values[0])
-        numbers = [_number(value.replace(",", ".") if self.delimiter == ";" else value) for value in values]
-        if len(numbers) != 4 or None in numbers:
+        texts = [value.replace(",", ".") if self.delimiter == ";" else value for value in values]
+        numbers = [number for text in texts if (number := _number(text)) is not None]
+        if not len(numbers) == len(values) == 4:
             return None
         a, b, c, d = numbers
         if self.kind[-1] == "y2":

@@ -58,16 +58,20 @@ def read_annotation(path: Path) -> tuple[str, tuple[int, int] | None, list[Label
         except (AttributeError, TypeError, ValueError):
             broken.append(where)
     try:
-        width, height = (int(float(root.findtext(f"size/{name}"))) for name in ("width", "height"))
+        width, height = (int(_number(root, f"size/{name}")) for name in ("width", "height"))
         size = (width, height) if min(width, height) > 0 else None
     except (TypeError, ValueError, OverflowError):
         size = None
     return (root.findtext("filename") or "").strip(), size, objects, broken
 
 
+def _number(element: ET.Element, path: str) -> float:
+    return float(element.findtext(path) or "")
+
+
 def _object(element: ET.Element, where: str) -> LabeledObject:
-    x1, y1, x2, y2 = (float(element.findtext(f"bndbox/{name}")) for name in ("xmin", "ymin", "xmax", "ymax"))
-    label = element.findtext("name").strip()
+    x1, y1, x2, y2 = (_number(element, f"bndbox/{name}") for name in ("xmin", "ymin", "xmax", "ymax"))
+    label = (element.findtext("name") or "").strip()
     if not label:
         raise ValueError("no name")
     # Both corners are inside a VOC box, so one whose corners coincide has no area by VOC's own devkit.
@@ -113,7 +117,7 @@ def _root_of(path: Path, top: Path) -> Path:
 
 def _images(tree: Tree, root: Path, files: list[Path]) -> dict[Path, LabeledImage]:
     """All images of a data set, with or without annotation."""
-    images: dict[Path, LabeledImage] = {}
+    images: dict[Path, LabeledImage | None] = {}
     for path in tqdm(files, "Pascal VOC", leave=False, disable=len(files) < 500):
         try:
             name, size, objects, broken = read_annotation(path)
@@ -135,7 +139,7 @@ def _images(tree: Tree, root: Path, files: list[Path]) -> dict[Path, LabeledImag
             continue
         images[image] = LabeledImage(image, tuple(objects), stated_size=size)
     images.update((image, LabeledImage(image)) for image in tree.background(images, root))
-    return {path: images[path] for path in sorted(images) if images[path] is not None}
+    return {path: image for path, image in sorted(images.items()) if image is not None}
 
 
 def _by_list(
@@ -148,29 +152,30 @@ def _by_list(
     else:
         # Lists per class, such as cat_train.txt, are no splits.
         found = sorted(folder.glob("*.txt")) if folder else []
-        lists = {split_of_name(path.stem): path for path in found if "_" not in path.stem and split_of_name(path.stem)}
+        lists = {split: path for path in found if "_" not in path.stem and (split := split_of_name(path.stem))}
     if not lists:
         groups: dict[str | None, list[LabeledImage]] = {}
         for image in images.values():
             groups.setdefault(tree.split_of(image.path), []).append(image)
         return groups
-    by_stem = {}
+    by_stem: dict[str, LabeledImage] = {}
     for path, image in images.items():
         by_stem.setdefault(stem(path.name), image)
         by_stem[stem(path.relative_to(root).as_posix()) if path.is_relative_to(root) else str(path)] = image
-    groups, listed = {}, set()
+    by_list: dict[str | None, list[LabeledImage]] = {}
+    listed = set()
     for split, path in lists.items():
-        groups[split] = []
+        by_list[split] = []
         for name in _read_list(path):
-            image = by_stem.get(stem(name)) or by_stem.get(stem(Path(name).name))
-            if image is None:
+            member = by_stem.get(stem(name)) or by_stem.get(stem(Path(name).name))
+            if member is None:
                 tree.report.count("names in lists without an image", f"{name} in {tree.name(path)}")
             else:
-                groups[split].append(image)
-                listed.add(image.path)
+                by_list[split].append(member)
+                listed.add(member.path)
     if wanted is None and len(listed) < len(images):
-        groups[None] = [image for image in images.values() if image.path not in listed]
-    return groups
+        by_list[None] = [image for image in images.values() if image.path not in listed]
+    return by_list
 
 
 def _read_list(path: Path) -> list[str]:

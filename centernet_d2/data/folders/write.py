@@ -65,7 +65,8 @@ def coco_content(found: FoundData, split: Split) -> dict:
     if None in ids or len(set(ids)) != len(ids):
         ids = list(range(1, len(ids) + 1))
     category = dict(zip(found.class_names, found.class_ids, strict=True))
-    images, annotations = [], []
+    images: list[dict] = []
+    annotations: list[dict] = []
     for number, image in zip(ids, split.images, strict=True):
         name = relative_name(image.path, split.root)
         images.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
@@ -76,7 +77,7 @@ def coco_content(found: FoundData, split: Split) -> dict:
 
 
 def _annotations(image: LabeledImage, category: dict[str, int]) -> list[dict]:
-    annotations = []
+    annotations: list[dict] = []
     for thing in image.objects:
         x1, y1, x2, y2 = thing.box
         box = [x1, y1, x2 - x1, y2 - y1]

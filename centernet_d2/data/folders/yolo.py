@@ -175,10 +175,10 @@ def _listed_images(tree: Tree, path: Path, content: dict) -> dict[str | None, li
     roots = [tree.root, *([Path(given)] if os.path.isabs(given) else [])]
     groups: dict[str | None, list[Path]] = {}
     for key in ("train", "val", "valid", "test"):
-        places = content.get(key)
-        places = [] if places in (None, "", "null", "~") else places
+        value = content.get(key)
+        places = [] if value in (None, "", "null", "~") else [value] if isinstance(value, str) else list(value or ())
         images = []
-        for place in [places] if isinstance(places, str) else places:
+        for place in places:
             images += _images_at(tree, path, key, str(place), bases, roots)
         if places and (images or key != "test"):
             groups[split_of_name(key)] = list(dict.fromkeys(images))
