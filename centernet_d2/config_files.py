@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["available", "find_config", "get_config_file"]
+__all__ = ["available", "find_config", "get_base_file", "get_config_file"]
 
 
 def _root() -> Path:
@@ -37,6 +37,11 @@ def get_config_file(name: str) -> str:
         names = "\n  ".join(known)
         raise FileNotFoundError(f"there is no config '{name}'; the model zoo has:\n  {names}")
     return str(_root() / name)
+
+
+def get_base_file(name: str) -> Path:
+    """A config that others start from, such as ``"Base-HG-small.yaml"``."""
+    return _root() / name
 
 
 def find_config(name: str | Path) -> Path:

@@ -21,6 +21,7 @@ from ..outside import import_outside
 from ..quiet import errors_only
 from ..signals import Stopped, signals_noted
 from .lock import folder_locked
+from .own_data import add_data_options, config_for_data
 from .processes import by_torchrun, joined
 from .setup import read_config, setup
 from .trainer import Trainer
@@ -74,10 +75,15 @@ def run(argv: Sequence[str] | None = None) -> int:
     Returns the exit code, see :func:`centernet_d2.command_line.run`.
     """
     parser = default_argument_parser()
+    add_data_options(parser)
     return command_line.run(parser, lambda args: _launch(parser, args), argv)
 
 
 def _launch(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
+    if args.data is not None:
+        args.config_file = str(config_for_data(args))
+    elif any(getattr(args, name) is not None for name in ("val", "epochs", "minutes", "model")):
+        raise ValueError("--val, --epochs, --minutes and --model go with --data; a config has keys for them")
     if by_torchrun():
         with joined(read_config(args).MODEL.DEVICE):
             main(args)

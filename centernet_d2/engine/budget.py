@@ -1,0 +1,78 @@
+"""How long iterations and evaluations of a training take here."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
+
+from ..data import register_from_config
+from .trainer import Trainer, choose_loop
+
+__all__ = ["Pace", "iterations_within", "measure_pace"]
+
+WARM_UP = 3
+# Steps are timed until there are so many, and so many seconds have passed.
+STEPS, SECONDS = 5, 5.0
+TEST_IMAGES = 8
+# Evaluators take time beside the network, and there is a start and an end.
+MARGIN, REST = 1.25, 5.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of an iteration, of an evaluation, and of a start until the first iteration."""
+
+    step: float
+    evaluation: float
+    start: float
+
+
+def measure_pace(cfg: CfgNode) -> Pace:
+    """Time some iterations on the real data, with a network that is then thrown away, and detection on test images."""
+    register_from_config(cfg)
+    begin = time.perf_counter()
+    model = Trainer.build_model(cfg)
+    loop = choose_loop(cfg)(model, Trainer.build_train_loader(cfg), Trainer.build_optimizer(cfg, model))
+    with EventStorage(0):
+        for loop.iter in range(WARM_UP):
+            loop.run_step()
+        start = before = _now()
+        steps = 0
+        while steps < STEPS or _now() - before < SECONDS:
+            loop.run_step()
+            steps += 1
+        step = (_now() - before) / steps
+    model.eval()
+    return Pace(step, _evaluation(cfg, model), start - begin)
+
+
+def _evaluation(cfg: CfgNode, model: torch.nn.Module) -> float:
+    seconds = 0.0
+    for name in cfg.DATASETS.TEST:
+        loader = Trainer.build_test_loader(cfg, name)
+        with torch.no_grad():
+            batches = iter(loader)
+            model(next(batches))
+            before, seen = _now(), 0
+            for batch in islice(batches, TEST_IMAGES):
+                model(batch)
+                seen += 1
+        # A data set of one image has no time of its own, which REST covers.
+        seconds += MARGIN * len(loader.dataset) * (_now() - before) / max(seen, 1)
+    return seconds + REST
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def iterations_within(seconds: float, pace: Pace) -> int:
+    """Iterations that fit into so many seconds together with start and final evaluation; at least one."""
+    return max(1, int((seconds - pace.start - pace.evaluation) / pace.step))

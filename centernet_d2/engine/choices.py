@@ -1,0 +1,260 @@
+"""How to train on found data with this machine: config keys, each with its reason."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from ..data.folders import LabeledImage
+
+__all__ = [
+    "Choices",
+    "Machine",
+    "batch_size",
+    "choose_network",
+    "choose_training",
+    "evaluation_period",
+    "input_size",
+    "look_at_machine",
+    "number_of_epochs",
+    "set_iterations",
+]
+
+# From so many images on, a network of more parameters learns from scratch.
+LARGE = 2000
+# The smaller objects are to be so large in the input: three cells of the heatmap.
+OBJECT_SIDE = 12.0
+# Least and most longer side of the input, by type of device.
+SIDES = {"cpu": (320, 512), "cuda": (512, 1024)}
+# Memory of a training per pixel of the input: above what DLA-34 in single precision takes.
+BYTES_PER_PIXEL = 8000
+# Images that a training sees if nothing says how long it is to be, in an epoch or in many.
+IMAGES_SEEN = 20_000
+# Share of the time for training that evaluations in between may take.
+LOOKING = 0.05
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What matters of the machine.
+
+    Attributes:
+        device: as MODEL.DEVICE.
+        memory: free bytes of the device.
+        cores: of the CPU that this process may use.
+        half_speed: how many times as fast as single precision a small network is in half precision.
+    """
+
+    device: str
+    memory: float
+    cores: int
+    half_speed: float
+
+    @property
+    def on_gpu(self) -> bool:
+        return torch.device(self.device).type != "cpu"
+
+
+class Choices:
+    """A config in the making. Keys that the command line names, stay as they are.
+
+    Attributes:
+        cfg: with the keys chosen so far.
+        lines: what was chosen and why, for people.
+    """
+
+    def __init__(self, cfg: CfgNode, told: Collection[str]) -> None:
+        self.cfg = cfg.clone()
+        self.cfg.defrost()
+        self.told = frozenset(told)
+        self.lines: list[str] = []
+
+    def set(self, keys: Mapping[str, object]) -> bool:
+        """Set those keys that the command line does not; whether there were any."""
+        free = {key: value for key, value in keys.items() if key not in self.told}
+        self.cfg.merge_from_list([part for pair in free.items() for part in pair])
+        return bool(free)
+
+    def say(self, what: str, value: str, why: str) -> None:
+        """One line: what was chosen, what for, and why or by which key."""
+        self.lines.append(f"  {what:<15} {value:<34} {why}".rstrip())
+
+
+def look_at_machine(device: str) -> Machine:
+    """Look at memory and cores, and for a second at half precision on the CPU."""
+    cores = len(os_cores())
+    if torch.device(device).type == "cuda":
+        return Machine(device, torch.cuda.mem_get_info(device)[0], cores, 2.0)
+    return Machine(device, _free_memory(), cores, half_speed())
+
+
+def os_cores() -> Collection[int]:
+    """The cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+def _free_memory() -> float:
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):  # Not on every system.
+        return 4e9
+
+
+def half_speed(seconds: float = 1.0) -> float:
+    """How many times as fast a small convolution network trains on the CPU in bfloat16, measured in about `seconds`."""
+    layers = [nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()) for _ in range(3)]
+    network, images = nn.Sequential(*layers), torch.ones(2, 64, 48, 48)
+    times: dict[bool, list[float]] = {False: [], True: []}
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(times[True]) < 2:
+        for half, spent in times.items():
+            before = time.perf_counter()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+                loss = network(images).sum()
+            loss.backward()
+            spent.append(time.perf_counter() - before)
+    return min(times[False]) / min(times[True])
+
+
+def choose_network(images: int, *, on_gpu: bool, with_trunk: bool) -> tuple[str, str]:
+    """Kind of network and the reason.
+
+    Args:
+        images: to train on.
+        on_gpu: whether there is a GPU.
+        with_trunk: whether weights of a classifier are at hand.
+    """
+    if with_trunk:
+        return "trunk", "MODEL.TRUNK_WEIGHTS is given"
+    if images < LARGE:
+        return "small", f"{images} images and no weights to start from"
+    return ("large", f"{images} images and a GPU") if on_gpu else ("large on a CPU", f"{images} images")
+
+
+def input_size(
+    images: Sequence[LabeledImage], divisibility: int, sides: tuple[int, int], *, by_width: bool = False
+) -> tuple[int, int]:
+    """Height and width of the input, multiples of what the backbone needs, that show every image whole.
+
+    The longer side of an image fills the width. Its smaller objects (the fifth smallest of a hundred is meant by four
+    fifths) are to have OBJECT_SIDE pixels; larger than most images the input is not.
+
+    Args:
+        images: to train on.
+        divisibility: of the backbone.
+        sides: least and most width.
+        by_width: the width of an image fills the width, even if it is the shorter side.
+    """
+    shapes = np.array([(image.width, image.height) for image in images], dtype=float)
+    shown = shapes[:, 0] if by_width else shapes.max(axis=1)
+    objects = [
+        math.sqrt((thing.box[2] - thing.box[0]) * (thing.box[3] - thing.box[1])) / side
+        for image, side in zip(images, shown, strict=True)
+        for thing in image.objects
+    ]
+    wanted = OBJECT_SIDE / max(float(np.quantile(objects, 0.2)), 1e-3) if objects else 0.0
+    width = min(max(wanted, sides[0]), sides[1], max(float(np.median(shown)), divisibility))
+    width = _multiple(width, divisibility)
+    # Of a strip at the border of the tallest images, 2 percent may be cut; that spares a row of multiples.
+    return _multiple(width * float((shapes[:, 1] / shown).max()) * 0.98, divisibility), width
+
+
+def _multiple(value: float, divisor: int) -> int:
+    return max(1, math.ceil(value / divisor)) * divisor
+
+
+def batch_size(images: int, size: Sequence[int], memory: float, *, on_gpu: bool) -> int:
+    """Images per batch: a power of two, at most as many as there are, within half of the memory; 8 on a CPU."""
+    most = (32 if images >= LARGE else 16) if on_gpu else 8
+    fitting = memory / 2 / (BYTES_PER_PIXEL * size[0] * size[1])
+    return 2 ** int(math.log2(max(1, min(most, images, fitting))))
+
+
+def number_of_epochs(images: int) -> int:
+    """Epochs if nothing is said: more for fewer images."""
+    return min(300, max(12, round(IMAGES_SEEN / images)))
+
+
+def evaluation_period(iterations: int, step: float = 0.0, evaluation: float = 0.0) -> int:
+    """Iterations between evaluations: at most four come before the last, in at most a twentieth of the time.
+
+    Args:
+        iterations: of the training.
+        step, evaluation: seconds of an iteration and of an evaluation, if they are known.
+
+    Returns:
+        0 for the evaluation at the end alone.
+    """
+    count = 4 if iterations >= 500 else 0
+    if evaluation > 0:
+        count = min(count, int(LOOKING * iterations * step / evaluation))
+    return math.ceil(iterations / (count + 1)) if count else 0
+
+
+def choose_training(
+    choices: Choices, images: Sequence[LabeledImage], machine: Machine, divisibility: int, *, by_width: bool
+) -> None:
+    """Precision, input size, batch and rate."""
+    cfg = choices.cfg
+    choices.set({"SOLVER.AMP.ENABLED": machine.half_speed > 1.1})
+    measured = "as on any GPU" if machine.on_gpu else f"bfloat16 is {machine.half_speed:.1f} times as fast here"
+    choices.say("half precision", "on" if cfg.SOLVER.AMP.ENABLED else "off", f"SOLVER.AMP.ENABLED; {measured}")
+    sides = SIDES["cuda" if machine.on_gpu else "cpu"]
+    choices.set({"INPUT.AFFINE.SIZE": list(input_size(images, divisibility, sides, by_width=by_width))})
+    height, width = cfg.INPUT.AFFINE.SIZE
+    if not by_width:
+        choices.set({"MODEL.CENTERNET.TEST_RESOLUTION": "fixed"})
+    choices.say(
+        "input size", f"{height} x {width} (height x width)", "INPUT.AFFINE.SIZE; by sizes of images and objects"
+    )
+    batch = batch_size(len(images), (height, width), machine.memory, on_gpu=machine.on_gpu)
+    choices.set({"SOLVER.IMS_PER_BATCH": batch, "SOLVER.REFERENCE_IMS_PER_BATCH": 0})
+    batch = cfg.SOLVER.IMS_PER_BATCH
+    choices.say("batch", f"{batch} images", f"SOLVER.IMS_PER_BATCH; {machine.memory / 1e9:.0f} GB of memory are free")
+    base = 1e-3 if cfg.MODEL.BACKBONE.NAME == "build_hourglass_backbone" else 5e-4
+    choices.set(
+        {"SOLVER.BASE_LR": float(f"{base * math.sqrt(batch / 8):.1e}"), "SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"}
+    )
+    choices.set({"SOLVER.BASE_LR_END": 0.0, "SOLVER.STEPS": (), "SOLVER.STEP_EPOCHS": ()})
+    choices.set({"DATALOADER.NUM_WORKERS": min(8, machine.cores) if machine.on_gpu else 1, "SEED": 1})
+
+
+def set_iterations(
+    choices: Choices, iterations: int, images: int, why: str, pace: tuple[float, float] = (0.0, 0.0)
+) -> None:
+    """Length of the training, and what hangs on it: warm-up, checkpoints, evaluations.
+
+    Args:
+        choices: with a batch size.
+        iterations: of the training.
+        images: to train on.
+        why: so many.
+        pace: seconds of an iteration and of an evaluation, if they are known.
+    """
+    solver = choices.cfg.SOLVER
+    choices.set({"SOLVER.MAX_ITER": iterations})
+    if solver.EPOCHS > 0:
+        choices.set({"SOLVER.MAX_ITER": math.ceil(solver.EPOCHS * images / solver.IMS_PER_BATCH)})
+    iterations = solver.MAX_ITER
+    period = evaluation_period(iterations, *pace)
+    choices.set({"SOLVER.WARMUP_ITERS": min(500, iterations // 20), "SOLVER.MAX_TO_KEEP": 2})
+    choices.set({"SOLVER.CHECKPOINT_PERIOD": max(100, math.ceil(iterations / 5)), "TEST.EVAL_PERIOD": period})
+    epochs = iterations * solver.IMS_PER_BATCH / images
+    told = {"SOLVER.MAX_ITER", "SOLVER.EPOCHS"} & choices.told
+    choices.say(
+        "length", f"{iterations} iterations, {epochs:.1f} epochs", f"SOLVER.MAX_ITER; {'as told' if told else why}"
+    )
+    choices.say(
+        "rate", f"{solver.BASE_LR:g}, {solver.LR_SCHEDULER_NAME}", f"SOLVER.BASE_LR; warm-up of {solver.WARMUP_ITERS}"
+    )
+    period = choices.cfg.TEST.EVAL_PERIOD
+    often = f"every {period} iterations" if period else "at the end"
+    choices.say("evaluation", f"{often}, on {', '.join(choices.cfg.DATASETS.TEST)}", "TEST.EVAL_PERIOD, DATASETS.TEST")
