@@ -63,7 +63,7 @@ def _evaluation(cfg: CfgNode, model: torch.nn.Module) -> float:
                 model(batch)
                 seen += 1
         # A data set of one image has no time of its own, which REST covers.
-        seconds += MARGIN * len(loader.dataset) * (_now() - before) / max(seen, 1)
+        seconds += MARGIN * len(loader) * (_now() - before) / max(seen, 1)
     return seconds + REST
 
 

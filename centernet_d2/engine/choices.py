@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,12 +20,15 @@ __all__ = [
     "Choices",
     "Machine",
     "batch_size",
+    "bytes_per_pixel",
+    "choose_batch",
+    "choose_input",
     "choose_network",
-    "choose_training",
     "evaluation_period",
     "input_size",
     "look_at_machine",
     "number_of_epochs",
+    "scaled_rate",
     "set_iterations",
 ]
 
@@ -34,8 +38,8 @@ LARGE = 2000
 OBJECT_SIDE = 12.0
 # Least and most longer side of the input, by type of device.
 SIDES = {"cpu": (320, 512), "cuda": (512, 1024)}
-# Memory of a training per pixel of the input: above what DLA-34 in single precision takes.
-BYTES_PER_PIXEL = 8000
+# Heads, gradients and working memory, relative to what a backbone keeps for its backward pass.
+BESIDE = 2.0
 # Images that a training sees if nothing says how long it is to be, in an epoch or in many.
 IMAGES_SEEN = 20_000
 # Share of the time for training that evaluations in between may take.
@@ -102,10 +106,21 @@ def os_cores() -> Collection[int]:
 
 
 def _free_memory() -> float:
+    """Of the machine, and of the control group of the process where that has less."""
+    free = []
+    if (table := _text("/proc/meminfo")) and "MemAvailable:" in table:
+        free.append(1024.0 * int(table.split("MemAvailable:")[1].split()[0]))
+    limit, used = _text("/sys/fs/cgroup/memory.max"), _text("/sys/fs/cgroup/memory.current")
+    if limit.strip().isdigit() and used.strip().isdigit():
+        free.append(float(int(limit) - int(used)))
+    return max(min(free, default=4e9), 0.0)  # Not every system tells.
+
+
+def _text(path: str) -> str:
     try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (AttributeError, OSError, ValueError):  # Not on every system.
-        return 4e9
+        return Path(path).read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 def half_speed(seconds: float = 1.0) -> float:
@@ -171,10 +186,35 @@ def _multiple(value: float, divisor: int) -> int:
     return max(1, math.ceil(value / divisor)) * divisor
 
 
-def batch_size(images: int, size: Sequence[int], memory: float, *, on_gpu: bool) -> int:
-    """Images per batch: a power of two, at most as many as there are, within half of the memory; 8 on a CPU."""
+def bytes_per_pixel(backbone: nn.Module, divisibility: int) -> float:
+    """Memory of a training per pixel of the input in single precision, from one pass of two small inputs."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    side = max(64, divisibility)
+    device = next(backbone.parameters()).device
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        outputs = backbone(torch.zeros(2, 3, side, side, device=device))
+    del outputs  # Until here it holds what was counted, so that no address was counted twice.
+    return BESIDE * sum(kept.values()) / (2 * side * side)
+
+
+def batch_size(images: int, size: Sequence[int], memory: float, per_pixel: float, *, on_gpu: bool) -> int:
+    """Images per batch: a power of two, at most as many as there are, within half of the memory; 8 on a CPU.
+
+    Args:
+        images: to train on.
+        size: height and width of the input.
+        memory: free bytes.
+        per_pixel: bytes that a pixel of the input takes.
+        on_gpu: there, larger batches cost little time.
+    """
     most = (32 if images >= LARGE else 16) if on_gpu else 8
-    fitting = memory / 2 / (BYTES_PER_PIXEL * size[0] * size[1])
+    fitting = memory / 2 / (per_pixel * size[0] * size[1])
     return 2 ** int(math.log2(max(1, min(most, images, fitting))))
 
 
@@ -199,30 +239,48 @@ def evaluation_period(iterations: int, step: float = 0.0, evaluation: float = 0.
     return math.ceil(iterations / (count + 1)) if count else 0
 
 
-def choose_training(
+def scaled_rate(rate: float, reference: int, batch: int) -> float:
+    """The learning rate for Adam at a batch, from that of another batch: it grows with the square root."""
+    return float(f"{rate * math.sqrt(batch / reference):.2g}")
+
+
+def choose_input(
     choices: Choices, images: Sequence[LabeledImage], machine: Machine, divisibility: int, *, by_width: bool
 ) -> None:
-    """Precision, input size, batch and rate."""
+    """Precision and size of the input."""
     cfg = choices.cfg
     choices.set({"SOLVER.AMP.ENABLED": machine.half_speed > 1.1})
     measured = "as on any GPU" if machine.on_gpu else f"bfloat16 is {machine.half_speed:.1f} times as fast here"
     choices.say("half precision", "on" if cfg.SOLVER.AMP.ENABLED else "off", f"SOLVER.AMP.ENABLED; {measured}")
     sides = SIDES["cuda" if machine.on_gpu else "cpu"]
     choices.set({"INPUT.AFFINE.SIZE": list(input_size(images, divisibility, sides, by_width=by_width))})
-    height, width = cfg.INPUT.AFFINE.SIZE
     if not by_width:
         choices.set({"MODEL.CENTERNET.TEST_RESOLUTION": "fixed"})
-    choices.say(
-        "input size", f"{height} x {width} (height x width)", "INPUT.AFFINE.SIZE; by sizes of images and objects"
-    )
-    batch = batch_size(len(images), (height, width), machine.memory, on_gpu=machine.on_gpu)
+    height, width = cfg.INPUT.AFFINE.SIZE
+    why = "INPUT.AFFINE.SIZE; by sizes of images and objects"
+    choices.say("input size", f"{height} x {width} (height x width)", why)
+
+
+def choose_batch(
+    choices: Choices, images: int, machine: Machine, per_pixel: float, reference: tuple[float, int]
+) -> None:
+    """Batch, rate, schedule, workers and seed.
+
+    Args:
+        choices: with the size of the input.
+        images: to train on.
+        machine: that trains.
+        per_pixel: bytes that a pixel of the input takes.
+        reference: a learning rate for this network, and the batch that it is for.
+    """
+    cfg = choices.cfg
+    batch = batch_size(images, cfg.INPUT.AFFINE.SIZE, machine.memory, per_pixel, on_gpu=machine.on_gpu)
     choices.set({"SOLVER.IMS_PER_BATCH": batch, "SOLVER.REFERENCE_IMS_PER_BATCH": 0})
     batch = cfg.SOLVER.IMS_PER_BATCH
-    choices.say("batch", f"{batch} images", f"SOLVER.IMS_PER_BATCH; {machine.memory / 1e9:.0f} GB of memory are free")
-    base = 1e-3 if cfg.MODEL.BACKBONE.NAME == "build_hourglass_backbone" else 5e-4
-    choices.set(
-        {"SOLVER.BASE_LR": float(f"{base * math.sqrt(batch / 8):.1e}"), "SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"}
-    )
+    needed = per_pixel * math.prod(cfg.INPUT.AFFINE.SIZE) / 1e9
+    why = f"SOLVER.IMS_PER_BATCH; about {needed:.2f} GB each, {machine.memory / 1e9:.0f} GB are free"
+    choices.say("batch", f"{batch} images", why)
+    choices.set({"SOLVER.BASE_LR": scaled_rate(*reference, batch), "SOLVER.LR_SCHEDULER_NAME": "WarmupCosineLR"})
     choices.set({"SOLVER.BASE_LR_END": 0.0, "SOLVER.STEPS": (), "SOLVER.STEP_EPOCHS": ()})
     choices.set({"DATALOADER.NUM_WORKERS": min(8, machine.cores) if machine.on_gpu else 1, "SEED": 1})
 

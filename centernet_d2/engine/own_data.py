@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import time
 from collections.abc import Iterator
@@ -13,11 +12,20 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
 from ..config import check_device, load_config
-from ..config_files import find_config, get_base_file
+from ..config_files import available, find_config, get_base_file
 from ..data.folders import FoundData, find_data, write_coco
 from ..data.folders.task import Task, task_of
 from .budget import iterations_within, measure_pace
-from .choices import Choices, choose_network, choose_training, look_at_machine, number_of_epochs, set_iterations
+from .choices import (
+    Choices,
+    bytes_per_pixel,
+    choose_batch,
+    choose_input,
+    choose_network,
+    look_at_machine,
+    number_of_epochs,
+    set_iterations,
+)
 from .processes import by_torchrun
 from .setup import check_output_dir, check_weights, start_logging
 
@@ -35,7 +43,9 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     length.add_argument("--epochs", type=float, metavar="N", help="train for so many epochs")
     length.add_argument("--minutes", type=float, metavar="N", help="train and evaluate in so many minutes")
     group.add_argument(
-        "--model", metavar="NAME", help=f"'{SMALL}' or a config of the model zoo (default: by data, weights and device)"
+        "--model",
+        metavar="NAME",
+        help=f"'{SMALL}', or a config: a file, or one of {', '.join(available())} (default: by data, weights and device)",
     )
 
 
@@ -152,14 +162,19 @@ def _choose(found: FoundData, task: Task, model: Path | None, args: argparse.Nam
     choices = Choices(_base_config(model, args.opts, folder), told)
     choices.set(task.keys)
     check_weights(choices.cfg, resume=False, eval_only=False)
-    choices.say("task", task.name, f"MODEL.CENTERNET.HEADS; {choices.cfg.MODEL.CENTERNET.NUM_CLASSES} classes")
+    node = choices.cfg.MODEL.CENTERNET
+    choices.say("task", task.name, f"MODEL.CENTERNET.HEADS, NUM_CLASSES {node.NUM_CLASSES}")
     choices.lines.extend(f"  {'':<15} {note}" for note in task.notes)
     choices.say("network", Path(name).with_suffix("").name, f"--model; {why}")
     choices.say("device", device, "MODEL.DEVICE")
-    divisibility = build_backbone(choices.cfg).size_divisibility
-    choose_training(choices, images, machine, divisibility, by_width=task.by_width)
+    backbone = build_backbone(choices.cfg)
+    divisibility = backbone.size_divisibility
+    choose_input(choices, images, machine, divisibility, by_width=task.by_width)
     width = sorted(image.width for image in images)[len(images) // 2]
     choices.set(task.keys_for_width(choices.cfg.INPUT.AFFINE.SIZE[1] / width))
+    plain = load_config(model).SOLVER
+    reference = (plain.BASE_LR, plain.REFERENCE_IMS_PER_BATCH or plain.IMS_PER_BATCH)
+    choose_batch(choices, len(images), machine, bytes_per_pixel(backbone, divisibility), reference)
     choices.say("output folder", str(folder), "OUTPUT_DIR")
     return choices
 
@@ -168,9 +183,7 @@ def _set_minutes(choices: Choices, minutes: float, images: int, begin: float) ->
     """Time a few real iterations, and train as long as fits."""
     print("timing some iterations", flush=True)
     start_logging(choices.cfg)
-    level = logging.getLogger("detectron2").level
     pace = measure_pace(choices.cfg)
-    logging.getLogger("detectron2").setLevel(level)
     left = minutes * 60 - (time.perf_counter() - begin)
     iterations = iterations_within(left, pace)
     why = f"--minutes {minutes:g}: {pace.step:.3f} s each, {pace.evaluation:.0f} s for the evaluation"

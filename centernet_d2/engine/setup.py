@@ -78,8 +78,8 @@ def setup(args: argparse.Namespace) -> CfgNode:
         changed = check_output_dir(cfg, resume=args.resume, told=args.opts[::2])
     comm.synchronize()
     start_logging(cfg)
-    # Detectron2 opens the file of the command line, which may be a name of the model zoo.
-    found = argparse.Namespace(**{**vars(args), "config_file": str(find_config(args.config_file))})
+    # Detectron2 shows the file of the command line, which may be a name of the model zoo, or be about to be replaced.
+    found = argparse.Namespace(**{**vars(args), "config_file": _file_to_show(cfg, find_config(args.config_file))})
     with _config_file_safe(cfg, keep=args.eval_only), quiet_imports():
         default_setup(cfg, found)
     logger = logging.getLogger(__name__)
@@ -174,6 +174,11 @@ def _restore_config_file(cfg: CfgNode) -> None:
     path, before = _config_files(cfg)
     if before.exists():
         before.replace(path)
+
+
+def _file_to_show(cfg: CfgNode, path: Path) -> str:
+    """The file of the command line, or "" for that of OUTPUT_DIR, which is moved away while another is written."""
+    return "" if path.resolve() == _config_files(cfg)[0].resolve() else str(path)
 
 
 @contextmanager

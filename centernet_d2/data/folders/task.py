@@ -113,8 +113,9 @@ def _keypoint_keys(keypoints: Keypoints) -> tuple[dict[str, object], tuple[str, 
         "TEST.KEYPOINT_OKS_SIGMAS": [] if count == _COCO_KEYPOINTS else [_SIGMA] * count,
     }
     if keypoints.flip_pairs or count == 1:
-        pairs = ", ".join(" and ".join(pair) for pair in keypoints.flip_pairs)
-        return keys, (f"a mirror swaps {pairs}",) if pairs else ()
+        shown = [" and ".join(pair) for pair in keypoints.flip_pairs]
+        more = f", and {len(shown) - 2} pairs more" if len(shown) > 2 else ""
+        return keys, (f"a mirror swaps {', '.join(shown[:2])}{more}",) if shown else ()
     note = (
         "no names of keypoints are a left and a right, so images are not mirrored (INPUT.RANDOM_FLIP horizontal does)"
     )
