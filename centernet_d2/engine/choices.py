@@ -92,12 +92,12 @@ class Choices:
         self.lines.append(f"  {what:<15} {value:<34} {why}".rstrip())
 
 
-def look_at_machine(device: str) -> Machine:
-    """Look at memory and cores, and for a second at half precision on the CPU."""
+def look_at_machine(device: str, *, measure: bool) -> Machine:
+    """Look at memory and cores; `measure` for a second how fast half precision is on a CPU (else as fast as single)."""
     cores = len(os_cores())
     if torch.device(device).type == "cuda":
         return Machine(device, torch.cuda.mem_get_info(device)[0], cores, 2.0)
-    return Machine(device, _free_memory(), cores, half_speed())
+    return Machine(device, _free_memory(), cores, half_speed() if measure else 1.0)
 
 
 def os_cores() -> Collection[int]:
@@ -251,6 +251,7 @@ def choose_input(
     cfg = choices.cfg
     choices.set({"SOLVER.AMP.ENABLED": machine.half_speed > 1.1})
     measured = "as on any GPU" if machine.on_gpu else f"bfloat16 is {machine.half_speed:.1f} times as fast here"
+    measured = "as told" if "SOLVER.AMP.ENABLED" in choices.told else measured
     choices.say("half precision", "on" if cfg.SOLVER.AMP.ENABLED else "off", f"SOLVER.AMP.ENABLED; {measured}")
     sides = SIDES["cuda" if machine.on_gpu else "cpu"]
     choices.set({"INPUT.AFFINE.SIZE": list(input_size(images, divisibility, sides, by_width=by_width))})

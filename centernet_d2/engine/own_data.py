@@ -45,7 +45,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         metavar="NAME",
-        help=f"'{SMALL}', or a config: a file, or one of {', '.join(available())} (default: by data, weights and device)",
+        help=f"'{SMALL}', a file, or one of {', '.join(available())} (default: by data, weights and device)",
     )
 
 
@@ -148,7 +148,7 @@ def _choose(found: FoundData, task: Task, model: Path | None, args: argparse.Nam
     told = set(args.opts[::2])
     images = found.splits["train"].images
     device = _base_config(get_base_file("Base-CenterNet.yaml"), args.opts, folder).MODEL.DEVICE
-    machine = look_at_machine(device)
+    machine = look_at_machine(device, measure="SOLVER.AMP.ENABLED" not in told)
     if model is None:
         kind, why = SMALL, "--model"
         if not args.model:
