@@ -11,13 +11,14 @@ from detectron2.config import CfgNode
 from detectron2.utils.events import EventStorage
 
 from ..data import register_from_config
+from .choices import evaluation_period
 from .trainer import Trainer, choose_loop
 
 __all__ = ["Pace", "iterations_within", "measure_pace"]
 
 WARM_UP = 3
-# Steps are timed until there are so many, and so many seconds have passed.
-STEPS, SECONDS = 5, 5.0
+# At least so many steps are timed.
+STEPS = 5
 TEST_IMAGES = 8
 # Evaluators take time beside the network, there is a start and an end, and other programs come and go.
 MARGIN, REST, SAFETY = 1.5, 5.0, 0.97
@@ -32,8 +33,8 @@ class Pace:
     start: float
 
 
-def measure_pace(cfg: CfgNode) -> Pace:
-    """Time some iterations on the real data, with a network that is then thrown away, and detection on test images."""
+def measure_pace(cfg: CfgNode, seconds: float) -> Pace:
+    """Time iterations on the real data for some seconds, with a network that is then thrown away, and detection."""
     register_from_config(cfg)
     begin = time.perf_counter()
     model = Trainer.build_model(cfg)
@@ -43,7 +44,7 @@ def measure_pace(cfg: CfgNode) -> Pace:
             loop.run_step()
         start = before = _now()
         steps = 0
-        while steps < STEPS or _now() - before < SECONDS:
+        while steps < STEPS or _now() - before < seconds:
             loop.run_step()
             steps += 1
         step = (_now() - before) / steps
@@ -74,5 +75,9 @@ def _now() -> float:
 
 
 def iterations_within(seconds: float, pace: Pace) -> int:
-    """Iterations that fit into so many seconds together with start and final evaluation; at least one."""
-    return max(1, int(SAFETY * (seconds - pace.start - pace.evaluation) / pace.step))
+    """Iterations that fit into so many seconds together with start and evaluations; at least one."""
+    left = SAFETY * (seconds - pace.start - pace.evaluation)
+    iterations = max(1, int(left / pace.step))
+    period = evaluation_period(iterations, pace.step, pace.evaluation)
+    between = (iterations - 1) // period if period else 0
+    return max(1, int((left - between * pace.evaluation) / pace.step))

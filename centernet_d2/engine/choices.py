@@ -315,5 +315,5 @@ def set_iterations(
         "rate", f"{solver.BASE_LR:g}, {solver.LR_SCHEDULER_NAME}", f"SOLVER.BASE_LR; warm-up of {solver.WARMUP_ITERS}"
     )
     period = choices.cfg.TEST.EVAL_PERIOD
-    often = f"every {period} iterations" if period else "at the end"
-    choices.say("evaluation", f"{often}, on {', '.join(choices.cfg.DATASETS.TEST)}", "TEST.EVAL_PERIOD, DATASETS.TEST")
+    tests = ", ".join(choices.cfg.DATASETS.TEST) or "nothing"
+    choices.say("evaluation", f"every {period} iterations" if period else "at the end", f"TEST.EVAL_PERIOD; on {tests}")

@@ -32,6 +32,8 @@ from .setup import check_output_dir, check_weights, start_logging
 __all__ = ["add_data_options", "config_for_data"]
 
 SMALL = "small"
+# Share of --minutes for timing.
+TIMING = 0.02
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -183,7 +185,7 @@ def _set_minutes(choices: Choices, minutes: float, images: int, begin: float) ->
     """Time a few real iterations, and train as long as fits."""
     print("timing some iterations", flush=True)
     start_logging(choices.cfg)
-    pace = measure_pace(choices.cfg)
+    pace = measure_pace(choices.cfg, min(30.0, TIMING * minutes * 60))
     left = minutes * 60 - (time.perf_counter() - begin)
     iterations = iterations_within(left, pace)
     why = f"--minutes {minutes:g}: {pace.step:.3f} s each, {pace.evaluation:.0f} s for the evaluation"

@@ -115,6 +115,8 @@ def test_iterations_fit_together_with_start_and_evaluation():
     count = iterations_within(100.0, pace)
     assert 65 / 0.5 <= count <= 70 / 0.5
     assert iterations_within(5.0, pace) == 1
+    # Four evaluations in between take their time too.
+    assert iterations_within(1000.0, Pace(step=0.5, evaluation=10.0, start=0.0)) == int((0.97 * 990 - 40) / 0.5)
 
 
 def test_half_speed_is_a_ratio():
