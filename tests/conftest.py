@@ -1,6 +1,7 @@
 import importlib.util
 import logging
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -58,15 +59,23 @@ def _cache_of_its_own(tmp_path_factory):
         yield
 
 
-@pytest.fixture(autouse=True)
-def _data_sets_are_forgotten():
-    """What a test registers is gone after it."""
+@contextmanager
+def data_sets_forgotten():
+    """What is registered in this context is gone after it; also for fixtures that run before a test."""
     catalogs = (DatasetCatalog, MetadataCatalog)
     before = [set(catalog.list()) for catalog in catalogs]
-    yield
-    for catalog, names in zip(catalogs, before, strict=True):
-        for name in set(catalog.list()) - names:
-            catalog.remove(name)
+    try:
+        yield
+    finally:
+        for catalog, names in zip(catalogs, before, strict=True):
+            for name in set(catalog.list()) - names:
+                catalog.remove(name)
+
+
+@pytest.fixture(autouse=True)
+def _data_sets_are_forgotten():
+    with data_sets_forgotten():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -17,6 +17,7 @@ from centernet_d2 import Predictor, load_config
 from centernet_d2.checkpoint import load_file
 from centernet_d2.engine import Trainer, command
 from centernet_d2.engine.lock import folder_locked
+from conftest import data_sets_forgotten
 
 # Everything that has a state, and an evaluation behind every second iteration.
 ALL = {
@@ -104,7 +105,7 @@ def assert_same(left, right):
 def unstopped(parse, tiny_model, shapes_folder, tmp_path_factory):
     """The folder of a run that nothing stopped; its best evaluation is that behind iteration 3."""
     folder = tmp_path_factory.mktemp("unstopped") / "out"
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, data_sets_forgotten():
         patch.setenv("DETECTRON2_DATASETS", str(shapes_folder))
         setup_logger.cache_clear()
         for name in ("fvcore", "detectron2", "centernet_d2"):
