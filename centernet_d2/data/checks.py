@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -239,6 +240,14 @@ def _load(name: str) -> list[dict]:
         )
     try:
         return DatasetCatalog.get(name)
+    except FileNotFoundError as error:
+        if error.filename is None:  # It has its sentence already.
+            raise
+        root = os.getenv("DETECTRON2_DATASETS", "datasets")
+        raise FileNotFoundError(
+            f"the data set '{name}' needs {error.filename}, which does not exist; data sets are looked for in "
+            f"$DETECTRON2_DATASETS ({root})"
+        ) from error
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         source = MetadataCatalog.get(name).get("json_file", "its source")
         if str(source) in str(error):

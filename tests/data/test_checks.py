@@ -268,3 +268,11 @@ def test_boxes_of_another_convention_are_pointed_out(data_set, caplog, boxes, me
     assert len(lines) == (message is not None)
     if message:
         assert re.search(message, lines[0])
+
+
+def test_a_data_set_of_detectron2_that_is_not_there_is_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=r"'coco_2017_val' needs .*instances_val2017.json, which does not exist; .*DATASETS"
+    ):
+        load_checked(["coco_2017_val"], 80)
