@@ -31,6 +31,7 @@ from centernet_d2.data.datasets.shapes import write_shapes
 from centernet_d2.engine import Trainer
 from centernet_d2.engine.command import main as train_net
 from centernet_d2.modeling import CenterNet
+from centernet_d2.signals import Stopped
 from centernet_d2.visualization import draw_heatmap, draw_instances, side_by_side
 
 CONFIG = "Shapes/centernet_R_18_shapes.yaml"
@@ -104,11 +105,18 @@ def show(args: argparse.Namespace) -> None:
     print(f"drawing {sum(args.images)} images into {output / 'datasets' / 'shapes'}")
     write_shapes(output / "datasets" / "shapes", train=args.images[0], val=args.images[1])
     config_file = model_zoo.get_config_file(CONFIG)
-    metrics = train(config_file, output, args.overrides)["bbox"]
+    python = os.path.relpath(sys.executable)
+    try:
+        metrics = train(config_file, output, args.overrides)["bbox"]
+    except Stopped as stopped:  # The trainer's sentence speaks of train_net.py's --resume.
+        raise Stopped(
+            stopped.number,
+            f"stopped; continue with DETECTRON2_DATASETS={output / 'datasets'} "
+            f"{python} train_net.py --config-file {output / 'config.yaml'} --resume",
+        ) from stopped
     pictures = output / "pictures"
     draw_pictures(config_file, args.overrides, output / "model_final.pth", pictures)
     seconds = time.perf_counter() - start
-    python = os.path.relpath(sys.executable)
     print(
         f"\n{'':10}{'AP':>8}{'AP50':>8}{'AP75':>8}\n{'shapes_val':10}"
         + "".join(f"{metrics[name]:8.1f}" for name in ("AP", "AP50", "AP75"))

@@ -1,5 +1,7 @@
 import re
 
+from centernet_d2.signals import Stopped
+
 
 def test_the_demo_trains_evaluates_and_draws(load_script, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "")
@@ -11,6 +13,21 @@ def test_the_demo_trains_evaluates_and_draws(load_script, tmp_path, capsys, monk
     assert re.fullmatch(pattern, last)
     pictures = sorted(path.name for path in (tmp_path / "demo" / "pictures").iterdir())
     assert pictures == [*(f"{index:02d}.png" for index in range(12)), "sheet.png"]
+
+
+def test_a_stopped_demo_says_how_to_go_on(load_script, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "")
+    quickstart = load_script("tools/quickstart.py")
+
+    def stopped_training(*_):
+        raise Stopped(15, "stopped")
+
+    monkeypatch.setattr(quickstart, "train", stopped_training)
+    demo = tmp_path / "demo"
+    assert quickstart.main(["--output", str(demo), "--images", "1", "1"]) == 143
+    said = capsys.readouterr().err.strip()
+    assert f"DETECTRON2_DATASETS={demo / 'datasets'} " in said
+    assert said.endswith(f"train_net.py --config-file {demo / 'config.yaml'} --resume")
 
 
 def test_a_second_demo_gets_a_folder_of_its_own(load_script, tmp_path):
