@@ -110,10 +110,10 @@ def draw_heatmap(image: np.ndarray, heatmap: Tensor, to_image: Tensor) -> np.nda
 
 
 def side_by_side(pictures: Sequence[np.ndarray], captions: Sequence[str] = (), min_width: int = 320) -> np.ndarray:
-    """Pictures of one size in a row, enlarged to a readable width, each under its caption.
+    """Pictures in a row, enlarged by one factor to a readable width, each under its caption.
 
     Args:
-        pictures: (H, W, 3) uint8 each; they may have different widths.
+        pictures: (H, W, 3) uint8 each; their sizes may differ.
         captions: one per picture, or none.
         min_width: smaller pictures are enlarged by a whole factor to at least this width.
     """
@@ -121,9 +121,9 @@ def side_by_side(pictures: Sequence[np.ndarray], captions: Sequence[str] = (), m
     enlarged = [np.repeat(np.repeat(picture, factor, axis=0), factor, axis=1) for picture in pictures]
     if captions:
         enlarged = [np.concatenate([_caption(text, p.shape[1]), p]) for text, p in zip(captions, enlarged, strict=True)]
-    gap = np.full((enlarged[0].shape[0], 6, 3), 255, dtype=np.uint8)
+    gap = np.full((max(picture.shape[0] for picture in enlarged), 6, 3), 255, dtype=np.uint8)
     row = [part for picture in enlarged for part in (picture, gap)]
-    return np.concatenate(row[:-1], axis=1)
+    return _beside(row[:-1])
 
 
 def _caption(text: str, width: int) -> np.ndarray:

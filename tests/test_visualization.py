@@ -116,7 +116,11 @@ def test_what_properties_draw_beside_the_image_is_put_in_a_row():
     assert drawn.shape == (60, 100, 3)
     assert (drawn[:40, 80:] == 7).all()
     assert (drawn[40:, 80:] == 255).all()
-    assert draw_instances(image, detections([0.9]), properties=[Panel()], inputs={"height": 70}).shape == (70, 90, 3)
+    higher = draw_instances(image, detections([0.9]), properties=[Panel()], inputs={"height": 70})
+    assert higher.shape == (70, 90, 3)
+    row = side_by_side([higher, image], min_width=0)
+    assert row.shape == (70, 90 + 6 + 80, 3)
+    assert (row[60:, 90:] == 255).all()
 
 
 def test_regions_to_ignore_are_grey():

@@ -69,9 +69,9 @@ def load_file(path: str | Path) -> dict:
         raise ValueError(f"{path} is a pickle, which can execute code when it is read; save it as a .pth state dict")
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # The unpickler raises whatever it stumbles over.
+    except Exception as error:  # The unpickler raises whatever it stumbles over, also an OSError that names no file.
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{path} is not a file of plain weights: it is damaged, or holds Python objects, which are never loaded. "

@@ -39,7 +39,7 @@ def read_headers(paths: Sequence[str], title: str = "") -> list[ImageHeader | OS
         title: of the progress bar.
 
     Returns:
-        For each path its header, or the error that names it, see :func:`centernet_d2.data.images.read_header`.
+        For each path its header, or the error that names it, see :func:`centernet_d2.images.read_header`.
     """
     if not paths:
         return []

@@ -6,7 +6,6 @@ augmented. So a resumed training reads on where it stopped, whatever the number 
 
 from __future__ import annotations
 
-import copy
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -115,7 +114,7 @@ class StreamDataset(Dataset):
             max_bad_images: so many images that cannot be read are left out, each with a warning; the next one that can
                 takes their place. 0: the first is an error.
         """
-        self.records = DatasetFromList(list(dicts), copy=False)
+        self.records = DatasetFromList(list(dicts), copy=False)  # Every look at one unpacks a new copy.
         self.mapper = mapper
         self.seed = seed
         self.max_bad_images = max_bad_images
@@ -137,7 +136,7 @@ class StreamDataset(Dataset):
                 continue
             try:
                 with seeded(self.seed, position):
-                    return self.mapper(copy.deepcopy(self.records[candidate]))
+                    return self.mapper(self.records[candidate])
             except OSError as error:
                 self._leave_out(candidate, error)
         raise OSError("no image can be read")

@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def add_property_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of all properties there are; :func:`use_property_arguments` refuses those of no use."""
-    for flag, options in (item for prop in known_properties() for item in prop.arguments.items()):
+    # Once each, as a property that builds on another one has its options too.
+    for flag, options in {flag: one for prop in known_properties() for flag, one in prop.arguments.items()}.items():
         parser.add_argument(flag, **options)
 
 
@@ -83,9 +84,11 @@ def use_property_arguments(args: argparse.Namespace, properties: Sequence[Proper
     Raises:
         ValueError: an option belongs to another property, or is not what it should be.
     """
+    own = {flag for prop in properties for flag in prop.arguments}
     for other in known_properties():
-        given = [flag for flag in other.arguments if getattr(args, flag[2:].replace("-", "_")) not in (None, False)]
-        if given and not any(isinstance(prop, other) for prop in properties):
+        values = {flag: getattr(args, flag[2:].replace("-", "_")) for flag in other.arguments if flag not in own}
+        given = [flag for flag, value in values.items() if value is not None and value is not False]
+        if given:
             raise ValueError(f"{', '.join(given)}: for the property {other.name}, which this config does not predict")
     for prop in properties:
         prop.use_arguments(args)

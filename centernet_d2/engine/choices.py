@@ -96,7 +96,8 @@ def look_at_machine(device: str, *, measure: bool) -> Machine:
     """Look at memory and cores; `measure` for a second how fast half precision is on a CPU (else as fast as single)."""
     cores = len(os_cores())
     if torch.device(device).type == "cuda":
-        return Machine(device, torch.cuda.mem_get_info(device)[0], cores, 2.0)
+        # By index: before torch 2.5, "cuda" alone is refused here.
+        return Machine(device, torch.cuda.mem_get_info(torch.device(device).index)[0], cores, 2.0)
     return Machine(device, _free_memory(), cores, half_speed() if measure else 1.0)
 
 
@@ -299,7 +300,8 @@ def set_iterations(
         pace: seconds of an iteration and of an evaluation, if they are known.
     """
     solver = choices.cfg.SOLVER
-    choices.set({"SOLVER.MAX_ITER": iterations})
+    # Also epochs that the model's file sets give way; those of the command line count.
+    choices.set({"SOLVER.MAX_ITER": iterations, "SOLVER.EPOCHS": 0})
     if solver.EPOCHS > 0:
         choices.set({"SOLVER.MAX_ITER": math.ceil(solver.EPOCHS * images / solver.IMS_PER_BATCH)})
     iterations = solver.MAX_ITER

@@ -123,7 +123,7 @@ def _name_of(data: str) -> str:
 
 
 def _fresh_folder(parent: Path, name: str) -> Path:
-    """A folder that does not exist or is empty."""
+    """The first of its numbered names that does not exist."""
     return next(folder for folder in _numbered(parent, name) if not folder.exists())
 
 

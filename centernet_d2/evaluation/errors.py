@@ -44,10 +44,10 @@ def assign(truth: Instances, detections: Instances) -> tuple[Tensor, Tensor]:
 
 
 def finite(instances: Instances) -> Instances:
-    """The detections all of whose numbers are finite; others find nothing."""
-    tensors = (getattr(value, "tensor", value) for value in instances.get_fields().values())
+    """The detections all of whose numbers are finite, as far as fields are tensors or have one; others find nothing."""
+    values = (getattr(value, "tensor", value) for value in instances.get_fields().values())
     sound = torch.ones(len(instances), dtype=torch.bool)
-    for tensor in tensors:
+    for tensor in (value for value in values if isinstance(value, Tensor)):
         sound &= tensor.flatten(1).isfinite().all(dim=1) if tensor.dim() > 1 else tensor.isfinite()
     return instances[sound]
 

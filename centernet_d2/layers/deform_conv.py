@@ -23,7 +23,8 @@ class DeformConv(nn.Module):
     which predicts 18 offsets (y and x of each tap, row by row) and 9 mask values. A fresh layer samples at the regular
     positions with a mask of 0.5.
 
-    It computes in float32 even under autocast: torchvision's operator has no half-precision kernel on the CPU.
+    It samples and mixes in float32 even under autocast: torchvision's operator has no half-precision kernel on the CPU.
+    Only ``conv_offset_mask`` follows autocast.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, implementation: str = "auto") -> None:

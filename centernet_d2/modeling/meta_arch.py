@@ -296,9 +296,10 @@ class CenterNet(nn.Module):
 
     def preprocess_training(self, batched_inputs: Sequence[dict]) -> ImageList:
         """Normalised batch; smaller images are padded with black at the right and at the bottom."""
-        images = [x["image"].to(self.device, torch.float32) for x in batched_inputs]
-        images = ImageList.from_tensors(images, self.backbone.size_divisibility)
-        return ImageList(self.normalize(images.tensor), images.image_sizes)
+        # They become one batch where they are and go to the device once, as bytes.
+        images = ImageList.from_tensors([x["image"] for x in batched_inputs], self.backbone.size_divisibility)
+        pixels = images.tensor.to(self.device, non_blocking=True)
+        return ImageList(self.normalize(pixels.to(torch.float32)), images.image_sizes)
 
     def preprocess_image(
         self, batched_inputs: Sequence[dict], scale: float = 1.0

@@ -1,5 +1,7 @@
 import errno
+import os
 import resource
+import stat
 
 import pytest
 import torch
@@ -61,6 +63,24 @@ def test_until_it_is_whole_a_file_has_another_name(tmp_path):
     write_whole(tmp_path / "model.pth", lambda file: seen.extend(path.name for path in tmp_path.iterdir()))
     assert seen == [".model.pth.tmp"]
     assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after_that(tmp_path, monkeypatch):
+    path, steps, fsync, replace = tmp_path / "model.pth", [], os.fsync, os.replace
+
+    def synced(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        steps.append("folder" if is_folder else f"{os.fstat(descriptor).st_size} bytes")
+        fsync(descriptor)
+
+    def replaced(old, new):
+        steps.append("name")
+        replace(old, new)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.replace", replaced)
+    write_whole(path, lambda file: file.write(b"weights"))
+    assert steps == ["7 bytes", "name", "folder"]
 
 
 def test_links_are_replaced_and_not_written_through(tmp_path):

@@ -18,6 +18,7 @@ from centernet_d2.engine.choices import (
     evaluation_period,
     half_speed,
     input_size,
+    look_at_machine,
     number_of_epochs,
     scaled_rate,
     set_iterations,
@@ -156,6 +157,22 @@ def test_what_the_command_line_names_is_not_chosen():
     # Two epochs of 100 images in batches of 3.
     assert solver.MAX_ITER == 67
     assert any("as told" in line for line in made.lines)
+
+
+def test_a_length_of_the_command_line_counts_before_the_epochs_of_a_model_file():
+    made = choices()
+    made.cfg.SOLVER.EPOCHS = 50
+    set_iterations(made, 125, 100, "--epochs")
+    assert (made.cfg.SOLVER.MAX_ITER, made.cfg.SOLVER.EPOCHS) == (125, 0)
+    assert any("125 iterations" in line and "--epochs" in line for line in made.lines)
+
+
+@pytest.mark.parametrize(("device", "index"), [("cuda", None), ("cuda:1", 1)])
+def test_the_memory_of_a_gpu_is_asked_for_by_its_index(monkeypatch, device, index):
+    # torch before 2.5 refuses "cuda" without a number, but takes None.
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda asked: (8e9, 9e9) if asked == index else pytest.fail(asked))
+    machine = look_at_machine(device, measure=True)
+    assert (machine.device, machine.memory) == (device, 8e9)
 
 
 def test_a_slow_half_precision_is_off():

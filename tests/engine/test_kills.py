@@ -1,4 +1,4 @@
-"""The long proof: trainings that are killed again and again, and end as the one that was not.
+"""Trainings that are killed again and again, and end as the one that was not; a few kills here, many in the long proof.
 
     KILLS=100 python -m pytest -m long -s tests/engine/test_kills.py
 
@@ -20,7 +20,7 @@ from torch import nn
 from centernet_d2.checkpoint import checkpoint_files, load_file
 from centernet_d2.engine import Trainer, command
 
-KILLS = int(os.environ.get("KILLS", "5"))
+KILLS = int(os.environ.get("KILLS", "100"))
 
 OPTIONS = {
     "SOLVER__MAX_ITER": 8,
@@ -80,8 +80,8 @@ def weights(folder):
     }
 
 
-@pytest.mark.long
-def test_killed_trainings_end_as_the_one_that_was_not(arguments, tiny_model, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kills", [2, pytest.param(KILLS, marks=pytest.mark.long)])
+def test_killed_trainings_end_as_the_one_that_was_not(kills, arguments, tiny_model, tmp_path, monkeypatch):
     def build_model(cfg):
         model = tiny_model(cfg)
         model.ballast = nn.Parameter(torch.zeros(1_000_000))  # So that writing takes its time.
@@ -96,12 +96,12 @@ def test_killed_trainings_end_as_the_one_that_was_not(arguments, tiny_model, tmp
     seed = int(os.environ.get("KILLS_SEED", random.randrange(10**6)))
     chance = random.Random(seed)
     killed = within_writes = runs = equal = lost = 0
-    while killed < KILLS:
+    while killed < kills:
         folder, runs, progress, ended = tmp_path / f"run_{runs}", runs + 1, -1, False
         while not ended:
             options = {**OPTIONS, "OUTPUT_DIR": folder, "DATALOADER__NUM_WORKERS": chance.choice((0, 1, 2))}
             child = start(arguments(**options), log, "--resume")
-            if killed >= KILLS:
+            if killed >= kills:
                 finished(child)
                 break
             was_killed = kill(child, folder, chance, seconds)

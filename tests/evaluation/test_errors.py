@@ -6,7 +6,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from centernet_d2.evaluation.errors import ErrorEvaluator
+from centernet_d2.evaluation.errors import ErrorEvaluator, finite
 from centernet_d2.modeling.heads import Box3DProperty, BoxProperty, CenterProperty, KeypointProperty, Property
 from centernet_d2.modeling.heads.keypoint import KeypointSchema
 from centernet_d2.structures.boxes3d import Boxes3D
@@ -188,3 +188,13 @@ def test_without_a_property_that_has_errors_no_annotation_is_read():
     evaluator = ErrorEvaluator("unread", [CenterProperty(), BoxProperty()])
     evaluator.process([{"image_id": 1}], [{"instances": detections([FIRST])}])
     assert evaluator.evaluate() == {}
+
+
+def test_fields_that_are_no_tensors_are_left_as_they_are():
+    class Names(list):
+        def __getitem__(self, rows):
+            return Names(name for name, kept in zip(self, rows.tolist(), strict=True) if kept)
+
+    found = detections([[0, 0, 5, 5], [1, 1, 9, 9]], scores=[0.9, float("nan")])
+    found.pred_name = Names("ab")
+    assert finite(found).pred_name == ["a"]

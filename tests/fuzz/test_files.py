@@ -81,7 +81,7 @@ def test_lines_of_kitti(inputs):
         assert len(values) == 13
         assert all(map(math.isfinite, values))
 
-    tried, refused = try_inputs(inputs, st.one_of(LINES, st.text(max_size=40)), body)
+    tried, refused = try_inputs(inputs, st.one_of(LINES, st.text(max_size=40)), body, names="here")
     assert 0 < refused < tried
 
 
@@ -100,7 +100,7 @@ def test_files_of_kitti(inputs, tmp_path):
                 lines = content.decode("utf-8", "replace").splitlines()
                 assert len(result) == sum(bool(line.strip()) for line in lines)
 
-    try_inputs(inputs, st.tuples(damaged(text.encode()), damaged(CAMERA.encode())), body)
+    try_inputs(inputs, st.tuples(damaged(text.encode()), damaged(CAMERA.encode())), body, names=path.name)
 
 
 COCO = {
@@ -156,7 +156,7 @@ def test_coco_files(inputs, tmp_path):
             assert all(0 <= annotation["category_id"] < len(lists["categories"]) for annotation in image["annotations"])
 
     changes = st.lists(st.tuples(st.sampled_from(PLACES), JUNK), min_size=1, max_size=3).map(replaced)
-    tried, refused = try_inputs(inputs, st.one_of(changes, damaged(json.dumps(COCO).encode())), body)
+    tried, refused = try_inputs(inputs, st.one_of(changes, damaged(json.dumps(COCO).encode())), body, names=path.name)
     assert 0 < refused < tried
 
 
@@ -181,7 +181,7 @@ def test_voc_files(inputs, tmp_path):
     fields = st.tuples(*[NUMBERS] * 6).map(
         lambda n: VOC.replace(">60<", f">{n[0]}<").replace(">3</x", f">{n[1]}</x").replace(">30<", f">{n[2]}<").encode()
     )
-    tried, refused = try_inputs(inputs, st.one_of(damaged(VOC.encode()), fields), body)
+    tried, refused = try_inputs(inputs, st.one_of(damaged(VOC.encode()), fields), body, names=path.name)
     assert 0 < refused < tried
 
 
@@ -209,5 +209,5 @@ def test_checkpoints(inputs, tmp_path, monkeypatch):
         CenterNetCheckpointer(stub_model()).load(str(path))
 
     contents = st.one_of(damaged(whole), damaged(bare), st.binary(max_size=64))
-    tried, refused = try_inputs(inputs, contents, body)
+    tried, refused = try_inputs(inputs, contents, body, names=path.name)
     assert 0 < refused < tried

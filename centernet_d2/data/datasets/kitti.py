@@ -85,7 +85,7 @@ def parse_object(line: str, where: str, scored: bool = False) -> KittiObject:
     Raises:
         ValueError: unknown type, too few fields, or one that is not a finite number.
     """
-    kind, *fields = line.split()
+    kind, *fields = line.split() or [""]
     wanted = 15 if scored else 14
     if kind not in KITTI_TYPES:
         raise ValueError(f"{where}: unknown type '{kind}', known: {', '.join(KITTI_TYPES)}")

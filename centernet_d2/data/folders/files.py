@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from tqdm import tqdm
 
+from ...images import read_header
 from .records import Report
 from .splits import split_of_path
 
@@ -22,7 +22,6 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".w
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _JUNK = ("thumbs.db", "desktop.ini")
-_EXIF_ORIENTATION = 0x0112
 _THREADS = 16
 
 
@@ -67,14 +66,11 @@ def relative_name(path: Path, root: Path) -> str:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Upright (width, height) from an image's header, or None if there is none that Pillow knows."""
+    """Upright (width, height) from an image's header, or None if there is none to be read or its pixels are too many."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            sideways = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    except Exception:  # Pillow's parsers raise whatever they stumble over.
+        return read_header(path).upright_size
+    except OSError:
         return None
-    return (height, width) if sideways else (width, height)
 
 
 def stated_size(width: Any, height: Any) -> tuple[int, int] | None:

@@ -112,7 +112,7 @@ def _agreeing(readings: list[tuple[Reading, Tree]], tree: Tree) -> tuple[Reading
         if difference:
             raise ValueError(
                 f"{tree.root} has two layouts that disagree, {chosen[0].layout} and {other[0].layout}: {difference}. "
-                "Name the file or sub-folder of the one to use, or its layout"
+                "Name the file or sub-folder of the one to use"
             )
         chosen[1].report.note(f"{other[0].layout} labels are there too, and say the same as {chosen[0].layout}")
     return chosen

@@ -82,6 +82,15 @@ def test_sizes_are_upright(tmp_path):
     assert image_size(tmp_path / "b.jpg") is None
 
 
+def test_images_are_not_decoded_for_their_sizes(tmp_path, monkeypatch):
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda *_: pytest.fail("decoded"))
+    assert image_size(tmp_path / "a.png") == (30, 20)
+    monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "500")
+    assert image_size(tmp_path / "a.png") is None
+
+
 def test_text_that_is_none_is_named(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe0")
     with pytest.raises(ValueError, match=r"a\.txt is not a text file"):
