@@ -96,9 +96,12 @@ def test_what_a_data_set_does_not_label_is_no_background_there(config):
     for name, record in by_set.items():
         batch = [mapper(record)]
         maps = model.compute_maps(model.preprocess_training(batch).tensor)
+        truth = model.ground_truth(batch, maps[0]["heatmap"].shape[-2:])
+        for head in model.heads.values():  # Targets are named as the maps, and there are no others.
+            assert head.targets(*truth).keys() == head.maps.keys()
         for tensor in maps[0].values():
             tensor.retain_grad()
-        sum(model.losses(maps, model.ground_truth(batch, maps[0]["heatmap"].shape[-2:])).values()).backward()
+        sum(model.losses(maps, truth).values()).backward()
         learned = maps[0]["heatmap"].grad.abs().sum(dim=(0, 2, 3)) > 0
         assert {CLASSES[index] for index in np.flatnonzero(learned)} == own[name], name
         # Joints and what is in space are learned where they are labelled, and nowhere else.

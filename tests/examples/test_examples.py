@@ -7,10 +7,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.structures import Boxes, Instances
 
 from centernet_d2 import Predictor, load_config
 from centernet_d2.demo import main as demo
 from centernet_d2.outside import import_outside
+from centernet_d2.visualization import draw_instances
 from conftest import ROOT
 
 from .conftest import EXAMPLES
@@ -44,7 +46,9 @@ def test_rotated_boxes_from_training_to_pictures(bars, train, tmp_path):
     assert found[f"{oracle}/degrees"] < 0.01
     assert "angle_error/found" in found
     assert "angle_error_TTA/found" in found
-    assert all(-90 <= one["angle"] <= 90 for one in detections_file(tmp_path / "out", "bars_val"))
+    results = detections_file(tmp_path / "out", "bars_val")
+    assert len(results) == 3 * 20
+    assert all(-90 <= one["angle"] <= 90 for one in results)
 
     files = ["--import", str(EXAMPLES / "rotated_boxes" / "rotated_boxes.py")]
     files += [
@@ -56,9 +60,24 @@ def test_rotated_boxes_from_training_to_pictures(bars, train, tmp_path):
     picture = tmp_path / "bars" / "val" / "0001.png"
     outputs = ["--output", str(tmp_path / "drawn.png"), "--json", str(tmp_path / "found.json"), "--threshold", "0"]
     assert demo([str(picture), *files, *outputs]) == 0
-    assert all("angle" in one for one in json.loads((tmp_path / "found.json").read_text()))
+    results = json.loads((tmp_path / "found.json").read_text())
+    assert len(results) == 20
+    assert all("angle" in one for one in results)
     drawn, plain = (cv2.imread(str(path)) for path in (tmp_path / "drawn.png", picture))
     assert (drawn != plain).any()
+
+
+def test_bars_are_drawn_as_they_are_turned(bars):
+    image = np.full((100, 100, 3), 90, dtype=np.uint8)
+    truth = Instances((100, 100), gt_boxes=Boxes([[20.0, 45, 80, 55]]), gt_classes=torch.tensor([0]))
+    truth.gt_angle = torch.tensor([90.0])
+    upright = draw_instances(image, truth)
+    turned = draw_instances(image, truth, properties=[bars.AngleProperty()])
+    # A lying box that stands when it is turned: its ends are seen above and below the box, and nowhere else.
+    assert (upright[22:30, 46:54] == 90).all()
+    assert (turned[22:30, 46:54] != 90).any()
+    assert (turned[:15] == 90).all()
+    assert (turned[:, 84:] == upright[:, 84:]).all()
 
 
 def test_an_angle_follows_the_image(bars):

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
 from centernet_d2.data.datasets.coco import load_coco_file
 from centernet_d2.data.datasets.kitti import KITTI_TYPES, parse_object, read_objects
+from centernet_d2.data.folders import find_data
 from centernet_d2.data.folders.voc import read_annotation
 from centernet_d2.structures.calibration import read_camera
+from support.folders import SIZE, WRITERS
 from support.fuzz import fuzzed, try_inputs
 from support.models import stub_model
 
@@ -183,6 +185,38 @@ def test_voc_files(inputs, tmp_path):
     )
     tried, refused = try_inputs(inputs, st.one_of(damaged(VOC.encode()), fields), body, names=path.name)
     assert 0 < refused < tried
+
+
+LABELS = {
+    "yolo": ("train/labels/b.txt", "data.yaml"),
+    "coco": ("train/_annotations.coco.json",),
+    "labelme": ("train/b.json",),
+    "csv": ("train.csv",),
+    "voc": ("Annotations/b.xml", "ImageSets/Main/train.txt"),
+}
+
+
+@fuzzed(20)
+@pytest.mark.parametrize(("layout", "file"), [(name, file) for name, files in LABELS.items() for file in files])
+def test_folders_of_own_data(inputs, layout, file, tmp_path):
+    root = WRITERS[layout](tmp_path / "data")
+    whole = (root / file).read_bytes()
+
+    def body(content):
+        (root / file).write_bytes(content)
+        found = find_data(root)
+        for split in found.splits.values():
+            for image in split.images:
+                assert image.path.is_file()
+                assert (image.width, image.height) == SIZE
+                for thing in image.objects:
+                    assert thing.label in found.class_names
+                    x1, y1, x2, y2 = thing.box
+                    # Labels may round up to the next pixel.
+                    assert -1 <= x1 < x2 <= image.width + 1
+                    assert -1 <= y1 < y2 <= image.height + 1
+
+    try_inputs(inputs, damaged(whole), body, names=str(tmp_path))
 
 
 def saved(**content):

@@ -68,10 +68,14 @@ def test_losses_average_over_stacks():
 
 @pytest.mark.parametrize("resolution", ["keep", "fixed"])
 def test_a_batch_gives_what_single_images_give(resolution):
-    model = stub_model(test_resolution=resolution, max_detections=20).eval()
+    torch.manual_seed(0)
+    model = stub_model(stub_heads(box={"clip": False}), test_resolution=resolution, max_detections=20).eval()
+    for branch in (branch for head in model.heads.values() for stack in head.stacks for branch in stack.values()):
+        torch.nn.init.normal_(branch[-1].weight)  # maps that differ from cell to cell
     batch = [sample(size, seed=seed) for seed, size in enumerate([(50, 70), (64, 96), (33, 70), (200, 40), (50, 70)])]
     with torch.no_grad():
         together = model(batch)
+        assert not same_detections(together[0]["instances"], together[4]["instances"], atol=1e-4)
         for inputs, result in zip(batch, together, strict=True):
             alone = model([inputs])[0]["instances"]
             found = result["instances"]

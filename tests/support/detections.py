@@ -8,7 +8,7 @@ def as_tensors(instances):
     return {name: getattr(value, "tensor", value) for name, value in instances.get_fields().items()}
 
 
-def same_detections(first, second, rtol=1e-4, atol=1e-3):
+def same_detections(first, second, rtol=1e-4, atol=1e-3, tie=1e-6):
     """Whether two sets of detections are equal: every row of one has a row of its own in the other.
 
     Of detections that tie for the last places, any may have been kept.
@@ -16,6 +16,7 @@ def same_detections(first, second, rtol=1e-4, atol=1e-3):
     Args:
         first, second: Instances with ``scores``.
         rtol, atol: of every number, as in torch.allclose.
+        tie: scores that differ by less from the last one may have lost their place to another.
     """
     one, other = as_tensors(first), as_tensors(second)
     if set(one) != set(other) or len(first) != len(second) or first.image_size != second.image_size:
@@ -26,7 +27,7 @@ def same_detections(first, second, rtol=1e-4, atol=1e-3):
     for name in one:
         a, b = (fields[name].flatten(1) if fields[name].dim() > 1 else fields[name][:, None] for fields in (one, other))
         close &= torch.isclose(a.double()[:, None], b.double()[None], rtol=rtol, atol=atol).all(dim=2)
-    last = torch.minimum(one["scores"].min(), other["scores"].min()) * (1 + rtol) + atol
+    last = torch.minimum(one["scores"].min(), other["scores"].min()) + tie
     left = set(range(len(first)))
     for row in range(len(first)):
         partner = next((column for column in close[row].nonzero()[:, 0].tolist() if column in left), None)

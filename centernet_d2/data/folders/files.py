@@ -66,7 +66,7 @@ def relative_name(path: Path, root: Path) -> str:
 
 
 def image_size(path: Path) -> tuple[int, int] | None:
-    """Upright (width, height) from an image's header, or None if there is none to be read or its pixels are too many."""
+    """Upright (width, height) from an image's header; None if there is none, or its pixels are too many."""
     try:
         return read_header(path).upright_size
     except OSError:
