@@ -1,3 +1,4 @@
+import logging
 import runpy
 import shutil
 import subprocess
@@ -10,7 +11,7 @@ import detectron2.engine.defaults
 import pytest
 
 import centernet_d2
-from centernet_d2 import model_zoo
+from centernet_d2 import model_zoo, quiet
 from conftest import ROOT
 
 
@@ -20,6 +21,26 @@ def test_without_detectron2_one_sentence_says_how_to_get_it():
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode != 0
     assert "ImportError: centernet_d2 is a plugin for Detectron2, which is not installed" in result.stderr
+
+
+def test_an_import_says_nothing_of_others():
+    # A process of its own, as here everything is imported already.
+    script = "import centernet_d2.engine, centernet_d2.demo, logging; logging.getLogger('x').warning('heard')"
+    command = [sys.executable, "-W", "default", "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = [line for line in result.stderr.splitlines() if "torch.jit" in line or "CUDA" in line or "pkg_res" in line]
+    assert (told, result.stdout) == ([], "")
+    assert "heard" in result.stderr
+
+
+def test_a_notice_on_category_ids_is_dropped_and_nothing_else(caplog):
+    log = logging.getLogger("detectron2.data.datasets.coco")
+    quiet.drop_mapping_notice()
+    with caplog.at_level(logging.WARNING, log.name):
+        log.warning("Category ids in annotations are not in [1, #categories]! We'll apply a mapping for you.")
+        log.warning("something else")
+    assert "something else" in caplog.text
+    assert "Category ids" not in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,15 @@ def test_any_altered_figure_of_kitti_fails(name, seed, tmp_path):
     assert failures({**data, name: array}, path, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["ap_r11", "ap_r40", "curves", "thresholds"])
+def test_any_altered_figure_of_the_other_sets_fails(shared, name, tmp_path):
+    for number, path in enumerate(sorted((shared / "reference" / "golden" / "eval").glob("kitti_*.npz"))):
+        data = dict(np.load(path))
+        array = alter(np.array(data[name]), np.random.default_rng(number).integers(data[name].size))
+        (tmp_path / path.stem).mkdir()
+        assert failures({**data, name: array}, path, tmp_path / path.stem), path
+
+
 def test_what_is_not_altered_passes(tmp_path):
     path = GOLDEN / "eval" / "kitti_sparse.npz"
     assert not failures(dict(np.load(path)), path, tmp_path)

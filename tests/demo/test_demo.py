@@ -11,7 +11,8 @@ from centernet_d2.data.datasets.shapes import draw_shapes
 from centernet_d2.demo import run as demo
 from centernet_d2.demo.sinks import JsonSink, PictureSink, VideoSink
 from centernet_d2.demo.sources import VideoSource, find_images, open_source
-from centernet_d2.modeling import CenterNet
+from centernet_d2.modeling import BoxHead, CenterNet
+from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, Box3DProperty, BoxProperty
 
 ZOO = "Shapes/centernet_R_18_shapes.yaml"
 
@@ -247,6 +248,18 @@ def test_options_of_properties_that_are_not_predicted_are_refused(
     assert code == 1
     assert err == f"demo: {named}: for the property {name}, which this config does not predict\n"
     assert not (tmp_path / "r.json").exists()
+
+
+def test_a_property_may_build_on_one_with_options(monkeypatch):
+    prop = type("OwnProperty", (Box3DProperty,), {"name": "own", "node": ""})
+    head = type("OwnHead", (BoxHead,), {"property_type": prop})
+    monkeypatch.setattr(POINT_HEAD_REGISTRY, "_obj_map", {**POINT_HEAD_REGISTRY._obj_map, "OwnHead": head})
+    parser = demo.build_parser()
+    demo.add_property_arguments(parser)
+    args = parser.parse_args(["a.png", "--config-file", "a.yaml", "--weights", "a.pth", "--focal-length", "9"])
+    demo.use_property_arguments(args, [Box3DProperty()])
+    with pytest.raises(ValueError, match="--focal-length: for the property"):
+        demo.use_property_arguments(args, [BoxProperty()])
 
 
 def test_inputs_keep_their_order_and_come_once(folder):

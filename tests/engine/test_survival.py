@@ -15,6 +15,7 @@ from detectron2.utils.logger import setup_logger
 
 from centernet_d2 import Predictor, load_config
 from centernet_d2.checkpoint import load_file
+from centernet_d2.data.datasets.shapes import write_shapes
 from centernet_d2.engine import Trainer, command
 from centernet_d2.engine.lock import folder_locked
 from conftest import data_sets_forgotten
@@ -475,3 +476,20 @@ def test_the_config_of_a_run_survives_a_kill_while_it_is_replaced(call, tmp_path
         assert (out / "config.yaml").read_text() != before
         assert call("--resume", SOLVER__BASE_LR=1.0, **{**options, "SEED": 3})[0] == 1, "it is compared"
         assert (out / "config.yaml").read_text() == before
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_images_of_a_training_are_left_out_named_and_counted(call, tmp_path, monkeypatch, workers):
+    write_shapes(tmp_path / "data" / "shapes", train=6, val=1, size=64)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
+    bad = sorted((tmp_path / "data" / "shapes").rglob("train/*.png"))[1]
+    bad.write_bytes(bad.read_bytes()[:-200])  # Its header stays whole, as the check at the start reads no more.
+    options = {"DATASETS__TEST": "()", "SOLVER__MAX_ITER": 6, "DATALOADER__NUM_WORKERS": workers}
+    code, err = call(**options, OUTPUT_DIR=tmp_path / "strict")
+    assert code == 1
+    assert str(bad) in err
+    assert call(**options, DATALOADER__MAX_BAD_IMAGES=1) == (0, "")
+    log = (tmp_path / "out" / "log.txt").read_text()
+    assert log.count("it is left out (DATALOADER.MAX_BAD_IMAGES)") == 1
+    assert f"1 images were left out: {bad}" in log

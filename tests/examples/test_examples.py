@@ -67,6 +67,16 @@ def test_rotated_boxes_from_training_to_pictures(bars, train, tmp_path):
     assert (drawn != plain).any()
 
 
+@pytest.mark.usefixtures("bars")
+def test_every_process_knows_what_is_imported(train, tmp_path):
+    # Processes are started anew, which is what it is about, and each has a worker.
+    options = {"SOLVER__MAX_ITER": 1, "DATASETS__TEST": "()", "DATALOADER__NUM_WORKERS": 1}
+    assert train("rotated_boxes", "--num-gpus", "2", **options) == 0
+    assert "World size: 2" in (tmp_path / "out" / "log.txt").read_text()
+    weights = torch.load(tmp_path / "out" / "model_final.pth", weights_only=True)["model"]
+    assert any(name.startswith("heads.AngleHead.") for name in weights)
+
+
 def test_bars_are_drawn_as_they_are_turned(bars):
     image = np.full((100, 100, 3), 90, dtype=np.uint8)
     truth = Instances((100, 100), gt_boxes=Boxes([[20.0, 45, 80, 55]]), gt_classes=torch.tensor([0]))

@@ -56,6 +56,22 @@ def test_training_pads_smaller_images_with_black():
     assert torch.equal(images.tensor[1, :, 32:], black.expand(3, 32, 96))
 
 
+def test_training_images_go_to_the_device_once_and_as_bytes(monkeypatch):
+    model, moved = stub_model().to("meta"), []
+    to = torch.Tensor.to
+
+    def watched(self, *args, **options):
+        result = to(self, *args, **options)
+        if self.device != result.device:
+            moved.append((self.dtype, tuple(self.shape)))
+        return result
+
+    monkeypatch.setattr(torch.Tensor, "to", watched)
+    images = model.preprocess_training([sample((64, 96)), sample((32, 64))])
+    assert images.tensor.device.type == "meta"
+    assert moved == [(torch.uint8, (2, 3, 64, 96))]
+
+
 def test_losses_average_over_stacks():
     model = stub_model(stub_heads(stacks=2), stacks=2).train()
     batch = [random_sample((64, 96), 3, 0)]
