@@ -132,9 +132,14 @@ def test_a_real_network_treats_images_alone_and_runs_under_autocast(deformable):
     assert all(p.grad.isfinite().all() for p in model.parameters())
     model.eval()
     with torch.no_grad():
-        for inputs, result in zip(batch, model(batch), strict=True):
-            alone = model([inputs])[0]["instances"]
-            assert same_detections(result["instances"], alone)
+        # Maps, not detections: an untrained network gives plateaus, whose cells tie but for the machine's rounding.
+        canvases, _ = model.preprocess_image(batch[:2])
+        together = model.compute_test_maps(model.batch(canvases))
+        for i, canvas in enumerate(canvases):
+            alone = model.compute_test_maps(model.batch([canvas]))
+            for name, values in alone.items():
+                assert torch.allclose(together[name][i], values[0], rtol=1e-3, atol=1e-4), name
+        assert [len(result["instances"]) for result in model(batch)] == [10, 10, 10]
 
 
 def test_options_of_the_heads_follow_the_config():

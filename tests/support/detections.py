@@ -8,7 +8,7 @@ def as_tensors(instances):
     return {name: getattr(value, "tensor", value) for name, value in instances.get_fields().items()}
 
 
-def same_detections(first, second, rtol=1e-4, atol=1e-3, tie=1e-6):
+def same_detections(first, second, rtol=1e-4, atol=1e-3, tie=1e-5):
     """Whether two sets of detections are equal: every row of one has a row of its own in the other.
 
     Of detections that tie for the last places, any may have been kept.
