@@ -184,8 +184,9 @@ def _add_model_keys(model: CfgNode) -> None:
     node.OFFSET = True
     # Two size channels per class instead of two in all.
     node.CLASS_SPECIFIC_SIZE = False
-    # "l1" or "smooth_l1" (the paper's ablation).
+    # "l1", "smooth_l1" (the paper's ablation) or "relative_l1", in units of the true sizes, for which SIZE_WEIGHT 1 suits.
     node.SIZE_LOSS = "l1"
+    # "l1" or "smooth_l1".
     node.OFFSET_LOSS = "l1"
     node.HEATMAP_WEIGHT = 1.0
     node.OFFSET_WEIGHT = 1.0

@@ -18,7 +18,9 @@ from ...structures.points import Peaks, Points, SparseTarget
 from ..losses import REGRESSION_LOSSES, regression_loss
 from .point_head import PointHead, Property
 
-__all__ = ["BoxHead", "BoxProperty"]
+__all__ = ["SIZE_LOSSES", "BoxHead", "BoxProperty"]
+
+SIZE_LOSSES = (*REGRESSION_LOSSES, "relative_l1")
 
 
 class BoxProperty(Property):
@@ -59,7 +61,9 @@ class BoxHead(PointHead):
         Args:
             num_classes: only used for class-specific sizes.
             class_specific: channels 2c and 2c + 1 hold the size of class c, instead of one pair for all.
-            loss: "l1" or "smooth_l1" (the paper's ablation); class-specific sizes always use l1, as in the original.
+            loss: "l1", "smooth_l1" (the paper's ablation) or "relative_l1", the L1 loss of sizes in units of the true
+                ones: to first order what the boxes lack of an overlap of 1, so small objects count like large ones.
+                Class-specific sizes use l1 for smooth_l1, as in the original.
             weight: factor of the loss.
             clip: clip decoded boxes to the image. The original does not.
             loss_slots: see :class:`CenterHead`.
@@ -70,10 +74,10 @@ class BoxHead(PointHead):
         Raises:
             ValueError: unknown loss.
         """
-        check_choice("loss", loss, REGRESSION_LOSSES)
+        check_choice("loss", loss, SIZE_LOSSES)
         super().__init__({"size": 2 * num_classes if class_specific else 2}, **common)
         self.class_specific = class_specific
-        self.loss = "l1" if class_specific else loss
+        self.loss = "l1" if class_specific and loss == "smooth_l1" else loss
         self.weight = weight
         self.clip = clip
         self.loss_slots = loss_slots
@@ -85,7 +89,7 @@ class BoxHead(PointHead):
         return {
             "num_classes": node.NUM_CLASSES,
             "class_specific": node.CLASS_SPECIFIC_SIZE,
-            "loss": read_choice(cfg, "MODEL.CENTERNET.SIZE_LOSS", REGRESSION_LOSSES),
+            "loss": read_choice(cfg, "MODEL.CENTERNET.SIZE_LOSS", SIZE_LOSSES),
             "weight": node.SIZE_WEIGHT,
             "clip": node.CLIP_BOXES,
             "loss_slots": node.LOSS_SLOTS,
@@ -105,8 +109,12 @@ class BoxHead(PointHead):
     def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
         target = targets["size"]
         slots = self.loss_slots * len(maps["size"])
-        loss = regression_loss(target.gather(maps["size"]), target.value, target.weight, self.loss, slots)
-        return {"loss_size": self.weight * loss}
+        predicted, true, loss = target.gather(maps["size"]).float(), target.value, self.loss
+        if loss == "relative_l1":
+            # Of boxes thinner than a cell the error in cells counts.
+            unit = torch.where(target.weight > 0, true, 1).clamp(min=1)
+            predicted, true, loss = predicted / unit, true / unit, "l1"
+        return {"loss_size": self.weight * regression_loss(predicted, true, target.weight, loss, slots)}
 
     def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
         return {"size": maps["size"].flip(-1)}
