@@ -184,10 +184,13 @@ def _add_model_keys(model: CfgNode) -> None:
     node.OFFSET = True
     # Two size channels per class instead of two in all.
     node.CLASS_SPECIFIC_SIZE = False
-    # "l1", "smooth_l1" (the paper's ablation) or "relative_l1", in units of the true sizes, for which SIZE_WEIGHT 1 suits.
+    # "l1", "smooth_l1" (the paper's ablation) or "relative_l1", in units of the true sizes (with SIZE_WEIGHT 1 to 2).
     node.SIZE_LOSS = "l1"
     # "l1" or "smooth_l1".
     node.OFFSET_LOSS = "l1"
+    # Offsets and sizes are learned at the cell of the center alone, as in the paper, or also at cells up to so far from
+    # it, inside the box: a peak is often one cell off.
+    node.CENTER_REACH = 0
     node.HEATMAP_WEIGHT = 1.0
     node.OFFSET_WEIGHT = 1.0
     node.SIZE_WEIGHT = 0.1
@@ -196,6 +199,8 @@ def _add_model_keys(model: CfgNode) -> None:
     node.TEST_RESOLUTION = "keep"
     # Detections must score above this. How many there are at most is TEST.DETECTIONS_PER_IMAGE.
     node.SCORE_THRESH_TEST = 0.0
+    # Keep the channels of a cell side by side in memory: same results; the small hourglass trains faster so.
+    node.CHANNELS_LAST = False
 
 
 def _add_quirk_keys(cfg: CfgNode) -> None:

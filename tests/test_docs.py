@@ -2,12 +2,17 @@
 
 import ast
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 from detectron2.config import get_cfg
 
 from centernet_d2.config import add_centernet_config, flatten
+from centernet_d2.config_files import find_config
+from centernet_d2.demo.run import add_property_arguments
+from centernet_d2.demo.run import build_parser as demo_parser
+from centernet_d2.engine.command import build_parser as train_parser
 from conftest import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md"), *ROOT.glob("tests/*/*.md")])
@@ -83,3 +88,74 @@ def test_the_page_of_keys_is_complete_and_true():
         value = list(ours[key]) if isinstance(ours[key], tuple) else ours[key]
         written = default if isinstance(value, str) and value else ast.literal_eval(default)
         assert (type(written), written) == (type(value), value), key
+
+
+def commands(text):
+    """The command lines of our scripts in the code blocks of a page, as lists of words."""
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, flags=re.S | re.M)).replace("\\\n", " ")
+    for line in blocks.splitlines():
+        words = shlex.split(line, comments=True) if re.match(r"(python|centernet-(train|detect)) ", line) else []
+        if len(words) > 1 and words[1] not in ("-c", "-m") and words[1] != "...":
+            yield words[1:] if words[0] == "python" else [words[0], *words[1:]]
+
+
+def parse(words):
+    """(config file, KEY VALUE ...) of a command line of ours; argparse ends the test where it does not parse."""
+    script, *arguments = words
+    demo = script in ("demo.py", "centernet-detect")
+    parser = demo_parser() if demo else train_parser()
+    parser.add_argument("--import", dest="imports", action="append")
+    if demo:
+        add_property_arguments(parser)
+    args = parser.parse_args(arguments)
+    return args.config_file, args.opts
+
+
+def mistakes(words, known):
+    """What a command of a page names that is not there: the script, its options, the config, keys."""
+    script = words[0]
+    if script not in ("train_net.py", "demo.py", "centernet-train", "centernet-detect"):
+        if script.startswith("detectron2/"):
+            return
+        if not (ROOT / script).is_file():
+            yield script
+            return
+        text = (ROOT / script).read_text(encoding="utf-8")
+        text += "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tools").glob("*/*.py"))
+        yield from (word for word in words if word.startswith("--") and f'"{word}"' not in text)
+        return
+    config, opts = parse(words)
+    # Those of the reader's own, and of runs, are not there.
+    if config and "..." not in config and not re.search(r"mine|angle|^output/", config, flags=re.I):
+        try:
+            find_config(config)
+        except FileNotFoundError:
+            yield config
+    yield from (key for key in opts[::2] if key not in known and key != "...")
+
+
+def test_commands_on_pages_name_what_is_there():
+    cfg = get_cfg()
+    add_centernet_config(cfg)
+    known = dict(flatten(cfg))
+    found = 0
+    for page in PAGES:
+        for words in commands(page.read_text(encoding="utf-8")):
+            assert list(mistakes(words, known)) == [], (page, words)
+            found += 1
+    assert found > 30
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("train_net.py --config-file Shapes/none.yaml", "Shapes/none.yaml"),
+        ("train_net.py --data a SOLVER.MAX_ITERS 3", "SOLVER.MAX_ITERS"),
+        ("tools/nothing.py a", "tools/nothing.py"),
+        ("tools/draw_dataset.py shapes a --sizes 3", "--sizes"),
+    ],
+)
+def test_mistakes_in_commands_are_found(line, wrong):
+    assert list(mistakes(line.split(), {"SOLVER.MAX_ITER": 0})) == [wrong]
+    with pytest.raises(SystemExit):
+        list(mistakes(["train_net.py", "--no-such-option"], {}))

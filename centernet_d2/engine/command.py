@@ -74,9 +74,15 @@ def run(argv: Sequence[str] | None = None) -> int:
 
     Returns the exit code, see :func:`centernet_d2.command_line.run`.
     """
+    parser = build_parser()
+    return command_line.run(parser, lambda args: _launch(parser, args), argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The options of ``train_net.py``: Detectron2's, and those for own data."""
     parser = default_argument_parser()
     add_data_options(parser)
-    return command_line.run(parser, lambda args: _launch(parser, args), argv)
+    return parser
 
 
 def _launch(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:

@@ -64,6 +64,7 @@ class CenterNet(nn.Module):
         fixed_size: tuple[int, int] = (512, 512),
         nms: str = "",
         nms_threshold: float = 0.5,
+        channels_last: bool = False,
     ) -> None:
         """
         Args:
@@ -82,6 +83,7 @@ class CenterNet(nn.Module):
             fixed_size: height and width of the canvas unless "keep".
             nms: "", "class" or "agnostic", see :func:`centernet_d2.modeling.nms.suppress`.
             nms_threshold: intersection over union for it.
+            channels_last: keep weights and maps with the channels of a cell side by side; same results, other speed.
 
         Raises:
             ValueError: a parameter is unknown or does not fit another.
@@ -108,6 +110,8 @@ class CenterNet(nn.Module):
         self.fixed_size = (fixed_size[0], fixed_size[1])
         self.nms = nms
         self.nms_threshold = nms_threshold
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -134,6 +138,7 @@ class CenterNet(nn.Module):
             "fixed_size": cfg.INPUT.AFFINE.SIZE,
             "nms": cfg.TEST.NMS,
             "nms_threshold": cfg.TEST.NMS_THRESH,
+            "channels_last": cfg.MODEL.CENTERNET.CHANNELS_LAST,
         }
 
     @property
@@ -176,12 +181,12 @@ class CenterNet(nn.Module):
 
     def compute_maps(self, images: Tensor) -> list[dict[str, Tensor]]:
         """Normalised (B, C, H, W) images -> the raw maps of every stack."""
-        features = self.backbone(images)
+        features = self.backbone(images.contiguous(memory_format=self.memory_format))
         return [self._head_maps(feature, stack) for stack, feature in enumerate(features.values())]
 
     def compute_test_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised (B, C, H, W) images -> the activated maps of the last stack."""
-        feature = list(self.backbone(images).values())[-1]
+        feature = list(self.backbone(images.contiguous(memory_format=self.memory_format)).values())[-1]
         return self.activate(self._head_maps(feature, -1))
 
     def _head_maps(self, feature: Tensor, stack: int) -> dict[str, Tensor]:

@@ -54,6 +54,7 @@ class BoxHead(PointHead):
         weight: float = 0.1,
         clip: bool = True,
         loss_slots: int = 0,
+        reach: int = 0,
         size_as_point: bool = False,
         **common: Any,
     ) -> None:
@@ -66,7 +67,7 @@ class BoxHead(PointHead):
                 Class-specific sizes use l1 for smooth_l1, as in the original.
             weight: factor of the loss.
             clip: clip decoded boxes to the image. The original does not.
-            loss_slots: see :class:`CenterHead`.
+            loss_slots, reach: see :class:`CenterHead`.
             size_as_point: send sizes to the original image like points, so that they are shifted too, as the original
                 does for 3-D boxes (original.md: 3-D results): KITTI's come out about a pixel too tall.
             common: see :class:`PointHead`.
@@ -81,6 +82,7 @@ class BoxHead(PointHead):
         self.weight = weight
         self.clip = clip
         self.loss_slots = loss_slots
+        self.reach = reach
         self.size_as_point = size_as_point
 
     @classmethod
@@ -93,11 +95,13 @@ class BoxHead(PointHead):
             "weight": node.SIZE_WEIGHT,
             "clip": node.CLIP_BOXES,
             "loss_slots": node.LOSS_SLOTS,
+            "reach": node.CENTER_REACH,
             "size_as_point": node.SIZE_AS_POINT,
             **cls.common_config(cfg, input_shape, num_stacks),
         }
 
     def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, SparseTarget]:
+        points = points.around(self.reach)
         size = points.boxes[:, 2:] - points.boxes[:, :2]
         if not self.class_specific:
             return {"size": points.target(size)}
