@@ -12,7 +12,7 @@ from .checkpoint import CenterNetCheckpointer
 from .config import load_config
 from .config_files import available, get_config_file
 from .modeling import CenterNet
-from .trained import TRAINED
+from .trained import TRAINED, find_trained
 
 __all__ = ["available", "get", "get_config", "get_config_file"]
 
@@ -39,8 +39,8 @@ def get(name: str, weights: str | Path = "", device: str | None = None, *, train
 
     Args:
         name: one of :func:`available`, or the path of a file.
-        weights: file to load, of ours or of the original's authors; without one the model has random weights, unless the
-            name is that of some.
+        weights: file to load, of ours or of the original's authors; without one, the model has random weights
+            unless the name is that of some.
         device: where the model goes; by default what the config says.
         trained: load the weights of the original's authors.
 
@@ -50,7 +50,7 @@ def get(name: str, weights: str | Path = "", device: str | None = None, *, train
     """
     if trained and weights:
         raise ValueError(f"trained means weights of the original's authors, but {weights} are given: give one of them")
-    if trained or name in available(trained=True):
+    if trained or find_trained(name):
         weights = weights or _trained_name(name)
     model = build_model(load_config(name, ["MODEL.DEVICE", device] if device else [])).eval()
     CenterNetCheckpointer(model).load(str(weights))
@@ -62,6 +62,6 @@ def _trained_name(name: str) -> str:
     found = [one.name for one in TRAINED if name in (one.name, one.config)]
     if not found:
         raise ValueError(
-            f"the original's authors released no weights for {name}; those are: {', '.join(available(trained=True))}"
+            f"the original's authors released no weights for {name}; there are: {', '.join(available(trained=True))}"
         )
     return found[0]

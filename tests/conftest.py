@@ -8,6 +8,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
+from support.released import write_released
+
 ROOT = Path(__file__).resolve().parent.parent
 # What is too large for the repository; CONTRIBUTING.md says what is in there.
 EXTRA_DATA = Path(os.environ.get("CENTERNET_D2_TEST_DATA") or ROOT.parent / "shared")
@@ -57,6 +59,14 @@ def _cache_of_its_own(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CENTERNET_D2_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory):
+    """A cache with the file of r18-coco, its weights made up: the one of the authors cannot be had here."""
+    folder = tmp_path_factory.mktemp("released")
+    write_released(folder, "r18-coco")
+    return folder
 
 
 @contextmanager

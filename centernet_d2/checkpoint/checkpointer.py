@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -250,6 +250,16 @@ class CenterNetCheckpointer(DetectionCheckpointer):
             raise ValueError(self._misfit(state, own, wrong))
         return report
 
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        """One line in place of Detectron2's one for every tensor."""
+        own = [*(name for name, _, _ in incompatible.incorrect_shapes), *incompatible.missing_keys]
+        parts = {
+            "these layers start fresh, as the file has none of their shape": _layers(own),
+            "the model has no place for": _layers(incompatible.unexpected_keys),
+        }
+        if told := "; ".join(f"{what}: {', '.join(layers)}" for what, layers in parts.items() if layers):
+            self.logger.warning(f"{self.loaded}: {told}")
+
     def _misfit(self, state: dict[str, Tensor], own: dict[str, Tensor], wrong: list[str]) -> str:
         def shape(tensors: dict[str, Tensor], name: str) -> str:
             return "x".join(map(str, tensors[name].shape)) or "scalar" if name in tensors else "not there"
@@ -261,6 +271,11 @@ class CenterNetCheckpointer(DetectionCheckpointer):
             + "\n".join(rows)
             + f"\nConfigs of the model zoo that fit the file: {', '.join(configs) or 'none'}"
         )
+
+
+def _layers(names: Iterable[str]) -> list[str]:
+    """The modules that tensors belong to, each once."""
+    return sorted({name.rpartition(".")[0] or name for name in names})
 
 
 def _is_plain(value: object) -> bool:

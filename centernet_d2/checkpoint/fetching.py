@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
+import textwrap
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -86,13 +86,12 @@ def fetch_once(url: str, path: Path, *, fetch: Callable[[str, str], object], pag
 
 
 def _fetch(url: str, path: Path, fetch: Callable[[str, str], object]) -> None:
-    print(f"fetching {path.name} from {url}", file=sys.stderr, flush=True)
     with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         part = Path(folder, path.name)
         try:
             fetch(url, str(part))
         except Exception as error:  # Of a library that has errors of its own, or of the system.
-            raise OSError(" ".join(str(error).split()) or type(error).__name__) from error
+            raise OSError(textwrap.shorten(str(error), 300) or type(error).__name__) from error
         _check(part)
         part.replace(path)
 
