@@ -90,7 +90,12 @@ def test_what_is_fetched_is_kept(server, content, fetch, tmp_path, way):
 
 @pytest.mark.parametrize(
     ("way", "reason"),
-    [("cut", ""), ("short", "what came is no weights, or a part"), ("page", "what came is a web page"), ("gone", "404")],
+    [
+        ("cut", ""),
+        ("short", "what came is no weights, or a part"),
+        ("page", "what came is a web page"),
+        ("gone", "404"),
+    ],
 )
 def test_what_is_no_whole_file_of_weights_is_refused_and_deleted(server, fetch, tmp_path, way, reason):
     path = tmp_path / "cache" / "a.pth"
@@ -142,7 +147,9 @@ def test_what_is_stopped_leaves_nothing(tmp_path):
 
 def test_a_cache_that_is_no_folder_is_one_sentence(tmp_path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(FileNotFoundError, match=r"could not be fetched .*cache.* get it from http://a.b/c and save it as"):
+    with pytest.raises(
+        FileNotFoundError, match=r"could not be fetched .*cache.* get it from http://a.b/c and save it as"
+    ):
         fetch_once("http://a.b/c", tmp_path / "cache" / "a.pth", fetch=lambda *_: pytest.fail("it fetched"))
 
 
@@ -233,6 +240,8 @@ def test_offline_a_sentence_says_where_to_get_the_trunk(tmp_path, monkeypatch):
 def test_names_of_trunks_are_those_of_torchvision(tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "fetch_once", lambda url, *_, **__: url)
     urls = [find_trunk(name) for name in fetching.TRUNKS]
-    assert all(url.startswith(f"https://download.pytorch.org/models/{name}-") for name, url in zip(fetching.TRUNKS, urls))
+    assert all(
+        url.startswith(f"https://download.pytorch.org/models/{name}-") for name, url in zip(fetching.TRUNKS, urls)
+    )
     with pytest.raises(FileNotFoundError, match="the weights file resnet19 does not exist"):
         find_trunk("resnet19")

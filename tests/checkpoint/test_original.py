@@ -195,7 +195,9 @@ def test_detection_starts_from_pose_and_says_what_has_no_place(dla_file, tmp_pat
     path = save(tmp_path / "multi_pose_dla_3x.pth", original_state(DLA_34_POSE))
     CenterNetCheckpointer(CenterNet(config(DLA_34)), fine_tune=True).load(path)
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert line.endswith("heatmap.2; the model has no place for: hm_hp.0, hm_hp.2, hp_offset.0, hp_offset.2, hps.0, hps.2")
+    assert line.endswith(
+        "heatmap.2; the model has no place for: hm_hp.0, hm_hp.2, hp_offset.0, hp_offset.2, hps.0, hps.2"
+    )
 
 
 def test_fine_tuning_still_needs_the_backbone(dla_file):
