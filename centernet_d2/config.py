@@ -138,7 +138,8 @@ def _add_test_keys(test: CfgNode) -> None:
 
 
 def _add_model_keys(model: CfgNode) -> None:
-    # ImageNet weights (.pth) for the trunk of the backbone alone, loaded before MODEL.WEIGHTS.
+    # ImageNet weights for the trunk of the backbone alone, loaded before MODEL.WEIGHTS: a .pth file, or those of
+    # torchvision by a name such as "resnet18".
     model.TRUNK_WEIGHTS = ""
 
     # How deformable convolutions are computed: "torchvision", "grid_sample", or by device with "auto". Equal results.

@@ -35,8 +35,8 @@ class Trained(NamedTuple):
 
 
 # Name, config, file, id. The authors' list gives the id of ctdet_coco_resdcn18 to exdet_coco_dla too: one of the two is
-# a slip. If it is ours, loading will say so, as a file of another network is refused. ExtremeNet (exdet_*) is no part of
-# this project.
+# a slip. If it is ours, loading will say so, as a file of another network is refused. ExtremeNet (exdet_*) is no part
+# of this project.
 _TABLE = """
 r18-coco           COCO-Detection/centernet_R_18_1x         ctdet_coco_resdcn18        1RtFps3kQAyLjQyzCao7pPDclOBQ64Vyp
 r101-coco          COCO-Detection/centernet_R_101_1x        ctdet_coco_resdcn101       1tKkSyzC3iWmM6XTYNJrC4XLCIToDmnHz

@@ -99,6 +99,7 @@ def test_installed_commands_have_their_own_name_in_help_and_errors(
     assert end.value.code == 0
     assert shown.startswith(f"usage: {command} [-h] ")
     assert usage in " ".join(shown.split())
+    assert ",".join(model_zoo.available(trained=True)) in "".join(shown.split())
     assert "demo.py" not in shown
     assert "train_net.py" not in shown
     assert main([*arguments, "--config-file", "no.yaml"]) == 1

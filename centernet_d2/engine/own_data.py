@@ -47,8 +47,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         metavar="NAME",
-        help=f"'{SMALL}', a file, or one of {', '.join(available())} (default: by data, weights and device); or, with "
-        f"weights of the original's authors to start from, {', '.join(available(trained=True))}",
+        help=f"'{SMALL}', a file, or a name: {', '.join(available(trained=True))}, which start from weights of the "
+        f"original's authors, or {', '.join(available())} (default: by data, weights and device)",
     )
 
 

@@ -125,17 +125,14 @@ def test_one_image_becomes_the_picture_that_is_named(call, folder, tmp_path, nam
     assert (code, "exists already; nothing is overwritten" in err) == (1, True)
 
 
-def test_weights_of_the_authors_by_name(released, folder, tmp_path, monkeypatch, capsys):
+def test_weights_of_the_authors_by_name(released, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CENTERNET_D2_CACHE", str(released))
     options = [str(folder / "colour.png"), "--model", "r18-coco", "--device", "cpu", "--json", str(tmp_path / "r.json")]
     assert demo.main([*options, "--output", str(tmp_path / "drawn")]) == 0
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["colour.png"]
-    entries = json.loads((tmp_path / "r.json").read_text())
-    # COCO's ids: its 80 classes count up to 90.
-    assert {entry["category_id"] for entry in entries} <= set(
-        MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id
-    )
-    assert capsys.readouterr().err.count("images/s]") >= 1
+    found = {entry["category_id"] for entry in json.loads((tmp_path / "r.json").read_text())}
+    assert found
+    assert found <= MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id.keys()
 
 
 @pytest.mark.parametrize(
@@ -320,6 +317,4 @@ def test_the_script_shows_its_help(load_script, capsys):
     with pytest.raises(SystemExit) as stop:
         load_script("demo.py").main(["--help"])
     assert stop.value.code == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "--heatmap" in shown
-    assert ", ".join(model_zoo.available(trained=True)) in shown
+    assert "--heatmap" in capsys.readouterr().out
