@@ -49,4 +49,6 @@ setup(
         "pyyaml",
         "tqdm",
     ],
+    # Fetches the weights of the original's authors, which are on Google Drive.
+    extras_require={"weights": ["gdown==6.5.1"]},
 )

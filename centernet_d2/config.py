@@ -18,6 +18,7 @@ from detectron2.utils.logger import log_first_n
 from .config_files import find_config
 from .paths import check_local
 from .registry import POINT_HEAD_REGISTRY
+from .trained import find_trained
 
 __all__ = [
     "add_centernet_config",
@@ -137,7 +138,8 @@ def _add_test_keys(test: CfgNode) -> None:
 
 
 def _add_model_keys(model: CfgNode) -> None:
-    # ImageNet weights (.pth) for the trunk of the backbone alone, loaded before MODEL.WEIGHTS.
+    # ImageNet weights for the trunk of the backbone alone, loaded before MODEL.WEIGHTS: a .pth file, or those of
+    # torchvision by a name such as "resnet18".
     model.TRUNK_WEIGHTS = ""
 
     # How deformable convolutions are computed: "torchvision", "grid_sample", or by device with "auto". Equal results.
@@ -292,7 +294,8 @@ def load_config(config_file: str | Path, overrides: Sequence[object] = ()) -> Cf
     Unlike ``CfgNode.merge_from_file`` it never executes YAML tags, and its errors name the file that has the mistake.
 
     Args:
-        config_file: path of a ``.yaml`` file, or the name of one in the model zoo.
+        config_file: path of a ``.yaml`` file, or the name of one in the model zoo; or the short name of weights of the
+            original's authors, for the config that they fit with MODEL.WEIGHTS set to that name.
         overrides: alternating keys and values, as on the command line.
 
     Raises:
@@ -304,6 +307,8 @@ def load_config(config_file: str | Path, overrides: Sequence[object] = ()) -> Cf
     add_centernet_config(cfg)
     check_local(config_file, "the config file")
     _merge_file(cfg, find_config(config_file))
+    if trained := find_trained(config_file):
+        cfg.MODEL.WEIGHTS = trained.name
     if len(overrides) % 2:
         raise ValueError(f"config overrides are pairs of KEY and VALUE, but '{overrides[-1]}' has no value")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):

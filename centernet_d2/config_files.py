@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
+
+from .trained import TRAINED, find_trained
 
 __all__ = ["available", "find_config", "get_base_file", "get_config_file"]
 
@@ -16,25 +19,30 @@ def _root() -> Path:
     return Path(configs.__file__).parent
 
 
-def available(suffix: str = ".yaml") -> list[str]:
+def available(suffix: str = ".yaml", *, trained: bool = False) -> list[str]:
     """Names of all configs, such as ``"COCO-Detection/centernet_R_18_1x.yaml"``.
 
     Args:
         suffix: ".py" for those in Detectron2's LazyConfig, such as ``"lazy/centernet_R_18_1x.py"``.
+        trained: instead, the short names of configs with weights of the original's authors, such as ``"dla34-coco"``.
     """
+    if trained:
+        return [one.name for one in TRAINED]
     root = _root()
     return sorted(path.relative_to(root).as_posix() for path in root.glob(f"*/*{suffix}"))
 
 
 def get_config_file(name: str) -> str:
-    """Path of a config of the model zoo.
+    """Path of a config of the model zoo, also by the short name of weights that fit it.
 
     Raises:
         FileNotFoundError: there is none of this name.
     """
+    if trained := find_trained(name):
+        name = trained.config
     known = [*available(), *available(".py")]
     if name not in known:
-        names = "\n  ".join(known)
+        names = "\n  ".join([*known, *available(trained=True)])
         raise FileNotFoundError(f"there is no config '{name}'; the model zoo has:\n  {names}")
     return str(_root() / name)
 
@@ -45,7 +53,7 @@ def get_base_file(name: str) -> Path:
 
 
 def find_config(name: str | Path) -> Path:
-    """The file of this path or, if there is none, the config of the model zoo of this name.
+    """The file of this path or, if there is none, the config of the model zoo of this name or short name.
 
     Raises:
         FileNotFoundError: there is neither.
@@ -55,6 +63,8 @@ def find_config(name: str | Path) -> Path:
         raise ValueError(f"config file {name} is a LazyConfig; a YAML file is needed here (docs/python.md)")
     if Path(name).is_file():
         return Path(name)
-    if str(name) in available():
-        return _root() / name
-    raise FileNotFoundError(f"config file {name} does not exist; centernet_d2.model_zoo.available() lists ours")
+    if str(name) in available() or find_trained(name):
+        return Path(get_config_file(str(name)))
+    alike = difflib.get_close_matches(str(name), [*available(), *available(trained=True)], 1)
+    hint = f"did you mean {alike[0]}?" if alike else "centernet_d2.model_zoo.available() lists ours"
+    raise FileNotFoundError(f"config file {name} does not exist; {hint}")

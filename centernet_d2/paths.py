@@ -1,4 +1,4 @@
-"""What names of files may say: nothing is downloaded, and a data set stays in its folder."""
+"""What names of files may say (no URL is fetched, a data set stays in its folder), and where the cache is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import os
 import re
 from pathlib import Path
 
-__all__ = ["check_local", "leaves"]
+__all__ = ["cache_folder", "check_local", "leaves"]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def cache_folder() -> Path:
+    """$CENTERNET_D2_CACHE, else $XDG_CACHE_HOME/centernet_d2, else ~/.cache/centernet_d2."""
+    if own := os.environ.get("CENTERNET_D2_CACHE"):
+        return Path(os.path.expanduser(own))
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "centernet_d2"
 
 
 def check_local(path: str | Path, what: str) -> None:

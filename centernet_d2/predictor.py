@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 from PIL import Image as Pillow
 from torch import Tensor
 
-from .checkpoint import CenterNetCheckpointer, check_exists
+from .checkpoint import CenterNetCheckpointer, find_weights
 from .config import check_device, check_keys, load_config
 from .data.metadata import dataset_metadata, from_plain
 from .evaluation.coco import to_coco
@@ -32,7 +32,7 @@ class Predictor:
 
     ::
 
-        predictor = Predictor.from_zoo("COCO-Detection/centernet_DLA_34_2x.yaml", weights="ctdet_coco_dla_2x.pth")
+        predictor = Predictor.from_zoo("dla34-coco")
         instances = predictor("street.jpg")["instances"]
         many = predictor(["street.jpg", cv2.imread("river.png")])
     """
@@ -60,12 +60,12 @@ class Predictor:
         weights' file has kept.
 
         Raises:
-            FileNotFoundError: the weights file does not exist.
+            FileNotFoundError: the weights file does not exist or cannot be fetched.
             ValueError: MODEL.WEIGHTS is empty or does not fit the model, or MODEL.DEVICE is a GPU and there is none.
         """
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("there are no weights to detect with: set MODEL.WEIGHTS")
-        check_exists(cfg.MODEL.WEIGHTS)
+        find_weights(cfg.MODEL.WEIGHTS)
         check_keys(cfg)
         check_device(cfg.MODEL.DEVICE)
         model = build_model(cfg).eval()
@@ -83,7 +83,7 @@ class Predictor:
     def from_zoo(
         cls,
         name: str,
-        weights: str | Path,
+        weights: str | Path = "",
         device: str | None = None,
         *,
         batch_size: int = 4,
@@ -93,12 +93,14 @@ class Predictor:
 
         Args:
             name: one of :func:`centernet_d2.model_zoo.available`, or the path of a file.
-            weights: file to load.
+            weights: file to load, or a short name; by default those of the config, as short names have some.
             device: by default what the config says.
             batch_size: see :class:`Predictor`.
             overrides: alternating config keys and values.
         """
-        options = [*overrides, "MODEL.WEIGHTS", str(weights), *(("MODEL.DEVICE", device) if device else ())]
+        options = list(overrides)
+        for key, value in (("MODEL.WEIGHTS", weights), ("MODEL.DEVICE", device)):
+            options += [key, str(value)] if value else []
         return cls.from_config(load_config(name, options), batch_size=batch_size)
 
     def __call__(

@@ -11,6 +11,8 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 
+from support.released import write_released
+
 ROOT = Path(__file__).resolve().parent.parent
 # What is too large for the repository; CONTRIBUTING.md says what is in there.
 EXTRA_DATA = Path(os.environ.get("CENTERNET_D2_TEST_DATA") or ROOT.parent / "shared")
@@ -68,6 +70,14 @@ def _same_random_numbers():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def released(tmp_path_factory):
+    """A cache with the file of r18-coco, its weights made up: the one of the authors cannot be had here."""
+    folder = tmp_path_factory.mktemp("released")
+    write_released(folder, "r18-coco")
+    return folder
 
 
 @contextmanager

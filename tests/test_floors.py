@@ -22,6 +22,7 @@ FLOORS = (
         "outside",
         "paths",
         "signals",
+        "trained",
         "unread_keys",
     ),
     ("structures", "layers", "command_line"),
@@ -44,6 +45,7 @@ OWN_ROOMS = (
     "data/folders/",
     "data/register.py",
     "checkpoint/original.py",
+    "trained.py",
 )
 # What is left: the table of contents of the heads, and a filter that Detectron2 has and names so.
 LISTED = {

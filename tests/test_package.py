@@ -25,7 +25,10 @@ def test_without_detectron2_one_sentence_says_how_to_get_it():
 
 def test_an_import_says_nothing_of_others():
     # A process of its own, as here everything is imported already.
-    script = "import centernet_d2.engine, centernet_d2.demo, logging; logging.getLogger('x').warning('heard')"
+    # Nor does it reach for the net.
+    script = "import socket, sys; socket.socket.connect = socket.getaddrinfo = None; "
+    script += "import centernet_d2.engine, centernet_d2.demo, logging; logging.getLogger('x').warning('heard'); "
+    script += "assert 'gdown' not in sys.modules"
     command = [sys.executable, "-W", "default", "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     told = [line for line in result.stderr.splitlines() if "torch.jit" in line or "CUDA" in line or "pkg_res" in line]
@@ -80,7 +83,7 @@ def test_what_is_installed_has_the_version_that_the_package_says(installed):
     ("command", "usage", "arguments"),
     [
         ("centernet-train", "[--config-file FILE] [--resume]", []),
-        ("centernet-detect", "[--camera NUMBER] --config-file", ["x.png", "--json", "r.json"]),
+        ("centernet-detect", "[--camera NUMBER] (--config-file CONFIG | --model NAME)", ["x.png", "--json", "r.json"]),
     ],
 )
 def test_installed_commands_have_their_own_name_in_help_and_errors(
@@ -96,6 +99,7 @@ def test_installed_commands_have_their_own_name_in_help_and_errors(
     assert end.value.code == 0
     assert shown.startswith(f"usage: {command} [-h] ")
     assert usage in " ".join(shown.split())
+    assert ",".join(model_zoo.available(trained=True)) in "".join(shown.split())
     assert "demo.py" not in shown
     assert "train_net.py" not in shown
     assert main([*arguments, "--config-file", "no.yaml"]) == 1

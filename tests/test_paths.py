@@ -3,7 +3,7 @@ import pytest
 from centernet_d2 import Predictor, load_config, model_zoo
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
 from centernet_d2.data.register import register_datasets
-from centernet_d2.paths import leaves
+from centernet_d2.paths import cache_folder, leaves
 from support.models import stub_model
 
 URLS = ("https://example.org/model.pth", "http://127.0.0.1:9/a", "detectron2://ImageNetPretrained/a.pkl")
@@ -49,3 +49,14 @@ def test_nothing_is_downloaded(url, monkeypatch):
     for what, call in calls.items():
         with pytest.raises(FileNotFoundError, match=f"{what}.*{url} is a URL, and nothing is downloaded"):
             call()
+
+
+def test_where_the_cache_is(monkeypatch, tmp_path):
+    monkeypatch.setenv("CENTERNET_D2_CACHE", "~/own")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("CENTERNET_D2_CACHE")
+    assert cache_folder() == tmp_path / "xdg" / "centernet_d2"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder() == tmp_path / ".cache" / "centernet_d2"

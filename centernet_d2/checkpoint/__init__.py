@@ -1,19 +1,21 @@
 from .checkpointer import (
     CenterNetCheckpointer,
-    check_exists,
     checkpoint_files,
     fitting_configs,
     has_checkpoint,
-    load_file,
     load_trunk,
 )
+from .fetching import find_trunk, find_weights
 from .files import remove_leftovers, write_whole
 from .original import original_names, original_state_dict, to_our_names
+from .reading import check_exists, load_file
 
 __all__ = [
     "CenterNetCheckpointer",
     "check_exists",
     "checkpoint_files",
+    "find_trunk",
+    "find_weights",
     "fitting_configs",
     "has_checkpoint",
     "load_file",

@@ -1,10 +1,10 @@
-"""Weights by name, read strictly and without ever executing what a file says, and written so that none is lost."""
+"""Weights by name, filled in strictly, and written so that none is lost."""
 
 from __future__ import annotations
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,33 +16,21 @@ from torch import Tensor, nn
 from ..config import load_config
 from ..config_files import available
 from ..modeling.meta_arch import CenterNet
-from ..paths import check_local
+from .fetching import find_trunk, find_weights
 from .files import is_inside, write_whole
 from .original import to_our_names, trunk_state_dict
+from .reading import load_file
 
 __all__ = [
     "CenterNetCheckpointer",
-    "check_exists",
     "checkpoint_files",
     "fitting_configs",
     "has_checkpoint",
-    "load_file",
     "load_trunk",
 ]
 
 # Names of the checkpoints that a training goes on from.
 CHECKPOINT = re.compile(r"model_(\d+|final)\.pth")
-
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-
-def check_exists(path: str | Path) -> None:
-    """Raise a FileNotFoundError unless there is a weights file; cheap, so do it before anything is built."""
-    check_local(path, "the weights file")
-    if Path(path).is_dir():
-        raise FileNotFoundError(f"{path} is a folder, not a weights file; name the .pth file in it")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"the weights file {path} does not exist")
 
 
 def checkpoint_files(folder: str | Path) -> list[Path]:
@@ -54,69 +42,6 @@ def checkpoint_files(folder: str | Path) -> list[Path]:
 def has_checkpoint(folder: str | Path) -> bool:
     """Whether there is a training in a folder to go on with."""
     return Path(folder, "last_checkpoint").exists() or bool(checkpoint_files(folder))
-
-
-def load_file(path: str | Path) -> dict:
-    """Read a ``.pth`` file of tensors and plain Python values, in today's format or in that of torch 0.4.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is a pickle, or holds more than tensors and plain values, or is damaged; or its weights are not
-            names with plain, finite tensors.
-    """
-    check_exists(path)
-    if Path(path).suffix in (".pkl", ".pickle"):
-        raise ValueError(f"{path} is a pickle, which can execute code when it is read; save it as a .pth state dict")
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # The unpickler raises whatever it stumbles over, also an OSError that names no file.
-        if isinstance(error, OSError) and error.filename is not None:
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{path} is not a file of plain weights: it is damaged, or holds Python objects, which are never loaded. "
-            f"Save its state dict alone. ({reason})"
-        ) from error
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds a {type(data).__name__}, not a dict of weights; save the model's state_dict()")
-    _check_weights(data, path)
-    return data
-
-
-def _check_weights(data: dict, path: str | Path) -> None:
-    """Raise a ValueError unless the weights in a file are names with plain, finite tensors."""
-    key = next((key for key in ("model", "state_dict") if key in data), None)
-    weights = data if key is None else data[key]
-    where = str(path) if key is None else f"'{key}' in {path}"
-    advice = "save the model's state_dict()"
-    if not isinstance(weights, dict):
-        raise ValueError(f"{where} is a {type(weights).__name__}, not a dict of weights; {advice}")
-    if not weights:
-        raise ValueError(f"{where} has no weights in it; {advice}")
-    if unnamed := [name for name in weights if not isinstance(name, str)]:
-        raise ValueError(
-            f"{where} has {len(unnamed)} keys that are no names of tensors, such as {unnamed[0]!r}; {advice}"
-        )
-    problems = {name: reason for name, value in weights.items() if (reason := _problem(value))}
-    if problems:
-        rows = ", ".join(f"{name} ({reason})" for name, reason in list(problems.items())[:3])
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise ValueError(
-            f"{where}: {len(problems)} of {len(weights)} entries cannot be weights: {rows}{more}. Take another "
-            "checkpoint, or save the state_dict() of a model with plain, finite tensors"
-        )
-
-
-def _problem(value: object) -> str:
-    """Why something cannot be a weight; "" if it can."""
-    if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}, no tensor"
-    if value.is_quantized or value.layout != torch.strided or value.is_meta:
-        return "quantized" if value.is_quantized else "without values" if value.is_meta else "sparse"
-    if value.is_complex() or (value.is_floating_point() and value.dtype not in FLOATS):
-        return str(value.dtype).removeprefix("torch.")
-    wrong = 0 if not value.is_floating_point() else value.numel() - int(value.float().isfinite().sum())
-    return f"{wrong} of {value.numel()} values are NaN or infinite" if wrong else ""
 
 
 def _check_floats(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path: str | Path) -> None:
@@ -135,11 +60,16 @@ def load_trunk(backbone: nn.Module, path: str | Path) -> None:
 
     The classifier itself (``fc``) is left out where the backbone has no place for it.
 
+    Args:
+        backbone: to fill.
+        path: of the file, or a name that :func:`find_trunk` knows.
+
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: a tensor of the file has no counterpart of its shape in the backbone.
     """
     own = backbone.state_dict()
-    weights = trunk_state_dict(load_file(path), own)
+    weights = trunk_state_dict(load_file(find_trunk(path)), own)
     wrong = [f"{name} {tuple(t.shape)}" for name, t in weights.items() if name not in own or own[name].shape != t.shape]
     if wrong or not weights:
         raise ValueError(
@@ -190,14 +120,14 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         self._found: tuple[Path, dict] | None = None
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
-        """See :class:`detectron2.checkpoint.DetectionCheckpointer`.
+        """See :class:`detectron2.checkpoint.DetectionCheckpointer`; also of a name that :func:`find_weights` knows.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it cannot be read, or does not fit the model.
         """
         if path:
-            check_exists(path)
+            path = str(find_weights(path))
         try:
             return super().load(path, *args, **kwargs)
         finally:  # Detectron2's refuses to load again after an error.
@@ -320,6 +250,16 @@ class CenterNetCheckpointer(DetectionCheckpointer):
             raise ValueError(self._misfit(state, own, wrong))
         return report
 
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        """One line in place of Detectron2's one for every tensor."""
+        own = [*(name for name, _, _ in incompatible.incorrect_shapes), *incompatible.missing_keys]
+        parts = {
+            "these layers start fresh, as the file has none of their shape": _layers(own),
+            "the model has no place for": _layers(incompatible.unexpected_keys),
+        }
+        if told := "; ".join(f"{what}: {', '.join(layers)}" for what, layers in parts.items() if layers):
+            self.logger.warning(f"{self.loaded}: {told}")
+
     def _misfit(self, state: dict[str, Tensor], own: dict[str, Tensor], wrong: list[str]) -> str:
         def shape(tensors: dict[str, Tensor], name: str) -> str:
             return "x".join(map(str, tensors[name].shape)) or "scalar" if name in tensors else "not there"
@@ -331,6 +271,11 @@ class CenterNetCheckpointer(DetectionCheckpointer):
             + "\n".join(rows)
             + f"\nConfigs of the model zoo that fit the file: {', '.join(configs) or 'none'}"
         )
+
+
+def _layers(names: Iterable[str]) -> list[str]:
+    """The modules that tensors belong to, each once."""
+    return sorted({name.rpartition(".")[0] or name for name in names})
 
 
 def _is_plain(value: object) -> bool:

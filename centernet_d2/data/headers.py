@@ -14,19 +14,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..images import ImageHeader, max_pixels, read_header
+from ..paths import cache_folder
 
-__all__ = ["cache_folder", "read_headers"]
+__all__ = ["read_headers"]
 
 _THREADS = 16
 # Size and modification time of a file, and its header.
 _Entry = tuple[int, int, ImageHeader]
-
-
-def cache_folder() -> Path:
-    """$CENTERNET_D2_CACHE, else $XDG_CACHE_HOME/centernet_d2, else ~/.cache/centernet_d2."""
-    if own := os.environ.get("CENTERNET_D2_CACHE"):
-        return Path(os.path.expanduser(own))
-    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "centernet_d2"
 
 
 def read_headers(paths: Sequence[str], title: str = "") -> list[ImageHeader | OSError]:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from .. import command_line
 from ..config import load_config
+from ..config_files import available
 from ..modeling.heads import Property, build_properties
 from ..predictor import Predictor
 from ..registry import POINT_HEAD_REGISTRY
@@ -30,6 +31,7 @@ __all__ = ["main"]
 
 USAGE = """Detect objects in pictures, draw them, and write them down. Needs no screen.
 
+    %(prog)s photo.jpg --model dla34-coco --output drawn
     %(prog)s photo.jpg --config-file CONFIG --weights model.pth --output drawn.jpg
     %(prog)s photo.jpg folder/ 'more/*.png' --config-file CONFIG --weights model.pth --output pictures/
     %(prog)s video.mp4 --config-file CONFIG --weights model.pth --output drawn.mp4 --json results.json
@@ -44,8 +46,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="*", help="images, folders, globs, or one video")
     parser.add_argument("--camera", type=int, metavar="NUMBER", help="read from a camera")
-    parser.add_argument("--config-file", required=True, help="a file, or a name such as COCO-Detection/...")
-    parser.add_argument("--weights", default="", help="default: MODEL.WEIGHTS of the config")
+    config = parser.add_mutually_exclusive_group(required=True)
+    config.add_argument("--config-file", metavar="CONFIG", help="a file, or a name such as COCO-Detection/...")
+    config.add_argument(
+        "--model",
+        dest="config_file",
+        metavar="NAME",
+        help=f"config and weights of the original's authors: {', '.join(available(trained=True))}",
+    )
+    parser.add_argument("--weights", default="", help="a file, or a NAME as above; default: those of the config")
     parser.add_argument("--device", help="cpu, cuda, ...; default: MODEL.DEVICE of the config")
     parser.add_argument(
         "--output", type=Path, help=f"folder for pictures, a picture for one image, or a video ({', '.join(CODECS)})"

@@ -47,7 +47,8 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         metavar="NAME",
-        help=f"'{SMALL}', a file, or one of {', '.join(available())} (default: by data, weights and device)",
+        help=f"'{SMALL}', a file, or a name: {', '.join(available(trained=True))}, which start from weights of the "
+        f"original's authors, or {', '.join(available())} (default: by data, weights and device)",
     )
 
 
@@ -72,8 +73,10 @@ def config_for_data(args: argparse.Namespace) -> Path:
     told = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
     folder = Path(told["OUTPUT_DIR"]) if "OUTPUT_DIR" in told else _fresh_folder(Path("output"), _name_of(args.data))
     # Mistakes in what was typed show before the data are read.
-    check_output_dir(_base_config(get_base_file("Base-CenterNet.yaml"), args.opts, folder), resume=False)
-    model = _model_file(args.model) if args.model else None
+    model = args.model if args.model and args.model != SMALL else None
+    typed = _base_config(model or get_base_file("Base-CenterNet.yaml"), args.opts, folder)
+    check_output_dir(typed, resume=False)
+    check_weights(typed, resume=False, eval_only=False)
     found = find_data(args.data, args.val)
     print("\n".join(found.lines()), flush=True)
     task = task_of(found, write_coco(found, folder / "data"), folder.name)
@@ -135,18 +138,13 @@ def _numbered(parent: Path, name: str) -> Iterator[Path]:
         number += 1
 
 
-def _model_file(name: str) -> Path | None:
-    """The config file of ``--model``; None for the small network, which depends on the task."""
-    return None if name == SMALL else find_config(name)
-
-
-def _base_config(path: Path, opts: list[str], folder: Path) -> CfgNode:
+def _base_config(path: str | Path, opts: list[str], folder: Path) -> CfgNode:
     cfg = load_config(path, [*opts, "OUTPUT_DIR", str(folder)])
     check_device(cfg.MODEL.DEVICE)
     return cfg
 
 
-def _choose(found: FoundData, task: Task, model: Path | None, args: argparse.Namespace, folder: Path) -> Choices:
+def _choose(found: FoundData, task: Task, model: str | Path | None, args: argparse.Namespace, folder: Path) -> Choices:
     told = set(args.opts[::2])
     images = found.splits["train"].images
     device = _base_config(get_base_file("Base-CenterNet.yaml"), args.opts, folder).MODEL.DEVICE
@@ -163,7 +161,6 @@ def _choose(found: FoundData, task: Task, model: Path | None, args: argparse.Nam
         name, why = args.model, "--model"
     choices = Choices(_base_config(model, args.opts, folder), told)
     choices.set(task.keys)
-    check_weights(choices.cfg, resume=False, eval_only=False)
     node = choices.cfg.MODEL.CENTERNET
     choices.say("task", task.name, f"MODEL.CENTERNET.HEADS, NUM_CLASSES {node.NUM_CLASSES}")
     choices.lines.extend(f"  {'':<15} {note}" for note in task.notes)

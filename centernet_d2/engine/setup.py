@@ -16,7 +16,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..checkpoint import check_exists, has_checkpoint
+from ..checkpoint import find_trunk, find_weights, has_checkpoint
 from ..config import check_device, flatten, load_config
 from ..config_files import find_config
 from ..data import register_from_config
@@ -128,18 +128,20 @@ def check_classes(node: CfgNode) -> None:
 
 
 def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
-    """Whether there are the weights to start from, before anything is built.
+    """Whether there are the weights to start from, before anything is built; those with a name are fetched.
 
     Raises:
         ValueError: there are none to evaluate.
-        FileNotFoundError: a file does not exist.
+        FileNotFoundError: a file does not exist, or cannot be fetched.
     """
     if resume and has_checkpoint(cfg.OUTPUT_DIR):
         return
     if eval_only and not cfg.MODEL.WEIGHTS:
         raise ValueError("--eval-only needs weights: set MODEL.WEIGHTS, or --resume for the last ones in OUTPUT_DIR")
-    for path in filter(None, (cfg.MODEL.WEIGHTS, "" if eval_only else cfg.MODEL.TRUNK_WEIGHTS)):
-        check_exists(path)
+    if cfg.MODEL.WEIGHTS:
+        find_weights(cfg.MODEL.WEIGHTS)
+    if cfg.MODEL.TRUNK_WEIGHTS and not eval_only:
+        find_trunk(cfg.MODEL.TRUNK_WEIGHTS)
 
 
 def start_logging(cfg: CfgNode) -> None:

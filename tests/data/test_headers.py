@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from centernet_d2.data import headers
-from centernet_d2.data.headers import cache_folder, read_headers
+from centernet_d2.data.headers import read_headers
 
 
 @pytest.fixture
@@ -87,14 +87,3 @@ def test_a_cache_that_cannot_be_replaced_leaves_nothing_behind(cache, paths, mon
     monkeypatch.setattr(os, "replace", refuse)
     assert read_headers(paths[:2])[0].width == 60
     assert list(cache.iterdir()) == []
-
-
-def test_where_the_cache_is(monkeypatch, tmp_path):
-    monkeypatch.setenv("CENTERNET_D2_CACHE", "~/own")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "own"
-    monkeypatch.delenv("CENTERNET_D2_CACHE")
-    assert cache_folder() == tmp_path / "xdg" / "centernet_d2"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == tmp_path / ".cache" / "centernet_d2"

@@ -1,10 +1,12 @@
 import json
 import signal
+import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.data.datasets.shapes import draw_shapes
@@ -121,6 +123,32 @@ def test_one_image_becomes_the_picture_that_is_named(call, folder, tmp_path, nam
     assert np.abs(cv2.imread(str(output)).astype(int) - pixels(0)).mean() < 12
     code, _, err = call(folder / "colour.png", "--output", output)
     assert (code, "exists already; nothing is overwritten" in err) == (1, True)
+
+
+def test_weights_of_the_authors_by_name(released, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CENTERNET_D2_CACHE", str(released))
+    options = [str(folder / "colour.png"), "--model", "r18-coco", "--device", "cpu", "--json", str(tmp_path / "r.json")]
+    assert demo.main([*options, "--output", str(tmp_path / "drawn")]) == 0
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["colour.png"]
+    found = {entry["category_id"] for entry in json.loads((tmp_path / "r.json").read_text())}
+    assert found
+    assert found <= MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dla34-coco", "get it from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jcIFPeOGUaj1d and save it as"),
+        ("dla34-cocoo", "config file dla34-cocoo does not exist; did you mean dla34-coco?"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_one_line(folder, tmp_path, monkeypatch, capsys, name, message):
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    monkeypatch.setenv("CENTERNET_D2_CACHE", str(tmp_path / "cache"))
+    assert demo.main([str(folder / "colour.png"), "--model", name, "--output", str(tmp_path / "drawn")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "drawn").exists()
 
 
 def test_sub_folders_are_mentioned(call, tmp_path):

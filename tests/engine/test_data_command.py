@@ -1,6 +1,7 @@
 """Folders of labelled images to evaluated models, by the command line."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -77,6 +78,28 @@ def test_the_config_of_a_run_goes_on_with_it(folder, tmp_path):
     assert load_config(out / "config.yaml").SOLVER.MAX_ITER == 2
 
 
+def test_weights_of_the_authors_become_a_model_for_other_classes(released, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CENTERNET_D2_CACHE", str(released))
+    keys = {"MODEL__CENTERNET__HEAD_CONV": "64", "SOLVER__BASE_LR": "1e-12", "INPUT__AFFINE__SIZE": "[64, 64]"}
+    options = command(
+        folder, tmp_path / "out", "--model", "r18-coco", SOLVER__MAX_ITER="1", DATASETS__TEST="()", **keys
+    )
+    assert run(options) == 0
+    assert load_config(tmp_path / "out" / "config.yaml").MODEL.WEIGHTS == "r18-coco"
+    theirs = torch.load(released / "ctdet_coco_resdcn18.pth")["state_dict"]
+    ours = torch.load(tmp_path / "out" / "model_final.pth")["model"]
+    for name, original in (
+        ("backbone.layer4.1.conv2.weight", "layer4.1.conv2.weight"),
+        ("heads.CenterHead.stacks.0.heatmap.0.weight", "hm.0.weight"),
+        ("heads.BoxHead.stacks.0.size.2.weight", "wh.2.weight"),
+    ):
+        torch.testing.assert_close(ours[name], theirs[f"module.{original}"])
+    assert ours["heads.CenterHead.stacks.0.heatmap.2.weight"].shape[0] == 3
+    log = (tmp_path / "out" / "log.txt").read_text()
+    (line,) = [line for line in log.splitlines() if " WARNING: " in line and "checkpoint" in line]
+    assert line.endswith("start fresh, as the file has none of their shape: heads.CenterHead.stacks.0.heatmap.2")
+
+
 def test_minutes_become_iterations(folder, tmp_path, capsys):
     assert run(command(folder, tmp_path / "out", "--minutes", "0.001")) == 0
     assert "--minutes 0.001: 0." in capsys.readouterr().out
@@ -102,6 +125,12 @@ def test_output_goes_to_a_fresh_folder_of_the_name_of_the_data(folder, tmp_path,
         (["--data", ".", "--epochs", "0"], "--epochs is 0, but must be above 0"),
         (["--data", ".", "--minutes", "5", "--num-gpus", "2"], "with several give --epochs"),
         (["--data", ".", "--model", "yolo"], "config file yolo does not exist"),
+        (["--data", ".", "--model", "dla34-coc"], "did you mean dla34-coco?"),
+        (
+            ["--data", ".", "--model", "dla34-coco"],
+            "get it from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jc",
+        ),
+        (["--data", ".", "MODEL.TRUNK_WEIGHTS", "resnet18.pth"], "the weights file resnet18.pth does not exist"),
         (["--data", ".", "MODEL.WEIGHTS", "a.pth"], "name it with --model"),
         (["--data", ".", "SOLVER.MAX_ITERS", "5"], "did you mean SOLVER.MAX_ITER?"),
         (["--data", ".", "SOLVER.MAX_ITER"], "has no value"),
@@ -111,6 +140,7 @@ def test_output_goes_to_a_fresh_folder_of_the_name_of_the_data(folder, tmp_path,
 )
 def test_mistakes_end_in_a_message(options, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gdown", None)
     assert run(options) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
