@@ -299,7 +299,33 @@ class CenterNet(nn.Module):
         # They become one batch where they are and go to the device once, as bytes.
         images = ImageList.from_tensors([x["image"] for x in batched_inputs], self.backbone.size_divisibility)
         pixels = images.tensor.to(self.device, non_blocking=True)
+        if any("color" in x for x in batched_inputs):
+            return ImageList(self.normalize_colors(pixels, images.image_sizes, batched_inputs), images.image_sizes)
         return ImageList(self.normalize(pixels.to(torch.float32)), images.image_sizes)
+
+    def normalize_colors(
+        self, pixels: Tensor, sizes: Sequence[tuple[int, int]], batched_inputs: Sequence[dict]
+    ) -> Tensor:
+        """(B, C, H, W) in 0..255 -> network input, in one step with the change of colours that an image waits for.
+
+        Args:
+            pixels: images of the given sizes (height, width), padded with black, which stays black.
+            sizes: of the images.
+            batched_inputs: ``color`` may have the (C, C + 1) matrix of an image, for its colours and 1.
+        """
+        same = torch.eye(len(self.pixel_mean), len(self.pixel_mean) + 1)
+        color = torch.stack([x.get("color", same) for x in batched_inputs]).to(self.device, non_blocking=True)
+        matrix = color[:, :, :-1, None, None] / self.pixel_std[:, None]
+        # By hand, since a product of matrices would be rounded under autocast or with TF32.
+        result = self.normalize(color[:, :, -1, None, None])
+        for channel, plane in enumerate(pixels.to(torch.float32).unbind(dim=1)):
+            result = torch.addcmul(result, matrix[:, :, channel], plane[:, None])
+        for image, (height, width) in zip(result, sizes, strict=True):
+            if (height, width) != tuple(image.shape[-2:]):
+                black = self.normalize(torch.zeros_like(self.pixel_mean))
+                image[:, height:] = black
+                image[:, :, width:] = black
+        return result
 
     def preprocess_image(
         self, batched_inputs: Sequence[dict], scale: float = 1.0
