@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation
-from PIL import Image
+from PIL import Image, ImageFile
 
 from .paths import check_local
 
@@ -93,7 +93,7 @@ def read_image(path: str | Path, image_format: str = "BGR") -> np.ndarray:
     return np.ascontiguousarray(rgb[..., ::-1]) if image_format == "BGR" else rgb
 
 
-def _decode_plain(image: Image.Image, image_format: str) -> np.ndarray | None:
+def _decode_plain(image: ImageFile.ImageFile, image_format: str) -> np.ndarray | None:
     """The pixels of a plain JPEG file by OpenCV, which is faster than Pillow and gives the same ones.
 
     Plain is one upright image of three colours that ends where its pixels end. OpenCV fills what was cut off with grey,
@@ -150,7 +150,7 @@ def _check_pixels(image: Image.Image) -> None:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
     """An image whose header is read; all errors, those of the block too, become an OSError that names the file."""
     check_local(path, "the image")
     limit = max_pixels()

@@ -64,7 +64,7 @@ class ColorTransform(Transform):
         return (matrix if self.is_bgr else matrix[::-1, [2, 1, 0, 3]]).astype(np.float32)
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        return cv2.transform(img.astype(np.float32, copy=False), self.matrix(img))
+        return _change_colors(img, self.matrix(img))
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords
@@ -94,7 +94,20 @@ def color_jitter(
         A new (H, W, 3) float32 image.
     """
     mean = np.array(cv2.mean(image)[:3])
-    return cv2.transform(image, color_matrix(mean, order, factors, lighting).astype(np.float32))
+    return _change_colors(image, color_matrix(mean, order, factors, lighting).astype(np.float32))
+
+
+def _change_colors(image: np.ndarray, matrix: np.ndarray, rows: int = 32) -> np.ndarray:
+    """Apply a (3, 4) float32 matrix to the colours of an (H, W, 3) image, a few rows at a time, which stay in the cache.
+
+    Returns:
+        (H, W, 3) float32, stored channel after channel as models want it.
+    """
+    planes = np.empty((3, *image.shape[:2]), dtype=np.float32)
+    for top in range(0, len(image), rows):
+        strip = cv2.transform(image[top : top + rows].astype(np.float32), matrix)
+        cv2.split(strip, list(planes[:, top : top + rows]))
+    return planes.transpose(1, 2, 0)
 
 
 def color_matrix(
