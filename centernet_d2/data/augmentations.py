@@ -98,7 +98,7 @@ def color_jitter(
 
 
 def _change_colors(image: np.ndarray, matrix: np.ndarray, rows: int = 32) -> np.ndarray:
-    """Apply a (3, 4) float32 matrix to the colours of an (H, W, 3) image, a few rows at a time, which stay in the cache.
+    """Apply a (3, 4) float32 matrix to the colours of an (H, W, 3) image, by rows that fit into the cache.
 
     Returns:
         (H, W, 3) float32, stored channel after channel as models want it.

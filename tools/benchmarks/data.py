@@ -42,7 +42,10 @@ WITH_TARGETS, COMPLETE = "ours: bytes, matrix and targets", "ours: normalised im
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this benchmark."""
     parser.add_argument(
-        "--data", type=Path, metavar="FOLDER", help="with images/ and annotations/*.json of COCO's; by default, drawn ones"
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="with images/ and annotations/*.json of COCO's; by default, drawn ones",
     )
     parser.add_argument("--count", type=int, default=64, help="images per round, at most as many as there are")
     parser.add_argument("--rounds", type=int, default=7)
