@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from detectron2.data.detection_utils import _apply_exif_orientation
-from PIL import Image
+from PIL import Image, ImageFile
 
 from .paths import check_local
 
@@ -20,6 +22,8 @@ _EXIF_ORIENTATION = 274
 # Where Pillow starts to warn: a quarter of a GiB in three colours, of which there are several copies on the way to a
 # model. Cameras have half of it; a small file can say any number.
 _MAX_PIXELS = 89_478_485
+# In the pixels of a JPEG file: what is neither a byte of 255 nor a place to restart from.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 _ADVICE = "set the environment variable CENTERNET_D2_MAX_PIXELS to as many if this is right"
 
 
@@ -83,8 +87,43 @@ def read_image(path: str | Path, image_format: str = "BGR") -> np.ndarray:
         OSError: the file does not exist, is no image, or has more than :func:`max_pixels`; the message names it.
     """
     with _opened(path) as image:
+        if (pixels := _decode_plain(image, image_format)) is not None:
+            return pixels
         rgb = pillow_to_rgb(image)
     return np.ascontiguousarray(rgb[..., ::-1]) if image_format == "BGR" else rgb
+
+
+def _decode_plain(image: ImageFile.ImageFile, image_format: str) -> np.ndarray | None:
+    """The pixels of a plain JPEG file by OpenCV, which is faster than Pillow and gives the same ones.
+
+    Plain is one upright image of three colours that ends where its pixels end. OpenCV fills what was cut off with grey,
+    without an error.
+
+    Args:
+        image: a file whose header is read.
+        image_format: "BGR" or "RGB".
+
+    Returns:
+        (H, W, 3) uint8; None where the file is not plain, or OpenCV refuses it: Pillow has to look.
+    """
+    file = image.fp
+    if file is None or image.format != "JPEG" or image.mode != "RGB":
+        return None
+    if image.getexif().get(_EXIF_ORIENTATION, 1) != 1:
+        return None
+    header = file.tell()
+    file.seek(0)
+    content = file.read()
+    file.seek(header)
+    first = content.rfind(b"\xff\xda") + 2 if "progressive" in image.info else header
+    end = _JPEG_MARKER.search(content, first)
+    if end is None or end.group() != b"\xff\xd9" or end.end() < len(content):
+        return None
+    order = cv2.IMREAD_COLOR_BGR if image_format == "BGR" else cv2.IMREAD_COLOR_RGB
+    try:
+        return cv2.imdecode(np.frombuffer(content, dtype=np.uint8), order | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
 
 
 def pillow_to_rgb(image: Image.Image) -> np.ndarray:
@@ -111,7 +150,7 @@ def _check_pixels(image: Image.Image) -> None:
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
     """An image whose header is read; all errors, those of the block too, become an OSError that names the file."""
     check_local(path, "the image")
     limit = max_pixels()

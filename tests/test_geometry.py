@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from centernet_d2.geometry import affine_matrix, apply_affine, fixed_canvas, invert_affine, keep_canvas
+from centernet_d2.geometry import affine_matrix, apply_affine, fixed_canvas, invert_affine, keep_canvas, warp_affine
 
 
 def test_window_center_goes_to_the_middle_and_its_width_fills_the_output():
@@ -45,3 +45,22 @@ def test_fixed_canvas_shows_the_longer_side_in_full_width():
     assert (canvas[0] > 200).any(dim=0).sum() >= 63
     # Half as high as wide, so about half of the rows are black border.
     assert 31 <= (canvas[0] > 200).any(dim=1).sum() <= 33
+
+
+@pytest.mark.parametrize("degrees", [0, 17])
+def test_a_mirrored_view_is_warped_as_its_copy(degrees):
+    """But for rounding: by one grey level, in less than one of a thousand pixels."""
+    image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    matrix = affine_matrix((51.3, 40.7), 97.1, (112, 128), degrees)
+    view = image[:, ::-1]
+    difference = warp_affine(view, matrix, (112, 128)).astype(int) - warp_affine(view.copy(), matrix, (112, 128))
+    assert np.abs(difference).max() <= 1
+    assert (difference != 0).mean() < 1e-3
+
+
+def test_colours_are_warped_as_each_of_them_alone():
+    image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
+    matrix = affine_matrix((51.3, 40.7), 177.1, (112, 128), 17)
+    together = warp_affine(image, matrix, (112, 128))
+    for channel in range(3):
+        assert (together[..., channel] == warp_affine(image[..., channel].copy(), matrix, (112, 128))).all()

@@ -1,5 +1,6 @@
 import os
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -155,3 +156,89 @@ def test_urls_are_refused(url):
     for read in (read_image, read_header):
         with pytest.raises(FileNotFoundError, match=f"the image {url} is a URL, and nothing is downloaded"):
             read(url)
+
+
+def outcome(path, image_format="BGR"):
+    """The pixels of a file, or what is wrong with it."""
+    try:
+        return read_image(path, image_format)
+    except OSError as error:
+        return str(error)
+
+
+@pytest.fixture
+def by_pillow(monkeypatch):
+    """Reads images as if none were plain."""
+
+    def read(path, image_format="BGR"):
+        with monkeypatch.context() as patch:
+            patch.setattr("centernet_d2.images._decode_plain", lambda *_: None)
+            return outcome(path, image_format)
+
+    return read
+
+
+SMOOTH = cv2.resize(np.random.default_rng(1).integers(0, 256, (9, 11, 3), dtype=np.uint8), (67, 45))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"subsampling": 0, "quality": 95},
+        {"progressive": True},
+        {"optimize": True, "quality": 5},
+        {"restart_marker_blocks": 2},
+        {"keep_rgb": True},
+    ],
+)
+def test_plain_photographs_are_read_faster_with_the_same_pixels(tmp_path, monkeypatch, by_pillow, options):
+    path = save(tmp_path / "a.jpg", SMOOTH, **options)
+    expected = {order: by_pillow(path, order) for order in ("BGR", "RGB")}
+    monkeypatch.setattr("centernet_d2.images.pillow_to_rgb", lambda _: pytest.fail("Pillow decoded it"))
+    for order, pixels in expected.items():
+        assert (read_image(path, order) == pixels).all()
+
+
+def test_photographs_that_are_not_plain_are_left_to_pillow(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[274] = 6
+    turned = save(tmp_path / "turned.jpg", SMOOTH, exif=exif)
+    assert read_image(turned).shape == (67, 45, 3)
+    longer = save(tmp_path / "longer.jpg", SMOOTH)
+    longer.write_bytes(longer.read_bytes() + bytes(4))
+    Image.fromarray(SMOOTH).convert("CMYK").save(tmp_path / "ink.jpg")
+    monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("OpenCV decoded it"))
+    for path in (turned, longer, tmp_path / "ink.jpg", save(tmp_path / "grey.jpg", SMOOTH[..., 0])):
+        assert read_image(path).ndim == 3
+    monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "54")
+    with pytest.raises(OSError, match=r"plain\.jpg: 67 x 45 are more than 54 pixels"):
+        read_image(save(tmp_path / "plain.jpg", SMOOTH))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_photographs_that_were_cut_off_are_refused_wherever_the_cut_is(tmp_path, options):
+    """OpenCV would fill the rest with grey."""
+    path = save(tmp_path / "cut.jpg", SMOOTH, **options)
+    content = path.read_bytes()
+    for length in range(0, len(content), 29):
+        path.write_bytes(content[:length])
+        with pytest.raises(OSError, match=r"cannot read the image .*cut\.jpg"):
+            read_image(path)
+
+
+def test_damaged_photographs_are_what_pillow_says(tmp_path, by_pillow):
+    """The same pixels or the same error, whatever happened to some bytes."""
+    random, path = np.random.default_rng(0), tmp_path / "damaged.jpg"
+    contents = [save(path, SMOOTH, **options).read_bytes() for options in ({}, {"progressive": True})]
+    outcomes = set()
+    for turn in range(150):
+        content = contents[turn % 2]
+        start, length = random.integers(len(content)), random.choice([1, 3, 40])
+        damage = [random.bytes(length), content[start : start + length] * 2, b""][turn % 3]
+        path.write_bytes(content[:start] + damage + content[start + length :])
+        ours, pillow = outcome(path), by_pillow(path)
+        assert type(ours) is type(pillow)
+        assert ours == pillow if isinstance(ours, str) else (ours == pillow).all()
+        outcomes.add(type(ours))
+    assert outcomes == {str, np.ndarray}

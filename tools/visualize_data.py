@@ -50,7 +50,7 @@ def pictures(cfg: CfgNode, count: int) -> Iterator[tuple[str, np.ndarray]]:
     with torch.device("meta"):  # What heads want does not depend on any weights.
         model = CenterNet(cfg)
     records = load_checked(cfg.DATASETS.TRAIN, cfg.MODEL.CENTERNET.NUM_CLASSES, model.properties)
-    mapper = CenterNetDatasetMapper(cfg, True)
+    mapper = CenterNetDatasetMapper(cfg, True, defer_color=False)
     class_names = dataset_metadata(cfg).get("thing_classes")
     to_image = torch.tensor([[model.stride, 0.0, 0.0], [0.0, model.stride, 0.0]])
     for index in tqdm(range(count), unit=" images"):

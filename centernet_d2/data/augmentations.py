@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data.transforms import Augmentation, NoOpTransform, Transform
@@ -25,6 +26,7 @@ __all__ = [
     "Window",
     "build_augmentations",
     "color_jitter",
+    "color_matrix",
     "crop_border",
 ]
 
@@ -54,10 +56,15 @@ class ColorTransform(Transform):
         self.lighting = lighting
         self.is_bgr = is_bgr
 
+    def matrix(self, img: np.ndarray) -> np.ndarray:
+        """The (3, 4) float32 matrix that changes the colours of an (H, W, 3) image in 0..255, whose mean it needs."""
+        mean = np.array(cv2.mean(img)[:3]) / 255
+        matrix = color_matrix(mean if self.is_bgr else mean[::-1], self.order, self.factors, self.lighting)
+        matrix[:, 3] *= 255
+        return (matrix if self.is_bgr else matrix[::-1, [2, 1, 0, 3]]).astype(np.float32)
+
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        bgr = img if self.is_bgr else img[..., ::-1]
-        out = color_jitter(bgr / np.float32(255), self.order, self.factors, self.lighting) * np.float32(255)
-        return np.ascontiguousarray(out if self.is_bgr else out[..., ::-1])
+        return _change_colors(img, self.matrix(img))
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
         return coords
@@ -86,11 +93,42 @@ def color_jitter(
     Returns:
         A new (H, W, 3) float32 image.
     """
-    grey = (image @ GREY_WEIGHTS.astype(np.float32))[..., None]
-    background = {"brightness": np.float32(0), "contrast": grey.mean(), "saturation": grey}
+    mean = np.array(cv2.mean(image)[:3])
+    return _change_colors(image, color_matrix(mean, order, factors, lighting).astype(np.float32))
+
+
+def _change_colors(image: np.ndarray, matrix: np.ndarray, rows: int = 32) -> np.ndarray:
+    """Apply a (3, 4) float32 matrix to the colours of an (H, W, 3) image, by rows that fit into the cache.
+
+    Returns:
+        (H, W, 3) float32, stored channel after channel as models want it.
+    """
+    planes = np.empty((3, *image.shape[:2]), dtype=np.float32)
+    for top in range(0, len(image), rows):
+        strip = cv2.transform(image[top : top + rows].astype(np.float32), matrix)
+        cv2.split(strip, list(planes[:, top : top + rows]))
+    return planes.transpose(1, 2, 0)
+
+
+def color_matrix(
+    mean: np.ndarray, order: Sequence[str], factors: Sequence[float] | np.ndarray, lighting: np.ndarray
+) -> np.ndarray:
+    """:func:`color_jitter` as one matrix: grey values and their mean are linear in the colours, so all of it is affine.
+
+    Args:
+        mean: (3,) mean BGR of the image, in 0..1.
+        order, factors, lighting: see :func:`color_jitter`.
+
+    Returns:
+        (3, 4) float64, for colours (b, g, r, 1) in 0..1.
+    """
+    grey = np.append(GREY_WEIGHTS, 0.0)
+    background = {"brightness": 0.0 * grey, "contrast": np.array([0, 0, 0, GREY_WEIGHTS @ mean]), "saturation": grey}
+    matrix = np.eye(3, 4)
     for name, factor in zip(order, factors, strict=True):
-        image = image * np.float32(factor) + background[name] * np.float32(1 - factor)
-    return image + (EIGENVECTORS @ (EIGENVALUES * lighting)).astype(np.float32)
+        matrix = matrix * factor + background[name] * (1 - factor)
+    matrix[:, 3] += EIGENVECTORS @ (EIGENVALUES * lighting)
+    return matrix
 
 
 def crop_border(size: int, border: int = 128) -> int:

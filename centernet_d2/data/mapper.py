@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from itertools import compress
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
-from detectron2.data.transforms import AugInput, Transform, TransformList
-from detectron2.structures import Instances
+from detectron2.data.transforms import AugInput, AugmentationList, Transform, TransformList
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
 
 from ..config import check_choice, check_keys, read_choice
 from ..images import read_image
 from ..modeling.heads import Property, build_properties
-from .augmentations import build_augmentations
-from .checks import ALL_CLASSES, EXCLUDED, shows_something
+from .augmentations import ColorJitter, build_augmentations
+from .checks import ALL_CLASSES, EXCLUDED, corners, shows_something
 
 __all__ = ["CenterNetDatasetMapper"]
 
@@ -41,6 +43,7 @@ class CenterNetDatasetMapper(DatasetMapper):
         num_classes: int,
         properties: Sequence[Property] = (),
         crowd: str = "object",
+        defer_color: bool = False,
         **kwargs: Any,
     ) -> None:
         """
@@ -49,6 +52,8 @@ class CenterNetDatasetMapper(DatasetMapper):
             num_classes: classes of the model.
             properties: of the points; they make the ``gt_*`` fields beside boxes and classes.
             crowd: "object" keeps crowd annotations as objects, "ignore" marks them in ``gt_ignore``.
+            defer_color: a :class:`ColorJitter` that comes last only writes its (3, 4) matrix into the sample, as
+                ``color``; the image stays uint8, and the model has to apply it, as CenterNet does on its device.
             kwargs: see :class:`detectron2.data.DatasetMapper`.
 
         Raises:
@@ -59,6 +64,7 @@ class CenterNetDatasetMapper(DatasetMapper):
         self.num_classes = num_classes
         self.properties = list(properties)
         self.crowd = crowd
+        self.defer_color = defer_color
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -70,6 +76,7 @@ class CenterNetDatasetMapper(DatasetMapper):
             "num_classes": cfg.MODEL.CENTERNET.NUM_CLASSES,
             "properties": build_properties(cfg),
             "crowd": read_choice(cfg, "INPUT.CROWD", CROWD_POLICIES),
+            "defer_color": cfg.MODEL.META_ARCHITECTURE == "CenterNet",  # Others may not know of it.
         }
 
     def __call__(self, dataset_dict: dict) -> dict:
@@ -80,20 +87,32 @@ class CenterNetDatasetMapper(DatasetMapper):
         Raises:
             OSError: the image cannot be read; the message names it.
         """
-        dataset_dict = copy.deepcopy({"annotations": [], **dataset_dict})
-        image = read_image(dataset_dict["file_name"], self.image_format)
-        utils.check_image_size(dataset_dict, image)
+        annotations = dataset_dict.get("annotations", [])
+        # They are only read, and there may be many.
+        sample = copy.deepcopy({key: value for key, value in dataset_dict.items() if key != "annotations"})
+        image = read_image(sample["file_name"], self.image_format)
+        utils.check_image_size(sample, image)
         inputs = AugInput(image)
-        transforms = self.augmentations(inputs)
-        dataset_dict["image"] = torch.from_numpy(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        transforms, color = self.augment(inputs)
+        sample["image"] = _channels_first(inputs.image)
+        if color is not None:
+            sample["color"] = torch.from_numpy(color)
         if self.is_train:
             size = inputs.image.shape[:2]
-            dataset_dict["instances"] = self.annotate(dataset_dict, transforms, size)
+            sample["instances"] = self.annotate({**sample, "annotations": annotations}, transforms, size)
             for prop in self.properties:
-                own = {key: dataset_dict[key] for key in prop.input_keys if key in dataset_dict}
-                dataset_dict.update(prop.carry(own, transforms.transforms))
-        del dataset_dict["annotations"]
-        return dataset_dict
+                own = {key: sample[key] for key in prop.input_keys if key in sample}
+                sample.update(prop.carry(own, transforms.transforms))
+        return sample
+
+    def augment(self, inputs: AugInput) -> tuple[TransformList, np.ndarray | None]:
+        """Change an image; all that was drawn for it, and the (3, 4) matrix of colours if its pixels wait for that."""
+        steps = self.augmentations.augs
+        if not (self.defer_color and steps and isinstance(steps[-1], ColorJitter)):
+            return self.augmentations(inputs), None
+        transforms = AugmentationList(steps[:-1])(inputs).transforms
+        color = steps[-1].get_transform(inputs.image)
+        return TransformList([*transforms, color]), color.matrix(inputs.image)
 
     def annotate(self, record: dict, transforms: TransformList, size: tuple[int, int]) -> Instances:
         """The annotations of an image, in their order, as ``gt_*`` fields; objects outside the image are dropped.
@@ -115,19 +134,25 @@ class CenterNetDatasetMapper(DatasetMapper):
                 f"{record['file_name']} has objects of a class that MODEL.CENTERNET.NUM_CLASSES = "
                 f"{self.num_classes} does not know"
             )
-        boxes = [
-            utils.transform_instance_annotations(
-                {name: x[name] for name in ("bbox", "bbox_mode", "category_id")}, transforms, size
-            )
-            for x in annotations
-        ]
-        instances = utils.annotations_to_instances(boxes, size)
+        boxes = transforms.apply_box(corners(annotations)).clip(0, [size[1], size[0]] * 2)
+        instances = Instances(size)
+        instances.gt_boxes = Boxes(torch.from_numpy(boxes.astype(np.float32)))
+        instances.gt_classes = torch.tensor([x["category_id"] for x in annotations], dtype=torch.int64)
         if self.crowd == "ignore" or any("ignore" in x for x in annotations):
             ignore = [x.get("ignore", self.crowd == "ignore" and bool(x.get("iscrowd", 0))) for x in annotations]
             instances.gt_ignore = torch.tensor(ignore, dtype=torch.bool)
         annotate_properties(instances, self.properties, {**record, "annotations": annotations}, transforms.transforms)
         # Where centers are not known, what else is known may belong to a box that is anywhere.
         return instances if instances.has("gt_blind") else utils.filter_empty_instances(instances)
+
+
+def _channels_first(image: np.ndarray) -> Tensor:
+    """(H, W, C) -> (C, H, W)."""
+    if image.dtype != np.uint8:
+        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    planes = np.empty((image.shape[2], *image.shape[:2]), dtype=np.uint8)
+    cv2.split(image, list(planes))  # Several times as fast as NumPy.
+    return torch.from_numpy(planes)
 
 
 def annotate_properties(

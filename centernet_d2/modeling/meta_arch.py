@@ -164,8 +164,9 @@ class CenterNet(nn.Module):
         Args:
             batched_inputs: Detectron2's format: ``image`` (C, H, W) in 0..255 and, in training, ``instances`` with
                 ``gt_boxes``, ``gt_classes`` and whatever the heads need; ``unlabelled`` and ``labelled_classes`` say
-                what its data set does not label, see :class:`Points`. At inference ``height`` and ``width`` may name
-                the size of the original image, if ``image`` is not it. Properties may have further inputs.
+                what its data set does not label, see :class:`Points`; ``color``, (C, C + 1), is a change of colours
+                that the image waits for. At inference ``height`` and ``width`` may name the size of the original image,
+                if ``image`` is not it. Properties may have further inputs.
 
         Returns:
             In training the weighted losses; at inference ``[{"instances": Instances}]`` in original pixels.
@@ -304,7 +305,33 @@ class CenterNet(nn.Module):
         # They become one batch where they are and go to the device once, as bytes.
         images = ImageList.from_tensors([x["image"] for x in batched_inputs], self.backbone.size_divisibility)
         pixels = images.tensor.to(self.device, non_blocking=True)
+        if any("color" in x for x in batched_inputs):
+            return ImageList(self.normalize_colors(pixels, images.image_sizes, batched_inputs), images.image_sizes)
         return ImageList(self.normalize(pixels.to(torch.float32)), images.image_sizes)
+
+    def normalize_colors(
+        self, pixels: Tensor, sizes: Sequence[tuple[int, int]], batched_inputs: Sequence[dict]
+    ) -> Tensor:
+        """(B, C, H, W) in 0..255 -> network input, in one step with the change of colours that an image waits for.
+
+        Args:
+            pixels: images of the given sizes (height, width), padded with black, which stays black.
+            sizes: of the images.
+            batched_inputs: ``color`` may have the (C, C + 1) matrix of an image, for its colours and 1.
+        """
+        same = torch.eye(len(self.pixel_mean), len(self.pixel_mean) + 1)
+        color = torch.stack([x.get("color", same) for x in batched_inputs]).to(self.device, non_blocking=True)
+        matrix = color[:, :, :-1, None, None] / self.pixel_std[:, None]
+        # By hand, since a product of matrices would be rounded under autocast or with TF32.
+        result = self.normalize(color[:, :, -1, None, None]).repeat(1, 1, *pixels.shape[-2:])
+        for channel, plane in enumerate(pixels.unbind(dim=1)):
+            result.addcmul_(matrix[:, :, channel], plane[:, None].to(torch.float32))
+        for image, (height, width) in zip(result, sizes, strict=True):
+            if (height, width) != tuple(image.shape[-2:]):
+                black = self.normalize(torch.zeros_like(self.pixel_mean))
+                image[:, height:] = black
+                image[:, :, width:] = black
+        return result
 
     def preprocess_image(
         self, batched_inputs: Sequence[dict], scale: float = 1.0
@@ -350,8 +377,10 @@ class CenterNet(nn.Module):
         """Put the first image of the batch into the event storage: ground truth, predictions, center heatmap."""
         storage = get_event_storage()
         maps = self.activate({name: tensor[:1] for name, tensor in maps.items()})
-        image = batched_inputs[0]["image"]
-        size = (image.shape[-2], image.shape[-1])
+        normalised = self.preprocess_training(batched_inputs[:1])
+        size = normalised.image_sizes[0]
+        # With its changes of colours.
+        image = (normalised[0] * self.pixel_std + self.pixel_mean).round()
         to_image = torch.tensor([[self.stride, 0, 0], [0, self.stride, 0]], dtype=torch.float64)
         # They come from the mapper, so they need no look.
         inputs = {key: batched_inputs[0][key] for key in self.input_keys if key in batched_inputs[0]}

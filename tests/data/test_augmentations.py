@@ -1,9 +1,13 @@
+import itertools
+
 import numpy as np
 import pytest
 from detectron2.data.transforms import AugInput, AugmentationList
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.data.augmentations import (
+    EIGENVALUES,
+    EIGENVECTORS,
     ColorJitter,
     ColorTransform,
     RandomMirror,
@@ -140,3 +144,26 @@ def test_boxes_end_up_where_their_pixels_do():
     rows, columns = np.nonzero(inputs.image[..., 0] > 127)
     x1, y1, x2, y2 = transforms.apply_box(np.array([[40.0, 30, 79, 59]]))[0].clip(0, 127)
     assert (columns.min(), rows.min(), columns.max(), rows.max()) == pytest.approx((x1, y1, x2, y2), abs=1)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(["brightness", "contrast", "saturation"])))
+def test_one_matrix_is_all_steps_of_the_jitter(order):
+    """Within 2e-4 of 255, over more rows than are changed at once."""
+    image, lighting = picture(75, 41), np.array([0.1, -0.2, 0.05])
+    factors = {"brightness": 1.4, "contrast": 0.6, "saturation": 1.3}
+    colors = image / 255.0
+    grey = (colors @ [0.114, 0.587, 0.299])[..., None]
+    expected = colors
+    for name in order:
+        other = {"brightness": 0.0, "contrast": grey.mean(), "saturation": grey}[name]
+        expected = expected * factors[name] + other * (1 - factors[name])
+    expected = expected + EIGENVECTORS @ (EIGENVALUES * lighting)
+    transform = ColorTransform(order, [factors[name] for name in order], lighting, is_bgr=True)
+    changed, matrix = transform.apply_image(image), transform.matrix(image)
+    np.testing.assert_allclose(changed, 255 * expected, atol=2e-4)
+    np.testing.assert_allclose(image @ matrix[:, :3].T + matrix[:, 3], changed, atol=2e-4)
+    np.testing.assert_allclose(
+        color_jitter(colors.astype(np.float32), order, list(factors[name] for name in order), lighting),
+        expected,
+        atol=1e-6,
+    )

@@ -2,11 +2,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from detectron2.data import detection_utils as utils
+from detectron2.data.transforms import TransformList
 from detectron2.structures import BoxMode
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.data.augmentations import ShiftScaleWindow
+from centernet_d2.data.augmentations import ColorJitter, RandomMirror, ShiftScaleWindow
+from centernet_d2.data.checks import shows_something
 from centernet_d2.geometry import affine_matrix
 from centernet_d2.modeling.heads import CenterProperty, Property
 from centernet_d2.transforms import AffineTransform, MirrorTransform
@@ -176,3 +179,55 @@ def test_nothing_but_joints_is_known_of_turned_images(record):
     assert len(instances) == 2  # though no box is left in the window
     assert instances.gt_blind.all()
     assert instances.gt_weight.tolist() == [0, 0]
+
+
+def augmented(record, seed, defer_color, last=()):
+    steps = [RandomMirror(), ShiftScaleWindow((64, 96), 0.1, 0.4), ColorJitter(0.4, 0.1), *last]
+    numbered = Numbered()
+    np.random.seed(seed)
+    sample = mapper(augmentations=steps, defer_color=defer_color, properties=[numbered])(record)
+    return sample, numbered.seen
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_colours_can_wait_for_the_device(record, seed):
+    """The same sample within 2e-4 of 255, as bytes and a matrix."""
+    now, seen = augmented(record, seed, defer_color=False)
+    later, also_seen = augmented(record, seed, defer_color=True)
+    assert (now["image"].dtype, later["image"].dtype) == (torch.float32, torch.uint8)
+    assert (later["color"].dtype, later["color"].shape) == (torch.float32, (3, 4))
+    assert now.keys() | {"color"} == later.keys()
+    changed = torch.einsum("ij,jhw->ihw", later["color"][:, :3], later["image"].float()) + later["color"][:, 3:, None]
+    assert torch.allclose(changed, now["image"], rtol=0, atol=2e-4)
+    assert torch.equal(now["instances"].gt_boxes.tensor, later["instances"].gt_boxes.tensor)
+    assert seen == also_seen  # The transforms are as many.
+
+
+def test_colours_wait_only_if_nothing_comes_after_them(record):
+    sample, _ = augmented(record, 0, defer_color=True, last=[RandomMirror(1.0)])
+    assert "color" not in sample
+    assert sample["image"].dtype == torch.float32
+
+
+def test_colours_wait_for_our_model_only():
+    name = "COCO-Detection/centernet_R_18_1x.yaml"
+    assert CenterNetDatasetMapper(load_config(name), True).defer_color
+    assert not CenterNetDatasetMapper(load_config(name), True, defer_color=False).defer_color
+    assert not CenterNetDatasetMapper(load_config(name, ["MODEL.META_ARCHITECTURE", "Other"]), True).defer_color
+
+
+def test_boxes_are_those_of_detectron2_one_by_one(record):
+    random = np.random.default_rng(0)
+    record["annotations"] = [
+        {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": index % 3}
+        for index, box in enumerate(random.uniform(-5, 60, (40, 4)).tolist())
+    ]
+    matrix = affine_matrix((20.3, 30.1), 41.7, (64, 96))
+    steps = [MirrorTransform(64), AffineTransform(matrix, (48, 64), (64, 96))]
+    ours = mapper(augmentations=steps)(record)["instances"]
+    shown = [x for x in record["annotations"] if shows_something([x], (64, 48))[0]]
+    moved = [utils.transform_instance_annotations(dict(x), TransformList(steps), (64, 96)) for x in shown]
+    theirs = utils.filter_empty_instances(utils.annotations_to_instances(moved, (64, 96)))
+    assert 0 < len(ours) < len(shown)
+    assert torch.allclose(ours.gt_boxes.tensor, theirs.gt_boxes.tensor, rtol=0, atol=1e-4)
+    assert torch.equal(ours.gt_classes, theirs.gt_classes)

@@ -584,3 +584,22 @@ def test_a_map_predicted_twice_is_an_error():
 def test_the_constructor_needs_no_config():
     shape = stub_model().backbone.output_shape()["stack_0"]
     assert shape == ShapeSpec(channels=4, stride=4)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_colours_change_on_the_device_as_on_the_cpu(autocast):
+    """Within 2e-4 of 255 before normalisation, under autocast too; padding stays black, and images without may mix."""
+    model = stub_model()
+    batch = [sample((64, 96), seed=0), sample((32, 64), seed=1), sample((64, 96), seed=2)]
+    matrix = torch.tensor([[1.4, 0.1, -0.2, 30.0], [0.3, 0.7, 0.1, -20.0], [-0.1, 0.2, 1.1, 5.0]])
+    changed = [
+        (torch.einsum("ij,jhw->ihw", matrix[:, :3], x["image"].float()) + matrix[:, 3:, None]) for x in batch[:2]
+    ]
+    now = [{**x, "image": image} for x, image in zip(batch, [*changed, batch[2]["image"].float()], strict=True)]
+    later = [{**x, "color": matrix} for x in batch[:2]] + batch[2:]
+    with torch.autocast("cpu", enabled=autocast):
+        expected, images = model.preprocess_training(now), model.preprocess_training(later)
+    assert images.image_sizes == expected.image_sizes
+    assert images.tensor.dtype == torch.float32
+    levels = (images.tensor - expected.tensor) * model.pixel_std
+    assert levels.abs().max() < 2e-4

@@ -41,6 +41,7 @@ dataloader.train = L(build_detection_train_loader)(
             L(RandomWindow)(size=[512, 512], scales=[0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3]),
             L(ColorJitter)(strength=0.4, lighting=0.1),
         ],
+        defer_color=True,
         image_format="BGR",
         num_classes="${...num_classes}",
         properties="${...properties}",

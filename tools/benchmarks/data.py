@@ -1,0 +1,158 @@
+"""Images per second and core of the data path, beside a plain sample function in the original's way.
+
+Every variant reads the same JPEG files with the same annotations and draws its own window, mirror and colors. The one in
+the original's way returns a normalised float image and the targets of its objects, so ours are timed with targets too;
+`ratio_to_original` compares those two. Ours leave colors and normalisation to the model's device; one variant does these
+on the same core as well, so that both sides end at the same tensors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.datasets import load_coco_json
+from detectron2.structures import BoxMode
+from tabulate import tabulate
+
+from centernet_d2 import CenterNet, load_config
+from centernet_d2.data import CenterNetDatasetMapper
+from centernet_d2.data.stream import StreamDataset, seeded
+
+from .measure import alternate, ratios
+from .original import sample_in_the_original_way
+
+__all__ = ["add_arguments", "run"]
+
+CONFIG = "COCO-Detection/centernet_R_18_1x.yaml"
+ORIGINAL = "the original's way: normalised image and targets"
+OURS, OURS_ON_CPU = "ours: bytes and a matrix of colors", "ours: colors changed on the CPU"
+WITH_TARGETS, COMPLETE = "ours: bytes, matrix and targets", "ours: normalised image and targets"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of this benchmark."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="with images/ and annotations/*.json of COCO's; by default, drawn ones",
+    )
+    parser.add_argument("--count", type=int, default=64, help="images per round, at most as many as there are")
+    parser.add_argument("--rounds", type=int, default=7)
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Time all variants in turn on one core, and print a table.
+
+    Returns:
+        ``images_per_second`` by variant with median, min and max; ``ratio_to_original``, with the targets on both sides,
+        and ``ratios_to_original`` of all; > 1 is faster.
+
+    Raises:
+        FileNotFoundError: the folder has no annotations.
+    """
+    with tempfile.TemporaryDirectory() as folder, _one_thread():
+        records = _load(args.data, args.count) if args.data else draw_photographs(Path(folder), args.count)
+        times = alternate(variants(load_config(CONFIG, ["MODEL.DEVICE", "cpu"]), records), args.rounds)
+    speed = {name: [len(records) / seconds for seconds in own] for name, own in times.items()}
+    faster = ratios(times, ORIGINAL)
+    rows = [
+        [name, *(f"{of(own):.1f}" for of in (median, min, max)), f"{faster[name]:.2f}"] for name, own in speed.items()
+    ]
+    source = args.data or "drawn photographs"
+    print(f"{len(records)} images of {source}, one thread")
+    print(tabulate(rows, ["", "images/s", "min", "max", "ratio"], tablefmt="github", disable_numparse=True))
+    return {
+        "images": len(records),
+        "source": str(source),
+        "images_per_second": {
+            name: {"median": median(own), "min": min(own), "max": max(own)} for name, own in speed.items()
+        },
+        "ratio_to_original": faster[WITH_TARGETS],
+        "ratios_to_original": faster,
+    }
+
+
+def variants(cfg: CfgNode, records: Sequence[dict]) -> dict[str, Callable[[], object]]:
+    """What is timed: each reads all images once."""
+    model = CenterNet(cfg)
+    streams = [
+        StreamDataset(records, CenterNetDatasetMapper(cfg, True, defer_color=defer), seed=0) for defer in (True, False)
+    ]
+    places = [(index, index) for index in range(len(records))]
+    height, width = cfg.INPUT.AFFINE.SIZE
+
+    def targets(sample: dict) -> None:
+        gt, points = model.ground_truth([sample], (height // model.stride, width // model.stride))
+        for head in model.heads.values():
+            head.targets(gt, points)
+
+    def read_and_target(complete: bool) -> None:
+        for place in places:
+            sample = streams[0][place]
+            targets(sample)
+            if complete:
+                model.preprocess_training([sample])
+
+    def original() -> None:
+        with seeded(0):
+            for record in records:
+                sample_in_the_original_way(record, cfg)
+
+    return {
+        ORIGINAL: original,
+        OURS: lambda: [streams[0][place] for place in places] and None,
+        OURS_ON_CPU: lambda: [streams[1][place] for place in places] and None,
+        WITH_TARGETS: lambda: read_and_target(False),
+        COMPLETE: lambda: read_and_target(True),
+    }
+
+
+def _load(folder: Path, count: int) -> list[dict]:
+    """The first images of a folder of COCO's that have objects."""
+    files = sorted((folder / "annotations").glob("*.json"))
+    if not files:
+        raise FileNotFoundError(f"{folder / 'annotations'} has no *.json: give a folder with images/ and annotations/")
+    records = load_coco_json(str(files[0]), str(folder / "images"), f"benchmark of {files[0]}")
+    return [record for record in records if record["annotations"]][:count]
+
+
+def draw_photographs(folder: Path, count: int) -> list[dict]:
+    """JPEG files of 640 x 480 with the smooth noise of photographs, and 7 boxes each, in Detectron2's format."""
+    random, records = np.random.default_rng(0), []
+    for index in range(count):
+        coarse = [random.integers(0, 256, (480 // step, 640 // step, 3)).astype(np.float32) for step in (80, 20, 4)]
+        layers = [cv2.resize(layer, (640, 480), interpolation=cv2.INTER_CUBIC) for layer in coarse]
+        picture = np.clip(0.5 * layers[0] + 0.3 * layers[1] + 0.2 * layers[2], 0, 255).astype(np.uint8)
+        path = str(folder / f"{index:04d}.jpg")
+        cv2.imwrite(path, picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        boxes = np.concatenate([random.uniform(0, [520, 360], (7, 2)), random.uniform(10, 120, (7, 2))], axis=1)
+        annotations = [
+            {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": int(random.integers(80)), "iscrowd": 0}
+            for box in boxes.tolist()
+        ]
+        records.append({"file_name": path, "height": 480, "width": 640, "annotations": annotations})
+    return records
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """OpenCV and torch work on one core."""
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])

@@ -1,0 +1,121 @@
+"""The sample function of the original in a plain NumPy way, as docs/original.md describes it: what speed is compared to.
+
+It draws the window and colors in the same way as the original, works on float images, and goes through the objects one
+by one. Nothing of it is used for training.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from detectron2.config import CfgNode
+from detectron2.structures import BoxMode
+
+from centernet_d2.data.augmentations import EIGENVALUES, EIGENVECTORS, crop_border
+
+__all__ = ["sample_in_the_original_way"]
+
+MOST_OBJECTS = 128
+
+
+def sample_in_the_original_way(record: dict, cfg: CfgNode) -> dict[str, np.ndarray]:
+    """Read, mirror, warp, change colors, normalise, and draw the targets of one image.
+
+    Args:
+        record: the image in Detectron2's format, boxes XYWH_ABS.
+        cfg: of a detection model, of which input size, pixel statistics, scales and number of classes are read.
+
+    Returns:
+        ``input`` (3, H, W), ``hm`` (C, H / 4, W / 4), and one row per object: ``wh``, ``reg``, ``ind``, ``reg_mask``.
+    """
+    image = cv2.imread(record["file_name"])
+    height, width = image.shape[:2]
+    out_height, out_width = cfg.INPUT.AFFINE.SIZE
+    window = max(height, width) * np.random.choice(cfg.INPUT.AFFINE.SCALES)
+    center = np.array(
+        [np.random.randint(border := crop_border(side), side - border) for side in (width, height)], dtype=np.float32
+    )
+    mirrored = np.random.random() < 0.5
+    if mirrored:
+        image = image[:, ::-1]
+        center[0] = width - 1 - center[0]
+    matrix = window_matrix(center, window, (out_width, out_height))
+    pixels = cv2.warpAffine(image, matrix, (out_width, out_height), flags=cv2.INTER_LINEAR).astype(np.float32) / 255
+    change_colors(pixels, cfg.INPUT.COLOR_JITTER, cfg.INPUT.LIGHTING)
+    mean, std = (np.array(values, dtype=np.float32) / 255 for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    pixels = ((pixels - mean) / std).transpose(2, 0, 1)
+    map_size = (out_width // 4, out_height // 4)
+    to_map = window_matrix(center, window, map_size)
+    flip_width = width if mirrored else None
+    return {"input": pixels, **draw_targets(record, to_map, map_size, cfg.MODEL.CENTERNET.NUM_CLASSES, flip_width)}
+
+
+def window_matrix(center: np.ndarray, window: float, size: tuple[int, int]) -> np.ndarray:
+    """The (2, 3) matrix that shows a window in an output of `size` (width, height), solved from three points."""
+    source, target = np.zeros((2, 3, 2), dtype=np.float32)
+    source[:] = center, center + [0, -window / 2], center + [-window / 2, -window / 2]
+    middle = np.array([size[0] / 2, size[1] / 2])
+    target[:] = middle, middle + [0, -size[0] / 2], middle + [-size[0] / 2, -size[0] / 2]
+    return cv2.getAffineTransform(source, target)
+
+
+def change_colors(image: np.ndarray, strength: float, lighting: float) -> None:
+    """Brightness, contrast and saturation in shuffled order, then lighting, in place; (H, W, 3) float32 BGR in 0..1."""
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    mean = grey.mean()
+    backgrounds = [None, mean, grey[:, :, None]]
+    for index in np.random.permutation(3):
+        factor = 1 + np.random.uniform(-strength, strength)
+        image *= factor
+        if index:
+            image += backgrounds[index] * (1 - factor)
+    image += EIGENVECTORS @ (EIGENVALUES * np.random.normal(scale=lighting, size=3))
+
+
+def draw_targets(
+    record: dict, to_map: np.ndarray, map_size: tuple[int, int], num_classes: int, flip_width: int | None
+) -> dict[str, np.ndarray]:
+    """Heatmap, sizes and offsets of the objects of an image, one after the other; `flip_width` if it was mirrored."""
+    map_width, map_height = map_size
+    heatmap = np.zeros((num_classes, map_height, map_width), dtype=np.float32)
+    sizes, offsets = np.zeros((2, MOST_OBJECTS, 2), dtype=np.float32)
+    cells, used = np.zeros(MOST_OBJECTS, dtype=np.int64), np.zeros(MOST_OBJECTS, dtype=np.uint8)
+    for row, annotation in enumerate(record["annotations"][:MOST_OBJECTS]):
+        assert annotation["bbox_mode"] == BoxMode.XYWH_ABS
+        x, y, w, h = annotation["bbox"]
+        box = np.array([x, y, x + w, y + h], dtype=np.float32)
+        if flip_width is not None:
+            box[[0, 2]] = flip_width - box[[2, 0]] - 1
+        box[:2] = to_map @ np.array([box[0], box[1], 1], dtype=np.float32)
+        box[2:] = to_map @ np.array([box[2], box[3], 1], dtype=np.float32)
+        box[[0, 2]] = np.clip(box[[0, 2]], 0, map_width - 1)
+        box[[1, 3]] = np.clip(box[[1, 3]], 0, map_height - 1)
+        w, h = box[2] - box[0], box[3] - box[1]
+        if w <= 0 or h <= 0:
+            continue
+        center = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2], dtype=np.float32)
+        cell = center.astype(np.int32)
+        draw_gaussian(heatmap[annotation["category_id"]], cell, max(0, int(radius(np.ceil(h), np.ceil(w)))))
+        sizes[row], offsets[row] = (w, h), center - cell
+        cells[row], used[row] = cell[1] * map_width + cell[0], 1
+    return {"hm": heatmap, "wh": sizes, "reg": offsets, "ind": cells, "reg_mask": used}
+
+
+def radius(height: float, width: float, overlap: float = 0.7) -> float:
+    """The smallest of the three radii (original.md: Radius)."""
+    total, area = height + width, height * width
+    first = (total + np.sqrt(total**2 - 4 * area * (1 - overlap) / (1 + overlap))) / 2
+    second = (2 * total + np.sqrt(4 * total**2 - 16 * (1 - overlap) * area)) / 2
+    third = (-2 * overlap * total + np.sqrt(4 * overlap**2 * total**2 + 16 * overlap * (1 - overlap) * area)) / 2
+    return min(first, second, third)
+
+
+def draw_gaussian(heatmap: np.ndarray, cell: np.ndarray, size: int) -> None:
+    """Keep the maximum of a plane (H, W) and of a Gaussian around a cell (x, y), in place (original.md: Gaussian)."""
+    rows, columns = np.ogrid[-size : size + 1, -size : size + 1]
+    sigma = (2 * size + 1) / 6
+    gaussian = np.exp(-(columns * columns + rows * rows) / (2 * sigma * sigma))
+    (x, y), (height, width) = cell, heatmap.shape
+    left, right, top, bottom = min(x, size), min(width - x, size + 1), min(y, size), min(height - y, size + 1)
+    window = heatmap[y - top : y + bottom, x - left : x + right]
+    np.maximum(window, gaussian[size - top : size + bottom, size - left : size + right], out=window)
