@@ -97,12 +97,14 @@ def variants(cfg: CfgNode, records: Sequence[dict]) -> dict[str, Callable[[], ob
         for head in model.heads.values():
             head.targets(gt, points)
 
-    def read_and_target(complete: bool) -> None:
+    def read(stream: StreamDataset, *steps: Callable[[dict], object]) -> None:
         for place in places:
-            sample = streams[0][place]
-            targets(sample)
-            if complete:
-                model.preprocess_training([sample])
+            sample = stream[place]
+            for step in steps:
+                step(sample)
+
+    def normalise(sample: dict) -> None:
+        model.preprocess_training([sample])
 
     def original() -> None:
         with seeded(0):
@@ -111,10 +113,10 @@ def variants(cfg: CfgNode, records: Sequence[dict]) -> dict[str, Callable[[], ob
 
     return {
         ORIGINAL: original,
-        OURS: lambda: [streams[0][place] for place in places] and None,
-        OURS_ON_CPU: lambda: [streams[1][place] for place in places] and None,
-        WITH_TARGETS: lambda: read_and_target(False),
-        COMPLETE: lambda: read_and_target(True),
+        OURS: lambda: read(streams[0]),
+        OURS_ON_CPU: lambda: read(streams[1]),
+        WITH_TARGETS: lambda: read(streams[0], targets),
+        COMPLETE: lambda: read(streams[0], targets, normalise),
     }
 
 
