@@ -68,3 +68,14 @@ def test_radius_policy_reaches_the_points(policy, expected):
     # A box of 64 map pixels: 0.2733 * 64 = 17.5; corrected 0.0817 * 64 = 5.2.
     points = build_points([instances([[0, 0, 256, 256]])], (65, 65), stride=4, radius_policy=policy)
     assert points.radius.item() == expected
+
+
+def test_the_cpu_keeps_the_radius_of_what_moves_to_another_device():
+    points = build_points([instances([[8, 4, 28, 16]])], (16, 32), stride=4)
+    moved = points.to(torch.device("meta"))
+    assert moved.reach.tolist() == points.radius.tolist()
+    assert {moved.image.device.type, moved.radius.device.type, moved.valid.device.type} == {"meta"}
+    assert moved.map_size == points.map_size
+    # What was built elsewhere is not asked for.
+    gt = instances([[8, 4, 28, 16]]).to("meta")
+    assert build_points([gt], (16, 32), stride=4).reach is None
