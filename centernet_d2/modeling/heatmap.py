@@ -133,7 +133,7 @@ def _of_like_size(reach: Tensor) -> Iterator[tuple[int, Tensor]]:
         half = largest // 2
         large = reach > half
         saved = int((~large).sum()) * ((2 * largest + 1) ** 2 - (2 * half + 1) ** 2)
-        if saved < _WORTHWHILE:
+        if saved <= _WORTHWHILE:
             large = torch.ones_like(large)
         yield largest, rest[large]
         rest, reach = rest[~large], reach[~large]
