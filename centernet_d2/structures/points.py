@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from detectron2.structures import Instances
@@ -84,8 +85,12 @@ class Points:
 
     def to(self, device: torch.device) -> Points:
         """The same on a device; the reach stays on the CPU."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor) and name != "reach"}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name != "reach"
+        }
+        return replace(self, **moved)
 
     def labelled(self, name: str) -> Tensor | None:
         """(B, 1, 1, 1) bool: whether the data set of each image labels a property; None if all do."""

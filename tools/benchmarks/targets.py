@@ -100,7 +100,7 @@ def sample(boxes: NDArray, labels: NDArray, size: tuple[int, int], classes: int)
 
 
 def radius(height: float, width: float) -> float:
-    """original.md: Radius."""
+    """The radius of a box in cells (original.md: Radius)."""
     total, area, overlap = height + width, height * width, 0.7
     first = (total + np.sqrt(total**2 - 4 * area * (1 - overlap) / (1 + overlap))) / 2
     second = (2 * total + np.sqrt(4 * total**2 - 16 * (1 - overlap) * area)) / 2
@@ -109,7 +109,7 @@ def radius(height: float, width: float) -> float:
 
 
 def draw(plane: NDArray, x: int, y: int, r: int) -> None:
-    """original.md: Gaussian."""
+    """Draw an object, where it is more than what is there (original.md: Gaussian)."""
     sigma = (2 * r + 1) / 6
     dy, dx = np.ogrid[-r : r + 1, -r : r + 1]
     bump = np.exp(-(dx * dx + dy * dy) / (2 * sigma * sigma))

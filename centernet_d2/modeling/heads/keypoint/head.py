@@ -151,10 +151,8 @@ class KeypointHead(PointHead):
             image = points.image.repeat_interleave(len(self.schema))
             cells = torch.where(known[..., None], positions, 0).long().flatten(0, 1)
             joint = torch.arange(len(self.schema), device=image.device).repeat(len(keypoints))
-            radius, reach = (
-                None if radii is None else radii.repeat_interleave(len(self.schema))
-                for radii in (points.radius, points.reach)
-            )
+            radius = points.radius.repeat_interleave(len(self.schema))
+            reach = None if points.reach is None else points.reach.repeat_interleave(len(self.schema))
             canvas = positions.new_zeros(batch * len(self.schema), height, width)
             paint_gaussians(canvas, image * len(self.schema) + joint, cells, radius, known.flatten(), reach)
             labelled = points.labelled(self.prop.name)
