@@ -56,7 +56,7 @@ def test_exit_codes(capsys):
         ("demo.py", ["x.png", "--json", "r.json", "--config-file", "no.yaml"]),
         ("train_net.py", ["--config-file", "no.yaml"]),
         ("train_net.py", []),
-        ("tools/benchmark.py", ["no.yaml"]),
+        ("tools/benchmark.py", ["inference", "no.yaml"]),
         ("tools/convert_checkpoint.py", ["no.pth", "x.pth", "--config", "no.yaml"]),
         ("tools/count_flops.py", ["no.yaml"]),
         ("tools/draw_conventions.py", ["no/folder/x.png"]),

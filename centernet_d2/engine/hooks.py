@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..checkpoint import CenterNetCheckpointer
 
-__all__ = ["AverageWeights", "BestWeights", "Checkpoints", "EarlyStop", "StopOnSignal"]
+__all__ = ["AverageWeights", "BestWeights", "CheckGradients", "Checkpoints", "EarlyStop", "StopOnSignal"]
 
 
 class AverageWeights(HookBase):
@@ -77,6 +77,25 @@ class Checkpoints(PeriodicCheckpointer):
             numbered = [path for path in self.checkpointer.files() if path.stem != "model_final"]
             for path in numbered[self.keep :]:
                 path.unlink()
+
+
+class CheckGradients(HookBase):
+    """Stops before gradients that are not finite reach the weights. It belongs to a training loop of Detectron2.
+
+    A loss scaling skips such iterations itself and lowers its scale, as long as there is a scale to lower.
+    """
+
+    def after_backward(self) -> None:
+        """
+        Raises:
+            FloatingPointError: a gradient is NaN or infinite.
+        """
+        gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
+        if not gradients or torch.stack(torch._foreach_norm(gradients)).isfinite().all():
+            return
+        scaler = getattr(self.trainer, "grad_scaler", None)
+        if scaler is None or scaler.get_scale() <= 1:
+            raise FloatingPointError("a gradient is NaN or infinite")
 
 
 class StopOnSignal(HookBase):

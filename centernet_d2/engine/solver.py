@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import suppress
 
 import torch
 from detectron2.config import CfgNode
@@ -27,6 +28,8 @@ def scaled_learning_rate(cfg: CfgNode) -> float:
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of ``SOLVER.OPTIMIZER`` over the trainable parameters, with Detectron2's gradient clipping.
 
+    Adam is fused where torch can, and nothing forbids it. A resumed training keeps the kind that its checkpoint names.
+
     Raises:
         ValueError: unknown optimizer.
     """
@@ -47,7 +50,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
-    return maybe_add_gradient_clipping(cfg, ADAM[name])(params, lr=rate)
+    optimizer = maybe_add_gradient_clipping(cfg, ADAM[name])
+    # Under a loss scaling, a fused step takes the gradients before they are scaled back: too late for clipping.
+    if not (cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.CLIP_GRADIENTS.ENABLED):
+        with suppress(RuntimeError):  # Not every torch has it for every device.
+            return optimizer([dict(group) for group in params], lr=rate, fused=True)
+    return optimizer(params, lr=rate)
 
 
 def with_iterations(cfg: CfgNode, images: float | None) -> CfgNode:

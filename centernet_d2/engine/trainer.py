@@ -33,7 +33,7 @@ from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
 from ..modeling.heads import build_properties
 from ..modeling.test_time_augmentation import CenterNetWithTTA
 from ..signals import Signals, Stopped, signals_noted
-from .hooks import AverageWeights, BestWeights, Checkpoints, EarlyStop, StopOnSignal
+from .hooks import AverageWeights, BestWeights, CheckGradients, Checkpoints, EarlyStop, StopOnSignal
 from .solver import build_optimizer, with_iterations
 
 __all__ = ["Trainer"]
@@ -76,8 +76,7 @@ class Trainer(DefaultTrainer):
         devices = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
         model = create_ddp_model(model, broadcast_buffers=False, **devices)
         self._trainer = choose_loop(cfg)(model, loader, optimizer)
-        if not isinstance(self._trainer, AMPTrainer):  # There, the loss scaling takes care of gradients that overflow.
-            self._trainer.register_hooks([CheckGradients()])
+        self._trainer.register_hooks([CheckGradients()])
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = CenterNetCheckpointer(
             model, cfg.OUTPUT_DIR, fine_tune=True, metadata=metadata, trainer=weakref.proxy(self)
@@ -391,12 +390,3 @@ class BFloat16Trainer(SimpleTrainer):
     def run_step(self) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             super().run_step()
-
-
-class CheckGradients(HookBase):
-    """Stops before gradients that are not finite reach the weights."""
-
-    def after_backward(self) -> None:
-        norm = nn.utils.clip_grad_norm_(self.trainer.model.parameters(), max_norm=float("inf"))
-        if not norm.isfinite():
-            raise FloatingPointError("a gradient is NaN or infinite")

@@ -88,6 +88,11 @@ def deform_conv2d_by_grid_sample(x: Tensor, offset: Tensor, mask: Tensor, weight
     # Pixel centers at integers -> -1..1 between the outer edges of the image (align_corners=False).
     grid = torch.stack([(2 * x_position + 1) / width - 1, (2 * y + 1) / height - 1], dim=4)
     sampled = F.grid_sample(x, grid.flatten(1, 2), padding_mode="zeros", align_corners=False)
-    sampled = sampled.unflatten(2, (9, height)) * mask[:, None]
-    out = weight.flatten(1) @ sampled.flatten(3).flatten(1, 2)
-    return out.unflatten(2, (height, width)) + bias[:, None, None]
+    sampled = sampled.unflatten(2, (9, height))
+    # In place where no gradient needs the samples: they are nine times as large as the input.
+    needed = torch.is_grad_enabled() and (sampled.requires_grad or mask.requires_grad)
+    sampled = sampled * mask[:, None] if needed else sampled.mul_(mask[:, None])
+    # One product per image: a product of a matrix and a batch would first write the batch out anew, transposed.
+    columns = sampled.flatten(3).flatten(1, 2)
+    out = torch.baddbmm(bias[:, None], weight.flatten(1).expand(len(x), -1, -1), columns)
+    return out.unflatten(2, (height, width))

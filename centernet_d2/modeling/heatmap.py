@@ -5,16 +5,28 @@ Maps are (B, C, H, W); positions are (x, y) in map pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["RADIUS_POLICIES", "gaussian_profiles", "gaussian_radius", "paint_max", "peak_filter", "top_peaks"]
+__all__ = [
+    "RADIUS_POLICIES",
+    "gaussian_profiles",
+    "gaussian_radius",
+    "paint_gaussians",
+    "paint_max",
+    "peak_filter",
+    "top_peaks",
+]
 
 RADIUS_POLICIES = ("original", "corrected")
 
 # Elements of the largest temporary tensor while painting: 4M, or 16 MB in float32.
 _PAINT_ELEMENTS = 1 << 22
+# Smaller objects get smaller windows of their own if that saves so many elements; below, one more pass costs more.
+_WORTHWHILE = 1 << 13
 
 
 def gaussian_radius(height: Tensor, width: Tensor, policy: str = "original", min_overlap: float = 0.7) -> Tensor:
@@ -61,14 +73,70 @@ def gaussian_profiles(cells: Tensor, radius: Tensor, size: tuple[int, int]) -> t
     Returns:
         (N, H) profile along y and (N, W) profile along x; 1 at the peak.
     """
+    rows, columns = (torch.arange(length, device=cells.device) for length in size)
+    return _profile(rows - cells[:, 1:], radius), _profile(columns - cells[:, :1], radius)
 
-    def profile(peak: Tensor, length: int) -> Tensor:
-        distance = torch.arange(length, device=cells.device) - peak[:, None]
-        sigma = (2 * radius[:, None] + 1) / 6
-        # At the corner of the window the value is above exp(-9), so the original's cut at machine epsilon never acts.
-        return torch.exp(-(distance**2) / (2 * sigma**2)) * (distance.abs() <= radius[:, None])
 
-    return profile(cells[:, 1], size[0]), profile(cells[:, 0], size[1])
+def _profile(distance: Tensor, radius: Tensor) -> Tensor:
+    """The factor of (N,) Gaussians along an axis at (N, L) integer distances from their peaks."""
+    sigma = (2 * radius[:, None] + 1) / 6
+    # At the corner of the window the value is above exp(-9), so the original's cut at machine epsilon never acts.
+    return torch.exp(-(distance**2) / (2 * sigma**2)) * (distance.abs() <= radius[:, None])
+
+
+def paint_gaussians(
+    canvas: Tensor, planes: Tensor, cells: Tensor, radius: Tensor, chosen: Tensor, reach: Tensor | None
+) -> Tensor:
+    """Paint Gaussians over each other, keeping the largest value of every pixel; temporaries as in :func:`paint_max`.
+
+    Each is painted in a window around it. How large windows must be is asked of the CPU, never of another device, which
+    would have to be waited for; if the CPU does not know, windows are as large as the map.
+
+    Args:
+        canvas: (P, H, W), contiguous, changed in place.
+        planes: (N,) index of the plane of each object.
+        cells, radius: see :func:`gaussian_profiles`.
+        chosen: (N,) bool; the others are not painted.
+        reach: (N,) on the CPU, the radius again. None: only the device knows it.
+
+    Returns:
+        The canvas.
+    """
+    height, width = canvas.shape[1:]
+    if reach is None:
+        rows, columns = gaussian_profiles(cells, radius, (height, width))
+        return paint_max(canvas, planes, rows * chosen[:, None], columns)
+    for largest, objects in _of_like_size(reach):
+        sides = [min(2 * largest + 1, length) for length in (height, width)]
+        for part in objects.to(cells.device, non_blocking=True).split(max(1, _PAINT_ELEMENTS // (sides[0] * sides[1]))):
+            own, spread = cells[part], radius[part]
+            rows, columns = (
+                (peak[:, None] - largest).clamp(min=0, max=length - side) + torch.arange(side, device=peak.device)
+                for peak, side, length in zip((own[:, 1], own[:, 0]), sides, (height, width), strict=True)
+            )
+            profile = _profile(rows - own[:, 1:], spread) * chosen[part, None]
+            shapes = profile[:, :, None] * _profile(columns - own[:, :1], spread)[:, None]
+            index = ((planes[part, None] * height + rows) * width)[:, :, None] + columns[:, None]
+            canvas.view(-1).scatter_reduce_(0, index.flatten(), shapes.flatten(), "amax")
+    return canvas
+
+
+def _of_like_size(reach: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Split objects into groups that are painted together: the largest radius of each, and the indices of its objects.
+
+    Args:
+        reach: (N,) integer radii on the CPU.
+    """
+    rest = torch.arange(len(reach))
+    while len(rest):
+        largest = int(reach.max())
+        half = largest // 2
+        large = reach > half
+        saved = int((~large).sum()) * ((2 * largest + 1) ** 2 - (2 * half + 1) ** 2)
+        if saved <= _WORTHWHILE:
+            large = torch.ones_like(large)
+        yield largest, rest[large]
+        rest, reach = rest[~large], reach[~large]
 
 
 def paint_max(canvas: Tensor, planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

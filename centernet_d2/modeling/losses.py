@@ -6,11 +6,13 @@ Several processes that share a batch divide by what all of them count together, 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from detectron2.utils import comm
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = [
     "REGRESSION_LOSSES",
@@ -72,9 +74,45 @@ def focal_loss(probability: Tensor, target: Tensor, weight: Tensor | None = None
 
 
 def focal_loss_with_logits(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """:func:`focal_loss` of the clamped sigmoid, in float32 whatever the type of the logits."""
-    probability = logits.float().sigmoid().clamp(_PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
-    return focal_loss(probability, target, weight)
+    """:func:`focal_loss` of the clamped sigmoid, in float32 whatever the type of the logits (float64 stays so).
+
+    The gradient is a formula of its own: autograd would keep and read again a dozen tensors as large as the heatmaps.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    return _FocalSum.apply(logits, target, weight) / over_processes((target == 1).sum(), at_least=1)
+
+
+class _FocalSum(torch.autograd.Function):
+    """The sum of the focal loss over all cells, by logits. What backward needs is made on the way forward.
+
+    With p the clamped sigmoid and q = 1 - p, the derivatives by the logit (dp = p q) are, inside the clamp, of the loss
+    at centers -q^2 log p: q^2 (2 p log p - q); of that elsewhere, -p^2 log q (1 - t)^4: p^2 (p - 2 q log q) (1 - t)^4.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        probability = logits.sigmoid().clamp_(_PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
+        center = target == 1
+        # Chance of the right answer and of the wrong one: each cell has one formula, of either sign.
+        wrong = torch.where(center, 1 - probability, probability)
+        right = 1 - wrong
+        scale = (1 - target.to(logits.dtype)).square_().square_()
+        if weight is not None:
+            scale *= weight
+        scale = scale.masked_fill_(center, 1).mul_(wrong).mul_(wrong)
+        log = right.log()
+        total = -(scale * log).sum()
+        if ctx.needs_input_grad[0]:
+            inside = (probability > _PROBABILITY_MARGIN) & (probability < 1 - _PROBABILITY_MARGIN)
+            gradient = wrong.addcmul_(right, log, value=-2).mul_(scale).mul_(inside)
+            ctx.save_for_backward(torch.where(center, -gradient, gradient))
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return grad * gradient, None, None
 
 
 def normalizer(weight: Tensor, loss: str = "l1", slots: int = 0) -> Tensor:

@@ -211,13 +211,15 @@ class CenterNet(nn.Module):
         """
         for x in batched_inputs:
             check_classes(x, self.num_classes)
-        gt = [x["instances"].to(self.device) for x in batched_inputs]
+        gt = [x["instances"] for x in batched_inputs]
         classes = None
         if given := [x["labelled_classes"] for x in batched_inputs if "labelled_classes" in x]:
             everything = torch.ones_like(given[0])
-            classes = torch.stack([x.get("labelled_classes", everything) for x in batched_inputs]).to(self.device)
+            classes = torch.stack([x.get("labelled_classes", everything) for x in batched_inputs])
         unlabelled = [x.get("unlabelled", ()) for x in batched_inputs]
-        return gt, self.build_points(gt, map_size, unlabelled=unlabelled, labelled_classes=classes)
+        # Where the annotations are, which is the CPU: it then knows how large the objects are, without waiting.
+        points = self.build_points(gt, map_size, unlabelled=unlabelled, labelled_classes=classes)
+        return [instances.to(self.device) for instances in gt], points.to(self.device)
 
     def losses(self, maps: Sequence[dict[str, Tensor]], truth: tuple[Sequence[Instances], Points]) -> dict[str, Tensor]:
         """Losses of all heads, averaged over the stacks (original.md: Total loss).

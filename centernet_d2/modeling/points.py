@@ -48,6 +48,7 @@ def build_points(
     extent = size.ceil() if round_up else size
     valid = (size > 0).all(dim=1)
     ignore = optional_field(gt, "gt_ignore", valid.new_zeros(()))
+    radius = gaussian_radius(extent[:, 1], extent[:, 0], policy=radius_policy).clamp(min=0).long()
     lengths = torch.tensor([len(instances) for instances in gt])
     return Points(
         image=torch.arange(len(gt)).repeat_interleave(lengths).to(boxes.device, non_blocking=True),
@@ -55,7 +56,7 @@ def build_points(
         boxes=boxes,
         centers=centers,
         cells=centers.long(),
-        radius=gaussian_radius(extent[:, 1], extent[:, 0], policy=radius_policy).clamp(min=0).long(),
+        radius=radius,
         valid=valid,
         weight=optional_field(gt, "gt_weight", boxes.new_ones(())) * (valid & ~ignore),
         ignore=ignore,
@@ -63,4 +64,5 @@ def build_points(
         stride=stride,
         unlabelled=unlabelled,
         labelled_classes=labelled_classes,
+        reach=radius if radius.device.type == "cpu" else None,
     )

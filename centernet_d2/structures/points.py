@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from detectron2.structures import Instances
@@ -64,6 +65,7 @@ class Points:
         stride: input pixels per map pixel.
         unlabelled: per image the names of the properties that its data set does not label.
         labelled_classes: (B, C) bool, the classes that the data set of each image labels; None: all of them.
+        reach: the radius on the CPU, wherever the rest is; None: it would have to be asked of another device.
     """
 
     image: Tensor
@@ -79,6 +81,16 @@ class Points:
     stride: int
     unlabelled: Sequence[Collection[str]] = ()
     labelled_classes: Tensor | None = None
+    reach: Tensor | None = None
+
+    def to(self, device: torch.device) -> Points:
+        """The same on a device; the reach stays on the CPU."""
+        moved: dict[str, Any] = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name != "reach"
+        }
+        return replace(self, **moved)
 
     def labelled(self, name: str) -> Tensor | None:
         """(B, 1, 1, 1) bool: whether the data set of each image labels a property; None if all do."""

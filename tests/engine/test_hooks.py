@@ -1,9 +1,31 @@
 import os
+from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import distributed, nn
 
-from centernet_d2.engine.hooks import _largest
+from centernet_d2.engine.hooks import CheckGradients, _largest
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_gradients_are_looked_at_and_not_touched(bad):
+    model = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1))
+    hook = CheckGradients()
+    hook.trainer = SimpleNamespace(model=model)
+    hook.after_backward()  # No gradients yet.
+    model[1].weight.grad = torch.tensor([[3.0]])
+    hook.after_backward()
+    assert model[1].weight.grad == 3
+    model[0].weight.grad = torch.tensor([[1.0, bad]])
+    with pytest.raises(FloatingPointError, match="a gradient is NaN or infinite"):
+        hook.after_backward()
+    # A loss scaling gets the chance to scale less, but not for ever.
+    hook.trainer.grad_scaler = SimpleNamespace(get_scale=lambda: 2.0)
+    hook.after_backward()
+    hook.trainer.grad_scaler = SimpleNamespace(get_scale=lambda: 1.0)
+    with pytest.raises(FloatingPointError, match="a gradient is NaN or infinite"):
+        hook.after_backward()
 
 
 def test_all_processes_learn_of_a_signal_that_one_got(tmp_path):

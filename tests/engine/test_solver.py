@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from centernet_d2 import load_config, model_zoo
-from centernet_d2.engine.solver import build_optimizer, with_iterations
+from centernet_d2.engine.solver import ADAM, build_optimizer, scaled_learning_rate, with_iterations
 
 
 def optimizer(*overrides):
@@ -47,6 +47,47 @@ def test_gradients_can_be_clipped():
     (model(torch.ones(1, 1)) * 100).sum().backward()
     clipped.step()
     assert before - model.weight.item() == pytest.approx(0.25)
+
+
+def test_fused_adam_steps_as_plain_adam_does(monkeypatch):
+    def trained(adam):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 1))
+        cfg = load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"))
+        built = adam(cfg, model)
+        for _ in range(20):
+            built.zero_grad()
+            model(torch.randn(4, 5)).square().sum().backward()
+            built.step()
+        return built, torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    def plain(cfg, model):
+        return torch.optim.Adam(model.parameters(), lr=scaled_learning_rate(cfg))
+
+    fused, ours = trained(build_optimizer)
+    torch.testing.assert_close(ours, trained(plain)[1], atol=1e-6, rtol=1e-5)
+    assert fused.param_groups[0]["fused"] or torch.__version__ < (2, 4)
+    # A checkpoint of before goes on as it was.
+    old, _ = trained(plain)
+    fused.load_state_dict(old.state_dict())
+    assert not fused.param_groups[0]["fused"]
+
+    # Where torch has no fused kernel, its constructor says so.
+    class Refusing(torch.optim.Adam):
+        def __init__(self, *args, fused=None, **kwargs):
+            super().__init__(*args, **kwargs)
+            if fused:
+                raise RuntimeError("no fused kernel")
+
+    monkeypatch.setitem(ADAM, "Adam", Refusing)
+    refused, theirs = trained(build_optimizer)
+    assert not refused.param_groups[0]["fused"]
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_clipping_under_a_loss_scaling_is_not_fused():
+    keys = ("SOLVER.AMP.ENABLED", True, "SOLVER.CLIP_GRADIENTS.ENABLED", True)
+    assert not optimizer(*keys).param_groups[0]["fused"]
 
 
 def test_unknown_optimizer_is_an_error():

@@ -56,6 +56,20 @@ def test_both_implementations_agree_in_values_and_gradients(size):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+def test_without_gradients_the_same_is_computed_and_nothing_given_is_changed():
+    torch.manual_seed(0)
+    layers = [DeformConv(4, 6, implementation=name) for name in ("torchvision", "grid_sample")]
+    torch.nn.init.normal_(layers[0].conv_offset_mask.weight, std=0.5)
+    layers[1].load_state_dict(layers[0].state_dict())
+    x = torch.randn(3, 4, 7, 12)
+    kept = x.clone()
+    trained = layers[1](x)
+    with torch.no_grad():
+        torch.testing.assert_close(layers[0](x), layers[1](x), atol=2e-6, rtol=1e-5)
+        assert torch.equal(layers[1](x), trained)
+    assert torch.equal(x, kept)
+
+
 @pytest.mark.parametrize("name", [pytest.param("torchvision", marks=newer_torch), "grid_sample"])
 def test_both_implementations_export(name):
     layer = DeformConv(4, 6, implementation=name).eval()

@@ -4,7 +4,14 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from centernet_d2.modeling.heads.center import render_centers
-from centernet_d2.modeling.heatmap import gaussian_profiles, gaussian_radius, paint_max, peak_filter, top_peaks
+from centernet_d2.modeling.heatmap import (
+    gaussian_profiles,
+    gaussian_radius,
+    paint_gaussians,
+    paint_max,
+    peak_filter,
+    top_peaks,
+)
 from centernet_d2.modeling.points import build_points
 
 
@@ -66,6 +73,32 @@ def test_painting_in_chunks_changes_nothing(monkeypatch):
     at_once = paint_max(torch.zeros(2, 8, 12), planes, rows, columns)
     monkeypatch.setattr("centernet_d2.modeling.heatmap._PAINT_ELEMENTS", 8 * 12)
     assert torch.equal(paint_max(torch.zeros(2, 8, 12), planes, rows, columns), at_once)
+
+
+@pytest.mark.parametrize("worthwhile", [0, 1 << 30])
+def test_windows_hold_what_whole_planes_do(monkeypatch, worthwhile):
+    # Bit by bit: objects on every border, windows larger than the map, all sizes, some not chosen, any grouping.
+    monkeypatch.setattr("centernet_d2.modeling.heatmap._WORTHWHILE", worthwhile)
+    monkeypatch.setattr("centernet_d2.modeling.heatmap._PAINT_ELEMENTS", 1000)
+    generator = torch.Generator().manual_seed(0)
+    cells = torch.stack([torch.randint(length, (300,), generator=generator) for length in (30, 20)], 1)
+    cells[:4] = torch.tensor([[0, 0], [29, 0], [0, 19], [29, 19]])
+    radius = (torch.rand(300, generator=generator) ** 4 * 40).long()
+    planes = torch.randint(6, (300,), generator=generator)
+    chosen = torch.rand(300, generator=generator) < 0.8
+    windows, whole = (
+        paint_gaussians(torch.zeros(6, 20, 30), planes, cells, radius, chosen, reach) for reach in (radius, None)
+    )
+    assert radius.min() == 0
+    assert radius.max() > 30
+    assert torch.equal(windows, whole)
+    assert (windows[planes[chosen], cells[chosen, 1], cells[chosen, 0]] == 1).all()
+
+
+def test_nothing_is_painted_without_objects():
+    none = torch.zeros(0, dtype=torch.long)
+    empty = paint_gaussians(torch.zeros(1, 4, 4), none, none.view(0, 2), none, none.bool(), none)
+    assert not empty.any()
 
 
 def test_the_heatmap_of_a_large_batch_stays_within_its_memory():

@@ -53,6 +53,47 @@ def test_half_precision_logits_are_computed_in_float32(dtype):
     assert loss.item() == pytest.approx(focal_loss_with_logits(logits.float(), target).item())
 
 
+def focal_example(dtype=torch.float32):
+    """Logits of all sizes, some beyond the clamp; centers among them, with and without weight."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(2, 3, 8, 8, generator=generator, dtype=dtype)
+    target = torch.rand(2, 3, 8, 8, generator=generator, dtype=dtype) ** 4
+    target[target > 0.8] = 1
+    return logits.requires_grad_(), target, torch.rand(2, 3, 1, 1, generator=generator, dtype=dtype)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_own_gradient_of_the_focal_loss_is_that_of_autograd(weighted):
+    logits, target, weight = focal_example()
+    weight = weight if weighted else None
+    own = focal_loss_with_logits(logits, target, weight)
+    plain = focal_loss(logits.sigmoid().clamp(1e-4, 1 - 1e-4), target, weight)
+    assert own.item() == pytest.approx(plain.item(), rel=1e-6)
+    gradients = [torch.autograd.grad(3 * loss, logits)[0] for loss in (own, plain)]
+    torch.testing.assert_close(*gradients, atol=4e-9, rtol=1e-5)
+    beyond = logits.detach().abs() > 9.22  # where a probability is clamped
+    assert beyond.any()
+    assert not gradients[0][beyond].any()
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_gradient_of_the_focal_loss_is_that_of_differences(weighted):
+    logits, target, weight = focal_example(torch.float64)
+    weight = weight if weighted else None
+    with torch.no_grad():
+        logits.clamp_(-9, 9)  # it has a kink at the clamp
+    assert torch.autograd.gradcheck(lambda x: focal_loss_with_logits(x, target, weight), logits)
+
+
+@pytest.mark.skipif(torch.__version__ < (2, 3), reason="torch is too old to compile it")
+def test_the_focal_loss_compiles_into_one_graph():
+    logits, target, _ = focal_example()
+    compiled = torch.compile(focal_loss_with_logits, backend="aot_eager", fullgraph=True)
+    own, eager = (function(logits, target) for function in (compiled, focal_loss_with_logits))
+    torch.testing.assert_close(own, eager)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (own, eager)))
+
+
 def test_regression_losses_by_hand():
     prediction = torch.tensor([[1.0, 2.0], [5.0, 5.0], [9.0, 9.0]])
     target = torch.tensor([[1.5, 4.0], [5.0, 5.0], [0.0, 0.0]])

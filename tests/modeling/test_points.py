@@ -89,3 +89,14 @@ def test_around_a_center_cells_outside_the_box_or_the_map_do_not_count():
     assert [cells[0][weight[0] > 0].tolist(), weight[2].tolist()] == [[[0, 0], [0, 1], [1, 0], [1, 1]], [0] * 9]
     # Narrower than a cell: of its column, that of the center, all three rows count.
     assert cells[1][weight[1] > 0].tolist() == [[10, 6], [10, 7], [10, 8]]
+
+
+def test_the_cpu_keeps_the_radius_of_what_moves_to_another_device():
+    points = build_points([instances([[8, 4, 28, 16]])], (16, 32), stride=4)
+    moved = points.to(torch.device("meta"))
+    assert moved.reach.tolist() == points.radius.tolist()
+    assert {moved.image.device.type, moved.radius.device.type, moved.valid.device.type} == {"meta"}
+    assert moved.map_size == points.map_size
+    # What was built elsewhere is not asked for.
+    gt = instances([[8, 4, 28, 16]]).to("meta")
+    assert build_points([gt], (16, 32), stride=4).reach is None

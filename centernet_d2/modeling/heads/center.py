@@ -16,7 +16,7 @@ from ...config import check_choice, read_choice
 from ...geometry import Geometry
 from ...registry import POINT_HEAD_REGISTRY
 from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
-from ..heatmap import gaussian_profiles, paint_max
+from ..heatmap import gaussian_profiles, paint_gaussians, paint_max
 from ..losses import REGRESSION_LOSSES, focal_loss_with_logits, regression_loss
 from .point_head import PointHead, Property, unflip_vectors
 
@@ -34,8 +34,12 @@ def render_centers(points: Points, num_classes: int) -> Tensor:
     Returns:
         (B, C, H, W) float32, exactly 1 at the cells of the objects.
     """
-    rows, columns = gaussian_profiles(points.cells, points.radius, points.map_size[1:])
-    return _paint(points, num_classes, points.valid & ~points.ignore, rows, columns)
+    batch, height, width = points.map_size
+    # Only regions to ignore belong to all classes, and they are not drawn.
+    planes = points.image * num_classes + points.classes.clamp(min=0)
+    canvas = points.boxes.new_zeros(batch * num_classes, height, width)
+    paint_gaussians(canvas, planes, points.cells, points.radius, points.valid & ~points.ignore, points.reach)
+    return canvas.unflatten(0, (batch, num_classes))
 
 
 def render_ignored(points: Points, num_classes: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ....geometry import Geometry, apply_affine
 from ....registry import POINT_HEAD_REGISTRY
 from ....structures.points import DenseTarget, Peaks, Points, SparseTarget, optional_field
-from ...heatmap import gaussian_profiles, paint_max, peak_filter
+from ...heatmap import paint_gaussians, peak_filter
 from ...losses import focal_loss_with_logits, regression_loss
 from ..point_head import PointHead, unflip_vectors
 from .prop import HALF_PIXEL, KeypointProperty
@@ -151,9 +151,10 @@ class KeypointHead(PointHead):
             image = points.image.repeat_interleave(len(self.schema))
             cells = torch.where(known[..., None], positions, 0).long().flatten(0, 1)
             joint = torch.arange(len(self.schema), device=image.device).repeat(len(keypoints))
-            rows, columns = gaussian_profiles(cells, points.radius.repeat_interleave(len(self.schema)), (height, width))
+            radius = points.radius.repeat_interleave(len(self.schema))
+            reach = None if points.reach is None else points.reach.repeat_interleave(len(self.schema))
             canvas = positions.new_zeros(batch * len(self.schema), height, width)
-            paint_max(canvas, image * len(self.schema) + joint, rows * known.flatten()[:, None], columns)
+            paint_gaussians(canvas, image * len(self.schema) + joint, cells, radius, known.flatten(), reach)
             labelled = points.labelled(self.prop.name)
             weight = None if labelled is None else labelled.float()
             targets["keypoint_heatmap"] = DenseTarget(canvas.unflatten(0, (batch, -1)), weight)

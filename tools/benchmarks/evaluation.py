@@ -1,0 +1,106 @@
+"""The COCO figures of detections that are drawn, by pycocotools and, where it is installed, by faster-coco-eval."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .measure import alternate, summarize, table
+from .targets import draw_objects
+
+SIZE = (480, 640)
+# Package, its class of annotations, its class of evaluations.
+PROGRAMS = {
+    "pycocotools": ("pycocotools.coco.COCO", "pycocotools.cocoeval.COCOeval"),
+    "faster_coco_eval": ("faster_coco_eval.COCO", "faster_coco_eval.COCOeval_faster"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=int, default=300)
+    parser.add_argument("--objects", type=int, default=7, help="per image")
+    parser.add_argument("--detections", type=int, default=100, help="per image")
+    parser.add_argument("--classes", type=int, default=80)
+    parser.add_argument("--rounds", type=int, default=3)
+
+
+def run(args: argparse.Namespace) -> dict[str, object]:
+    """Seconds and the 12 figures, by package."""
+    truth, detections = draw(args.images, args.objects, args.detections, args.classes)
+    variants: dict[str, Callable[[], NDArray]] = {}
+    for package, names in PROGRAMS.items():
+        if find_spec(package):
+            annotations, evaluation = (_named(name) for name in names)
+            variants[package] = lambda a=annotations, e=evaluation: evaluate(a, e, truth, detections)
+        else:
+            print(f"not compared: {package} is not installed")
+    figures = {name: variant() for name, variant in variants.items()}
+    times = alternate(variants, args.rounds)
+    print(f"\n{args.images} images, {args.detections} detections each\n\n{table(times)}")
+    expected = figures["pycocotools"]
+    difference = {name: float(np.abs(own - expected).max()) for name, own in figures.items()}
+    print(f"\nlargest difference of the 12 figures: {max(difference.values()):g}")
+    return {
+        "seconds": summarize(times),
+        "figures": {name: own.tolist() for name, own in figures.items()},
+        "largest_difference": difference,
+    }
+
+
+def _named(name: str) -> type:
+    module, _, attribute = name.rpartition(".")
+    return getattr(import_module(module), attribute)
+
+
+def draw(images: int, objects: int, detections: int, classes: int) -> tuple[dict, list[dict]]:
+    """A COCO file in memory, and as many results for it: noisy copies of the objects, and boxes anywhere."""
+    records, results = [], []
+    for image in range(images):
+        gt, stray = (draw_objects(n, SIZE, classes, seed) for n, seed in ((objects, image), (detections, -1 - image)))
+        boxes = gt.gt_boxes.tensor
+        for box, category in zip(to_xywh(boxes), gt.gt_classes.tolist(), strict=True):
+            record = {"image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            records.append({"id": len(records) + 1, **record})
+        generator = torch.Generator().manual_seed(image)
+        found = boxes + 5 * torch.randn(boxes.shape, generator=generator)
+        found[:, 2:] = torch.maximum(found[:, 2:], found[:, :2] + 1)
+        boxes = torch.cat([found, stray.gt_boxes.tensor])[:detections]
+        labels = torch.cat([gt.gt_classes, stray.gt_classes])[:detections].tolist()
+        scores = torch.rand(len(boxes), generator=generator).tolist()
+        for box, category, score in zip(to_xywh(boxes), labels, scores, strict=True):
+            results.append({"image_id": image, "category_id": category, "bbox": box, "score": score})
+    content = {
+        "info": {},
+        "images": [{"id": image, "height": SIZE[0], "width": SIZE[1]} for image in range(images)],
+        "categories": [{"id": category, "name": str(category)} for category in range(classes)],
+        "annotations": records,
+    }
+    return content, results
+
+
+def to_xywh(boxes: Tensor) -> list[list[float]]:
+    return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
+
+
+def evaluate(annotations: type, evaluation: type, truth: dict, detections: list[dict]) -> NDArray:
+    """The 12 figures."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ground_truth = annotations()
+        # Both packages write into what they are given.
+        ground_truth.dataset = {**truth, "annotations": [dict(record) for record in truth["annotations"]]}
+        ground_truth.createIndex()
+        results = ground_truth.loadRes([dict(result) for result in detections])
+        program = evaluation(ground_truth, results, "bbox")
+        program.evaluate()
+        program.accumulate()
+        program.summarize()
+    return np.asarray(program.stats[:12], dtype=np.float64)
