@@ -163,7 +163,7 @@ def test_one_matrix_is_all_steps_of_the_jitter(order):
     np.testing.assert_allclose(changed, 255 * expected, atol=2e-4)
     np.testing.assert_allclose(image @ matrix[:, :3].T + matrix[:, 3], changed, atol=2e-4)
     np.testing.assert_allclose(
-        color_jitter(colors.astype(np.float32), order, list(factors[name] for name in order), lighting),
+        color_jitter(colors.astype(np.float32), order, [factors[name] for name in order], lighting),
         expected,
         atol=1e-6,
     )

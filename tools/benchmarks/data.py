@@ -1,9 +1,9 @@
 """Images per second and core of the data path, beside a plain sample function in the original's way.
 
-Every variant reads the same JPEG files with the same annotations and draws its own window, mirror and colors. The one in
-the original's way returns a normalised float image and the targets of its objects, so ours are timed with targets too;
-`ratio_to_original` compares those two. Ours leave colors and normalisation to the model's device; one variant does these
-on the same core as well, so that both sides end at the same tensors.
+Every variant reads the same JPEG files with the same annotations and draws its own window, mirror and colors. The one
+in the original's way returns a normalised float image and the targets of its objects, so ours are timed with targets
+too; `ratio_to_original` compares those two. Ours leave colors and normalisation to the model's device; one variant does
+these on the same core as well, so that both sides end at the same tensors.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Time all variants in turn on one core, and print a table.
 
     Returns:
-        ``images_per_second`` by variant with median, min and max; ``ratio_to_original``, with the targets on both sides,
+        ``images_per_second`` by variant with median, min and max; ``ratio_to_original``, with targets on both sides,
         and ``ratios_to_original`` of all; > 1 is faster.
 
     Raises:
