@@ -186,13 +186,9 @@ def _add_model_keys(model: CfgNode) -> None:
     node.OFFSET = True
     # Two size channels per class instead of two in all.
     node.CLASS_SPECIFIC_SIZE = False
-    # "l1", "smooth_l1" (the paper's ablation) or "relative_l1", in units of the true sizes (with SIZE_WEIGHT 1 to 2).
+    # "l1" or "smooth_l1" (the paper's ablation).
     node.SIZE_LOSS = "l1"
-    # "l1" or "smooth_l1".
     node.OFFSET_LOSS = "l1"
-    # Offsets and sizes are learned at the cell of the center alone, as in the paper, or also at cells up to so far from
-    # it, inside the box: a peak is often one cell off.
-    node.CENTER_REACH = 0
     node.HEATMAP_WEIGHT = 1.0
     node.OFFSET_WEIGHT = 1.0
     node.SIZE_WEIGHT = 0.1

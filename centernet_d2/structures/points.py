@@ -99,25 +99,6 @@ class Points:
         known = [name not in names for names in self.unlabelled]
         return torch.tensor(known, device=self.boxes.device)[:, None, None, None]
 
-    def around(self, reach: int) -> Points:
-        """Every object once for each of the (2 * reach + 1)^2 cells around its center, at that cell.
-
-        Cells that its box does not reach have no weight, but for the center's, which always counts.
-        """
-        if reach == 0:
-            return self
-        steps = torch.arange(-reach, reach + 1, device=self.cells.device)
-        shifts = torch.cartesian_prod(steps, steps)
-        cells = self.cells[:, None] + shifts
-        inside = ((cells >= self.boxes[:, None, :2]) & (cells <= self.boxes[:, None, 2:])).all(dim=2)
-        inside |= (shifts == 0).all(dim=1)
-        # What lies outside may lie outside the map, too.
-        cells = torch.where(inside[..., None], cells, self.cells[:, None]).flatten(0, 1)
-        own = ("image", "classes", "boxes", "centers", "radius", "valid", "weight", "ignore")
-        fields = {name: getattr(self, name).repeat_interleave(len(shifts), dim=0) for name in own}
-        fields["weight"] = fields["weight"] * inside.flatten()
-        return replace(self, **fields, cells=cells)
-
     def target(self, value: Tensor, weight: Tensor | None = None) -> SparseTarget:
         """A target at the objects' cells: (N, D) values, with the objects' weight unless (N, D) `weight` is given."""
         weight = self.weight[:, None].expand_as(value) if weight is None else weight

@@ -70,27 +70,6 @@ def test_radius_policy_reaches_the_points(policy, expected):
     assert points.radius.item() == expected
 
 
-def test_around_a_center_every_cell_inside_the_box_counts():
-    # At stride 4 the box is 2..7 x 1..4, its center (4.5, 2.5), in cell (4, 2): all nine cells lie inside.
-    points = build_points([instances([[8, 4, 28, 16]])], (16, 32), stride=4)
-    around = points.around(1)
-    assert sorted(around.cells.tolist()) == [[x, y] for x in (3, 4, 5) for y in (1, 2, 3)]
-    assert around.weight.tolist() == [1] * 9
-    assert around.centers.tolist() == [[4.5, 2.5]] * 9
-    assert points.around(0) is points
-    assert len(points.cells) == 1
-
-
-def test_around_a_center_cells_outside_the_box_or_the_map_do_not_count():
-    corner, thin, gone = [0, 0, 6, 6], [40, 20, 41, 40], [200, 0, 240, 20]
-    around = build_points([instances([corner, thin, gone])], (16, 32), stride=4).around(1)
-    cells, weight = around.cells.unflatten(0, (3, 9)), around.weight.view(3, 9)
-    assert cells.min() >= 0
-    assert [cells[0][weight[0] > 0].tolist(), weight[2].tolist()] == [[[0, 0], [0, 1], [1, 0], [1, 1]], [0] * 9]
-    # Narrower than a cell: of its column, that of the center, all three rows count.
-    assert cells[1][weight[1] > 0].tolist() == [[10, 6], [10, 7], [10, 8]]
-
-
 def test_the_cpu_keeps_the_radius_of_what_moves_to_another_device():
     points = build_points([instances([[8, 4, 28, 16]])], (16, 32), stride=4)
     moved = points.to(torch.device("meta"))

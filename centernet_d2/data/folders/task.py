@@ -19,11 +19,12 @@ _COCO_KEYPOINTS = 17
 _SIGMA = 0.05
 
 _BOX_NETWORKS = {
-    "small": "Base-HG-small.yaml",
+    "small": "Base-HG-small-boxes.yaml",
     "trunk": "BCCD-Detection/centernet_R_18_bccd.yaml",
     "large": "COCO-Detection/centernet_DLA_34_1x.yaml",
     "large on a CPU": "COCO-Detection/centernet_R_18_plain_1x.yaml",
 }
+_KEYPOINT_NETWORKS = {**_BOX_NETWORKS, "small": "Base-HG-small.yaml"}
 _SPACE_NETWORKS = {
     "small": "Shapes/centernet_3d_HG_boxes.yaml",
     "trunk": "KITTI-3D/centernet_3d_R_18.yaml",
@@ -88,7 +89,7 @@ def task_of(found: FoundData, files: Mapping[str, Path], name: str) -> Task:
     if not _has_keypoints(found):
         return Task("boxes", _BOX_NETWORKS, keys, ("no keypoint is labelled in train: none is learned",))
     more, notes = _keypoint_keys(found.keypoints)
-    return Task("boxes and keypoints", _BOX_NETWORKS, {**keys, **more}, notes)
+    return Task("boxes and keypoints", _KEYPOINT_NETWORKS, {**keys, **more}, notes)
 
 
 def _has_keypoints(found: FoundData) -> bool:

@@ -18,9 +18,7 @@ from ...structures.points import Peaks, Points, SparseTarget
 from ..losses import REGRESSION_LOSSES, regression_loss
 from .point_head import PointHead, Property
 
-__all__ = ["SIZE_LOSSES", "BoxHead", "BoxProperty"]
-
-SIZE_LOSSES = (*REGRESSION_LOSSES, "relative_l1")
+__all__ = ["BoxHead", "BoxProperty"]
 
 
 class BoxProperty(Property):
@@ -54,7 +52,6 @@ class BoxHead(PointHead):
         weight: float = 0.1,
         clip: bool = True,
         loss_slots: int = 0,
-        reach: int = 0,
         size_as_point: bool = False,
         **common: Any,
     ) -> None:
@@ -62,12 +59,10 @@ class BoxHead(PointHead):
         Args:
             num_classes: only used for class-specific sizes.
             class_specific: channels 2c and 2c + 1 hold the size of class c, instead of one pair for all.
-            loss: "l1", "smooth_l1" (the paper's ablation) or "relative_l1", the L1 loss of sizes in units of the true
-                ones: to first order what the boxes lack of an overlap of 1, so small objects count like large ones.
-                Class-specific sizes use l1 for smooth_l1, as in the original.
+            loss: "l1" or "smooth_l1" (the paper's ablation); class-specific sizes always use l1, as in the original.
             weight: factor of the loss.
             clip: clip decoded boxes to the image. The original does not.
-            loss_slots, reach: see :class:`CenterHead`.
+            loss_slots: see :class:`CenterHead`.
             size_as_point: send sizes to the original image like points, so that they are shifted too, as the original
                 does for 3-D boxes (original.md: 3-D results): KITTI's come out about a pixel too tall.
             common: see :class:`PointHead`.
@@ -75,14 +70,13 @@ class BoxHead(PointHead):
         Raises:
             ValueError: unknown loss.
         """
-        check_choice("loss", loss, SIZE_LOSSES)
+        check_choice("loss", loss, REGRESSION_LOSSES)
         super().__init__({"size": 2 * num_classes if class_specific else 2}, **common)
         self.class_specific = class_specific
-        self.loss = "l1" if class_specific and loss == "smooth_l1" else loss
+        self.loss = "l1" if class_specific else loss
         self.weight = weight
         self.clip = clip
         self.loss_slots = loss_slots
-        self.reach = reach
         self.size_as_point = size_as_point
 
     @classmethod
@@ -91,17 +85,15 @@ class BoxHead(PointHead):
         return {
             "num_classes": node.NUM_CLASSES,
             "class_specific": node.CLASS_SPECIFIC_SIZE,
-            "loss": read_choice(cfg, "MODEL.CENTERNET.SIZE_LOSS", SIZE_LOSSES),
+            "loss": read_choice(cfg, "MODEL.CENTERNET.SIZE_LOSS", REGRESSION_LOSSES),
             "weight": node.SIZE_WEIGHT,
             "clip": node.CLIP_BOXES,
             "loss_slots": node.LOSS_SLOTS,
-            "reach": node.CENTER_REACH,
             "size_as_point": node.SIZE_AS_POINT,
             **cls.common_config(cfg, input_shape, num_stacks),
         }
 
     def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, SparseTarget]:
-        points = points.around(self.reach)
         size = points.boxes[:, 2:] - points.boxes[:, :2]
         if not self.class_specific:
             return {"size": points.target(size)}
@@ -113,12 +105,8 @@ class BoxHead(PointHead):
     def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
         target = targets["size"]
         slots = self.loss_slots * len(maps["size"])
-        predicted, true, loss = target.gather(maps["size"]).float(), target.value, self.loss
-        if loss == "relative_l1":
-            # Of boxes thinner than a cell the error in cells counts.
-            unit = torch.where(target.weight > 0, true, 1).clamp(min=1)
-            predicted, true, loss = predicted / unit, true / unit, "l1"
-        return {"loss_size": self.weight * regression_loss(predicted, true, target.weight, loss, slots)}
+        loss = regression_loss(target.gather(maps["size"]), target.value, target.weight, self.loss, slots)
+        return {"loss_size": self.weight * loss}
 
     def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
         return {"size": maps["size"].flip(-1)}

@@ -150,7 +150,6 @@ class CenterHead(PointHead):
         stride: int = 4,
         ignore_regions: str = "mask",
         loss_slots: int = 0,
-        reach: int = 0,
         **common: Any,
     ) -> None:
         """
@@ -165,7 +164,6 @@ class CenterHead(PointHead):
                 act on the heatmap as the original does for 3-D boxes, see :func:`render_with_ignored`.
             loss_slots: divide the loss of the offset by this many objects per image, however many there are; 0 divides
                 by the objects.
-            reach: learn the offset to the center also at cells up to so far from it, inside the box.
             common: see :class:`PointHead`.
 
         Raises:
@@ -182,7 +180,6 @@ class CenterHead(PointHead):
         self.stride = stride
         self.ignore_regions = ignore_regions
         self.loss_slots = loss_slots
-        self.reach = reach
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
@@ -197,7 +194,6 @@ class CenterHead(PointHead):
             "stride": input_shape.stride,
             "ignore_regions": read_choice(cfg, "MODEL.CENTERNET.IGNORE_REGIONS", IGNORE_POLICIES),
             "loss_slots": node.LOSS_SLOTS,
-            "reach": node.CENTER_REACH,
             **cls.common_config(cfg, input_shape, num_stacks),
         }
 
@@ -206,8 +202,7 @@ class CenterHead(PointHead):
         heatmap = DenseTarget(self._heatmap(gt, points), self._heatmap_weight(gt, points))
         targets: dict[str, DenseTarget | SparseTarget] = {"heatmap": heatmap}
         if "offset" in self.maps:
-            around = points.around(self.reach)
-            targets["offset"] = around.target(around.centers - around.cells)
+            targets["offset"] = points.target(points.centers - points.cells)
         return targets
 
     def _heatmap(self, gt: Sequence[Instances], points: Points) -> Tensor:

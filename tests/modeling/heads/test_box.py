@@ -79,30 +79,3 @@ def test_class_specific_sizes_always_use_l1():
 def test_unknown_loss_is_an_error():
     with pytest.raises(ValueError, match="^loss is 'l2', known: l1, smooth_l1"):
         stub_heads(box={"loss": "l2"})
-
-
-def test_relative_loss_is_in_units_of_the_true_size():
-    gt = Instances((64, 64))
-    gt.gt_boxes, gt.gt_classes = Boxes(torch.tensor([[8.0, 8, 40, 10]])), torch.tensor([0])
-    model = stub_model(stub_heads(box={"loss": "relative_l1", "weight": 3.0}))
-    head = model.heads["BoxHead"]
-    targets = head.targets([gt], model.build_points([gt], (16, 16)))
-    # The box is 8 cells wide and half a cell high, of which the error in cells counts.
-    assert targets["size"].value.tolist() == [[8, 0.5]]
-    loss = head.losses({"size": torch.full((1, 2, 16, 16), 2.0)}, targets)["loss_size"]
-    assert loss.item() == pytest.approx(3 * (6 / 8 + 1.5) / 2, rel=1e-3)
-    targets["size"].value[0, 1] = float("nan")
-    targets["size"].weight = torch.tensor([[1.0, 0.0]])
-    loss = head.losses({"size": torch.full((1, 2, 16, 16), 2.0)}, targets)["loss_size"]
-    assert loss.item() == pytest.approx(3 * 6 / 8, rel=1e-3)
-
-
-def test_with_a_reach_a_peak_beside_the_center_decodes_to_the_same_box():
-    gt = Instances((96, 160))
-    gt.gt_boxes, gt.gt_classes = Boxes(torch.tensor([[60.0, 50, 150, 90]])), torch.tensor([1])
-    model = stub_model(stub_heads(reach=1, box={"reach": 1}), max_detections=1)
-    maps = maps_of(model, gt, (24, 40))
-    maps["heatmap"] = maps["heatmap"].roll((1, -1), (2, 3))
-    to_image = torch.tensor([[4.0, 0, 0], [0, 4, 0]], dtype=torch.float64)
-    found = model.detect(maps, [Geometry((96, 160), (96, 160), to_image)])[0]
-    np.testing.assert_allclose(found.pred_boxes.tensor, gt.gt_boxes.tensor, atol=1e-4)
