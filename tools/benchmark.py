@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What this project and others take on this machine, timed in turn.
 
-    python tools/benchmark.py targets|step|inference|evaluation|start [CONFIG] [--json FILE]
+    python tools/benchmark.py data|targets|step|inference|evaluation|start [CONFIG] [--json FILE]
 
 ``python tools/benchmark.py COMMAND --help`` names the options of each.
 """
@@ -13,11 +13,11 @@ import json
 import sys
 from pathlib import Path
 
-from benchmarks import evaluation, inference, start, step, targets
+from benchmarks import data, evaluation, inference, start, step, targets
 from benchmarks.measure import environment
 from centernet_d2 import command_line
 
-COMMANDS = {module.__name__.rpartition(".")[2]: module for module in (targets, step, inference, evaluation, start)}
+COMMANDS = {module.__name__.rpartition(".")[2]: module for module in (data, targets, step, inference, evaluation, start)}
 
 
 def main(argv: list[str] | None = None) -> int:

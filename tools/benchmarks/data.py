@@ -55,13 +55,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Time all variants in turn on one core, and print a table.
 
     Returns:
-<<<<<<< HEAD
-        ``images_per_second`` by variant with median, min and max; ``ratio_to_original``, with the targets on both
-        sides, and ``ratios_to_original`` of all; > 1 is faster.
-=======
         ``images_per_second`` by variant with median, min and max; ``ratio_to_original``, with targets on both sides,
         and ``ratios_to_original`` of all; > 1 is faster.
->>>>>>> datapath
 
     Raises:
         FileNotFoundError: the folder has no annotations.

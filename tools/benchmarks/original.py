@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The sample function of the original in a plain NumPy way, as docs/original.md has it: what speed is compared to.
-=======
 """The sample function of the original in a plain NumPy way, see docs/original.md: what speed is compared to.
->>>>>>> datapath
 
 It draws the window and colors in the same way as the original, works on float images, and goes through the objects one
 by one. Nothing of it is used for training.
@@ -56,16 +52,9 @@ def sample_in_the_original_way(record: dict, cfg: CfgNode) -> dict[str, np.ndarr
 
 def window_matrix(center: np.ndarray, window: float, size: tuple[int, int]) -> np.ndarray:
     """The (2, 3) matrix that shows a window in an output of `size` (width, height), solved from three points."""
-<<<<<<< HEAD
-    source, target = np.zeros((2, 3, 2), dtype=np.float32)
-    source[:] = center, [*center, 0, -window / 2], [*center, -window / 2, -window / 2]
-    middle = np.array([size[0] / 2, size[1] / 2])
-    target[:] = middle, [*middle, 0, -size[0] / 2], [*middle, -size[0] / 2, -size[0] / 2]
-=======
     corners = np.array([[0, 0], [0, -0.5], [-0.5, -0.5]])
     source = (center + window * corners).astype(np.float32)
     target = (np.array(size) / 2 + size[0] * corners).astype(np.float32)
->>>>>>> datapath
     return cv2.getAffineTransform(source, target)
 
 
