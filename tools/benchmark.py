@@ -17,7 +17,8 @@ from benchmarks import data, evaluation, inference, start, step, targets
 from benchmarks.measure import environment
 from centernet_d2 import command_line
 
-COMMANDS = {module.__name__.rpartition(".")[2]: module for module in (data, targets, step, inference, evaluation, start)}
+MODULES = (data, targets, step, inference, evaluation, start)
+COMMANDS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
 
 def main(argv: list[str] | None = None) -> int:

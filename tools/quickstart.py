@@ -36,6 +36,8 @@ from centernet_d2.signals import Stopped
 from centernet_d2.visualization import draw_heatmap, draw_instances, side_by_side
 
 CONFIG = "Shapes/centernet_HG_shapes.yaml"
+# Pixels of the longer side of a picture, at least: on the small images themselves, labels would cover the shapes.
+PICTURE_SIDE = 480
 
 
 def half_precision(config_file: str, overrides: list[str]) -> list[str]:
@@ -55,13 +57,16 @@ def train(config_file: str, output: Path, overrides: list[str]) -> dict:
 def picture(model: CenterNet, record: dict, class_names: list[str]) -> np.ndarray:
     """Ground truth, detections and heatmap of one image, side by side; (H, W, 3) RGB."""
     image = read_image(record["file_name"], model.input_format)
-    inputs = [{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}]
+    zoom = max(1, -(-PICTURE_SIDE // max(image.shape[:2])))
+    height, width = (zoom * side for side in image.shape[:2])
+    inputs = [{"image": torch.from_numpy(image.transpose(2, 0, 1).copy()), "height": height, "width": width}]
     with torch.no_grad():
         (canvas,), (geometry,) = model.preprocess_image(inputs)
         maps = model.compute_test_maps(model.batch([canvas]))
         detections = model.detect(maps, [geometry])[0]
-    pixels = read_image(record["file_name"], "RGB")
+    pixels = cv2.resize(read_image(record["file_name"], "RGB"), (width, height), interpolation=cv2.INTER_CUBIC)
     truth = annotations_to_instances([dict(x) for x in record["annotations"]], image.shape[:2])
+    truth.gt_boxes.scale(zoom, zoom)
     return side_by_side(
         [
             draw_instances(pixels, truth, class_names),
