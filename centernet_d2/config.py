@@ -125,6 +125,8 @@ def _add_test_keys(test: CfgNode) -> None:
     # The metric by which model_best.pth is the best, such as "bbox/AP50" or, of the averaged weights, "bbox_EMA/AP";
     # "auto": the usual one of the first data set of DATASETS.TEST; "": none. Only with TEST.EVAL_PERIOD.
     test.BEST_METRIC = "auto"
+    # Of the network at inference: "float32", or "bfloat16" or "float16" by autocast; what follows it is float32.
+    test.PRECISION = "float32"
     # Suppress detections that overlap better ones by more than NMS_THRESH, at the very end: "class" for class by class,
     # "agnostic" whatever the classes; "" does not, as in the paper.
     test.NMS = ""

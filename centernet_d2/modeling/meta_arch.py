@@ -32,6 +32,7 @@ __all__ = ["CenterNet", "group_by_shape", "unwrap"]
 
 INPUT_FORMATS = ("BGR", "RGB")
 TEST_RESOLUTIONS = ("keep", "fixed", "fixed_width")
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 # Nothing of an image is as large, and on the way to its pixels it would overflow.
 _INFINITE = 1e30
@@ -65,6 +66,7 @@ class CenterNet(nn.Module):
         nms: str = "",
         nms_threshold: float = 0.5,
         channels_last: bool = False,
+        precision: str = "float32",
     ) -> None:
         """
         Args:
@@ -84,6 +86,8 @@ class CenterNet(nn.Module):
             nms: "", "class" or "agnostic", see :func:`centernet_d2.modeling.nms.suppress`.
             nms_threshold: intersection over union for it.
             channels_last: keep weights and maps with the channels of a cell side by side; same results, other speed.
+            precision: of the network at inference: "float32" computes as it is told to, "bfloat16" and "float16" in
+                autocast. Maps are float32 either way.
 
         Raises:
             ValueError: a parameter is unknown or does not fit another.
@@ -94,6 +98,7 @@ class CenterNet(nn.Module):
         check_choice("gaussian_radius", gaussian_radius, RADIUS_POLICIES)
         check_choice("test_resolution", test_resolution, TEST_RESOLUTIONS)
         check_choice("input_format", input_format, INPUT_FORMATS)
+        check_choice("precision", precision, PRECISIONS)
         self.backbone = backbone
         # A ModuleDict does not say what it holds.
         self.heads = cast(Mapping[str, PointHead], nn.ModuleDict(dict(named)))
@@ -110,6 +115,7 @@ class CenterNet(nn.Module):
         self.fixed_size = (fixed_size[0], fixed_size[1])
         self.nms = nms
         self.nms_threshold = nms_threshold
+        self.precision = precision
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
@@ -139,6 +145,7 @@ class CenterNet(nn.Module):
             "nms": cfg.TEST.NMS,
             "nms_threshold": cfg.TEST.NMS_THRESH,
             "channels_last": cfg.MODEL.CENTERNET.CHANNELS_LAST,
+            "precision": read_choice(cfg, "TEST.PRECISION", PRECISIONS),
         }
 
     @property
@@ -187,8 +194,12 @@ class CenterNet(nn.Module):
 
     def compute_test_maps(self, images: Tensor) -> dict[str, Tensor]:
         """Normalised (B, C, H, W) images -> the activated maps of the last stack."""
-        feature = list(self.backbone(images.contiguous(memory_format=self.memory_format)).values())[-1]
-        return self.activate(self._head_maps(feature, -1))
+        images = images.contiguous(memory_format=self.memory_format)
+        if self.precision == "float32":
+            return self.activate(self._head_maps(list(self.backbone(images).values())[-1], -1))
+        with torch.autocast(images.device.type, dtype=getattr(torch, self.precision)):
+            maps = self._head_maps(list(self.backbone(images).values())[-1], -1)
+        return self.activate({name: tensor.float() for name, tensor in maps.items()})
 
     def _head_maps(self, feature: Tensor, stack: int) -> dict[str, Tensor]:
         return {name: tensor for head in self.heads.values() for name, tensor in head(feature, stack).items()}

@@ -155,6 +155,21 @@ def test_channels_last_changes_the_memory_and_no_result():
     assert all(torch.allclose(last[name], plain[name], rtol=1e-3, atol=1e-4) for name in plain)
 
 
+def test_half_precision_at_inference_gives_nearly_the_same_maps():
+    models = []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        models.append(CenterNet(small_config("TEST.PRECISION", precision)).eval())
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        full, half = (model.compute_test_maps(images) for model in models)
+    assert all(half[name].dtype == torch.float32 for name in full)
+    assert not torch.equal(full["heatmap"], half["heatmap"])
+    assert all(torch.allclose(half[name], full[name], rtol=0.1, atol=0.05) for name in full)
+    with pytest.raises(ValueError, match=r"TEST.PRECISION is 'int8', known: float32, bfloat16, float16"):
+        CenterNet(small_config("TEST.PRECISION", "int8"))
+
+
 def test_options_of_the_heads_follow_the_config():
     node = "MODEL.CENTERNET."
     heads = CenterNet(
