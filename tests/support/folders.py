@@ -39,14 +39,14 @@ def voc_xml(name, objects, size=SIZE):
     return f"<annotation><filename>{name}</filename>{stated}{rows}</annotation>"
 
 
-def write_voc(root, truth=TRUTH):
+def write_voc(root, truth=TRUTH, size=SIZE):
     (root / "Annotations").mkdir(parents=True)
     (root / "ImageSets" / "Main").mkdir(parents=True)
     for split, images in truth.items():
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{name}\n" for name in images))
         for name, objects in images.items():
-            write_image(root / "JPEGImages" / f"{name}.jpg")
-            (root / "Annotations" / f"{name}.xml").write_text(voc_xml(f"{name}.jpg", objects))
+            write_image(root / "JPEGImages" / f"{name}.jpg", size)
+            (root / "Annotations" / f"{name}.xml").write_text(voc_xml(f"{name}.jpg", objects, size))
     every = [name for images in truth.values() for name in images]
     (root / "ImageSets" / "Main" / "trainval.txt").write_text("\n".join(every))
     return root
@@ -58,15 +58,15 @@ def yolo_row(label, box, size=SIZE, classes=CLASSES):
     return f"{classes.index(label)} " + " ".join(f"{value:.6f}" for value in center)
 
 
-def write_yolo(root, truth=TRUTH):
+def write_yolo(root, truth=TRUTH, size=SIZE):
     """As Roboflow exports it."""
     for split, images in truth.items():
         folder = root / {"val": "valid"}.get(split, split)
         for part in ("images", "labels"):
             (folder / part).mkdir(parents=True)
         for name, objects in images.items():
-            write_image(folder / "images" / f"{name}.jpg")
-            rows = [yolo_row(label, box) for label, box in objects]
+            write_image(folder / "images" / f"{name}.jpg", size)
+            rows = [yolo_row(label, box, size) for label, box in objects]
             (folder / "labels" / f"{name}.txt").write_text("\n".join(rows))
     (root / "data.yaml").write_text(
         f"train: ../train/images\nval: ../valid/images\ntest: ../test/images\nnc: 3\nnames: {list(CLASSES)}\n"
@@ -74,12 +74,12 @@ def write_yolo(root, truth=TRUTH):
     return root
 
 
-def coco_content(images, file_name="{}.jpg", first_category=1):
+def coco_content(images, file_name="{}.jpg", first_category=1, size=SIZE):
     """A COCO file of named images and their objects."""
     content = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": first_category + i, "name": name} for i, name in enumerate(CLASSES)]
     for number, (name, objects) in enumerate(images.items(), 1):
-        entry = {"id": number, "file_name": file_name.format(name), "width": SIZE[0], "height": SIZE[1]}
+        entry = {"id": number, "file_name": file_name.format(name), "width": size[0], "height": size[1]}
         content["images"].append(entry)
         for label, (x1, y1, x2, y2) in objects:
             content["annotations"].append(
@@ -95,14 +95,14 @@ def coco_content(images, file_name="{}.jpg", first_category=1):
     return content
 
 
-def write_coco_folders(root, truth=TRUTH):
+def write_coco_folders(root, truth=TRUTH, size=SIZE):
     """As Roboflow exports it: ``train`` and ``valid``, each with images and a file."""
     for split, images in truth.items():
         folder = root / {"val": "valid"}.get(split, split)
         folder.mkdir(parents=True)
         for name in images:
-            write_image(folder / f"{name}.jpg")
-        (folder / "_annotations.coco.json").write_text(json.dumps(coco_content(images)))
+            write_image(folder / f"{name}.jpg", size)
+        (folder / "_annotations.coco.json").write_text(json.dumps(coco_content(images, size=size)))
     return root
 
 
@@ -122,22 +122,22 @@ def labelme_content(name, objects, size=SIZE):
     }
 
 
-def write_labelme(root, truth=TRUTH):
+def write_labelme(root, truth=TRUTH, size=SIZE):
     for split, images in truth.items():
         (root / split).mkdir(parents=True)
         for name, objects in images.items():
-            write_image(root / split / f"{name}.jpg")
-            content = labelme_content(f"{name}.jpg", objects)
+            write_image(root / split / f"{name}.jpg", size)
+            content = labelme_content(f"{name}.jpg", objects, size)
             (root / split / f"{name}.json").write_text(json.dumps(content))
     return root
 
 
-def write_table(root, truth=TRUTH):
+def write_table(root, truth=TRUTH, size=SIZE):
     root.mkdir(parents=True, exist_ok=True)
     for split, images in truth.items():
         rows = ["path,x1,y1,x2,y2,label"]
         for name, objects in images.items():
-            write_image(root / "images" / f"{name}.jpg")
+            write_image(root / "images" / f"{name}.jpg", size)
             values = [(*box, label) for label, box in objects] or [("",) * 5]
             rows += [f"images/{name}.jpg," + ",".join(map(str, value)) for value in values]
         (root / f"{split}.csv").write_text("\n".join(rows) + "\n")

@@ -55,6 +55,17 @@ def test_blood_cells_are_found_with_the_published_counts(shared):
     assert found.report.counts == {"boxes without area, left out": 2}
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+def test_blood_cells_are_the_same_in_every_layout(shared, tmp_path, kind):
+    truth = annotations(find_data(shared / "data" / "bccd"))
+    found = find_data(WRITERS[kind](tmp_path / kind, truth, size=(640, 480)))
+    read = rows(annotations(found))
+    assert len(read) == 2804 + 1137 + 782
+    # Boxes are whole numbers; YOLO's decimals miss them by less than a thousandth.
+    assert max(abs(value - round(value)) for row in read for value in row[3:]) < 1e-3
+    assert sorted((*row[:3], *map(round, row[3:])) for row in read) == rows(truth)
+
+
 def test_a_coco_folder_without_splits_is_split(shared):
     found = find_data(shared / "data" / "coco128")
     assert (found.layout, len(found.class_names), found.class_ids[-1]) == ("COCO", 80, 90)
