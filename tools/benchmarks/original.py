@@ -1,4 +1,4 @@
-"""The sample function of the original in a plain NumPy way, see docs/original.md: what speed is compared to.
+"""A sample function as the original has it (docs/original.md), plain NumPy: what the speed of ours is compared to.
 
 It draws the window and colors in the same way as the original, works on float images, and goes through the objects one
 by one. Nothing of it is used for training.
