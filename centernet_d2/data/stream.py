@@ -176,4 +176,5 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 def _mix(*numbers: int) -> int:
     """One number of 63 bits that looks random, from some that do not."""
-    return int(np.random.SeedSequence([number % 2**63 for number in numbers]).generate_state(1, np.uint64)[0] >> 1)
+    state = np.random.SeedSequence([number % 2**63 for number in numbers]).generate_state(1, np.uint64)
+    return int(state[0]) >> 1  # NumPy 1 would make a float of it.
