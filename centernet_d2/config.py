@@ -201,6 +201,8 @@ def _add_model_keys(model: CfgNode) -> None:
     node.SCORE_THRESH_TEST = 0.0
     # Keep the channels of a cell side by side in memory: same results; the small hourglass trains faster so.
     node.CHANNELS_LAST = False
+    # Compile the network by torch.compile: the first batches take a minute or more, and again if their size is new.
+    node.COMPILE = False
 
 
 def _add_quirk_keys(cfg: CfgNode) -> None:
@@ -280,6 +282,9 @@ def _add_input_keys(inputs: CfgNode) -> None:
     # boxes do not, so only joint heatmaps are learned from such images, as in the original (original.md: Rotation).
     inputs.AFFINE.ROTATE = 0.0
     inputs.AFFINE.ROTATE_PROB = 0.0
+    # Turn by a random multiple of so many degrees, boxes too: 180 or 90, for views from above or through a microscope,
+    # where objects lie any way; 0 does not.
+    inputs.AFFINE.TURN = 0
     # Brightness, contrast and saturation change by up to this factor; 0 switches them off.
     inputs.COLOR_JITTER = 0.4
     # Standard deviation of the lighting noise along the colour axes of ImageNet; 0 switches it off.

@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 CROP_MODES = ("crop", "jitter", "none", "kitti")
+# Boxes stay boxes when they turn by right angles.
+TURNS = (0, 90, 180)
 
 # Colour axes of ImageNet in BGR order, values in 0..1 (original.md: Color).
 EIGENVALUES = np.array([0.2141788, 0.01817699, 0.00341571])
@@ -157,22 +159,25 @@ class Window(Augmentation):
         size: (height, width) of the output.
         rotate: standard deviation of the rotation in degrees, clipped at twice that.
         rotate_prob: how often there is one.
+        turn: one of TURNS; if it is not 0, the window turns by a random multiple of so many degrees, boxes too.
     """
 
-    def __init__(self, size: tuple[int, int], *, rotate: float = 0.0, rotate_prob: float = 0.0) -> None:
+    def __init__(self, size: tuple[int, int], *, rotate: float = 0.0, rotate_prob: float = 0.0, turn: int = 0) -> None:
         super().__init__()
         self.size = (size[0], size[1])
         self.rotate = rotate
         self.rotate_prob = rotate_prob
+        self.turn = turn
 
     def _show(
         self, image: np.ndarray, center: Sequence[float] | np.ndarray, window: float, jittered: bool = True
     ) -> AffineTransform:
         """The transform to a window of the given center and width, rotated by chance."""
-        upright, input_size = affine_matrix(center, window, self.size), image.shape[:2]
+        turn = self.turn * np.random.randint(360 // self.turn) if self.turn else 0
+        upright, input_size = affine_matrix(center, window, self.size, turn), image.shape[:2]
         if self._rand_range() >= self.rotate_prob:
             return AffineTransform(upright, input_size, self.size, jittered=jittered)
-        degrees = np.clip(np.random.randn() * self.rotate, -2 * self.rotate, 2 * self.rotate)
+        degrees = turn + np.clip(np.random.randn() * self.rotate, -2 * self.rotate, 2 * self.rotate)
         turned = affine_matrix(center, window, self.size, degrees)
         return AffineTransform(turned, input_size, self.size, upright, jittered)
 
@@ -279,9 +284,10 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[Augmentation]:
         return []
     node, size = cfg.INPUT.AFFINE, tuple(cfg.INPUT.AFFINE.SIZE)
     check_choice("INPUT.AFFINE.MODE", node.MODE, CROP_MODES)
+    check_choice("INPUT.AFFINE.TURN", node.TURN, TURNS)
     check_choice("INPUT.RANDOM_FLIP", cfg.INPUT.RANDOM_FLIP, ("horizontal", "none"))
     augmentations = [RandomMirror()] if cfg.INPUT.RANDOM_FLIP == "horizontal" else []
-    rotation = {"rotate": node.ROTATE, "rotate_prob": node.ROTATE_PROB}
+    rotation = {"rotate": node.ROTATE, "rotate_prob": node.ROTATE_PROB, "turn": node.TURN}
     if node.MODE == "crop":
         augmentations.append(RandomWindow(size, node.SCALES, **rotation))
     elif node.MODE == "kitti":

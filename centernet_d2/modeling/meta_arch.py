@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -66,6 +67,7 @@ class CenterNet(nn.Module):
         nms: str = "",
         nms_threshold: float = 0.5,
         channels_last: bool = False,
+        compiled: bool = False,
         precision: str = "float32",
     ) -> None:
         """
@@ -86,6 +88,8 @@ class CenterNet(nn.Module):
             nms: "", "class" or "agnostic", see :func:`centernet_d2.modeling.nms.suppress`.
             nms_threshold: intersection over union for it.
             channels_last: keep weights and maps with the channels of a cell side by side; same results, other speed.
+            compiled: let torch compile the network with its losses, and the network with its decoding at inference. The
+                first batches wait for that, those of a new size again.
             precision: of the network at inference: "float32" computes as it is told to, "bfloat16" and "float16" in
                 autocast. Maps are float32 either way.
 
@@ -115,6 +119,7 @@ class CenterNet(nn.Module):
         self.fixed_size = (fixed_size[0], fixed_size[1])
         self.nms = nms
         self.nms_threshold = nms_threshold
+        self.compiled = compiled
         self.precision = precision
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
@@ -145,6 +150,7 @@ class CenterNet(nn.Module):
             "nms": cfg.TEST.NMS,
             "nms_threshold": cfg.TEST.NMS_THRESH,
             "channels_last": cfg.MODEL.CENTERNET.CHANNELS_LAST,
+            "compiled": cfg.MODEL.CENTERNET.COMPILE,
             "precision": read_choice(cfg, "TEST.PRECISION", PRECISIONS),
         }
 
@@ -180,12 +186,27 @@ class CenterNet(nn.Module):
         """
         if not self.training:
             return self.inference(batched_inputs)
-        images = self.preprocess_training(batched_inputs)
-        maps = self.compute_maps(images.tensor)
-        losses = self.losses(maps, self.ground_truth(batched_inputs, maps[0]["heatmap"].shape[-2:]))
+        images = self.preprocess_training(batched_inputs).tensor
+        height, width = images.shape[-2:]
+        targets = self.targets(*self.ground_truth(batched_inputs, (height // self.stride, width // self.stride)))
+        maps, losses = self._graph(CenterNet.compute_losses)(self, images, targets)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
             self.visualize_training(batched_inputs, maps[-1])
         return losses
+
+    def _graph(self, method: Callable) -> Callable:
+        """A method of this class, which torch has compiled if the model is to be."""
+        return _compiled(method) if self.compiled else method
+
+    def compute_losses(
+        self, images: Tensor, targets: Mapping[str, Mapping[str, Any]]
+    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+        """Normalised (B, C, H, W) images and :meth:`targets` -> the raw maps of every stack, and :meth:`losses`.
+
+        One graph without a break: nothing in it depends on values, and the number of objects is only a length.
+        """
+        maps = self.compute_maps(images)
+        return maps, self.losses(maps, targets)
 
     def compute_maps(self, images: Tensor) -> list[dict[str, Tensor]]:
         """Normalised (B, C, H, W) images -> the raw maps of every stack."""
@@ -232,21 +253,23 @@ class CenterNet(nn.Module):
         points = self.build_points(gt, map_size, unlabelled=unlabelled, labelled_classes=classes)
         return [instances.to(self.device) for instances in gt], points.to(self.device)
 
-    def losses(self, maps: Sequence[dict[str, Tensor]], truth: tuple[Sequence[Instances], Points]) -> dict[str, Tensor]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, Mapping[str, Any]]:
+        """What the maps of each head, by its name, should be; from what :meth:`ground_truth` says."""
+        return {name: head.targets(gt, points) for name, head in self.heads.items()}
+
+    def losses(self, maps: Sequence[dict[str, Tensor]], targets: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
         """Losses of all heads, averaged over the stacks (original.md: Total loss).
 
         Args:
             maps: raw maps of every stack.
-            truth: from :meth:`ground_truth`.
+            targets: from :meth:`targets`.
 
         Raises:
             ValueError: two heads call a loss the same.
         """
-        gt, points = truth
         losses: dict[str, Tensor] = {}
         for name, head in self.heads.items():
-            targets = head.targets(gt, points)
-            per_stack = [head.losses(stack, targets) for stack in maps]
+            per_stack = [head.losses(stack, targets[name]) for stack in maps]
             if twice := losses.keys() & per_stack[0].keys():
                 raise ValueError(f"{name} has a loss that an earlier head has too: {', '.join(sorted(twice))}")
             losses.update({loss: torch.stack([own[loss] for own in per_stack]).mean(dim=0) for loss in per_stack[0]})
@@ -262,7 +285,7 @@ class CenterNet(nn.Module):
         canvases, geometries = self.preprocess_image(batched_inputs)
         results: list[dict[str, Any]] = [{} for _ in canvases]
         for members in group_by_shape(canvases):
-            maps = self.compute_test_maps(self.batch([canvases[i] for i in members]))
+            maps = self._graph(CenterNet.compute_test_maps)(self, self.batch([canvases[i] for i in members]))
             detections = self.detect(maps, [geometries[i] for i in members])
             for index, instances, heatmap in zip(members, detections, maps["heatmap"], strict=True):
                 results[index]["instances"] = self.suppress(instances)
@@ -409,6 +432,15 @@ class CenterNet(nn.Module):
             inputs=inputs,
         )
         storage.put_image("ground truth, predictions, heatmap", picture)
+
+
+@cache
+def _compiled(function: Callable) -> Callable:
+    """A function of a model and tensors, which torch compiles when it is first called.
+
+    Of a function and not of a model's method, so that copies of a model run their own weights.
+    """
+    return torch.compile(function)
 
 
 def group_by_shape(canvases: Sequence[Tensor], limit: int | None = None) -> Iterator[list[int]]:

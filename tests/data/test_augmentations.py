@@ -129,9 +129,30 @@ def test_augmentations_follow_the_config():
     assert build_augmentations(config(), is_train=False) == []
 
 
-@pytest.mark.parametrize(("key", "value"), [("INPUT.AFFINE.MODE", "zoom"), ("INPUT.RANDOM_FLIP", "vertical")])
+@pytest.mark.parametrize(("turn", "count"), [(0, 1), (180, 2), (90, 4)])
+def test_turned_boxes_stay_on_their_pixels(turn, count):
+    image = np.zeros((64, 64), dtype=np.uint8)
+    image[10:21, 30:51] = 255
+    box = np.array([[30.0, 10.0, 50.0, 20.0]])
+    window, seen = ShiftScaleWindow((64, 64), turn=turn), set()
+    for seed in range(20):
+        np.random.seed(seed)
+        transform = window.get_transform(image)
+        turned = transform.apply_image(image) > 127
+        rows, columns = np.nonzero(turned)
+        found = transform.apply_box(box)[0]
+        # A window's center lies between pixels.
+        np.testing.assert_allclose(found, [columns.min(), rows.min(), columns.max(), rows.max()], atol=1)
+        assert not transform.rotates
+        seen.add(tuple(found.round().astype(int)))
+    assert len(seen) == count
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("INPUT.AFFINE.MODE", "zoom"), ("INPUT.RANDOM_FLIP", "vertical"), ("INPUT.AFFINE.TURN", 45)]
+)
 def test_unknown_choices_are_errors(key, value):
-    with pytest.raises(ValueError, match=f"{key} is '{value}', known"):
+    with pytest.raises(ValueError, match=f"{key} is {value!r}, known"):
         build_augmentations(config(key, value), True)
 
 

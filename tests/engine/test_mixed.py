@@ -101,7 +101,7 @@ def test_what_a_data_set_does_not_label_is_no_background_there(config):
             assert head.targets(*truth).keys() == head.maps.keys()
         for tensor in maps[0].values():
             tensor.retain_grad()
-        sum(model.losses(maps, truth).values()).backward()
+        sum(model.losses(maps, model.targets(*truth)).values()).backward()
         learned = maps[0]["heatmap"].grad.abs().sum(dim=(0, 2, 3)) > 0
         assert {CLASSES[index] for index in np.flatnonzero(learned)} == own[name], name
         # Joints and what is in space are learned where they are labelled, and nowhere else.

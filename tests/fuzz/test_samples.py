@@ -127,7 +127,7 @@ def test_from_annotations_to_losses(inputs, tmp_path):
         if mode == "none" and not loaded["instances"].has("gt_blind"):
             assert len(loaded["instances"]) >= sum(map(clearly_visible, annotations))
         leaves = {name: tensor.clone().requires_grad_() for name, tensor in maps.items()}
-        losses = model.losses([leaves], model.ground_truth([loaded], (16, 16)))
+        losses = model.losses([leaves], model.targets(*model.ground_truth([loaded], (16, 16))))
         assert all(loss.isfinite() for loss in losses.values()), losses
         sum(losses.values()).backward()
         assert all(leaf.grad.isfinite().all() for leaf in leaves.values())

@@ -77,7 +77,7 @@ def test_losses_average_over_stacks():
     batch = [random_sample((64, 96), 3, 0)]
     maps = model.compute_maps(model.preprocess_training(batch).tensor)
     truth = model.ground_truth(batch, (16, 24))
-    both, first, second = (model.losses(m, truth) for m in (maps, maps[:1], maps[1:]))
+    both, first, second = (model.losses(m, model.targets(*truth)) for m in (maps, maps[:1], maps[1:]))
     for name in both:
         assert both[name].item() == pytest.approx((first[name].item() + second[name].item()) / 2, rel=1e-5)
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--objects", type=int, default=10, help="per image")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--vs", nargs=2, metavar=("KEY", "VALUE"), help="time the config with this changed, too")
+    parser.add_argument("--vs", nargs="+", metavar="KEY VALUE", help="time the config with these changed, too")
     parser.add_argument("--others", action="store_true", help="time torchvision's detectors, too")
 
 

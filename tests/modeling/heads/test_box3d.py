@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+from centernet_d2 import load_config, model_zoo
 from centernet_d2.geometry import Geometry
 from centernet_d2.modeling.heads import Box3DHead, Box3DProperty
 from centernet_d2.modeling.heads.box3d.head import describe_orientation, orientation_bins, raw_to_depth
@@ -253,3 +254,9 @@ def test_decoding_exports():
     images = torch.rand(1, 3, 64, 96)
     program = torch.export.export(Exported(), (images,)).module()
     assert torch.allclose(program(images)["depth"], Exported()(images)["depth"], atol=1e-4)
+
+
+def test_images_with_boxes_in_space_are_not_turned():
+    cfg = load_config(model_zoo.get_config_file("KITTI-3D/centernet_3d_R_18.yaml"), ["INPUT.AFFINE.TURN", 90])
+    with pytest.raises(ValueError, match="INPUT.AFFINE.TURN is 90, but boxes in space stand upright"):
+        Box3DProperty(cfg)

@@ -155,7 +155,7 @@ def test_joint_heatmaps_of_images_that_do_not_label_keypoints_are_not_learned():
             for head in model.heads.values()
             for name, count in head.maps.items()
         }
-        losses = model.losses([maps], model.ground_truth(inputs, (16, 24)))
+        losses = model.losses([maps], model.targets(*model.ground_truth(inputs, (16, 24))))
         names = ("keypoint_heatmap", "heatmap", "size")
         found = torch.autograd.grad(sum(losses.values()), [maps[name] for name in names])
         return dict(zip(names, found, strict=True))

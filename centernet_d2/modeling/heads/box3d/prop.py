@@ -82,6 +82,10 @@ class Box3DProperty(Property):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        if cfg.INPUT.AFFINE.TURN:
+            raise ValueError(
+                f"INPUT.AFFINE.TURN is {cfg.INPUT.AFFINE.TURN}, but boxes in space stand upright: set it to 0"
+            )
         names = ("AUGMENTED_DEPTH", "REFERENCE_FOCAL", "DEFAULT_CAMERA")
         augmented_depth, reference_focal, default_camera = (cfg.MODEL.CENTERNET.BOX3D[name] for name in names)
         keys = [f"MODEL.CENTERNET.BOX3D.{name}" for name in names]
