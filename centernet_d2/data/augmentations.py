@@ -162,7 +162,9 @@ class Window(Augmentation):
         turn: one of TURNS; if it is not 0, the window turns by a random multiple of so many degrees, boxes too.
     """
 
-    def __init__(self, size: tuple[int, int], *, rotate: float = 0.0, rotate_prob: float = 0.0, turn: int = 0) -> None:
+    def __init__(
+        self, size: tuple[int, int], *, rotate: float = 0.0, rotate_prob: float = 0.0, turn: float = 0.0
+    ) -> None:
         super().__init__()
         self.size = (size[0], size[1])
         self.rotate = rotate
@@ -173,7 +175,7 @@ class Window(Augmentation):
         self, image: np.ndarray, center: Sequence[float] | np.ndarray, window: float, jittered: bool = True
     ) -> AffineTransform:
         """The transform to a window of the given center and width, rotated by chance."""
-        turn = self.turn * np.random.randint(360 // self.turn) if self.turn else 0
+        turn = self.turn * np.random.randint(round(360 / self.turn)) if self.turn else 0.0
         upright, input_size = affine_matrix(center, window, self.size, turn), image.shape[:2]
         if self._rand_range() >= self.rotate_prob:
             return AffineTransform(upright, input_size, self.size, jittered=jittered)
