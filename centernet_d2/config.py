@@ -113,7 +113,7 @@ def add_centernet_config(cfg: CfgNode) -> None:
     # So many numbered checkpoints are left, the newest; 0: all.
     cfg.SOLVER.MAX_TO_KEEP = 0
     # An exponential moving average of the weights: evaluated beside them, in the end written to model_ema.pth. DECAY is
-    # the share of the average that an iteration keeps.
+    # the share of the average that an iteration keeps; at the beginning it is less, (1 + t) / (10 + t).
     cfg.SOLVER.EMA = CfgNode()
     cfg.SOLVER.EMA.ENABLED = False
     cfg.SOLVER.EMA.DECAY = 0.999

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import BestCheckpointer, PeriodicCheckpointer
 from detectron2.utils import comm
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..checkpoint import CenterNetCheckpointer
@@ -17,7 +19,10 @@ __all__ = ["AverageWeights", "BestWeights", "CheckGradients", "Checkpoints", "Ea
 
 
 class AverageWeights(HookBase):
-    """An exponential moving average of the weights and buffers of a model; ends as a weights file, model_ema.pth."""
+    """An exponential moving average of the weights and buffers of a model; ends as a weights file, model_ema.pth.
+
+    Iteration t keeps (1 + t) / (10 + t) of it at most: else a short training ends with an average of its beginnings.
+    """
 
     def __init__(self, model: nn.Module, decay: float, folder: str) -> None:
         """
@@ -32,7 +37,8 @@ class AverageWeights(HookBase):
         if not 0 <= decay < 1:
             raise ValueError(f"SOLVER.EMA.DECAY is {decay}, but must be at least 0 and less than 1")
         self._source = model
-        self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+        self._decay = decay
+        self._average = AveragedModel(model, multi_avg_fn=self._mix, use_buffers=True)
         self._average.requires_grad_(False)
         self.model = self._average.module
         self._checkpointer = CenterNetCheckpointer(self.model, folder)
@@ -41,6 +47,11 @@ class AverageWeights(HookBase):
         self._average.update_parameters(self._source)
         if self.trainer.iter + 1 >= self.trainer.max_iter:
             self.save()
+
+    def _mix(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: Any) -> None:
+        # By the trainer's count: that of the average may be on a GPU, which would have to be waited for.
+        done = self.trainer.iter
+        get_ema_multi_avg_fn(min(self._decay, (1 + done) / (10 + done)))(averaged, current, _)
 
     def save(self) -> None:
         """Write the file; see :meth:`CenterNetCheckpointer.save`."""
