@@ -112,6 +112,7 @@ def assert_same(one, other):
         assert figures == pytest.approx(other[1][task], abs=1e-10, nan_ok=True)  # Percent.
         evaluations = one[0].evaluations[task], other[0].evaluations[task]
         assert len(evaluations[0].stats) == (12 if task == "bbox" else 10)
+        assert evaluations[0].params.maxDets == evaluations[1].params.maxDets  # What the printed table names.
         np.testing.assert_allclose(evaluations[0].stats, evaluations[1].stats, rtol=0, atol=1e-12)
         for part in ("precision", "recall", "scores"):
             np.testing.assert_allclose(*(x.eval[part] for x in evaluations), rtol=0, atol=1e-12)
