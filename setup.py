@@ -49,6 +49,10 @@ setup(
         "pyyaml",
         "tqdm",
     ],
-    # Fetches the weights of the original's authors, which are on Google Drive.
-    extras_require={"weights": ["gdown==6.5.1"]},
+    extras_require={
+        # Fetches the weights of the original's authors, which are on Google Drive.
+        "weights": ["gdown==6.5.1"],
+        # Gives pycocotools' figures in less time.
+        "fast-eval": ["faster-coco-eval==1.8.0"],
+    },
 )

@@ -6,23 +6,22 @@ import argparse
 import contextlib
 import io
 from collections.abc import Callable
-from importlib import import_module
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import Tensor
+
+from centernet_d2.evaluation.faster_coco import FasterCOCOeval
 
 from .measure import alternate, summarize, table
 from .targets import draw_objects
 
 SIZE = (480, 640)
-# Package, its class of annotations, its class of evaluations.
-PROGRAMS = {
-    "pycocotools": ("pycocotools.coco.COCO", "pycocotools.cocoeval.COCOeval"),
-    "faster_coco_eval": ("faster_coco_eval.COCO", "faster_coco_eval.COCOeval_faster"),
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,14 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, object]:
     """Seconds and the 12 figures, by package."""
-    truth, detections = draw(args.images, args.objects, args.detections, args.classes)
-    variants: dict[str, Callable[[], NDArray]] = {}
-    for package, names in PROGRAMS.items():
-        if find_spec(package):
-            annotations, evaluation = (_named(name) for name in names)
-            variants[package] = lambda a=annotations, e=evaluation: evaluate(a, e, truth, detections)
-        else:
-            print(f"not compared: {package} is not installed")
+    drawn = draw(args.images, args.objects, args.detections, args.classes)
+    variants: dict[str, Callable[[], NDArray]] = {"pycocotools": partial(evaluate, COCOeval, *drawn)}
+    if find_spec("faster_coco_eval"):
+        variants["faster_coco_eval"] = partial(evaluate, FasterCOCOeval, *drawn)
+    else:
+        print("not compared: faster_coco_eval is not installed")
     figures = {name: variant() for name, variant in variants.items()}
     times = alternate(variants, args.rounds)
     print(f"\n{args.images} images, {args.detections} detections each\n\n{table(times)}")
@@ -54,11 +51,6 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         "figures": {name: own.tolist() for name, own in figures.items()},
         "largest_difference": difference,
     }
-
-
-def _named(name: str) -> type:
-    module, _, attribute = name.rpartition(".")
-    return getattr(import_module(module), attribute)
 
 
 def draw(images: int, objects: int, detections: int, classes: int) -> tuple[dict, list[dict]]:
@@ -91,11 +83,11 @@ def to_xywh(boxes: Tensor) -> list[list[float]]:
     return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
 
 
-def evaluate(annotations: type, evaluation: type, truth: dict, detections: list[dict]) -> NDArray:
+def evaluate(evaluation: type, truth: dict, detections: list[dict]) -> NDArray:
     """The 12 figures."""
     with contextlib.redirect_stdout(io.StringIO()):
-        ground_truth = annotations()
-        # Both packages write into what they are given.
+        ground_truth = COCO()
+        # Both programs write into what they are given.
         ground_truth.dataset = {**truth, "annotations": [dict(record) for record in truth["annotations"]]}
         ground_truth.createIndex()
         results = ground_truth.loadRes([dict(result) for result in detections])

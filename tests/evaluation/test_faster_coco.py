@@ -1,0 +1,236 @@
+import json
+import logging
+import sys
+from collections import Counter
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.structures import Boxes, Instances
+
+from centernet_d2.evaluation.coco import PointCOCOEvaluator
+from centernet_d2.evaluation.faster_coco import FasterCOCOeval
+from centernet_d2.modeling.heads import BoxProperty, CenterProperty, KeypointProperty
+from centernet_d2.modeling.heads.keypoint import KeypointSchema
+
+JOINTS = 3
+CLASSES = 4
+PROPERTIES = [CenterProperty(), BoxProperty(), KeypointProperty(schema=KeypointSchema(tuple(range(JOINTS))))]
+
+
+class Recorder(PointCOCOEvaluator):
+    """Keeps all figures, of which Detectron2 returns some."""
+
+    def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
+        self.evaluations = {**getattr(self, "evaluations", {}), iou_type: coco_eval}
+        return super()._derive_coco_results(coco_eval, iou_type, class_names)
+
+
+@pytest.fixture
+def log_counter(monkeypatch):
+    """Messages that are told once are told in this test, whatever ran before."""
+    monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
+
+
+def draw(seed, images=6):
+    """A COCO file with crowds, ignored objects, all sizes, an image and a category without objects; and detections.
+
+    Scores have one decimal, so that many are equal.
+    """
+    random = np.random.default_rng(seed)
+    annotations, detections = [], []
+    for image in range(images):
+        boxes, classes, joints = [], [], []
+        for _ in range(random.integers(5, 12) if image else 0):
+            box = np.concatenate([random.uniform(0, 300, 2), 10 ** random.uniform(0.5, 2.4, 2)])
+            points = box[:2] + random.random((JOINTS, 2)) * box[2:]
+            visibility = random.integers(0, 3, JOINTS) * (random.random() < 0.8)
+            category = int(random.integers(CLASSES - 1))
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": image,
+                "category_id": 10 + category,
+                "bbox": box.tolist(),
+                "area": box[2] * box[3] * random.choice([0.5, 1]),
+                "iscrowd": int(random.random() < 0.15),
+                "ignore": int(random.random() < 0.1),
+                "keypoints": np.column_stack([points, visibility]).ravel().tolist(),
+                "num_keypoints": int((visibility > 0).sum()),
+            }
+            annotations.append(annotation)
+            for _ in range(random.integers(0, 4)):
+                boxes.append(
+                    np.concatenate([box[:2], box[:2] + box[2:]]) + random.normal(0, random.choice([0, 1, 8]), 4)
+                )
+                classes.append(category if random.random() < 0.9 else random.integers(CLASSES))
+                joints.append(points + random.normal(0, random.choice([0, 2]), (JOINTS, 2)))
+        found = Instances((480, 640))
+        found.pred_boxes = Boxes(torch.tensor(np.array(boxes).reshape(-1, 4), dtype=torch.float32))
+        found.pred_classes = torch.tensor(np.array(classes, dtype=np.int64))
+        found.scores = torch.tensor(random.integers(1, 10, len(boxes)) / 10)
+        points = np.array(joints).reshape(-1, JOINTS, 2)
+        found.pred_keypoints = torch.tensor(np.concatenate([points, np.ones((*points.shape[:2], 1))], axis=2))
+        # None on one image with objects.
+        detections.append(found[[]] if image == 1 else found)
+    content = {
+        "images": [{"id": image, "height": 480, "width": 640} for image in range(images)],
+        "categories": [{"id": 10 + number, "name": f"class {number}"} for number in range(CLASSES)],
+        "annotations": annotations,
+    }
+    return content, detections
+
+
+def evaluate(folder, content, detections, **kwargs):
+    """The evaluator after an evaluation, what it returned and its result file."""
+    folder.mkdir()
+    path = folder / "truth.json"
+    path.write_text(json.dumps(content))
+    name = str(folder)
+    ids = {category["id"]: number for number, category in enumerate(content["categories"])}
+    classes = [category["name"] for category in content["categories"]]
+    MetadataCatalog.get(name).set(
+        json_file=str(path), thing_classes=classes, thing_dataset_id_to_contiguous_id=ids, evaluator_type="coco"
+    )
+    evaluator = Recorder(name, properties=PROPERTIES, output_dir=name, kpt_oks_sigmas=[0.02, 0.05, 0.1], **kwargs)
+    process(evaluator, content, detections)
+    return evaluator, evaluator.evaluate(), (folder / "coco_instances_results.json").read_bytes()
+
+
+def process(evaluator, content, detections):
+    evaluator.reset()
+    for image, found in zip(content["images"], detections, strict=True):
+        evaluator.process([{"image_id": image["id"]}], [{"instances": found}])
+
+
+def assert_same(one, other):
+    """Two evaluations have the same figures, to the last digits of double precision, and the same result file."""
+    assert one[1].keys() == other[1].keys() == {"bbox", "keypoints"}
+    for task, figures in one[1].items():
+        assert figures == pytest.approx(other[1][task], abs=1e-10, nan_ok=True)  # Percent.
+        evaluations = one[0].evaluations[task], other[0].evaluations[task]
+        assert len(evaluations[0].stats) == (12 if task == "bbox" else 10)
+        assert evaluations[0].params.maxDets == evaluations[1].params.maxDets  # What the printed table names.
+        np.testing.assert_allclose(evaluations[0].stats, evaluations[1].stats, rtol=0, atol=1e-12)
+        for part in ("precision", "recall", "scores"):
+            np.testing.assert_allclose(*(x.eval[part] for x in evaluations), rtol=0, atol=1e-12)
+    assert one[2] == other[2]
+
+
+@pytest.mark.parametrize("max_dets", [100, 3, 300])
+@pytest.mark.parametrize("seed", range(3))
+def test_both_programs_give_the_same_figures(tmp_path, caplog, seed, max_dets):
+    pytest.importorskip("faster_coco_eval")
+    drawn = draw(seed)
+    with caplog.at_level(logging.DEBUG):
+        official = evaluate(tmp_path / "official", *drawn, max_dets_per_image=max_dets, use_fast_impl=False)
+        assert "faster-coco-eval" not in caplog.text
+        assert "official COCO API" in caplog.text
+        caplog.clear()
+        faster = evaluate(tmp_path / "faster", *drawn, max_dets_per_image=max_dets)
+    assert "bbox is evaluated by faster-coco-eval" in caplog.text
+    assert "keypoints is evaluated by faster-coco-eval" in caplog.text
+    assert "not available" not in caplog.text
+    assert_same(faster, official)
+    assert 0 < official[1]["bbox"]["AP"] < 100
+    assert 0 < official[1]["keypoints"]["AP"] < 100
+    assert np.isnan(official[1]["bbox"][f"AP-class {CLASSES - 1}"])
+
+
+def test_an_evaluator_is_used_again_and_for_some_images(tmp_path):
+    pytest.importorskip("faster_coco_eval")
+    drawn = draw(0)
+    both = [evaluate(tmp_path / str(fast), *drawn, use_fast_impl=fast) for fast in (True, False)]
+    some = []
+    for evaluator, *_ in both:
+        process(evaluator, *drawn)
+        some.append((evaluator, evaluator.evaluate(img_ids=[2, 3]), None))
+    assert_same(*some)
+    assert some[0][1]["bbox"]["AP"] != both[0][1]["bbox"]["AP"]
+
+
+def test_no_detections_at_all_give_no_figures(tmp_path):
+    pytest.importorskip("faster_coco_eval")
+    content, detections = draw(0)
+    nothing = [found[[]] for found in detections]
+    official, faster = (evaluate(tmp_path / str(fast), content, nothing, use_fast_impl=fast) for fast in (False, True))
+    assert faster[1].keys() == official[1].keys() == {"bbox"}
+    assert all(np.isnan(figure) for figure in [*faster[1]["bbox"].values(), *official[1]["bbox"].values()])
+    assert faster[2] == official[2] == b"[]"
+
+
+def renamed_images(content):
+    for image in content["images"]:
+        image["id"] = f"image {image['id']}"
+    for annotation in content["annotations"]:
+        annotation["image_id"] = f"image {annotation['image_id']}"
+
+
+def fractions(content):
+    for annotation in content["annotations"]:
+        annotation["id"] += 0.5
+
+
+def negative(content):
+    for annotation in content["annotations"]:
+        annotation["id"] *= -1
+
+
+def huge(content):
+    for image in content["images"]:
+        image["id"] += 2**60
+    for annotation in content["annotations"]:
+        annotation["image_id"] += 2**60
+
+
+@pytest.mark.parametrize("change", [renamed_images, fractions, negative, huge])
+def test_ids_that_are_no_small_whole_numbers_stay_with_pycocotools(tmp_path, caplog, log_counter, change):
+    pytest.importorskip("faster_coco_eval")
+    content, detections = draw(1)
+    change(content)
+    with caplog.at_level(logging.WARNING, "centernet_d2"):
+        both = [evaluate(tmp_path / str(fast), content, detections, use_fast_impl=fast) for fast in (True, False)]
+    assert caplog.messages == [
+        "pycocotools evaluates, since faster-coco-eval fails: it needs ids that are whole numbers from 0 to 2^53"
+    ]
+    assert_same(*both)
+
+
+def pretend_release(**contents):
+    """A module that can be imported as faster_coco_eval."""
+    module = ModuleType("faster_coco_eval")
+    module.__spec__ = ModuleSpec(module.__name__, None)
+    module.__version__ = "99"
+    vars(module).update(contents)
+    return module
+
+
+class OtherArguments:
+    def __init__(self, iouType):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("contents", "reason"),
+    [({}, "cannot import name 'COCOeval_faster'"), ({"COCOeval_faster": OtherArguments}, "unexpected keyword")],
+)
+def test_a_release_that_does_not_work_is_told_once(tmp_path, monkeypatch, caplog, log_counter, contents, reason):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", pretend_release(**contents))
+    drawn = draw(2)
+    with caplog.at_level(logging.WARNING, "centernet_d2"):
+        both = [evaluate(tmp_path / str(fast), *drawn, use_fast_impl=fast) for fast in (True, False)]
+    assert isinstance(both[0][0].evaluations["bbox"], FasterCOCOeval)
+    (message,) = caplog.messages
+    assert message.startswith("pycocotools evaluates, since faster-coco-eval fails: ")
+    assert reason in message
+    assert_same(*both)
+
+
+def test_without_the_package_pycocotools_evaluates(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with caplog.at_level(logging.DEBUG):
+        evaluator, *_ = evaluate(tmp_path / "official", *draw(0))
+    assert not isinstance(evaluator.evaluations["bbox"], FasterCOCOeval)
+    assert "faster-coco-eval" not in caplog.text
