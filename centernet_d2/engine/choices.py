@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from ..data.folders import LabeledImage
+from .turning import why_not_turned
 
 __all__ = [
     "Choices",
@@ -24,6 +25,7 @@ __all__ = [
     "choose_batch",
     "choose_input",
     "choose_network",
+    "choose_turning",
     "evaluation_period",
     "input_size",
     "look_at_machine",
@@ -261,6 +263,15 @@ def choose_input(
     height, width = cfg.INPUT.AFFINE.SIZE
     why = "INPUT.AFFINE.SIZE; by sizes of images and objects"
     choices.say("input size", f"{height} x {width} (height x width)", why)
+
+
+def choose_turning(choices: Choices, images: Sequence[LabeledImage]) -> None:
+    """Whether training turns images."""
+    against = why_not_turned(images)
+    choices.set({"INPUT.AFFINE.TURN": 0 if against else 90})
+    turn = choices.cfg.INPUT.AFFINE.TURN
+    why = "as told" if "INPUT.AFFINE.TURN" in choices.told else against or "boxes say that objects lie any way"
+    choices.say("turning", f"by multiples of {turn} degrees" if turn else "none", f"INPUT.AFFINE.TURN; {why}")
 
 
 def choose_batch(
