@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +14,7 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-__all__ = ["alternate", "environment", "matmul_peak", "ratios", "summarize", "table"]
+__all__ = ["alternate", "environment", "matmul_peak", "peak_memory", "ratios", "summarize", "table"]
 
 PACKAGES = ("torch", "torchvision", "sal-detectron2", "numpy", "opencv-python", "pillow")
 
@@ -142,3 +144,11 @@ def matmul_peak(device: str = "cpu", dtype: torch.dtype = torch.float32, size: i
             left @ right
 
     return repeats * size**3 / min(alternate({"": multiply}, 5)[""])
+
+
+def peak_memory(device: str = "cpu") -> int:
+    """Bytes: what torch had on a GPU at most, or the most that the whole process has been in memory."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most  # Linux counts in KiB.

@@ -11,10 +11,14 @@ from detectron2.structures import Instances
 from centernet_d2 import load_config
 from centernet_d2.engine.solver import build_optimizer
 from centernet_d2.modeling import CenterNet
+from count_flops import count
 
 from . import others
-from .measure import alternate, summarize, table
+from .measure import alternate, matmul_peak, peak_memory, summarize, table
 from .targets import draw_objects
+
+# Gradients of weights and of maps are as many products each as the way forward.
+BOTH_WAYS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
-    """Seconds per step, by variant, and on a GPU the peak of its memory."""
+    """Seconds per step, by variant; the share of the peak that the config itself reaches, and the memory of all."""
     size = (args.size[0], args.size[1])
     changes = {"as it is": [], **({" ".join(args.vs): args.vs} if args.vs else {})}
     variants = {}
@@ -45,8 +49,14 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             variants[name] = step(model.train(), torch.optim.Adam(model.parameters(), lr=1e-5), (images, wanted))
     times = alternate(variants, args.rounds)
     print(f"\n{args.config}, {size[0]} x {size[1]}, batch of {args.batch}\n\n{table(times)}")
-    memory = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else None
-    return {"seconds": summarize(times), "peak_memory_bytes": memory}
+    results, memory = summarize(times), peak_memory(args.device)
+    multiply_adds = BOTH_WAYS * args.batch * count(args.config, size)[2]
+    share = multiply_adds / results["as it is"]["median"] / matmul_peak(args.device)
+    print(
+        f"\n{multiply_adds / 1e9:.1f} G multiply-adds: {share:.0%} of what a matrix product reaches here; "
+        f"{memory / 1e9:.2f} GB at most"
+    )
+    return {"seconds": results, "multiply_adds": multiply_adds, "share_of_peak": share, "peak_memory_bytes": memory}
 
 
 def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, inputs: tuple) -> Callable[[], None]:
