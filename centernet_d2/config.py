@@ -171,6 +171,8 @@ def _add_model_keys(model: CfgNode) -> None:
     model.HOURGLASS.COUNTS = [2, 2, 2, 2, 2, 4]
     # "BN", "SyncBN" or "FrozenBN".
     model.HOURGLASS.NORM = "BN"
+    # Training keeps less for its backward pass, which computes the rest again: same results, less memory, more time.
+    model.HOURGLASS.CHECKPOINT = False
 
     model.CENTERNET = CfgNode()
     node = model.CENTERNET
