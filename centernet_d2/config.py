@@ -127,6 +127,8 @@ def _add_test_keys(test: CfgNode) -> None:
     test.BEST_METRIC = "auto"
     # Of the network at inference: "float32", or "bfloat16" or "float16" by autocast; what follows it is float32.
     test.PRECISION = "float32"
+    # Fold batch norms into the convolutions before them, in detection and --eval-only: faster, same up to rounding.
+    test.FOLD_NORMS = False
     # Suppress detections that overlap better ones by more than NMS_THRESH, at the very end: "class" for class by class,
     # "agnostic" whatever the classes; "" does not, as in the paper.
     test.NMS = ""
