@@ -127,6 +127,8 @@ def _add_test_keys(test: CfgNode) -> None:
     test.BEST_METRIC = "auto"
     # Of the network at inference: "float32", or "bfloat16" or "float16" by autocast; what follows it is float32.
     test.PRECISION = "float32"
+    # Fold batch norms into the convolutions before them, in detection and --eval-only: faster, same up to rounding.
+    test.FOLD_NORMS = False
     # Suppress detections that overlap better ones by more than NMS_THRESH, at the very end: "class" for class by class,
     # "agnostic" whatever the classes; "" does not, as in the paper.
     test.NMS = ""
@@ -171,6 +173,8 @@ def _add_model_keys(model: CfgNode) -> None:
     model.HOURGLASS.COUNTS = [2, 2, 2, 2, 2, 4]
     # "BN", "SyncBN" or "FrozenBN".
     model.HOURGLASS.NORM = "BN"
+    # Training keeps less for its backward pass, which computes the rest again: same results, less memory, more time.
+    model.HOURGLASS.CHECKPOINT = False
 
     model.CENTERNET = CfgNode()
     node = model.CENTERNET

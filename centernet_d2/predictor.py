@@ -20,6 +20,7 @@ from .config import check_device, check_keys, load_config
 from .data.metadata import dataset_metadata, from_plain
 from .evaluation.coco import to_coco
 from .images import as_color_bytes, pillow_to_rgb, read_image
+from .layers.folding import fold_batch_norms
 from .modeling import CenterNet, CenterNetWithTTA
 
 __all__ = ["Predictor"]
@@ -61,7 +62,8 @@ class Predictor:
 
         Raises:
             FileNotFoundError: the weights file does not exist or cannot be fetched.
-            ValueError: MODEL.WEIGHTS is empty or does not fit the model, or MODEL.DEVICE is a GPU and there is none.
+            ValueError: MODEL.WEIGHTS is empty or does not fit the model, MODEL.DEVICE is a GPU and there is none, or
+                TEST.FOLD_NORMS asks for what the backbone does not allow.
         """
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("there are no weights to detect with: set MODEL.WEIGHTS")
@@ -70,6 +72,8 @@ class Predictor:
         check_device(cfg.MODEL.DEVICE)
         model = build_model(cfg).eval()
         kept = CenterNetCheckpointer(model).load(cfg.MODEL.WEIGHTS).get("metadata")
+        if cfg.TEST.FOLD_NORMS:
+            model.backbone = fold_batch_norms(model.backbone)
         metadata = dataset_metadata(cfg)
         if metadata.get("thing_classes") is None:
             metadata = from_plain(kept, model.num_classes)

@@ -10,6 +10,7 @@ from detectron2.utils.visualizer import Visualizer
 from centernet_d2 import Predictor, load_config, model_zoo
 from centernet_d2.data.metadata import dataset_metadata
 from centernet_d2.evaluation.coco import to_coco
+from centernet_d2.layers.folding import NORMS
 from centernet_d2.modeling import Box3DHead, CenterNet, CenterNetWithTTA
 from centernet_d2.modeling.heads import Box3DProperty, BoxProperty, CenterProperty, KeypointProperty, Property
 from centernet_d2.modeling.heads.build import build_properties
@@ -114,6 +115,10 @@ def test_a_config_of_the_zoo_and_weights_are_enough(weights, monkeypatch, tmp_pa
     assert predictor.class_names is predictor.category_ids is None
     augmented = Predictor.from_zoo(ZOO, weights, overrides=["TEST.AUG.ENABLED", True])
     assert isinstance(augmented.model, CenterNetWithTTA)
+    folded = Predictor.from_zoo(ZOO, weights, overrides=["TEST.FOLD_NORMS", True])
+    assert [any(isinstance(module, NORMS) for module in p.network.modules()) for p in (predictor, folded)] == [1, 0]
+    maps = [p.network.compute_test_maps(torch.ones(1, 3, 64, 64)) for p in (predictor, folded)]
+    assert all(torch.allclose(maps[1][name], maps[0][name], rtol=1e-4, atol=1e-5) for name in maps[0])
     with pytest.raises(ValueError, match="no weights to detect with: set MODEL.WEIGHTS"):
         Predictor.from_config(load_config(model_zoo.get_config_file(ZOO)))
     with pytest.raises(ValueError, match="must be at least 1"):

@@ -17,6 +17,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from .. import command_line
 from ..checkpoint import CenterNetCheckpointer, remove_leftovers
+from ..layers.folding import fold_batch_norms
 from ..outside import import_outside
 from ..quiet import errors_only
 from ..signals import Stopped, signals_noted
@@ -38,6 +39,8 @@ def main(args: argparse.Namespace) -> dict:
     model = Trainer.build_model(cfg)
     Trainer.check_test_sets(cfg)
     CenterNetCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=args.resume)
+    if cfg.TEST.FOLD_NORMS:
+        model.backbone = fold_batch_norms(model.backbone)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
         verify_results(cfg, results)

@@ -13,6 +13,7 @@ from centernet_d2 import load_config
 from centernet_d2.checkpoint import load_file
 from centernet_d2.data.checks import load_checked
 from centernet_d2.engine import Trainer
+from centernet_d2.layers.folding import NORMS
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY
 
 
@@ -21,7 +22,7 @@ def main(load_script):
     return load_script("train_net.py").main
 
 
-def test_training_evaluates_saves_and_resumes(main, arguments, tmp_path):
+def test_training_evaluates_saves_and_resumes(main, arguments, tmp_path, monkeypatch):
     results = main(arguments())
     assert {"AP", "AP50", "AP75"} <= set(results["bbox"])
     out = tmp_path / "out"
@@ -40,6 +41,12 @@ def test_training_evaluates_saves_and_resumes(main, arguments, tmp_path):
     evaluated = main(arguments("--eval-only", MODEL__WEIGHTS=weights, OUTPUT_DIR=tmp_path / "other"))
     again = main(arguments("--eval-only", MODEL__WEIGHTS=weights, OUTPUT_DIR=tmp_path / "other"))
     assert evaluated["bbox"] == pytest.approx(again["bbox"], nan_ok=True)
+
+    tested = []
+    monkeypatch.setattr(Trainer, "test", lambda cfg, model: tested.append(model) or {})
+    for fold in (False, True):
+        main(arguments("--eval-only", MODEL__WEIGHTS=weights, OUTPUT_DIR=tmp_path / "other", TEST__FOLD_NORMS=fold))
+    assert [any(isinstance(module, NORMS) for module in model.modules()) for model in tested] == [True, False]
 
 
 def test_another_run_is_never_overwritten(main, arguments, tmp_path):

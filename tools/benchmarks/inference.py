@@ -7,6 +7,7 @@ import argparse
 import torch
 
 from centernet_d2 import load_config
+from centernet_d2.layers.folding import fold_batch_norms
 from centernet_d2.modeling import CenterNet
 from count_flops import count
 
@@ -29,10 +30,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     """Seconds per batch, by variant, and the share of the peak that the config itself reaches."""
     size = (args.size[0], args.size[1])
     changes = {"as it is": [], **({" ".join(args.vs): args.vs} if args.vs else {})}
-    models = {
-        name: CenterNet(load_config(args.config, [*options, "MODEL.DEVICE", args.device])).eval().to(args.device)
-        for name, options in changes.items()
-    }
+    models = {name: build(args.config, [*options, "MODEL.DEVICE", args.device]) for name, options in changes.items()}
     images = torch.rand(args.batch, 3, *size, device=args.device)
     variants = {
         name: lambda model=model: model.decode(model.compute_test_maps(images)) for name, model in models.items()
@@ -47,3 +45,12 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     share = multiply_adds / results["as it is"]["median"] / matmul_peak(args.device)
     print(f"\n{multiply_adds / 1e9:.2f} G multiply-adds: {share:.0%} of what a matrix product reaches here")
     return {"seconds": results, "multiply_adds": multiply_adds, "share_of_peak": share}
+
+
+def build(config: str, options: list[str]) -> CenterNet:
+    """An untrained network as it detects."""
+    cfg = load_config(config, options)
+    model = CenterNet(cfg).eval().to(cfg.MODEL.DEVICE)
+    if cfg.TEST.FOLD_NORMS:
+        model.backbone = fold_batch_norms(model.backbone)
+    return model

@@ -6,7 +6,7 @@ import math
 
 import torch
 from detectron2.layers import get_norm
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 __all__ = ["NORMS", "BasicBlock", "check_input_size", "fill_bilinear"]
 
@@ -36,8 +36,10 @@ class BasicBlock(nn.Module):
         return self.relu(self.bn2(self.conv2(x)) + residual)
 
 
-def check_input_size(x: Tensor, size_divisibility: int) -> None:
+def check_input_size(x: Tensor | fx.Proxy, size_divisibility: int) -> None:
     """Raise a ValueError unless height and width of a (B, C, H, W) input are multiples of `size_divisibility`."""
+    if isinstance(x, fx.Proxy):  # torch.fx traces what follows what, for any size.
+        return
     height, width = x.shape[-2:]
     if height % size_divisibility or width % size_divisibility:
         raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
 from ...config import check_choice, read_choice
+from ...layers.recomputed import RecomputedSequential
 from .common import NORMS, BasicBlock, check_input_size
 
 __all__ = ["Hourglass", "build_hourglass_backbone"]
@@ -39,18 +41,22 @@ class HourglassModule(nn.Module):
     Args:
         widths, counts: width and number of blocks of this level and of each coarser one, two levels or more.
         norm: "BN", "SyncBN" or "FrozenBN".
+        checkpoint: see :class:`Hourglass`.
     """
 
-    def __init__(self, widths: Sequence[int], counts: Sequence[int], *, norm: str = "BN") -> None:
+    def __init__(
+        self, widths: Sequence[int], counts: Sequence[int], *, norm: str = "BN", checkpoint: bool = False
+    ) -> None:
         super().__init__()
         fine, coarse = widths[:2]
-        self.up1 = _residuals([fine] * (counts[0] + 1), norm=norm)
-        self.low1 = _residuals([fine] + [coarse] * counts[0], stride=2, norm=norm)
+        residuals = partial(_residuals, norm=norm, checkpoint=checkpoint)
+        self.up1 = residuals([fine] * (counts[0] + 1))
+        self.low1 = residuals([fine] + [coarse] * counts[0], stride=2)
         if len(widths) > 2:
-            self.low2: nn.Module = HourglassModule(widths[1:], counts[1:], norm=norm)
+            self.low2: nn.Module = HourglassModule(widths[1:], counts[1:], norm=norm, checkpoint=checkpoint)
         else:
-            self.low2 = _residuals([coarse] * (counts[1] + 1), norm=norm)
-        self.low3 = _residuals([coarse] * counts[0] + [fine], norm=norm)
+            self.low2 = residuals([coarse] * (counts[1] + 1))
+        self.low3 = residuals([coarse] * counts[0] + [fine])
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, widths[0], H, W) -> the same shape."""
@@ -72,6 +78,7 @@ class Hourglass(Backbone):
         widths: Sequence[int] = (256, 256, 384, 384, 384, 512),
         counts: Sequence[int] = (2, 2, 2, 2, 2, 4),
         norm: str = "BN",
+        checkpoint: bool = False,
     ) -> None:
         """
         Args:
@@ -80,6 +87,8 @@ class Hourglass(Backbone):
                 the stem has half of it.
             counts: number of residual blocks in each branch of each depth.
             norm: normalisation throughout: "BN", "SyncBN" or "FrozenBN".
+            checkpoint: training keeps the inputs of the stem and of each row of blocks, and computes what is inside a
+                second time: same results, less memory, more time.
 
         Raises:
             ValueError: no stack, less than two depths, not one positive count per width, or unknown norm.
@@ -88,11 +97,13 @@ class Hourglass(Backbone):
         check_choice("norm", norm, NORMS)
         _check_shape(stacks, widths, counts)
         width = widths[0]
-        self.pre = nn.Sequential(
+        self.pre = _sequential(checkpoint)(
             _conv_unit(3, width // 2, kernel_size=7, stride=2, norm=norm),
             Residual(width // 2, width, stride=2, norm=norm),
         )
-        self.kps = nn.ModuleList(HourglassModule(widths, counts, norm=norm) for _ in range(stacks))
+        self.kps = nn.ModuleList(
+            HourglassModule(widths, counts, norm=norm, checkpoint=checkpoint) for _ in range(stacks)
+        )
         self.cnvs = nn.ModuleList(_conv_unit(width, width, kernel_size=3, norm=norm) for _ in range(stacks))
         # From one stack to the next: projections of what it took and of what it made, and a block over their sum.
         self.inters_ = nn.ModuleList(_projection(width, width, norm=norm) for _ in range(stacks - 1))
@@ -134,9 +145,13 @@ def _projection(before: int, after: int, *, norm: str, stride: int = 1) -> nn.Se
     return nn.Sequential(nn.Conv2d(before, after, 1, stride=stride, bias=False), get_norm(norm, after))
 
 
-def _residuals(widths: Sequence[int], *, norm: str, stride: int = 1) -> nn.Sequential:
+def _sequential(checkpoint: bool) -> type[nn.Sequential]:
+    return RecomputedSequential if checkpoint else nn.Sequential
+
+
+def _residuals(widths: Sequence[int], *, norm: str, checkpoint: bool, stride: int = 1) -> nn.Sequential:
     """Blocks from each width to the next; the first has the stride."""
-    return nn.Sequential(
+    return _sequential(checkpoint)(
         *(
             Residual(before, after, stride=1 if i else stride, norm=norm)
             for i, (before, after) in enumerate(pairwise(widths))
@@ -166,4 +181,5 @@ def build_hourglass_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Hourglass:
     names = ("STACKS", "WIDTHS", "COUNTS")
     stacks, widths, counts = (cfg.MODEL.HOURGLASS[name] for name in names)
     _check_shape(stacks, widths, counts, [f"MODEL.HOURGLASS.{name}" for name in names])
-    return Hourglass(stacks=stacks, widths=widths, counts=counts, norm=read_choice(cfg, "MODEL.HOURGLASS.NORM", NORMS))
+    norm = read_choice(cfg, "MODEL.HOURGLASS.NORM", NORMS)
+    return Hourglass(stacks=stacks, widths=widths, counts=counts, norm=norm, checkpoint=cfg.MODEL.HOURGLASS.CHECKPOINT)

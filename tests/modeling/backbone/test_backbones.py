@@ -8,6 +8,7 @@ from detectron2.modeling import BACKBONE_REGISTRY
 from torch import nn
 
 from centernet_d2.config import add_centernet_config
+from centernet_d2.layers.folding import NORMS, fold_batch_norms
 from centernet_d2.modeling import DLABackbone, Hourglass, ResNetUpConv
 from centernet_d2.modeling.backbone.dla import IDAUp
 from centernet_d2.modeling.heads import MapBranches
@@ -49,6 +50,27 @@ def test_outputs_are_as_announced(backbone):
         name: (2, shape.channels, height // shape.stride, width // shape.stride)
         for name, shape in backbone.output_shape().items()
     }
+
+
+@torch.no_grad()
+def test_norms_are_folded_for_inference(backbone):
+    norms = {name: module for name, module in backbone.named_modules() if isinstance(module, NORMS)}
+    for norm in norms.values():
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias)
+    backbone.eval()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    folded = fold_batch_norms(backbone)
+    # Two projections of DLA never run (original.md: DLA trunk).
+    unused = {f"base.level{level}.project.1" for level in (3, 4)} & norms.keys()
+    assert {name for name, module in folded.named_modules() if isinstance(module, NORMS)} == unused
+    images = torch.randn(2, 3, 2 * backbone.size_divisibility, 3 * backbone.size_divisibility)
+    for name, output in backbone(images).items():
+        torch.testing.assert_close(folded(images)[name], output, rtol=1e-5, atol=2e-6 * output.abs().max().item())
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+    assert (folded.size_divisibility, folded.output_shape()) == (backbone.size_divisibility, backbone.output_shape())
 
 
 def test_every_trainable_parameter_has_a_gradient(backbone):

@@ -1,0 +1,92 @@
+"""Batch norms folded into the convolutions before them, for inference."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from detectron2.layers import Conv2d, FrozenBatchNorm2d
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from .deform_conv import DeformConv
+
+__all__ = ["fold_batch_norms"]
+
+Network = TypeVar("Network", bound=nn.Module)
+
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
+# By their exact types: a class made from one of them may do more than it.
+CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, DeformConv)
+
+
+def fold_batch_norms(network: Network) -> Network:
+    """A copy in evaluation mode that scales and shifts by its convolutions; its outputs are the same up to rounding.
+
+    A batch norm is folded if its input comes straight from a convolution, nothing else looks at that, and each of the
+    two runs once; or if it is the ``norm`` of a Conv2d of Detectron2. Other norms, those behind transposed
+    convolutions in groups too, stay as they are.
+
+    Args:
+        network: a backbone, or another network that torch.fx can trace.
+
+    Raises:
+        ValueError: it cannot be traced.
+    """
+    folded = copy.deepcopy(network).eval()
+    for conv_name, norm_name in list(_pairs(folded)):
+        # Any: DeformConv and FrozenBatchNorm2d are other types, but have all that is fused.
+        conv: Any = folded.get_submodule(conv_name)
+        norm: Any = folded.get_submodule(norm_name)
+        _replace(folded, norm_name, nn.Identity())
+        _replace(folded, conv_name, fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d)))
+    return folded
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        leaf = isinstance(m, (*NORMS, *CONVOLUTIONS))
+        return leaf or super().is_leaf_module(m, module_qualified_name)
+
+
+def _pairs(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of convolutions and the norms to fold into them."""
+    try:
+        nodes = list(_Tracer().trace(network).nodes)
+    except Exception as error:  # Whatever its forward() raises for the tracer's stand-ins.
+        raise ValueError(
+            f"batch norms of a {type(network).__name__} cannot be folded, torch.fx cannot trace it ({error}): set "
+            "TEST.FOLD_NORMS False"
+        ) from error
+    calls = {node: str(node.target) for node in nodes if node.op == "call_module"}
+    # A weight that is read outside of its module is a use of the module too.
+    reads = [str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"]
+    uses = Counter([*calls.values(), *reads])
+    for node, name in calls.items():
+        module = network.get_submodule(name)
+        if uses[name] > 1:
+            continue
+        if type(module) is Conv2d and _has_statistics(module.norm):
+            yield name, f"{name}.norm"
+        (before, *others) = node.all_input_nodes or [None]
+        if before not in calls or others or not _has_statistics(module):
+            continue
+        conv = network.get_submodule(calls[before])
+        if _is_plain(conv) and len(before.users) == uses[calls[before]] == 1:
+            yield calls[before], name
+
+
+def _has_statistics(module: nn.Module | None) -> bool:
+    return isinstance(module, NORMS) and module.running_mean is not None
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether a module is a convolution and no more; of transposed ones those whose weight is one group."""
+    return type(module) in CONVOLUTIONS and not (isinstance(module, nn.ConvTranspose2d) and module.groups > 1)
+
+
+def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, own = name.rpartition(".")
+    setattr(network.get_submodule(parent), own, module)
