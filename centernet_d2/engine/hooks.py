@@ -48,10 +48,10 @@ class AverageWeights(HookBase):
         if self.trainer.iter + 1 >= self.trainer.max_iter:
             self.save()
 
-    def _mix(self, averaged: Sequence[Tensor], current: Sequence[Tensor], _: Any) -> None:
+    def _mix(self, averaged: Sequence[Tensor], current: Sequence[Tensor], count: Any) -> None:
         # By the trainer's count: that of the average may be on a GPU, which would have to be waited for.
         done = self.trainer.iter
-        get_ema_multi_avg_fn(min(self._decay, (1 + done) / (10 + done)))(averaged, current, _)
+        get_ema_multi_avg_fn(min(self._decay, (1 + done) / (10 + done)))(averaged, current, count)
 
     def save(self) -> None:
         """Write the file; see :meth:`CenterNetCheckpointer.save`."""

@@ -88,8 +88,8 @@ class CenterNet(nn.Module):
             nms: "", "class" or "agnostic", see :func:`centernet_d2.modeling.nms.suppress`.
             nms_threshold: intersection over union for it.
             channels_last: keep weights and maps with the channels of a cell side by side; same results, other speed.
-            compiled: let torch compile the network with its losses, and the network with its decoding at inference. The
-                first batches wait for that, those of a new size again.
+            compiled: let torch compile the network with its losses, and the network alone at inference. The first batch
+                waits for that, and the first of another size once more.
             precision: of the network at inference: "float32" computes as it is told to, "bfloat16" and "float16" in
                 autocast. Maps are float32 either way.
 
