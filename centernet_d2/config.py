@@ -205,7 +205,7 @@ def _add_model_keys(model: CfgNode) -> None:
     node.SCORE_THRESH_TEST = 0.0
     # Keep the channels of a cell side by side in memory: same results; the small hourglass trains faster so.
     node.CHANNELS_LAST = False
-    # Compile the network by torch.compile: the first batch takes a minute or more, and so does the first of another size.
+    # Compile the network by torch.compile: the first batch takes a minute or more, and so the first of another size.
     node.COMPILE = False
 
 
