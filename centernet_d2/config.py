@@ -101,7 +101,7 @@ def add_centernet_config(cfg: CfgNode) -> None:
     # Leave out so many images that cannot be read (in each process), with a warning, instead of ending the training.
     cfg.DATALOADER.MAX_BAD_IMAGES = 0
 
-    # "Adam" as in the paper, "AdamW" or "SGD".
+    # "Adam" as in the paper, "AdamW", "SGD", or "Muon", which steps along the orthogonalised momentum of convolutions.
     cfg.SOLVER.OPTIMIZER = "Adam"
     # Number of images per batch for which SOLVER.BASE_LR is stated. If it is not 0, the learning rate is scaled
     # linearly to the actual SOLVER.IMS_PER_BATCH (original.md: Optimizer). Iterations and steps are left as they are.

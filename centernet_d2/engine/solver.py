@@ -13,10 +13,11 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from torch import nn
 
 from ..config import check_choice, check_keys
+from .muon import Muon
 
 __all__ = ["build_optimizer", "scaled_learning_rate", "with_iterations"]
 
-ADAM = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW}
+OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "Muon": Muon}
 
 
 def scaled_learning_rate(cfg: CfgNode) -> float:
@@ -28,14 +29,15 @@ def scaled_learning_rate(cfg: CfgNode) -> float:
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of ``SOLVER.OPTIMIZER`` over the trainable parameters, with Detectron2's gradient clipping.
 
-    Adam is fused where torch can, and nothing forbids it. A resumed training keeps the kind that its checkpoint names.
+    Adam and AdamW are fused where torch can, and nothing forbids it. A resumed training keeps the kind that its
+    checkpoint names.
 
     Raises:
         ValueError: unknown optimizer.
     """
     check_keys(cfg)
     name = cfg.SOLVER.OPTIMIZER
-    check_choice("SOLVER.OPTIMIZER", name, ("SGD", *ADAM))
+    check_choice("SOLVER.OPTIMIZER", name, ("SGD", *OPTIMIZERS))
     rate = scaled_learning_rate(cfg)
     if name == "SGD":
         cfg = cfg.clone()
@@ -50,9 +52,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
-    optimizer = maybe_add_gradient_clipping(cfg, ADAM[name])
+    optimizer = maybe_add_gradient_clipping(cfg, OPTIMIZERS[name])
     # Under a loss scaling, a fused step takes the gradients before they are scaled back: too late for clipping.
-    if not (cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.CLIP_GRADIENTS.ENABLED):
+    if name != "Muon" and not (cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.CLIP_GRADIENTS.ENABLED):
         with suppress(RuntimeError):  # Not every torch has it for every device.
             return optimizer([dict(group) for group in params], lr=rate, fused=True)
     return optimizer(params, lr=rate)

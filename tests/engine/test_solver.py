@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from centernet_d2 import load_config, model_zoo
-from centernet_d2.engine.solver import ADAM, build_optimizer, scaled_learning_rate, with_iterations
+from centernet_d2.engine.muon import Muon
+from centernet_d2.engine.solver import OPTIMIZERS, build_optimizer, scaled_learning_rate, with_iterations
 
 
 def optimizer(*overrides):
@@ -19,7 +20,7 @@ def test_adam_is_the_default_as_in_the_paper():
     assert len(group["params"]) == 4
 
 
-@pytest.mark.parametrize(("name", "kind"), [("AdamW", torch.optim.AdamW), ("SGD", torch.optim.SGD)])
+@pytest.mark.parametrize(("name", "kind"), [("AdamW", torch.optim.AdamW), ("SGD", torch.optim.SGD), ("Muon", Muon)])
 def test_other_optimizers(name, kind):
     assert isinstance(optimizer("SOLVER.OPTIMIZER", name), kind)
 
@@ -79,7 +80,7 @@ def test_fused_adam_steps_as_plain_adam_does(monkeypatch):
             if fused:
                 raise RuntimeError("no fused kernel")
 
-    monkeypatch.setitem(ADAM, "Adam", Refusing)
+    monkeypatch.setitem(OPTIMIZERS, "Adam", Refusing)
     refused, theirs = trained(build_optimizer)
     assert not refused.param_groups[0]["fused"]
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
@@ -91,7 +92,7 @@ def test_clipping_under_a_loss_scaling_is_not_fused():
 
 
 def test_unknown_optimizer_is_an_error():
-    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER is 'Lion', known: SGD, Adam, AdamW"):
+    with pytest.raises(ValueError, match="SOLVER.OPTIMIZER is 'Lion', known: SGD, Adam, AdamW, Muon"):
         optimizer("SOLVER.OPTIMIZER", "Lion")
 
 

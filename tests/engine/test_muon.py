@@ -1,0 +1,130 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from centernet_d2.engine.muon import Muon, orthogonalize
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 70), (2, 70, 20), (1, 16, 16)])
+def test_singular_values_come_near_one(shape):
+    torch.manual_seed(0)
+    given = torch.randn(shape)
+    made = orthogonalize(given)
+    assert made.shape == given.shape
+    values = torch.linalg.svdvals(made)
+    # A square matrix may have singular values near 0, which so few rounds do not lift.
+    assert values.max() < 1.25
+    assert shape[1] == shape[2] or values.min() > 0.65
+    # Only singular values change: the product with the exact factor is symmetric and positive.
+    left, _, right = torch.linalg.svd(given, full_matrices=False)
+    symmetric = made @ (left @ right).mT if shape[1] <= shape[2] else (left @ right).mT @ made
+    torch.testing.assert_close(symmetric, symmetric.mT, atol=1e-4, rtol=0)
+    assert torch.linalg.eigvalsh(symmetric).min() > -1e-5
+
+
+def test_rounds_on_the_small_product_are_newton_and_schulz_on_the_matrix():
+    torch.manual_seed(0)
+    # Singular values over four orders of magnitude, where squares lose digits first.
+    given = torch.randn(2, 24, 90) * torch.logspace(0, -4, 90)
+    x = given.double() / given.double().norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    torch.testing.assert_close(orthogonalize(given), x.float(), atol=1e-5, rtol=1e-4)
+
+
+def test_no_gradient_stays_none_and_no_size_matters():
+    given = torch.randn(1, 20, 30, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(orthogonalize(1e-6 * given), orthogonalize(given), atol=1e-4, rtol=0)
+    assert torch.equal(orthogonalize(torch.zeros(1, 20, 30)), torch.zeros(1, 20, 30))
+
+
+def test_half_precision_around_it_changes_nothing():
+    given = torch.randn(2, 24, 90, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -4, 90)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(orthogonalize(given), orthogonalize(given.double()))
+        torch.testing.assert_close(torch.linalg.svdvals(orthogonalize(given)).max().item(), 1.0, atol=0.25, rtol=0)
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3),
+        nn.Conv2d(16, 16, 3, bias=False),
+        nn.Conv2d(16, 32, 1),
+        nn.BatchNorm2d(32),
+        nn.Conv2d(32, 2, 1),
+    )
+
+
+def step(model, optimizer, images):
+    optimizer.zero_grad()
+    model(images).square().mean().backward()
+    optimizer.step()
+
+
+def test_only_convolutions_between_many_channels_are_matrices():
+    model = network()
+    optimizer = Muon([{"params": list(model.parameters())}], lr=0.01)
+    rest, matrices = optimizer.param_groups
+    assert [group["orthogonal"] for group in optimizer.param_groups] == [False, True]
+    assert [id(p) for p in matrices["params"]] == [id(model[1].weight), id(model[2].weight)]
+    assert len(rest["params"]) == len(list(model.parameters())) - 2
+
+
+def test_first_step_is_as_large_as_that_of_adamw_and_decays():
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    optimizer = Muon([{"params": list(model.parameters())}], lr=0.01, weight_decay=0.5)
+    step(model, optimizer, torch.randn(4, 3, 9, 9))
+    moved = model[1].weight - before["1.weight"] * (1 - 0.01 * 0.5)
+    # Orthonormal rows of 144 weights have a mean square of 1 / 144; singular values are 1 up to a fifth.
+    assert moved.square().mean().sqrt().item() == pytest.approx(0.2 * 0.01, rel=0.2)
+    values = torch.linalg.svdvals(moved.flatten(1)) / (0.2 * 0.01 * math.sqrt(144))
+    assert values.min() > 0.6
+    assert values.max() < 1.25
+    bias = model[4].bias - before["4.bias"] * (1 - 0.01 * 0.5)
+    torch.testing.assert_close(bias.abs(), torch.full((2,), 0.01), atol=1e-4, rtol=0)
+
+
+def test_rest_steps_as_adamw_does():
+    # The last layer alone, so that no matrix changes what it sees.
+    images, given = torch.randn(4, 32, 5, 5), nn.Conv2d(32, 2, 1)
+    models = [copy.deepcopy(given) for _ in range(2)]
+    ours = Muon([{"params": list(models[0].parameters())}], lr=0.01, weight_decay=0.1)
+    theirs = torch.optim.AdamW(models[1].parameters(), lr=0.01, weight_decay=0.1)
+    for _ in range(5):
+        step(models[0], ours, images)
+        step(models[1], theirs, images)
+    torch.testing.assert_close(models[0].weight, models[1].weight)
+
+
+def test_goes_on_from_its_state():
+    images = [torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
+    whole, first = network(), network()
+    optimizer = Muon([{"params": list(whole.parameters())}], lr=0.01)
+    for batch in images:
+        step(whole, optimizer, batch)
+    stopped = Muon([{"params": list(first.parameters())}], lr=0.01)
+    for batch in images[:2]:
+        step(first, stopped, batch)
+    second = network()
+    second.load_state_dict(first.state_dict())
+    resumed = Muon([{"params": list(second.parameters())}], lr=0.5)
+    resumed.load_state_dict(copy.deepcopy(stopped.state_dict()))
+    for batch in images[2:]:
+        step(second, resumed, batch)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], tensor, msg=name)
+
+
+def test_parameters_without_gradients_stay():
+    model = network()
+    model[1].requires_grad_(False)
+    before = model[1].weight.clone()
+    optimizer = Muon([{"params": list(model.parameters())}], lr=0.01)
+    step(model, optimizer, torch.randn(2, 3, 9, 9))
+    assert torch.equal(model[1].weight, before)
