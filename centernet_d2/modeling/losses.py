@@ -124,7 +124,7 @@ def normalizer(weight: Tensor, loss: str = "l1", slots: int = 0) -> Tensor:
         slots: if not 0, divide by this many objects, however many there are, as the original does for 3-D boxes.
     """
     if slots:
-        return over_processes(weight.new_tensor(float(slots * weight.shape[1])))
+        return over_processes(weight.new_full((), slots * weight.shape[1]))
     return over_processes(weight.sum() if loss == "l1" else weight.amax(dim=1).sum(), plus=_EPSILON)
 
 
@@ -193,7 +193,7 @@ def orientation_loss(prediction: Tensor, target: Tensor, weight: Tensor, slots: 
     entropy = F.cross_entropy(logits.flatten(0, 1), bins.long().flatten(), reduction="none").view_as(bins)
     entropy = (entropy * weight[:, None]).sum()
     if slots:
-        places = over_processes(weight.new_tensor(float(slots)))
+        places = over_processes(weight.new_full((), slots))
         missing = (places - over_processes(weight.sum())).clamp(min=0)
         entropy = (entropy + 2 * math.log(2) * missing) / places
     else:

@@ -97,7 +97,7 @@ class Points:
         if not any(name in names for names in self.unlabelled):
             return None
         known = [name not in names for names in self.unlabelled]
-        return torch.tensor(known, device=self.boxes.device)[:, None, None, None]
+        return torch.tensor(known).to(self.boxes.device, non_blocking=True)[:, None, None, None]
 
     def target(self, value: Tensor, weight: Tensor | None = None) -> SparseTarget:
         """A target at the objects' cells: (N, D) values, with the objects' weight unless (N, D) `weight` is given."""

@@ -5,7 +5,7 @@ from centernet_d2.modeling.losses import focal_loss, focal_loss_with_logits, reg
 from centernet_d2.structures.points import DenseTarget, SparseTarget
 from support.models import stub_heads
 
-from .comparison import checks
+from .comparison import as_array, checks
 
 
 def compare_loss(comparison, name, ours, recorded):
@@ -18,7 +18,7 @@ def compare_gradient(comparison, name, ours, recorded):
     recorded = np.asarray(recorded)
     comparison.close(name, ours, recorded, atol=1e-6, rtol=1e-4)
     # Where the original has no gradient at all, there is none.
-    comparison.equal(f"{name} (zeros)", ours.numpy()[recorded == 0], recorded[recorded == 0])
+    comparison.equal(f"{name} (zeros)", as_array(ours)[recorded == 0], recorded[recorded == 0])
 
 
 def sparse_target(index, value, weight, width):

@@ -44,7 +44,7 @@ def snap_to_peaks(
         (B, K, J, 2) joints and (B, K, J) scores.
     """
     confident = scores > PEAK_THRESHOLD
-    far = positions.new_tensor(-10000.0)
+    far = positions.new_full((), -10000.0)
     positions = torch.where(confident[..., None], positions, far)
     distance = (joints[:, :, :, None] - positions[:, None]).norm(dim=4)
     distance, nearest = distance.min(dim=3)
@@ -138,10 +138,11 @@ class KeypointHead(PointHead):
         batch, height, width = points.map_size
         keypoints = torch.cat([instances.gt_keypoints for instances in gt])
         positions = keypoints[..., :2] / points.stride
-        inside = (positions >= 0) & (positions < positions.new_tensor([width, height]))
+        x, y = positions.unbind(2)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
         # In a turned image, the box of a visible person may be anywhere.
         alive = (points.valid | optional_field(gt, "gt_blind", points.valid.new_zeros(()))) & ~points.ignore
-        known = (keypoints[..., 2] > 0) & inside.all(dim=2) & alive[:, None]
+        known = (keypoints[..., 2] > 0) & inside & alive[:, None]
         displacement = (positions - points.cells[:, None]).flatten(1)
         supervised = (known * points.weight[:, None]).repeat_interleave(2, dim=1)
         targets: dict[str, DenseTarget | SparseTarget] = {
