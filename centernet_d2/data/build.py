@@ -14,6 +14,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import DataLoader
 
 from ..config import check_choice
+from .batches import Batch
 from .mapper import CenterNetDatasetMapper
 from .stream import SampleStream, StreamDataset
 
@@ -51,6 +52,7 @@ def build_train_loader(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> DataLo
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=node.ASPECT_RATIO_GROUPING,
         num_workers=node.NUM_WORKERS,
+        collate_fn=Batch,
     )
     keep_signals_from_workers(loader)
     return loader

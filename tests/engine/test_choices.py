@@ -136,6 +136,7 @@ def test_choices_are_a_config():
     set_iterations(made, 1000, 100, "because")
     solver = made.cfg.SOLVER
     assert solver.AMP.ENABLED
+    assert made.cfg.MODEL.CENTERNET.CHANNELS_LAST
     assert made.cfg.INPUT.AFFINE.SIZE == [384, 512]
     assert made.cfg.MODEL.CENTERNET.TEST_RESOLUTION == "fixed"
     assert (solver.IMS_PER_BATCH, solver.BASE_LR) == (16, 1.4e-3)
@@ -179,3 +180,5 @@ def test_a_slow_half_precision_is_off():
     made = choices()
     choose_input(made, [image(640, 480, 200)], CPU, 32, by_width=False)
     assert not made.cfg.SOLVER.AMP.ENABLED
+    # A layout that was measured to pay in half precision on a GPU alone.
+    assert not made.cfg.MODEL.CENTERNET.CHANNELS_LAST

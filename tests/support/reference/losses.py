@@ -15,7 +15,7 @@ def compare_loss(comparison, name, ours, recorded):
 def compare_gradient(comparison, name, ours, recorded):
     if recorded is None:
         return
-    recorded = np.asarray(recorded)
+    recorded = as_array(recorded)
     comparison.close(name, ours, recorded, atol=1e-6, rtol=1e-4)
     # Where the original has no gradient at all, there is none.
     comparison.equal(f"{name} (zeros)", as_array(ours)[recorded == 0], recorded[recorded == 0])
