@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ __all__ = [
     "choose_batch",
     "choose_input",
     "choose_network",
+    "choose_sizes",
     "choose_turning",
     "evaluation_period",
     "input_size",
@@ -44,6 +46,8 @@ SIDES = {"cpu": (320, 512), "cuda": (512, 1024)}
 BESIDE = 2.0
 # Images that a training sees if nothing says how long it is to be, in an epoch or in many.
 IMAGES_SEEN = 20_000
+# A class of so many objects has a size map of its own.
+CLASS_OBJECTS = 100
 # Share of the time for training that evaluations in between may take.
 LOOKING = 0.05
 
@@ -275,6 +279,17 @@ def choose_turning(choices: Choices, images: Sequence[LabeledImage]) -> None:
     turn = choices.cfg.INPUT.AFFINE.TURN
     why = "as told" if "INPUT.AFFINE.TURN" in choices.told else against or "boxes say that objects lie any way"
     choices.say("turning", f"by multiples of {turn} degrees" if turn else "none", f"INPUT.AFFINE.TURN; {why}")
+
+
+def choose_sizes(choices: Choices, images: Sequence[LabeledImage]) -> None:
+    """Whether each class has a map of sizes of its own, for which its objects alone are learned from."""
+    counts = Counter(thing.label for image in images for thing in image.objects)
+    name, least = min(counts.items(), key=lambda item: item[1], default=("", 0))
+    choices.set({"MODEL.CENTERNET.CLASS_SPECIFIC_SIZE": len(counts) > 1 and least >= CLASS_OBJECTS})
+    own = choices.cfg.MODEL.CENTERNET.CLASS_SPECIFIC_SIZE
+    why = f"{name} has {least} objects" if len(counts) > 1 else "there is one class"
+    why = "as told" if "MODEL.CENTERNET.CLASS_SPECIFIC_SIZE" in choices.told else why
+    choices.say("sizes", "a map per class" if own else "one map", f"MODEL.CENTERNET.CLASS_SPECIFIC_SIZE; {why}")
 
 
 def choose_batch(

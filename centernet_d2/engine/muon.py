@@ -13,7 +13,8 @@ __all__ = ["Muon", "orthogonalize"]
 
 # Of x (a + b x^2 + c x^4): in five rounds it brings singular values between about 0.003 and 1 to between 0.7 and 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-ROUNDS = 5
+# Rounds on one product x x^T. All five on one go astray where products are in bfloat16, and only there.
+ROUNDS = (3, 2)
 # Weights of fewer input or output channels, in the stem and at the end of heads, are no matrices worth the name.
 MIN_CHANNELS = 16
 # The size of AdamW's steps, root mean square, relative to the learning rate.
@@ -24,7 +25,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     """The nearest matrices with orthonormal rows, or columns, roughly: singular values of 0.7 to 1.2.
 
     By Newton and Schulz's iteration with the coefficients of Jordan et al., "Muon" (2024). A polynomial of x x^T times
-    x is what each round makes, so all rounds are done on the small x x^T, and x is multiplied once, at the end.
+    x is what a round makes, so some rounds are done on the small x x^T, and x is multiplied once for all of them.
 
     Args:
         matrices: (N, R, C); zeros stay zeros.
@@ -35,18 +36,20 @@ def orthogonalize(matrices: Tensor) -> Tensor:
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.mT).mT
     a, b, c = COEFFICIENTS
-    # Half precision, which a loop of training may be in, would end in anything.
+    # A loop of training may be in half precision as a whole.
     with torch.autocast(matrices.device.type, enabled=False):
         x = matrices.float()
         x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
-        gram = x @ x.mT
-        product = torch.eye(len(gram[0])).to(gram)
-        for _ in range(ROUNDS):
-            factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-            factor.diagonal(dim1=1, dim2=2).add_(a)
-            product = factor @ product
-            gram = factor @ gram @ factor
-        return product @ x
+        for rounds in ROUNDS:
+            gram = x @ x.mT
+            product = torch.eye(gram.shape[1]).to(gram)
+            for _ in range(rounds):
+                factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+                factor.diagonal(dim1=1, dim2=2).add_(a)
+                product = factor @ product
+                gram = factor @ gram @ factor
+            x = product @ x
+        return x
 
 
 class Muon(torch.optim.AdamW):

@@ -22,6 +22,7 @@ from .choices import (
     choose_batch,
     choose_input,
     choose_network,
+    choose_sizes,
     choose_turning,
     look_at_machine,
     number_of_epochs,
@@ -172,6 +173,8 @@ def _choose(found: FoundData, task: Task, model: str | Path | None, args: argpar
     choose_input(choices, images, machine, divisibility, by_width=task.by_width)
     if not task.focal:  # Boxes in space stand upright.
         choose_turning(choices, images)
+    if task.name == "boxes" and not choices.cfg.MODEL.WEIGHTS:  # Whose sizes may be worth more.
+        choose_sizes(choices, images)
     width = sorted(image.width for image in images)[len(images) // 2]
     choices.set(task.keys_for_width(choices.cfg.INPUT.AFFINE.SIZE[1] / width))
     plain = load_config(model).SOLVER

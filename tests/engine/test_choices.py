@@ -15,6 +15,7 @@ from centernet_d2.engine.choices import (
     choose_batch,
     choose_input,
     choose_network,
+    choose_sizes,
     evaluation_period,
     half_speed,
     input_size,
@@ -158,6 +159,26 @@ def test_what_the_command_line_names_is_not_chosen():
     # Two epochs of 100 images in batches of 3.
     assert solver.MAX_ITER == 67
     assert any("as told" in line for line in made.lines)
+
+
+@pytest.mark.parametrize(
+    ("counts", "own", "why"),
+    [
+        ({"a": 300, "b": 100}, True, "b has 100 objects"),
+        ({"a": 300, "b": 99}, False, "b has 99 objects"),
+        ({"a": 300}, False, "there is one class"),
+        ({}, False, "there is one class"),
+    ],
+)
+def test_classes_of_many_objects_have_sizes_of_their_own(counts, own, why):
+    things = [LabeledObject(name, (0, 0, 5, 5)) for name, count in counts.items() for _ in range(count)]
+    made = choices()
+    choose_sizes(
+        made,
+        [LabeledImage(Path("a.jpg"), tuple(things[::2]), 9, 9), LabeledImage(Path("b.jpg"), tuple(things[1::2]), 9, 9)],
+    )
+    assert made.cfg.MODEL.CENTERNET.CLASS_SPECIFIC_SIZE == own
+    assert why in made.lines[-1]
 
 
 def test_a_length_of_the_command_line_counts_before_the_epochs_of_a_model_file():

@@ -49,6 +49,18 @@ def test_half_precision_around_it_changes_nothing():
         torch.testing.assert_close(torch.linalg.svdvals(orthogonalize(given)).max().item(), 1.0, atol=0.25, rtol=0)
 
 
+def test_products_in_half_precision_do_not_go_astray():
+    # Five large singular values and many small ones, which rounding errors of the large ones would drown.
+    torch.manual_seed(0)
+    given = torch.randn(2, 64, 5) @ torch.randn(2, 5, 576) + 1e-4 * torch.randn(2, 64, 576)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")  # Where the machine has it, this is bfloat16.
+    try:
+        assert torch.linalg.svdvals(orthogonalize(given)).max() < 1.3
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def network():
     torch.manual_seed(0)
     return nn.Sequential(
