@@ -24,7 +24,7 @@ _BOX_NETWORKS = {
     "large": "COCO-Detection/centernet_DLA_34_1x.yaml",
     "large on a CPU": "COCO-Detection/centernet_R_18_plain_1x.yaml",
 }
-_KEYPOINT_NETWORKS = {**_BOX_NETWORKS, "small": "Base-HG-small.yaml"}
+_KEYPOINT_NETWORKS = {**_BOX_NETWORKS, "small": "Base-HG-small-keypoints.yaml"}
 _SPACE_NETWORKS = {
     "small": "Shapes/centernet_3d_HG_boxes.yaml",
     "trunk": "KITTI-3D/centernet_3d_R_18.yaml",
