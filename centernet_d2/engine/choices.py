@@ -254,7 +254,7 @@ def scaled_rate(rate: float, reference: int, batch: int) -> float:
 def choose_input(
     choices: Choices, images: Sequence[LabeledImage], machine: Machine, divisibility: int, *, by_width: bool
 ) -> None:
-    """Precision and size of the input."""
+    """Precision, layout in memory and size of the input."""
     cfg = choices.cfg
     choices.set({"SOLVER.AMP.ENABLED": machine.half_speed > 1.1})
     if machine.on_gpu and cfg.SOLVER.AMP.ENABLED:
@@ -282,7 +282,7 @@ def choose_turning(choices: Choices, images: Sequence[LabeledImage]) -> None:
 
 
 def choose_sizes(choices: Choices, images: Sequence[LabeledImage]) -> None:
-    """Whether each class has a map of sizes of its own, for which its objects alone are learned from."""
+    """Whether each class has a map of sizes of its own, learned from its objects alone."""
     counts = Counter(thing.label for image in images for thing in image.objects)
     name, least = min(counts.items(), key=lambda item: item[1], default=("", 0))
     choices.set({"MODEL.CENTERNET.CLASS_SPECIFIC_SIZE": len(counts) > 1 and least >= CLASS_OBJECTS})

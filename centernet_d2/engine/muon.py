@@ -42,7 +42,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
         x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
         for rounds in ROUNDS:
             gram = x @ x.mT
-            product = torch.eye(gram.shape[1]).to(gram)
+            product = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
             for _ in range(rounds):
                 factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
                 factor.diagonal(dim1=1, dim2=2).add_(a)
