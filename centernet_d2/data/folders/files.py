@@ -139,6 +139,8 @@ class Tree:
             self.report.count(f"labels without an image in {self.root}, though they may name one outside", where)
         elif found is None:
             self.report.count("labels without an image", where)
+        elif _URL.match(name.strip()):
+            self.report.count("images with a URL, found by its last part", name.strip())
         elif os.path.isabs(name.strip()):
             self.report.count("images with an absolute name", name.strip())
         return found
@@ -146,8 +148,10 @@ class Tree:
     def peek_image(self, name: str, label: Path, near: Sequence[Path] = ()) -> Path | None:
         """As :meth:`find_image`, but nothing is counted."""
         name = name.strip().replace("\\", "/")
-        if not name or _URL.match(name):
+        if not name:
             return None
+        if _URL.match(name):  # A copy that somebody fetched will do.
+            return self._nearest(os.path.basename(re.split("[?#]", name)[0]), label)
         for folder in (*near, label.parent, self.root):
             path = os.path.normpath(os.path.join(folder, name))
             found = self._exact.get(path) or self._paths.get(_key(path))

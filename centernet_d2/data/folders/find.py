@@ -171,5 +171,5 @@ def _check_objects(settled: dict[str, list[LabeledImage]], roots: dict[str, Path
     """
     for name, images in settled.items():
         if not any(image.objects for image in images):
-            reasons = "".join(f"\n  {line}" for line in report.lines())
-            raise ValueError(f"the split {name} of {roots[name]} is empty: {len(images)} images, no objects{reasons}")
+            where = f"the split {name} of {roots[name]}"
+            raise ValueError(f"{where} is empty: {len(images)} images, no objects{report.reasons()}")

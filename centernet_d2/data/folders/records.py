@@ -53,6 +53,10 @@ class Report:
             lines.append(f"{count} {reason}: {', '.join(self.examples[reason])}{more}")
         return lines + self.notes
 
+    def reasons(self) -> str:
+        """The report below a sentence of an error: every line on its own."""
+        return "".join(f"\n  {line}" for line in self.lines())
+
 
 @dataclass(frozen=True)
 class LabeledObject:

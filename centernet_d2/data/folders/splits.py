@@ -87,7 +87,7 @@ def settle(
     """
     for name, images in groups.items():
         if name is not None and not images:
-            raise ValueError(f"the split {name} in {root} is empty")
+            raise ValueError(f"the split {name} in {root} is empty{report.reasons()}")
     groups = {name: images for name, images in groups.items() if images}
     if "test" in groups and len(groups) > 1 and not any(image.objects for image in groups["test"]):
         report.note(f"test is left out: not one of its {len(groups.pop('test'))} images has labels")
@@ -97,8 +97,8 @@ def settle(
     elif not named and None in groups:
         named = [None]
     if not named:
-        there = ", ".join(str(name) for name in groups) or "no images"
-        raise ValueError(f"there is no split to train on in {root}, only: {there}")
+        there = ", ".join(str(name) for name in groups) or "no images that labels name"
+        raise ValueError(f"there is no split to train on in {root}, only: {there}{report.reasons()}")
     if None in groups and named != [None]:
         for image in groups[None]:
             report.count("images in no split, left out", os.path.relpath(image.path, root))

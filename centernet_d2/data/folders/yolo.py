@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from .files import Tree, read_text, stem
+from .files import Tree, decode, read_text, stem
 from .keypoints import pairs_from_order
 from .records import Keypoints, LabeledImage, LabeledObject, Reading
 from .splits import split_of_name
@@ -25,7 +25,7 @@ LOOKED_FOR = (
 )
 
 _MOST_CLASSES = 100_000
-_NAME_FILES = ("classes.txt", "obj.names", "classes.names", "predefined_classes.txt", "labels.txt")
+_NAME_FILES = ("classes.txt", "predefined_classes.txt", "labels.txt")
 
 
 def find(tree: Tree) -> list[Path]:
@@ -43,7 +43,7 @@ def _is_description(path: Path) -> bool:
 
 
 def _is_label(path: Path, tree: Tree) -> bool:
-    if path.name.lower() in _NAME_FILES:
+    if _names_classes(path):
         return False
     if "labels" in (part.lower() for part in (tree.root.name, *path.relative_to(tree.root).parts[:-1])):
         return True
@@ -103,7 +103,7 @@ def read(tree: Tree, files: list[Path]) -> Reading:
         paths = _listed_images(tree, described[0], content)
     else:
         description = _Description(_named_classes(tree))
-        paths = _all_images(tree, set(files))
+        paths = _images_by_lists(tree, set(files)) or _all_images(tree, set(files))
     used = {path for group in paths.values() for path in group}
     tree.measure(used)
     labels = {image: _label_of(tree, image) for image in used}
@@ -161,9 +161,13 @@ def _keypoints(path: Path, content: dict, count: int) -> Keypoints:
         raise ValueError(f"{path}: {error}") from error
 
 
+def _names_classes(path: Path) -> bool:
+    return path.name.lower() in _NAME_FILES or path.suffix.lower() == ".names"
+
+
 def _named_classes(tree: Tree) -> list[str] | None:
     for path in tree.files:
-        if path.name.lower() in _NAME_FILES:
+        if _names_classes(path):
             return [line.strip() for line in read_text(path).split("\n") if line.strip()] or None
     return None
 
@@ -183,6 +187,33 @@ def _listed_images(tree: Tree, path: Path, content: dict) -> dict[str | None, li
         if places and (images or key != "test"):
             groups[split_of_name(key)] = list(dict.fromkeys(images))
     return groups
+
+
+def _images_by_lists(tree: Tree, labels: set[Path]) -> dict[str | None, list[Path]]:
+    """The images that darknet's lists (``train.txt``, ``valid.txt``) name, and labeled ones that none names.
+
+    A list alone, as CVAT exports it, makes no splits.
+    """
+    lists: dict[str | None, list[Path]] = {}
+    for path in tree.with_suffix(".txt"):
+        split = split_of_name(path.stem)
+        if split is not None and path not in labels and _is_list(tree, path):
+            lists.setdefault(split, []).append(path)
+    if len(lists) < 2:
+        return {}
+    groups = {}
+    for split, paths in lists.items():
+        groups[split] = list(dict.fromkeys(image for path in paths for image in _images_in(tree, path)))
+    listed = {image for images in groups.values() for image in images}
+    others = [image for image in tree.images if image not in listed and _label_of(tree, image) in labels]
+    return {**groups, None: others} if others else groups
+
+
+def _is_list(tree: Tree, path: Path) -> bool:
+    """Whether a text names images that are here, by its first line."""
+    with path.open("rb") as file:
+        line = decode(file.read(4096), "replace").strip().split("\n")[0]
+    return tree.peek_image(line, path) is not None
 
 
 def _all_images(tree: Tree, labels: set[Path]) -> dict[str | None, list[Path]]:
@@ -218,12 +249,13 @@ def _images_at(
         tree.report.count("folders outside the data set's", target)
     if target.is_dir():
         return _below(tree, target)
-    found = []
-    for line in read_text(target).split("\n"):
-        if line.strip():
-            image = tree.find_image(line, target)
-            found += [image] if image else []
-    return found
+    return _images_in(tree, target)
+
+
+def _images_in(tree: Tree, path: Path) -> list[Path]:
+    """The images that a list names, one in a line."""
+    named = [tree.find_image(line, path) for line in read_text(path).split("\n") if line.strip()]
+    return [image for image in named if image is not None]
 
 
 def _below(tree: Tree, folder: Path) -> list[Path]:

@@ -52,7 +52,7 @@ def test_one_of_everything_wrong_is_counted(tmp_path):
         add("nonsense")
         images = content["images"]
         images += [{"id": 20, "file_name": "gone.jpg"}, {"id": 21}, "nonsense", {"id": [], "file_name": "a.jpg"}]
-        images += [{"id": 22, "file_name": "http://example.org/a.jpg"}, {"id": 23, "file_name": "../../up.jpg"}]
+        images += [{"id": 22, "file_name": "https://example.org/gone.jpg"}, {"id": 23, "file_name": "../../up.jpg"}]
         images += [{"id": 24, "file_name": "b.jpg"}]
         content["categories"] += [{"id": 9, "name": "nothing"}, {"id": 10}]
 

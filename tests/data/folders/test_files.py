@@ -34,6 +34,7 @@ def test_junk_is_skipped_and_loops_end(tree):
         ("C:\\photos\\c d.jpg", "c d.jpeg"),
         ("/gone/train/b.jpg", "val/deep/b.PNG"),
         ("é.jpg", "é.jpg"),
+        ("gs://farm/all/b.png?v=2#top", "val/deep/b.PNG"),
     ],
 )
 def test_images_are_found_near_their_label(tree, name, found):

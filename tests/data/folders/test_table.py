@@ -28,6 +28,7 @@ def boxes(found):
         ("filename,width,height,class,xmin,ymin,xmax,ymax", "{}.jpg,64,48,ant,1,2,11,22"),
         ("image_id,xmin,ymin,xmax,ymax,class_name", "{},1,2,11,22,ant"),
         ("Image ID;Class ID;X Min;Y Min;X Max;Y Max;Category", "{}.jpg;7;1,0;2;11;22;ant"),
+        ("Filename;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId", "{}.jpg;1;2;11;22;ant"),
         ("image\tleft\ttop\tright\tbottom\tlabel_name", "{}.jpg\t1\t2\t11\t22\tant"),
         ("file_name,category,x,y,w,h", "{}.jpg,ant,1,2,10,20"),
         ("image,x_min,y_min,width,height,label", "{}.jpg,1,2,10,20,ant"),
@@ -59,7 +60,7 @@ def test_one_of_everything_wrong_is_counted(tmp_path):
         "images/a.jpg,1,1,9,9,",
         ",1,1,9,9,RBC",
         "images/lost.jpg,1,1,9,9,RBC",
-        "https://example.org/a.jpg,1,1,9,9,RBC",
+        "https://example.org/gone.jpg,1,1,9,9,RBC",
         "images/bad.jpg,1,1,9,9,RBC",
     ]
     with (root / "train.csv").open("a") as file:

@@ -196,6 +196,31 @@ def test_splits_come_from_folders(tmp_path):
     assert {n: set(i) for n, i in annotations(found).items()} == {n: set(i) for n, i in TRUTH.items()}
 
 
+def write_darknet(root, lists):
+    write_bare(root, dict.fromkeys("abcdef", ROW), images="obj_data", labels="obj_data")
+    (root / "farm.names").write_text("ant\n")
+    (root / "obj.data").write_text("classes = 1\nnames = data/farm.names\n")
+    for name, images in lists.items():
+        (root / name).write_text("".join(f"data/obj_data/{image}.jpg\r\n" for image in images))
+    return root
+
+
+def test_lists_of_darknet_are_splits(tmp_path):
+    found = find_data(write_darknet(tmp_path, {"train.txt": "abcx", "valid.txt": "de"}))
+    assert {n: [i.path.stem for i in s.images] for n, s in found.splits.items()} == {"train": [*"abc"], "val": [*"de"]}
+    assert found.class_names == ("ant",)
+    assert found.report.examples == {
+        "labels without an image": ["train.txt (data/obj_data/x.jpg)"],
+        "images in no split, left out": ["obj_data/f.jpg"],
+    }
+
+
+@pytest.mark.parametrize("lists", [{"train.txt": "abc"}, {"train.txt": "xyz", "val.txt": "de"}, {"notes.txt": "abc"}])
+def test_a_list_alone_or_of_other_images_is_no_split(tmp_path, lists):
+    found = find_data(write_darknet(tmp_path, lists))
+    assert sum(len(split.images) for split in found.splits.values()) == 6
+
+
 def test_files_of_other_platforms_are_read(tmp_path):
     write_bare(tmp_path, {"b": ROW}, ["ant"])
     write_image(tmp_path / "images" / "A.JPG")
