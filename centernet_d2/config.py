@@ -365,6 +365,18 @@ def _read_file(path: Path) -> dict:
     return content
 
 
+def _hint(cfg: CfgNode, key: str) -> str:
+    """What may be meant by a key that is not there."""
+    *nodes, _ = key.split(".")
+    if nodes[:2] == ["MODEL", "CENTERNET"] and len(nodes) == 3 and nodes[2] not in cfg.MODEL.CENTERNET:
+        others = [name for name, value in cfg.MODEL.CENTERNET.items() if isinstance(value, CfgNode)]
+        close = difflib.get_close_matches(nodes[2], others, n=1)
+        mine = "the keys of a head of your own come with its file: --import FILE"
+        return f"; did you mean MODEL.CENTERNET.{close[0]}? Else, {mine}" if close else f"; {mine}"
+    close = difflib.get_close_matches(key, [name for name, _ in flatten(cfg)], n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def _set(cfg: CfgNode, key: str, value: object, where: str) -> None:
     """Set one key, by the name that it has now; `where` starts the messages."""
     key = _current_name(key)
@@ -375,8 +387,7 @@ def _set(cfg: CfgNode, key: str, value: object, where: str) -> None:
     try:
         default = reduce(operator.getitem, key.split("."), cfg)
     except (KeyError, TypeError) as error:
-        close = difflib.get_close_matches(key, [name for name, _ in flatten(cfg)], n=1)
-        raise ValueError(f"{where}there is no key {key}" + (f"; did you mean {close[0]}?" if close else "")) from error
+        raise ValueError(f"{where}there is no key {key}{_hint(cfg, key)}") from error
     if isinstance(default, CfgNode):
         raise ValueError(f"{where}{key} is {value!r}, but is a group of keys: {', '.join(list(default)[:5])}, ...")
     wanted = f"{where}{key} is {value!r}, but must be of type {type(default).__name__}, such as {default!r}"

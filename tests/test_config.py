@@ -151,6 +151,11 @@ def test_bases_are_merged_in_order_and_the_file_behind_them(tmp_path):
     [
         (["MODEL.DEVICE"], "pairs of KEY and VALUE, but 'MODEL.DEVICE' has no value"),
         (["MODEL.DEVISE", "cpu"], "there is no key MODEL.DEVISE; did you mean MODEL.DEVICE?"),
+        (
+            ["MODEL.CENTERNET.MINE.WEIGHT", 1],
+            "MINE.WEIGHT; the keys of a head of your own come with its file",
+        ),
+        (["MODEL.CENTERNET.BOX3.WEIGHT", 1], "WEIGHT; did you mean MODEL.CENTERNET.BOX3D. Else, the keys of a head"),
         (["SOLVER.BASE_LR", "None"], "SOLVER.BASE_LR is 'None', but must be of type float"),
         (["SOLVER.BASE_LR", "{[]: 1}"], "SOLVER.BASE_LR is '{.*, but must be of type float"),
         (["SOLVER", "{}"], "SOLVER is '{}', but is a group of keys"),

@@ -31,25 +31,30 @@ class Batch(list):
 
 
 class _Packer(pickle.Pickler):
-    """Leaves out large tensors, which are then in `large`."""
+    """Leaves out large tensors, and those that NumPy does not know, which are then in `large`."""
 
     def __init__(self, file: io.BytesIO, protocol: int) -> None:
         super().__init__(file, protocol)
         self.large: list[Tensor] = []
 
     def persistent_id(self, obj: Any) -> int | None:
-        if not isinstance(obj, Tensor) or obj.nbytes < LARGE:
+        if not isinstance(obj, Tensor) or (_is_plain(obj) and obj.nbytes < LARGE):
             return None
         self.large.append(obj)
         return len(self.large) - 1
 
     def reducer_override(self, obj: Any) -> Any:
-        if type(obj) is not Tensor:
-            return NotImplemented
-        try:
-            return torch.from_numpy, (obj.numpy(),)
-        except (TypeError, RuntimeError):  # NumPy has no such type, or it is part of a graph.
-            return NotImplemented
+        return (torch.from_numpy, (obj.numpy(),)) if isinstance(obj, Tensor) else NotImplemented
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    if type(tensor) is not Tensor or tensor.layout is not torch.strided:
+        return False
+    try:
+        tensor.numpy()
+    except (TypeError, RuntimeError):  # NumPy has no such type, or it is part of a graph.
+        return False
+    return True
 
 
 class _Unpacker(pickle.Unpickler):

@@ -52,7 +52,8 @@ def build_train_loader(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> DataLo
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=node.ASPECT_RATIO_GROUPING,
         num_workers=node.NUM_WORKERS,
-        collate_fn=Batch,
+        # Groups are made here, of samples that come one by one.
+        collate_fn=None if node.ASPECT_RATIO_GROUPING else Batch,
     )
     keep_signals_from_workers(loader)
     return loader

@@ -161,10 +161,15 @@ def annotate_properties(
     """Add what properties say of the annotations of an image; ``gt_weight`` is the product of what they say.
 
     Raises:
-        ValueError: two properties give the same field.
+        ValueError: two properties give the same field, or one has another length than the annotations.
     """
     for prop in properties:
         for name, value in prop.annotate(record, transforms, instances.image_size).items():
+            if len(value) != len(instances):
+                raise ValueError(
+                    f"{record.get('file_name', 'an image')}: the property {prop.name} gives {len(value)} {name} for "
+                    f"{len(instances)} annotations"
+                )
             if name == "gt_weight" and instances.has(name):
                 value = value * instances.gt_weight
             elif instances.has(name):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ __all__ = [
     "input_size",
     "look_at_machine",
     "number_of_epochs",
+    "reference_rate",
     "scaled_rate",
     "set_iterations",
 ]
@@ -48,6 +48,9 @@ BESIDE = 2.0
 IMAGES_SEEN = 20_000
 # A class of so many objects has a size map of its own.
 CLASS_OBJECTS = 100
+# Rates, for a batch, and decays of optimizers that learn the small hourglass from scratch (docs/own_data.md).
+RATES_BATCH = 8
+RATES = {"Adam": (1e-3, 0.0), "AdamW": (2e-3, 0.05), "Muon": (6e-3, 0.05)}
 # Share of the time for training that evaluations in between may take.
 LOOKING = 0.05
 
@@ -262,7 +265,8 @@ def choose_input(
         choices.set({"MODEL.CENTERNET.CHANNELS_LAST": True})
     measured = "as on any GPU" if machine.on_gpu else f"bfloat16 is {machine.half_speed:.1f} times as fast here"
     measured = "as told" if "SOLVER.AMP.ENABLED" in choices.told else measured
-    choices.say("half precision", "on" if cfg.SOLVER.AMP.ENABLED else "off", f"SOLVER.AMP.ENABLED; {measured}")
+    key = "SOLVER.AMP.ENABLED" + (", MODEL.CENTERNET.CHANNELS_LAST" if cfg.MODEL.CENTERNET.CHANNELS_LAST else "")
+    choices.say("half precision", "on" if cfg.SOLVER.AMP.ENABLED else "off", f"{key}; {measured}")
     sides = SIDES["cuda" if machine.on_gpu else "cpu"]
     choices.set({"INPUT.AFFINE.SIZE": list(input_size(images, divisibility, sides, by_width=by_width))})
     if not by_width:
@@ -281,15 +285,38 @@ def choose_turning(choices: Choices, images: Sequence[LabeledImage]) -> None:
     choices.say("turning", f"by multiples of {turn} degrees" if turn else "none", f"INPUT.AFFINE.TURN; {why}")
 
 
-def choose_sizes(choices: Choices, images: Sequence[LabeledImage]) -> None:
+def choose_sizes(choices: Choices, images: Sequence[LabeledImage], classes: Sequence[str]) -> None:
     """Whether each class has a map of sizes of its own, learned from its objects alone."""
-    counts = Counter(thing.label for image in images for thing in image.objects)
-    name, least = min(counts.items(), key=lambda item: item[1], default=("", 0))
+    counts = dict.fromkeys(classes, 0)
+    for image in images:
+        for thing in image.objects:
+            counts[thing.label] += not thing.crowd
+    name, least = min(counts.items(), key=lambda item: item[1])
     choices.set({"MODEL.CENTERNET.CLASS_SPECIFIC_SIZE": len(counts) > 1 and least >= CLASS_OBJECTS})
     own = choices.cfg.MODEL.CENTERNET.CLASS_SPECIFIC_SIZE
     why = f"{name} has {least} objects" if len(counts) > 1 else "there is one class"
     why = "as told" if "MODEL.CENTERNET.CLASS_SPECIFIC_SIZE" in choices.told else why
     choices.say("sizes", "a map per class" if own else "one map", f"MODEL.CENTERNET.CLASS_SPECIFIC_SIZE; {why}")
+
+
+def reference_rate(choices: Choices, network: CfgNode) -> tuple[float, int]:
+    """A learning rate, and the batch that it is for: the network's, or that of an optimizer that was asked for.
+
+    Args:
+        choices: what was told; gets the decay that goes with another optimizer.
+        network: the config before that.
+
+    Raises:
+        ValueError: an optimizer was asked for whose rate nobody knows.
+    """
+    plain, optimizer = network.SOLVER, choices.cfg.SOLVER.OPTIMIZER
+    if optimizer == plain.OPTIMIZER or "SOLVER.BASE_LR" in choices.told:
+        return plain.BASE_LR, plain.REFERENCE_IMS_PER_BATCH or plain.IMS_PER_BATCH
+    if optimizer not in RATES:
+        raise ValueError(f"no rate is known for SOLVER.OPTIMIZER {optimizer}: name SOLVER.BASE_LR and WEIGHT_DECAY too")
+    rate, decay = RATES[optimizer]
+    choices.set({"SOLVER.WEIGHT_DECAY": decay})
+    return rate, RATES_BATCH
 
 
 def choose_batch(
@@ -343,7 +370,9 @@ def set_iterations(
         "length", f"{iterations} iterations, {epochs:.1f} epochs", f"SOLVER.MAX_ITER; {'as told' if told else why}"
     )
     choices.say(
-        "rate", f"{solver.BASE_LR:g}, {solver.LR_SCHEDULER_NAME}", f"SOLVER.BASE_LR; warm-up of {solver.WARMUP_ITERS}"
+        "rate",
+        f"{solver.BASE_LR:g}, {solver.OPTIMIZER}, {solver.LR_SCHEDULER_NAME}",
+        f"SOLVER.BASE_LR, SOLVER.OPTIMIZER; warm-up of {solver.WARMUP_ITERS}",
     )
     period = choices.cfg.TEST.EVAL_PERIOD
     tests = ", ".join(choices.cfg.DATASETS.TEST) or "nothing"

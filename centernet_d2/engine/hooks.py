@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -99,14 +100,23 @@ class CheckGradients(HookBase):
     def after_backward(self) -> None:
         """
         Raises:
-            FloatingPointError: a gradient is NaN or infinite.
+            FloatingPointError: a gradient is NaN or infinite; names the parts of the network.
         """
         gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
         if not gradients or torch.stack(torch._foreach_norm(gradients)).isfinite().all():
             return
         scaler = getattr(self.trainer, "grad_scaler", None)
         if scaler is None or scaler.get_scale() <= 1:
-            raise FloatingPointError("a gradient is NaN or infinite")
+            raise FloatingPointError(f"in the gradients of {', '.join(self._broken())}")
+
+    def _broken(self) -> list[str]:
+        """Parts of the network with such gradients: the backbone, and the heads whose loss they come from."""
+        broken = {
+            re.sub(r"^(module\.)?(heads\.)?([^.]+)\..*", r"\3", name): None
+            for name, parameter in self.trainer.model.named_parameters()
+            if parameter.grad is not None and not parameter.grad.norm().isfinite()
+        }
+        return list(broken)
 
 
 class StopOnSignal(HookBase):

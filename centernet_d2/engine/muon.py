@@ -15,7 +15,7 @@ __all__ = ["Muon", "orthogonalize"]
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 # Rounds on one product x x^T. All five on one go astray where products are in bfloat16, and only there.
 ROUNDS = (3, 2)
-# Weights of fewer input or output channels, in the stem and at the end of heads, are no matrices worth the name.
+# Weights of fewer channels on either side, as in the stem, are no matrices worth the name.
 MIN_CHANNELS = 16
 # The size of AdamW's steps, root mean square, relative to the learning rate.
 STEP_SIZE = 0.2
@@ -55,28 +55,53 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.AdamW):
     """Muon for the weights of convolutions with MIN_CHANNELS or more on both sides, AdamW for the rest.
 
-    A weight is a matrix with a row for each output channel. Its steps are as large as AdamW's (Liu et al., "Muon is
-    scalable for LLM training", arXiv 2502.16982, section 2.2), so that rates and decays are of the same kind for all.
+    A weight is a matrix with a row for each index of its first dimension: an output channel, or an input channel of a
+    transposed convolution. Its steps are as large as AdamW's (Liu et al., "Muon is scalable for LLM training", arXiv
+    2502.16982, section 2.2), so that rates and decays are of the same kind for all.
     """
 
-    def __init__(self, params: Iterable[dict[str, Any]], lr: float, *, momentum: float = 0.95, **adamw: Any) -> None:
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float,
+        *,
+        momentum: float = 0.95,
+        plain: Iterable[Tensor] = (),
+        **adamw: Any,
+    ) -> None:
         """
         Args:
             params: groups; each is split in two, told apart by ``orthogonal``.
             lr: learning rate.
             momentum: of the matrices; Nesterov's.
+            plain: parameters that are no matrices whatever their shape, such as the last layers of a network.
             adamw: see :class:`torch.optim.AdamW`.
         """
-        groups = [half for group in params for half in _split(group, momentum)]
-        super().__init__(groups, lr=lr, foreach=True, **adamw)
+        self._momentum, self._plain = momentum, {id(parameter) for parameter in plain}
+        super().__init__(params, lr=lr, foreach=True, **adamw)
+
+    def add_param_group(self, group: dict[str, Any]) -> None:
+        """Add the two halves of a group."""
+        parameters = list(group["params"])
+        for orthogonal in (False, True):
+            own = [parameter for parameter in parameters if self._is_matrix(parameter) == orthogonal]
+            if own:
+                super().add_param_group({**group, "params": own, "orthogonal": orthogonal, "momentum": self._momentum})
+
+    def _is_matrix(self, parameter: Tensor) -> bool:
+        return parameter.ndim == 4 and min(parameter.shape[:2]) >= MIN_CHANNELS and id(parameter) not in self._plain
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of all parameters that have gradients; returns what the closure does."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         groups = self.param_groups
         self.param_groups = [group for group in groups if not group["orthogonal"]]
         try:
-            loss = super().step(closure)
+            super().step()
         finally:
             self.param_groups = groups
         for group in groups:
@@ -108,14 +133,3 @@ class Muon(torch.optim.AdamW):
         state["step"] += 1
         state["momentum"].lerp_(gradient, 1 - momentum)
         return torch.lerp(gradient, state["momentum"], momentum)
-
-
-def _split(group: dict[str, Any], momentum: float) -> list[dict[str, Any]]:
-    parts: dict[bool, list[Tensor]] = {False: [], True: []}
-    for parameter in group["params"]:
-        parts[parameter.ndim == 4 and min(parameter.shape[:2]) >= MIN_CHANNELS].append(parameter)
-    return [
-        {**group, "params": own, "orthogonal": orthogonal, "momentum": momentum}
-        for orthogonal, own in parts.items()
-        if own
-    ]

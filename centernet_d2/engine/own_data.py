@@ -26,6 +26,7 @@ from .choices import (
     choose_turning,
     look_at_machine,
     number_of_epochs,
+    reference_rate,
     set_iterations,
 )
 from .processes import by_torchrun
@@ -174,11 +175,10 @@ def _choose(found: FoundData, task: Task, model: str | Path | None, args: argpar
     if not task.focal:  # Boxes in space stand upright.
         choose_turning(choices, images)
     if task.name == "boxes" and not choices.cfg.MODEL.WEIGHTS:  # Whose sizes may be worth more.
-        choose_sizes(choices, images)
+        choose_sizes(choices, images, found.class_names)
     width = sorted(image.width for image in images)[len(images) // 2]
     choices.set(task.keys_for_width(choices.cfg.INPUT.AFFINE.SIZE[1] / width))
-    plain = load_config(model).SOLVER
-    reference = (plain.BASE_LR, plain.REFERENCE_IMS_PER_BATCH or plain.IMS_PER_BATCH)
+    reference = reference_rate(choices, load_config(model))
     choose_batch(choices, len(images), machine, bytes_per_pixel(backbone, divisibility), reference)
     choices.say("output folder", str(folder), "OUTPUT_DIR")
     return choices

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
+from typing import cast
 
 import torch
 from detectron2.config import CfgNode
@@ -13,6 +14,7 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from torch import nn
 
 from ..config import check_choice, check_keys
+from ..modeling.heads.branches import MapBranches
 from .muon import Muon
 
 __all__ = ["build_optimizer", "scaled_learning_rate", "with_iterations"]
@@ -29,8 +31,8 @@ def scaled_learning_rate(cfg: CfgNode) -> float:
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of ``SOLVER.OPTIMIZER`` over the trainable parameters, with Detectron2's gradient clipping.
 
-    Adam and AdamW are fused where torch can, and nothing forbids it. A resumed training keeps the kind that its
-    checkpoint names.
+    Adam and AdamW are fused where torch can, and nothing forbids it; a resumed training stays as it was. Muon leaves
+    the last weights of the heads, as small ones, to AdamW.
 
     Raises:
         ValueError: unknown optimizer.
@@ -53,11 +55,23 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
     )
     optimizer = maybe_add_gradient_clipping(cfg, OPTIMIZERS[name])
+    if name == "Muon":
+        return optimizer(params, lr=rate, plain=_last_weights(model))
     # Under a loss scaling, a fused step takes the gradients before they are scaled back: too late for clipping.
-    if name != "Muon" and not (cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.CLIP_GRADIENTS.ENABLED):
+    if not (cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.CLIP_GRADIENTS.ENABLED):
         with suppress(RuntimeError):  # Not every torch has it for every device.
             return optimizer([dict(group) for group in params], lr=rate, fused=True)
     return optimizer(params, lr=rate)
+
+
+def _last_weights(model: nn.Module) -> list[nn.Parameter]:
+    """The weights that end in the maps of the heads."""
+    return [
+        cast(nn.Sequential, branch)[-1].get_parameter("weight")
+        for module in model.modules()
+        if isinstance(module, MapBranches)
+        for branch in module.values()
+    ]
 
 
 def with_iterations(cfg: CfgNode, images: float | None) -> CfgNode:

@@ -109,6 +109,14 @@ class Trainer(DefaultTrainer):
                 f"the state of the training in {self.checkpointer.loaded} is incomplete ({error!r}). Write the name of "
                 "another checkpoint into last_checkpoint beside it, or start a new training with it as MODEL.WEIGHTS"
             ) from error
+        except ValueError as error:
+            if not str(error).startswith("loaded state dict"):  # torch, of the optimizer's
+                raise
+            raise ValueError(
+                f"the state of the training in {self.checkpointer.loaded} is not that of SOLVER.OPTIMIZER "
+                f"{self.cfg.SOLVER.OPTIMIZER} for this model: resume with the config.yaml of that folder, or start "
+                "a new training with it as MODEL.WEIGHTS"
+            ) from error
         if resume:
             self._follow_schedule(rates)
             if self.stream is not None:
@@ -275,7 +283,8 @@ class Trainer(DefaultTrainer):
                 self.checkpointer.save("model_before_nan", iteration=self.iter - 1)
             saved = os.path.join(self.cfg.OUTPUT_DIR, "model_before_nan.pth")
             raise FloatingPointError(
-                f"the loss or its gradient is NaN or infinite at iteration {self.iter}; "
+                f"the loss or its gradient is NaN or infinite at iteration {self.iter} "
+                f"({' '.join(str(error).split())}); "
                 + (
                     f"the state before it is in {saved}. "
                     if finite

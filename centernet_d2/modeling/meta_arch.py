@@ -315,6 +315,8 @@ class CenterNet(nn.Module):
                 made = head.to_image(own, geometry)
                 if undeclared := made.keys() - set(head.prop.fields):
                     raise ValueError(f"{name} makes {', '.join(sorted(undeclared))}, which its property does not name")
+                if forgotten := set(head.prop.fields) - made.keys():
+                    raise ValueError(f"{name} does not make {', '.join(sorted(forgotten))}, which its property names")
                 for field, value in made.items():
                     instances.set(field, value)
             results.append(instances)

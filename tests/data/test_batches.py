@@ -69,6 +69,12 @@ def test_other_values(value):
     assert np.array_equal(received, value) if isinstance(value, np.ndarray) else same(value, received)
 
 
+def test_tensors_that_numpy_does_not_know_go_their_own_way():
+    sparse, small = sent(Batch([torch.eye(3).to_sparse(), torch.ones(3).to(torch.float8_e5m2)]))
+    assert torch.equal(sparse.to_dense(), torch.eye(3))
+    assert torch.equal(small.float(), torch.ones(3))
+
+
 def test_one_tensor_twice_is_one_tensor():
     image = torch.zeros(LARGE, dtype=torch.uint8)
     first, second = sent(Batch([image, image]))

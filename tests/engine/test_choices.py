@@ -21,6 +21,7 @@ from centernet_d2.engine.choices import (
     input_size,
     look_at_machine,
     number_of_epochs,
+    reference_rate,
     scaled_rate,
     set_iterations,
 )
@@ -166,19 +167,45 @@ def test_what_the_command_line_names_is_not_chosen():
     [
         ({"a": 300, "b": 100}, True, "b has 100 objects"),
         ({"a": 300, "b": 99}, False, "b has 99 objects"),
+        ({"a": 300, "b": 100, "c": 0}, False, "c has 0 objects"),
         ({"a": 300}, False, "there is one class"),
-        ({}, False, "there is one class"),
     ],
 )
 def test_classes_of_many_objects_have_sizes_of_their_own(counts, own, why):
     things = [LabeledObject(name, (0, 0, 5, 5)) for name, count in counts.items() for _ in range(count)]
+    things += [LabeledObject(name, (0, 0, 9, 9), crowd=True) for name in counts]  # These teach no size.
     made = choices()
     choose_sizes(
         made,
         [LabeledImage(Path("a.jpg"), tuple(things[::2]), 9, 9), LabeledImage(Path("b.jpg"), tuple(things[1::2]), 9, 9)],
+        list(counts),
     )
     assert made.cfg.MODEL.CENTERNET.CLASS_SPECIFIC_SIZE == own
     assert why in made.lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("told", "rate", "decay"),
+    [
+        ([], 0.01, 0.05),
+        (["SOLVER.OPTIMIZER", "Adam"], 0.001, 0.0),
+        (["SOLVER.OPTIMIZER", "AdamW", "SOLVER.WEIGHT_DECAY", 0.3], 0.002, 0.3),
+        (["SOLVER.OPTIMIZER", "Muon"], 0.01, 0.05),
+    ],
+)
+def test_another_optimizer_has_another_rate(told, rate, decay):
+    base = get_base_file("Base-HG-small-boxes.yaml")
+    made = Choices(load_config(base, told), set(told[::2]))
+    assert reference_rate(made, load_config(base)) == (rate, 8)
+    assert made.cfg.SOLVER.WEIGHT_DECAY == decay
+
+
+def test_an_optimizer_without_a_known_rate_needs_one():
+    base, told = get_base_file("Base-HG-small-boxes.yaml"), ["SOLVER.OPTIMIZER", "SGD"]
+    with pytest.raises(ValueError, match=r"no rate is known for SOLVER.OPTIMIZER SGD: name SOLVER.BASE_LR"):
+        reference_rate(Choices(load_config(base, told), set(told[::2])), load_config(base))
+    told += ["SOLVER.BASE_LR", 0.1]  # What is told stays, whatever is set behind it.
+    reference_rate(Choices(load_config(base, told), set(told[::2])), load_config(base))
 
 
 def test_a_length_of_the_command_line_counts_before_the_epochs_of_a_model_file():

@@ -18,13 +18,24 @@ def test_gradients_are_looked_at_and_not_touched(bad):
     hook.after_backward()
     assert model[1].weight.grad == 3
     model[0].weight.grad = torch.tensor([[1.0, bad]])
-    with pytest.raises(FloatingPointError, match="a gradient is NaN or infinite"):
+    with pytest.raises(FloatingPointError, match="in the gradients of 0$"):
         hook.after_backward()
     # A loss scaling gets the chance to scale less, but not for ever.
     hook.trainer.grad_scaler = SimpleNamespace(get_scale=lambda: 2.0)
     hook.after_backward()
     hook.trainer.grad_scaler = SimpleNamespace(get_scale=lambda: 1.0)
-    with pytest.raises(FloatingPointError, match="a gradient is NaN or infinite"):
+    with pytest.raises(FloatingPointError, match="in the gradients of 0$"):
+        hook.after_backward()
+
+
+def test_the_heads_are_named_whose_loss_is_not_finite():
+    heads = nn.ModuleDict({"Good": nn.Linear(2, 1), "Bad": nn.Linear(2, 1)})
+    model = nn.ModuleDict({"module": nn.ModuleDict({"backbone": nn.Linear(2, 2), "heads": heads})})
+    feature = model["module"]["backbone"](torch.ones(2))
+    (heads["Good"](feature).sum() + heads["Bad"](feature).sum() / 0).backward()
+    hook = CheckGradients()
+    hook.trainer = SimpleNamespace(model=model)
+    with pytest.raises(FloatingPointError, match="in the gradients of backbone, Bad$"):
         hook.after_backward()
 
 

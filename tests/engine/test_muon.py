@@ -87,6 +87,37 @@ def test_only_convolutions_between_many_channels_are_matrices():
     assert len(rest["params"]) == len(list(model.parameters())) - 2
 
 
+def test_a_group_that_is_added_is_split_too():
+    model, more = network(), nn.Conv2d(16, 16, 1)
+    optimizer = Muon([{"params": list(model.parameters())}], lr=0.01, plain=[model[1].weight])
+    optimizer.add_param_group({"params": more.parameters(), "lr": 0.1})
+    assert [(group["orthogonal"], len(group["params"]), group["lr"]) for group in optimizer.param_groups[2:]] == [
+        (False, 1, 0.1),
+        (True, 1, 0.1),
+    ]
+    assert [id(p) for p in optimizer.param_groups[1]["params"]] == [id(model[2].weight)]
+
+
+def test_a_closure_sees_all_parameters():
+    images = torch.randn(4, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    ours, theirs = network(), network()
+    first = Muon([{"params": list(ours.parameters())}], lr=0.01)
+    second = Muon([{"params": list(theirs.parameters())}], lr=0.01)
+
+    def closure():
+        first.zero_grad()
+        loss = ours(images).square().mean()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        loss = first.step(closure)
+        step(theirs, second, images)
+    assert loss > 0
+    for name, tensor in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], tensor, msg=name)
+
+
 def test_first_step_is_as_large_as_that_of_adamw_and_decays():
     model = network()
     before = copy.deepcopy(model.state_dict())

@@ -49,3 +49,15 @@ def test_a_checkpoint_without_a_seed_is_resumed_with_a_word(arguments, tmp_path,
     torch.save(content, file)
     run(arguments, tmp_path / "out", 3, "--resume")
     assert "kept no seed" in caplog.text
+
+
+def test_another_optimizer_is_no_continuation(arguments, tmp_path):
+    run(arguments, tmp_path / "out", 2, SOLVER__OPTIMIZER="Muon")
+    (tmp_path / "out" / "config.yaml").unlink()  # Which would tell first.
+    with pytest.raises(ValueError, match=r"out/model_final.pth is not that of SOLVER.OPTIMIZER Adam .*config.yaml"):
+        run(arguments, tmp_path / "out", 3, "--resume", SOLVER__OPTIMIZER="Adam")
+
+
+def test_images_can_be_grouped_by_aspect_ratio(arguments, tmp_path):
+    trainer = run(arguments, tmp_path / "out", 2, DATALOADER__ASPECT_RATIO_GROUPING="True")
+    assert trainer.stream is not None

@@ -472,6 +472,9 @@ def test_fields_that_no_property_names_are_an_error_at_the_first_detection():
         model.heads["Own"].prop.fields = ("pred_other",)
         with pytest.raises(ValueError, match="Own makes pred_own, which its property does not name"):
             model([sample((64, 96))])
+        model.heads["Own"].prop.fields = ("pred_own", "pred_other")
+        with pytest.raises(ValueError, match="Own does not make pred_other, which its property names"):
+            model([sample((64, 96))])
 
 
 def test_heads_in_a_sequence_have_the_names_of_their_classes():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,12 @@ LOOKED_FOR = "a .json with images, annotations and categories"
 MADE_BY = "centernet_d2"
 
 _SMALL = 8_000_000
+# What is read, or means nothing here; properties of the user's own may read the rest.
+_IMAGE_KEYS = {"id", "file_name", "width", "height", "license", "coco_url", "flickr_url", "date_captured"}
+_ANNOTATION_KEYS = {
+    *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "difficult"),
+    *("keypoints", "num_keypoints", "segmentation"),
+}
 
 
 def json_kind(path: Path) -> str:
@@ -212,7 +218,9 @@ def _images(tree: Tree, path: Path, content: dict, categories: _Categories) -> l
         taken |= {found, item["id"]}
         stated = stated_size(item.get("width"), item.get("height"))
         number = item["id"] if isinstance(item["id"], int) else None
-        images.append(LabeledImage(found, tuple(objects.get(item["id"], ())), stated_size=stated, image_id=number))
+        things = tuple(objects.get(item["id"], ()))
+        own = _others(item, _IMAGE_KEYS)
+        images.append(LabeledImage(found, things, stated_size=stated, image_id=number, own=own))
     return images
 
 
@@ -259,7 +267,12 @@ def _object(
         area=area if area is not None and 0 < area < float("inf") else None,
         crowd=bool(item.get("iscrowd", 0)),
         place=where,
+        own=_others(item, _ANNOTATION_KEYS),
     )
+
+
+def _others(item: dict, known: Set[str]) -> dict[str, Any]:
+    return {key: value for key, value in item.items() if key not in known}
 
 
 def _polygon_box(polygons: list[list[float]]) -> tuple[float, float, float, float]:

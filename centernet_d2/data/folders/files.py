@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from tqdm import tqdm
 
@@ -151,7 +152,8 @@ class Tree:
         if not name:
             return None
         if _URL.match(name):  # A copy that somebody fetched will do.
-            return self._nearest(os.path.basename(re.split("[?#]", name)[0]), label)
+            last = os.path.basename(re.split("[?#]", name)[0])
+            return self._nearest(last, label) or self._nearest(unquote(last), label)
         for folder in (*near, label.parent, self.root):
             path = os.path.normpath(os.path.join(folder, name))
             found = self._exact.get(path) or self._paths.get(_key(path))

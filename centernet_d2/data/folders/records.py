@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 __all__ = ["FoundData", "Keypoints", "LabeledImage", "LabeledObject", "Reading", "Report", "Split"]
 
@@ -70,6 +71,7 @@ class LabeledObject:
         crowd: whether the box is around a crowd.
         difficult: Pascal VOC's mark.
         place: file and row, for messages.
+        own: what else a COCO annotation says, for the properties that read it.
     """
 
     label: str
@@ -79,6 +81,7 @@ class LabeledObject:
     crowd: bool = False
     difficult: bool = False
     place: str = ""
+    own: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class LabeledImage:
         width, height: in pixels, upright; 0 before the file was looked at.
         stated_size: width and height that the labels give, if they do.
         image_id: the number that the data give it, if they do.
+        own: what else COCO says of the image, for the properties that read it.
     """
 
     path: Path
@@ -99,6 +103,7 @@ class LabeledImage:
     height: int = 0
     stated_size: tuple[int, int] | None = None
     image_id: int | None = None
+    own: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ _BOX_NETWORKS = {
 }
 _KEYPOINT_NETWORKS = {**_BOX_NETWORKS, "small": "Base-HG-small-keypoints.yaml"}
 _SPACE_NETWORKS = {
-    "small": "Base-HG-small-space.yaml",
+    "small": "Shapes/centernet_3d_HG_boxes.yaml",
     "trunk": "KITTI-3D/centernet_3d_R_18.yaml",
     "large": "KITTI-3D/centernet_3d_R_18.yaml",
     "large on a CPU": "KITTI-3D/centernet_3d_R_18.yaml",

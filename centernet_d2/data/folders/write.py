@@ -69,7 +69,7 @@ def coco_content(found: FoundData, split: Split) -> dict:
     annotations: list[dict] = []
     for number, image in zip(ids, split.images, strict=True):
         name = relative_name(image.path, split.root)
-        images.append({"id": number, "file_name": name, "width": image.width, "height": image.height})
+        images.append({**image.own, "id": number, "file_name": name, "width": image.width, "height": image.height})
         for thing in _annotations(image, category):
             annotations.append({"id": len(annotations) + 1, "image_id": number, **thing})
     info = {"contributor": MADE_BY, "description": f"{found.layout} in {found.path}; {found.split_rule}"}
@@ -82,7 +82,8 @@ def _annotations(image: LabeledImage, category: dict[str, int]) -> list[dict]:
         x1, y1, x2, y2 = thing.box
         box = [x1, y1, x2 - x1, y2 - y1]
         area = thing.area if thing.area is not None else box[2] * box[3]
-        item = {"category_id": category[thing.label], "bbox": box, "area": area, "iscrowd": int(thing.crowd)}
+        item: dict = {**thing.own, "category_id": category[thing.label], "bbox": box, "area": area}
+        item["iscrowd"] = int(thing.crowd)
         if thing.difficult:
             item["difficult"] = 1
         if thing.keypoints is not None:

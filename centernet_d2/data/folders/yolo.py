@@ -25,7 +25,7 @@ LOOKED_FOR = (
 )
 
 _MOST_CLASSES = 100_000
-_NAME_FILES = ("classes.txt", "predefined_classes.txt", "labels.txt")
+_NAME_FILES = ("classes.txt", "obj.names", "classes.names", "predefined_classes.txt", "labels.txt")
 
 
 def find(tree: Tree) -> list[Path]:
@@ -166,10 +166,13 @@ def _names_classes(path: Path) -> bool:
 
 
 def _named_classes(tree: Tree) -> list[str] | None:
-    for path in tree.files:
-        if _names_classes(path):
-            return [line.strip() for line in read_text(path).split("\n") if line.strip()] or None
-    return None
+    """By the first of the usual files, else by darknet's of any name."""
+    found = [path for path in tree.files if path.name.lower() in _NAME_FILES][:1]
+    found = found or [path for path in tree.files if _names_classes(path)]
+    names = {path: [line.strip() for line in read_text(path).split("\n") if line.strip()] for path in found}
+    if len(set(map(tuple, names.values()))) > 1:
+        raise ValueError(f"{' and '.join(map(str, found[:2]))} name the classes differently; leave one")
+    return next(iter(names.values()), None) or None
 
 
 def _listed_images(tree: Tree, path: Path, content: dict) -> dict[str | None, list[Path]]:
@@ -192,28 +195,36 @@ def _listed_images(tree: Tree, path: Path, content: dict) -> dict[str | None, li
 def _images_by_lists(tree: Tree, labels: set[Path]) -> dict[str | None, list[Path]]:
     """The images that darknet's lists (``train.txt``, ``valid.txt``) name, and labeled ones that none names.
 
-    A list alone, as CVAT exports it, makes no splits.
+    A list alone, as CVAT exports it, makes no splits. Of several for a split, the outermost counts.
     """
-    lists: dict[str | None, list[Path]] = {}
-    for path in tree.with_suffix(".txt"):
+    lists: dict[str, Path] = {}
+    texts = [path for path in tree.with_suffix(".txt") if path not in labels]
+    for path in sorted(texts, key=lambda path: (len(path.parts), len(path.stem), path)):
         split = split_of_name(path.stem)
-        if split is not None and path not in labels and _is_list(tree, path):
-            lists.setdefault(split, []).append(path)
+        if split is None:
+            continue
+        if split in lists:
+            tree.report.note(f"{tree.name(path)} is not used beside {tree.name(lists[split])}")
+        elif not _is_list(tree, path):
+            tree.report.note(f"{tree.name(path)} is not used: its first lines name no image that is here")
+        else:
+            lists[split] = path
     if len(lists) < 2:
+        for path in lists.values():
+            tree.report.note(f"{tree.name(path)} is not used: a list alone makes no splits")
         return {}
-    groups = {}
-    for split, paths in lists.items():
-        groups[split] = list(dict.fromkeys(image for path in paths for image in _images_in(tree, path)))
+    groups: dict[str | None, list[Path]] = {}
+    for split, path in lists.items():
+        groups[split] = list(dict.fromkeys(_images_in(tree, path)))
     listed = {image for images in groups.values() for image in images}
     others = [image for image in tree.images if image not in listed and _label_of(tree, image) in labels]
     return {**groups, None: others} if others else groups
 
 
 def _is_list(tree: Tree, path: Path) -> bool:
-    """Whether a text names images that are here, by its first line."""
     with path.open("rb") as file:
-        line = decode(file.read(4096), "replace").strip().split("\n")[0]
-    return tree.peek_image(line, path) is not None
+        lines = decode(file.read(4096), "replace").split("\n")
+    return any(tree.peek_image(line, path) is not None for line in lines if line.strip())
 
 
 def _all_images(tree: Tree, labels: set[Path]) -> dict[str | None, list[Path]]:

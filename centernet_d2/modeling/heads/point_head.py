@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -164,7 +165,7 @@ class Property:
         return {}
 
 
-class PointHead(nn.Module):
+class PointHead(nn.Module, ABC):
     """Everything the network knows about one property of a point.
 
     A subclass says which maps it predicts, what they should be, how wrong they are, what a mirror does to them and
@@ -229,10 +230,11 @@ class PointHead(nn.Module):
         """Raw maps -> maps as they are read at test time; heatmaps become probabilities."""
         return {name: maps[name].float().sigmoid() if name in self.heatmaps else maps[name] for name in self.maps}
 
+    @abstractmethod
     def targets(self, gt: Sequence[Instances], points: Points) -> Mapping[str, DenseTarget | SparseTarget]:
         """What each of its maps should be, under the names of the maps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
         """Weighted scalar losses of one stack; connected to the maps even without objects.
 
@@ -240,12 +242,12 @@ class PointHead(nn.Module):
             maps: raw maps of the stack.
             targets: those of :meth:`targets` of the same head.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
         """Activated maps of the mirrored image, turned back; None for maps that flip testing does not average."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
         """What activated maps say at the peaks: (B, K, ...) tensors in map pixels, for any number of real objects.
 
@@ -254,11 +256,10 @@ class PointHead(nn.Module):
             peaks: the points.
             fields: what earlier heads decoded.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
         """Decoded fields of one image, (K, ...) -> fields of its Instances, in pixels of the original image."""
-        raise NotImplementedError
 
 
 def unflip_vectors(vectors: Tensor, shift: float) -> Tensor:

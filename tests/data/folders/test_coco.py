@@ -3,6 +3,7 @@ import math
 
 import pytest
 
+from centernet_d2.data.folders import coco_content as written_content
 from centernet_d2.data.folders import find_data
 from centernet_d2.data.folders.coco import json_kind
 from support.folders import CLASSES, TRUTH, annotations, coco_content, write_coco_folders, write_image
@@ -131,6 +132,25 @@ def test_ids_crowds_and_areas_stay(tmp_path):
     images = [image for split in found.splits.values() for image in split.images]
     assert {image.image_id for image in images} == {391895, 2}
     assert {(thing.crowd, thing.area) for image in images for thing in image.objects} == {(True, 3.5)}
+
+
+def test_what_else_is_said_stays_for_properties_that_read_it(tmp_path):
+    for name in "ab":
+        write_image(tmp_path / f"{name}.jpg")
+    box = {"category_id": 1, "bbox": [1, 1, 9, 9], "segmentation": [[1, 1, 9, 1, 9, 9]], "ignore": 0}
+    content = {
+        "images": [{"id": i, "file_name": f"{name}.jpg", "camera": i, "license": 3} for i, name in enumerate("ab")],
+        "annotations": [{"id": i + 1, "image_id": i, **box, "angle": 30.0 + i} for i in range(2)],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    found = find_data(tmp_path)
+    written = [written_content(found, split) for split in found.splits.values()]
+    images = [image for part in written for image in part["images"]]
+    assert {image["file_name"]: image["camera"] for image in images} == {"a.jpg": 0, "b.jpg": 1}
+    annotations = [item for part in written for item in part["annotations"]]
+    assert sorted(item["angle"] for item in annotations) == [30.0, 31.0]
+    assert not {"license", "segmentation", "ignore"} & set().union(*images, *annotations)
 
 
 def test_boxes_come_from_polygons_where_there_are_none(tmp_path):

@@ -215,10 +215,38 @@ def test_lists_of_darknet_are_splits(tmp_path):
     }
 
 
-@pytest.mark.parametrize("lists", [{"train.txt": "abc"}, {"train.txt": "xyz", "val.txt": "de"}, {"notes.txt": "abc"}])
-def test_a_list_alone_or_of_other_images_is_no_split(tmp_path, lists):
+@pytest.mark.parametrize(
+    ("lists", "notes"),
+    [
+        ({"train.txt": "abc"}, ["train.txt is not used: a list alone"]),
+        ({"train.txt": "xyz", "val.txt": "de"}, ["train.txt is not used: its first", "val.txt is not used: a list"]),
+        ({"train.txt": "", "val.txt": "de"}, ["train.txt is not used: its first", "val.txt is not used: a list"]),
+        ({"notes.txt": "abc"}, []),
+    ],
+)
+def test_a_list_alone_or_of_other_images_is_no_split(tmp_path, lists, notes):
     found = find_data(write_darknet(tmp_path, lists))
     assert sum(len(split.images) for split in found.splits.values()) == 6
+    said = sorted(found.report.notes)
+    assert [line for line, note in zip(said, notes, strict=True) if not line.startswith(note)] == []
+
+
+def test_of_several_lists_the_outermost_counts(tmp_path):
+    (tmp_path / "backup").mkdir()
+    lists = {"train.txt": "xabc", "train_all.txt": "abcdef", "valid.txt": "de", "backup/train.txt": "ad"}
+    found = find_data(write_darknet(tmp_path, lists))
+    assert {n: [i.path.stem for i in s.images] for n, s in found.splits.items()} == {"train": [*"abc"], "val": [*"de"]}
+    unused = [note for note in found.report.notes if note.endswith("is not used beside train.txt")]
+    assert [note.split()[0] for note in unused] == ["train_all.txt", "backup/train.txt"]
+
+
+def test_files_of_names_have_an_order(tmp_path):
+    write_darknet(tmp_path, {})
+    (tmp_path / "other.names").write_text("bee\n")
+    with pytest.raises(ValueError, match=r"farm.names and .*other.names name the classes differently; leave one"):
+        find_data(tmp_path)
+    (tmp_path / "obj.names").write_text("cow\n")
+    assert find_data(tmp_path).class_names == ("cow",)
 
 
 def test_files_of_other_platforms_are_read(tmp_path):
