@@ -15,7 +15,7 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.logger import log_first_n
 
-from .config_files import find_config
+from .config_files import find_base, find_config
 from .paths import check_local
 from .registry import POINT_HEAD_REGISTRY
 from .trained import find_trained
@@ -345,7 +345,7 @@ def _merge_file(cfg: CfgNode, path: Path, above: tuple[Path, ...] = ()) -> None:
         if not isinstance(base, str):
             raise ValueError(f"config file {path}: _BASE_ is {bases!r}, but must be a path or a list of paths")
         check_local(base, f"config file {path}: the _BASE_")
-        _merge_file(cfg, path.parent / Path(base).expanduser(), chain)
+        _merge_file(cfg, find_base(path, base), chain)
     for key, value in flatten(content):
         _set(cfg, key, value, f"config file {path}: ")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .trained import TRAINED, find_trained
 
-__all__ = ["available", "find_config", "get_base_file", "get_config_file"]
+__all__ = ["available", "find_base", "find_config", "get_base_file", "get_config_file"]
 
 
 def _root() -> Path:
@@ -50,6 +50,12 @@ def get_config_file(name: str) -> str:
 def get_base_file(name: str) -> Path:
     """A config that others start from, such as ``"Base-HG-small.yaml"``."""
     return _root() / name
+
+
+def find_base(config: Path, base: str) -> Path:
+    """The file that a ``_BASE_`` names: from the folder of the config, or else among the project's own."""
+    named, ours = config.parent / Path(base).expanduser(), _root() / base
+    return ours if not named.is_file() and ours.is_file() else named
 
 
 def find_config(name: str | Path) -> Path:

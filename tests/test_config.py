@@ -166,6 +166,14 @@ def test_a_broken_override_is_one_message_with_its_key(overrides, message):
         load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), overrides)
 
 
+def test_a_base_may_be_one_of_ours_wherever_the_config_is(tmp_path):
+    (tmp_path / "x.yaml").write_text("_BASE_: Base-HG-small-keypoints.yaml\nSEED: 3\n")
+    cfg = load_config(tmp_path / "x.yaml")
+    assert (cfg.SEED, cfg.MODEL.BACKBONE.NAME) == (3, "build_hourglass_backbone")
+    (tmp_path / "Base-HG-small-keypoints.yaml").write_text("SEED: 4\nSOLVER: {MAX_ITER: 7}\n")
+    assert load_config(tmp_path / "x.yaml").SOLVER.MAX_ITER == 7
+
+
 def test_a_removed_key_with_its_old_default_is_one_log_line(tmp_path, caplog, monkeypatch):
     (tmp_path / "x.yaml").write_text("MODEL: {CENTERNET: {BOX3D: {DEPTH_LOG_BALANCE: 0.5}}}\n")
     for overrides in ([], ["MODEL.CENTERNET.BOX3D.DEPTH_LOG_BALANCE", "0.5"]):
