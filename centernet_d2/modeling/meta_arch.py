@@ -203,7 +203,8 @@ class CenterNet(nn.Module):
     ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
         """Normalised (B, C, H, W) images and :meth:`targets` -> the raw maps of every stack, and :meth:`losses`.
 
-        One graph without a break: nothing in it depends on values, and the number of objects is only a length.
+        One graph without a break: nothing in it depends on values, and the number of objects is only a length. (With
+        MODEL.HOURGLASS.CHECKPOINT, there are breaks where rows are recomputed.)
         """
         maps = self.compute_maps(images)
         return maps, self.losses(maps, targets)
