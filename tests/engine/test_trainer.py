@@ -234,7 +234,9 @@ def test_a_loss_that_is_not_finite_stops_and_saves_the_state_before(main, argume
         return model
 
     monkeypatch.setattr(Trainer, "build_model", classmethod(build_model))
-    with pytest.raises(FloatingPointError, match=r"iteration 1; the state before it is in .*model_before_nan.pth"):
+    with pytest.raises(
+        FloatingPointError, match=r"iteration 1 \(in the gradients of .*Head.*\); .*model_before_nan.pth"
+    ):
         main(arguments())
     saved = load_file(tmp_path / "out" / "model_before_nan.pth")
     assert saved["iteration"] == 0
@@ -251,7 +253,9 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(main, arguments
         return model
 
     monkeypatch.setattr(Trainer, "build_model", classmethod(build_model))
-    with pytest.raises(FloatingPointError, match=r"iteration 0; the state before it is in .*model_before_nan.pth"):
+    with pytest.raises(
+        FloatingPointError, match=r"iteration 0 \(in the gradients of backbone\); .*model_before_nan.pth"
+    ):
         main(arguments())
     saved = load_file(tmp_path / "out" / "model_before_nan.pth")["model"]
     assert all(tensor.isfinite().all() for tensor in saved.values())
