@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from multiprocessing.util import Finalize
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -74,6 +75,13 @@ def _start_worker(number: int) -> None:
     worker_init_reset_seed(number)
     if hasattr(os, "setpgrp"):
         os.setpgrp()
+    Finalize(None, _leave_if_orphaned, args=(os.getppid(),), exitpriority=10)
+
+
+def _leave_if_orphaned(parent: int) -> None:
+    """At the end of a worker: if its process was killed, nobody will read what it has sent, for which it would wait."""
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def stream_of(loader: Any) -> tuple[SampleStream, StreamDataset] | tuple[None, None]:

@@ -8,6 +8,7 @@ Real processes are killed, so some are started: forked, as importing everything 
 
 import os
 import random
+import select
 import shutil
 import signal
 import sys
@@ -118,3 +119,29 @@ def test_killed_trainings_end_as_the_one_that_was_not(kills, arguments, tiny_mod
         f"equal, {lost} checkpoints lost"
     )
     assert (equal, lost) == (runs, 0), log.read_text()[-5000:]
+
+
+def test_workers_end_with_a_training_that_was_killed(arguments, tiny_model, tmp_path, monkeypatch):
+    begun = tmp_path / "begun"
+
+    def build_model(cfg):
+        model = tiny_model(cfg)
+        # Meanwhile the workers send more than a pipe holds.
+        model.register_forward_pre_hook(lambda *_: (begun.touch(), time.sleep(600))[:0])
+        return model
+
+    monkeypatch.setattr("sys.argv", ["train_net.py"])
+    monkeypatch.setattr(Trainer, "build_model", staticmethod(build_model))
+    watched, held = os.pipe()  # It ends when all processes have that were forked from here on.
+    child = start(arguments(**OPTIONS, DATALOADER__NUM_WORKERS=2, SOLVER__IMS_PER_BATCH=16), tmp_path / "screen.txt")
+    os.close(held)
+    end = time.monotonic() + 60
+    while not begun.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(1)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert begun.exists()
+    # torch's workers look after their process every five seconds.
+    assert select.select([watched], [], [], 30)[0]
+    os.close(watched)
