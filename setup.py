@@ -30,8 +30,10 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "centernet-train = centernet_d2.engine.command:run",
-            "centernet-detect = centernet_d2.demo:main",
+            "centernet-train = centernet_d2.cli.train:run",
+            "centernet-detect = centernet_d2.cli.detect:main",
+            "centernet-visualize = centernet_d2.cli.visualize:main",
+            "centernet-convert = centernet_d2.cli.convert:main",
         ]
     },
     # `pip install -e` puts the folder of the clone on the path. Setuptools' default, an import hook, comes after the

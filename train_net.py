@@ -8,7 +8,7 @@ The first finds out by itself what PATH holds and how to train on it. The other 
 pairs override the config.
 """
 
-from centernet_d2.engine.command import main, run
+from centernet_d2.cli.train import main, run
 
 __all__ = ["main", "run"]
 

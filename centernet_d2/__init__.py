@@ -1,23 +1,16 @@
 """CenterNet ("Objects as Points", arXiv 1904.07850) as a Detectron2 plugin.
 
-Importing the package registers the meta-architecture, the backbones and the point heads with Detectron2.
+The public names are loaded on first access, so that ``import centernet_d2`` needs neither torch nor Detectron2.
+Accessing any of them, or importing ``centernet_d2.modeling``, registers the meta-architecture, the backbones and the
+point heads with Detectron2.
 """
 
-from .quiet import quiet_imports as _quiet_imports
+from __future__ import annotations
 
-try:
-    with _quiet_imports():
-        import detectron2.engine  # noqa: F401
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "detectron2":
-        raise
-    raise ImportError(
-        "centernet_d2 is a plugin for Detectron2, which is not installed. Install torch first, then run "
-        "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git' "
-        "(pure-Python alternatives: see README.md, Install)."
-    ) from error
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-with _quiet_imports():
+if TYPE_CHECKING:
     from . import model_zoo
     from .config import add_centernet_config, load_config
     from .modeling import CenterNet
@@ -26,3 +19,25 @@ with _quiet_imports():
 __version__ = "0.1.0"
 
 __all__ = ["CenterNet", "Predictor", "add_centernet_config", "load_config", "model_zoo"]
+
+# Public name -> the module that defines it.
+_SOURCES = {
+    "CenterNet": "modeling",
+    "Predictor": "predictor",
+    "add_centernet_config": "config",
+    "load_config": "config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module(".modeling", __name__)  # Registers everything with Detectron2.
+    if name not in _SOURCES:
+        return import_module(f".{name}", __name__)
+    return getattr(import_module(f".{_SOURCES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

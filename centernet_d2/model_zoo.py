@@ -9,10 +9,9 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 
 from .checkpoint import CenterNetCheckpointer
-from .config import load_config
-from .config_files import available, get_config_file
+from .config.catalog import TRAINED, available, find_trained, get_config_file
+from .config.loading import load_config
 from .modeling import CenterNet
-from .trained import TRAINED, find_trained
 
 __all__ = ["available", "get", "get_config", "get_config_file"]
 

@@ -16,10 +16,11 @@ from PIL import Image as Pillow
 from torch import Tensor
 
 from .checkpoint import CenterNetCheckpointer, find_weights
-from .config import check_device, check_keys, load_config
-from .data.metadata import dataset_metadata, from_plain
+from .config.keys import check_keys
+from .config.loading import check_device, load_config
+from .data.catalog import dataset_metadata, from_plain
 from .evaluation.coco import to_coco
-from .images import as_color_bytes, pillow_to_rgb, read_image
+from .imaging.reading import as_color_bytes, pillow_to_rgb, read_image
 from .layers.folding import fold_batch_norms
 from .modeling import CenterNet, CenterNetWithTTA
 

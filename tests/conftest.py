@@ -19,6 +19,9 @@ EXTRA_DATA = Path(os.environ.get("CENTERNET_D2_TEST_DATA") or ROOT.parent / "sha
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Fixtures of tiny trainings.
+pytest_plugins = ["support.training"]
+
 
 def pytest_addoption(parser):
     parser.addoption(

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from detectron2.config import get_cfg
 
-from centernet_d2.config import add_centernet_config, flatten
-from centernet_d2.config_files import find_config
-from centernet_d2.demo.run import add_property_arguments
-from centernet_d2.demo.run import build_parser as demo_parser
-from centernet_d2.engine.command import build_parser as train_parser
+from centernet_d2.cli.detect import add_property_arguments
+from centernet_d2.cli.detect import build_parser as demo_parser
+from centernet_d2.cli.train import build_parser as train_parser
+from centernet_d2.config.catalog import find_config
+from centernet_d2.config.keys import add_centernet_config
+from centernet_d2.config.loading import flatten
 from conftest import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md"), *ROOT.glob("tests/*/*.md")])

@@ -11,13 +11,14 @@ import detectron2.engine.defaults
 import pytest
 
 import centernet_d2
-from centernet_d2 import model_zoo, quiet
+from centernet_d2 import model_zoo
+from centernet_d2.utils import logging as quiet
 from conftest import ROOT
 
 
 def test_without_detectron2_one_sentence_says_how_to_get_it():
     # None in sys.modules makes an import fail as if the package were not installed.
-    script = "import sys; sys.modules['detectron2'] = None; import centernet_d2"
+    script = "import sys; sys.modules['detectron2'] = None; import centernet_d2; centernet_d2.Predictor"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode != 0
     assert "ImportError: centernet_d2 is a plugin for Detectron2, which is not installed" in result.stderr
@@ -27,7 +28,7 @@ def test_an_import_says_nothing_of_others():
     # A process of its own, as here everything is imported already.
     # Nor does it reach for the net.
     script = "import socket, sys; socket.socket.connect = socket.getaddrinfo = None; "
-    script += "import centernet_d2.engine, centernet_d2.demo, logging; logging.getLogger('x').warning('heard'); "
+    script += "import centernet_d2.engine, centernet_d2.cli.detect, logging; logging.getLogger('x').warning('heard'); "
     script += "assert 'gdown' not in sys.modules"
     command = [sys.executable, "-W", "default", "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, check=True)

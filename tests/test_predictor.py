@@ -8,7 +8,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import Visualizer
 
 from centernet_d2 import Predictor, load_config, model_zoo
-from centernet_d2.data.metadata import dataset_metadata
+from centernet_d2.data.catalog import dataset_metadata
 from centernet_d2.evaluation.coco import to_coco
 from centernet_d2.layers.folding import NORMS
 from centernet_d2.modeling import Box3DHead, CenterNet, CenterNetWithTTA

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks import data, evaluation, inference, start, step, targets
 from benchmarks.measure import environment
-from centernet_d2 import command_line
+from centernet_d2.utils import cli
 
 MODULES = (data, targets, step, inference, evaluation, start)
 COMMANDS = {module.__name__.rpartition(".")[2]: module for module in MODULES}
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         own = commands.add_parser(name, help=module.__doc__, description=module.__doc__)
         module.add_arguments(own)
         own.add_argument("--json", type=Path, metavar="FILE", help="write the results there too")
-    return command_line.run(parser, run, argv)
+    return cli.run(parser, run, argv)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -12,9 +12,10 @@ import sys
 import torch
 from tqdm import tqdm
 
-from centernet_d2 import command_line, load_config, model_zoo
+from centernet_d2 import load_config, model_zoo
 from centernet_d2.modeling import CenterNet
-from centernet_d2.quiet import quiet_imports
+from centernet_d2.utils import cli
+from centernet_d2.utils.logging import quiet_imports
 
 with quiet_imports():
     from fvcore.nn import FlopCountAnalysis
@@ -48,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", metavar="CONFIG", help="names of the model zoo (default: all)")
     parser.add_argument("--size", nargs=2, type=int, default=(512, 512), metavar=("HEIGHT", "WIDTH"))
-    return command_line.run(parser, print_table, argv)
+    return cli.run(parser, print_table, argv)
 
 
 def print_table(args: argparse.Namespace) -> None:

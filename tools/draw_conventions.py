@@ -15,13 +15,13 @@ import cv2
 import numpy as np
 
 # In front of Detectron2, whose import it makes a quiet one.
-from centernet_d2 import command_line
+from centernet_d2.utils import cli
 
 # isort: split
 from detectron2.utils.visualizer import Visualizer
 
-from centernet_d2.data.datasets.boxes_on_ground import Camera, draw_scene
 from centernet_d2.modeling.heads.box3d.drawing import draw_birds_eye, draw_boxes3d
+from synthetic.boxes import Camera, draw_scene
 
 _CAMERA = Camera(260, 560, 300)
 
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    return command_line.run(parser, lambda args: draw(args.file), argv)
+    return cli.run(parser, lambda args: draw(args.file), argv)
 
 
 def draw(file: Path) -> None:

@@ -14,10 +14,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from centernet_d2 import command_line
-from centernet_d2.data.datasets.boxes_on_ground import OTHER_CAMERAS, write_boxes_on_ground
-from centernet_d2.data.datasets.kites import write_kites
-from centernet_d2.data.datasets.shapes import write_shapes
+from centernet_d2.utils import cli
+from synthetic.boxes import OTHER_CAMERAS, write_boxes_on_ground
+from synthetic.kites import write_kites
+from synthetic.shapes import write_shapes
 
 
 def write_kite_sets(folder: Path, *, train: int, val: int, seed: int) -> None:
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--train", type=int, default=800, help="number of training images")
     parser.add_argument("--val", type=int, default=200, help="number of validation images, and of any other split")
     parser.add_argument("--seed", type=int, default=0)
-    return command_line.run(parser, draw, argv)
+    return cli.run(parser, draw, argv)
 
 
 def draw(args: argparse.Namespace) -> None:

@@ -18,22 +18,24 @@ import cv2
 import numpy as np
 import torch
 
+from centernet_d2 import load_config, model_zoo
+
 # In front of Detectron2, whose import it makes a quiet one.
-from centernet_d2 import command_line, load_config, model_zoo
+from centernet_d2.utils import cli
 
 # isort: split
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import annotations_to_instances, read_image
 from detectron2.engine import default_argument_parser
 
+from centernet_d2.autoconfig.choices import look_at_machine
 from centernet_d2.checkpoint import CenterNetCheckpointer
-from centernet_d2.data.datasets.shapes import write_shapes
+from centernet_d2.cli.train import main as train_net
 from centernet_d2.engine import Trainer
-from centernet_d2.engine.choices import look_at_machine
-from centernet_d2.engine.command import main as train_net
+from centernet_d2.imaging.visualization import draw_heatmap, draw_instances, side_by_side
 from centernet_d2.modeling import CenterNet
-from centernet_d2.signals import Stopped
-from centernet_d2.visualization import draw_heatmap, draw_instances, side_by_side
+from centernet_d2.utils.signals import Stopped
+from synthetic.shapes import write_shapes
 
 CONFIG = "Shapes/centernet_HG_shapes.yaml"
 # Pixels of the longer side of a picture, at least: on the small images themselves, labels would cover the shapes.
@@ -108,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("output/demo"))
     parser.add_argument("--images", type=int, nargs=2, default=(800, 200), metavar=("TRAIN", "VAL"))
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    return command_line.run(parser, show, argv)
+    return cli.run(parser, show, argv)
 
 
 def show(args: argparse.Namespace) -> None:

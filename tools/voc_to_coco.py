@@ -13,8 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from centernet_d2 import command_line
-from centernet_d2.data.folders import find_lists, write_coco
+from centernet_d2.readers import find_lists, write_coco
+from centernet_d2.utils import cli
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="where the .json files go")
     parser.add_argument("--splits", nargs="+", help="image lists (default: all in ImageSets/Main)")
     parser.add_argument("--classes", nargs="+", help="class names in order (default: all found, sorted)")
-    return command_line.run(parser, convert_folder, argv)
+    return cli.run(parser, convert_folder, argv)
 
 
 def convert_folder(args: argparse.Namespace) -> None:

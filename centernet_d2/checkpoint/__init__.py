@@ -1,14 +1,7 @@
-from .checkpointer import (
-    CenterNetCheckpointer,
-    checkpoint_files,
-    fitting_configs,
-    has_checkpoint,
-    load_trunk,
-)
-from .fetching import find_trunk, find_weights
-from .files import remove_leftovers, write_whole
-from .original import original_names, original_state_dict, to_our_names
-from .reading import check_exists, load_file
+from ..utils.files import remove_leftovers, write_whole
+from .checkpointer import CenterNetCheckpointer, checkpoint_files, fitting_configs, has_checkpoint, load_trunk
+from .loading import check_exists, find_trunk, find_weights, load_file
+from .reference_names import original_names, original_state_dict, to_our_names
 
 __all__ = [
     "CenterNetCheckpointer",

@@ -13,13 +13,12 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from ..config import load_config
-from ..config_files import available
+from ..config.catalog import available
+from ..config.loading import load_config
 from ..modeling.meta_arch import CenterNet
-from .fetching import find_trunk, find_weights
-from .files import is_inside, write_whole
-from .original import to_our_names, trunk_state_dict
-from .reading import load_file
+from ..utils.files import is_inside, write_whole
+from .loading import find_trunk, find_weights, load_file
+from .reference_names import to_our_names, trunk_state_dict
 
 __all__ = [
     "CenterNetCheckpointer",
@@ -103,7 +102,7 @@ class CenterNetCheckpointer(DetectionCheckpointer):
             model: a CenterNet, possibly wrapped for distributed training.
             save_dir: where checkpoints go.
             fine_tune: see above.
-            metadata: what files keep beside the weights, see :func:`centernet_d2.data.metadata.to_plain`.
+            metadata: what files keep beside the weights, see :func:`centernet_d2.data.catalog.to_plain`.
             kwargs: see :class:`detectron2.checkpoint.DetectionCheckpointer`.
 
         Raises:

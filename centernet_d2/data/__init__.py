@@ -1,5 +1,6 @@
+from .. import config as _config  # noqa: F401  # Imports Detectron2 without its notices.
+from .catalog import register_datasets, register_from_config
 from .checks import load_checked
 from .mapper import CenterNetDatasetMapper
-from .register import register_datasets, register_from_config
 
 __all__ = ["CenterNetDatasetMapper", "load_checked", "register_datasets", "register_from_config"]

@@ -12,9 +12,9 @@ import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data.transforms import Augmentation, NoOpTransform, Transform
 
-from ..config import check_choice
-from ..geometry import affine_matrix
-from ..transforms import AffineTransform, MirrorTransform
+from ..imaging.geometry import affine_matrix
+from ..imaging.transforms import AffineTransform, MirrorTransform
+from ..utils.validation import check_choice
 
 __all__ = [
     "ColorJitter",

@@ -10,9 +10,9 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..images import ImageHeader
+from ..imaging.reading import ImageHeader
 from ..modeling.heads import Property
-from ..numbers import LARGEST_COORDINATE, number_table
+from ..utils.validation import LARGEST_COORDINATE, number_table
 from .classes import match_classes, translate
 from .headers import read_headers
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ..images import ImageHeader, max_pixels, read_header
-from ..paths import cache_folder
+from ..imaging.reading import ImageHeader, max_pixels, read_header
+from ..utils.files import cache_folder
 
 __all__ = ["read_headers"]
 
@@ -33,7 +33,7 @@ def read_headers(paths: Sequence[str], title: str = "") -> list[ImageHeader | OS
         title: of the progress bar.
 
     Returns:
-        For each path its header, or the error that names it, see :func:`centernet_d2.images.read_header`.
+        For each path its header, or the error that names it, see :func:`centernet_d2.imaging.reading.read_header`.
     """
     if not paths:
         return []

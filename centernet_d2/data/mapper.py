@@ -17,9 +17,11 @@ from detectron2.data.transforms import AugInput, AugmentationList, Transform, Tr
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ..config import check_choice, check_keys, read_choice
-from ..images import read_image
+from ..config.keys import check_keys
+from ..config.loading import read_choice
+from ..imaging.reading import read_image
 from ..modeling.heads import Property, build_properties
+from ..utils.validation import check_choice
 from .augmentations import ColorJitter, build_augmentations
 from .checks import ALL_CLASSES, EXCLUDED, corners, shows_something
 

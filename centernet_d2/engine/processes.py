@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import distributed
 
-from ..config import flatten
+from ..config.loading import flatten
 
 __all__ = ["by_torchrun", "check_processes", "joined", "number_of_processes"]
 

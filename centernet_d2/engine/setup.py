@@ -17,10 +17,10 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import find_trunk, find_weights, has_checkpoint
-from ..config import check_device, flatten, load_config
-from ..config_files import find_config
+from ..config.catalog import find_config
+from ..config.loading import check_device, flatten, load_config
 from ..data import register_from_config
-from ..quiet import drop_mapping_notice, is_for_the_screen, quiet_imports
+from ..utils.logging import drop_mapping_notice, is_for_the_screen, quiet_imports
 from .processes import check_processes, number_of_processes
 
 __all__ = ["check_output_dir", "check_weights", "read_config", "setup", "start_logging"]

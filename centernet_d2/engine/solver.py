@@ -13,8 +13,9 @@ from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
-from ..config import check_choice, check_keys
+from ..config.keys import check_keys
 from ..modeling.heads.branches import MapBranches
+from ..utils.validation import check_choice
 from .muon import Muon
 
 __all__ = ["build_optimizer", "scaled_learning_rate", "with_iterations"]

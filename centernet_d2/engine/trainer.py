@@ -24,15 +24,15 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
-from ..data.build import build_train_loader, keep_signals_from_workers, stream_of
+from ..data.catalog import dataset_metadata, to_plain
 from ..data.checks import load_checked
-from ..data.metadata import dataset_metadata, to_plain
+from ..data.loader import build_train_loader, keep_signals_from_workers, stream_of
 from ..data.stream import SampleStream, StreamDataset
 from ..evaluation.build import build_evaluator, check_evaluation, main_metric
 from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
 from ..modeling.heads import build_properties
-from ..modeling.test_time_augmentation import CenterNetWithTTA
-from ..signals import Signals, Stopped, signals_noted
+from ..modeling.tta import CenterNetWithTTA
+from ..utils.signals import Signals, Stopped, signals_noted
 from .hooks import AverageWeights, BestWeights, CheckGradients, Checkpoints, EarlyStop, StopOnSignal
 from .solver import build_optimizer, with_iterations
 
@@ -175,13 +175,8 @@ class Trainer(DefaultTrainer):
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
-        self.evaluated = state_dict.get("evaluated", state_dict["iteration"])
+        self.evaluated = state_dict["evaluated"]
         if self.stream is None or self.samples is None:
-            return
-        if "seed" not in state_dict:
-            logging.getLogger(__name__).warning(
-                "the checkpoint is of an earlier version, which kept no seed: the samples that follow are other ones"
-            )
             return
         self.stream.seed = self.samples.seed = state_dict["seed"]
 

@@ -10,9 +10,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, PascalVOCDetectionEvaluator
 from detectron2.structures import Instances
 
-from ..config import read_choice
+from ..config.loading import read_choice
 from ..data.classes import match_classes
-from ..data.datasets.coco import check_keypoint_names, read_json
+from ..data.coco import check_keypoint_names, read_json
 from ..modeling.heads import build_properties, heads_provide
 from .coco import PointCOCOEvaluator, complete_ground_truth
 from .errors import ErrorEvaluator

@@ -17,9 +17,9 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from detectron2.structures import Instances
 
-from ..data.datasets.coco import read_json
+from ..data.coco import read_json
 from ..modeling.heads import Property
-from ..quiet import errors_only
+from ..utils.logging import errors_only
 from .faster_coco import FasterCOCOeval
 
 __all__ = ["PointCOCOEvaluator", "complete_ground_truth", "fill_annotations", "round_result", "to_coco"]

@@ -18,8 +18,8 @@ from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 from tqdm import tqdm
 
-from ..config import check_choice
-from ..data.datasets.kitti import CLASSES, format_result
+from ..data.kitti import CLASSES, format_result
+from ..utils.validation import check_choice
 from .kitti_metrics import (
     DIFFICULTIES,
     RULES,
@@ -38,7 +38,7 @@ _Prediction = tuple[str, list[str], np.ndarray]
 
 
 class KITTIEvaluator(DatasetEvaluator):
-    """Evaluates a data set of :func:`centernet_d2.data.datasets.kitti.register_kitti_3d`, on the images it is given.
+    """Evaluates a data set of :func:`centernet_d2.data.kitti.register_kitti_3d`, on the images it is given.
 
     Instances need ``pred_boxes``, ``pred_boxes3d``, ``pred_alpha``, ``pred_classes`` and ``scores``.
     """

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from tqdm import tqdm
 
-from ..config import check_choice
-from ..data.datasets.kitti import CLASSES
+from ..data.kitti import CLASSES
 from ..structures.boxes3d import paired_iou
+from ..utils.validation import check_choice
 
 __all__ = [
     "DIFFICULTIES",

@@ -11,11 +11,11 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..data.mapper import CenterNetDatasetMapper
-from ..geometry import Geometry, invert_affine
+from ..imaging.geometry import Geometry, invert_affine
+from ..imaging.transforms import AffineTransform
 from ..modeling import PointHead
 from ..modeling.meta_arch import unwrap
 from ..structures.points import DenseTarget, Points, SparseTarget, known_objects
-from ..transforms import AffineTransform
 
 __all__ = ["OracleCenterNet", "OracleMapper", "check_map_names", "oracle_maps", "spread"]
 

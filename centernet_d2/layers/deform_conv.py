@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
-from ..config import check_choice
+from ..utils.validation import check_choice
 
 __all__ = ["IMPLEMENTATIONS", "DeformConv", "deform_conv2d_by_grid_sample"]
 

@@ -1,7 +1,10 @@
+"""Networks, heads, losses and decoding. Importing this package registers all of them with Detectron2."""
+
+from .. import config as _config  # noqa: F401  # Imports Detectron2 without its notices.
 from .backbone import DLABackbone, Hourglass, ResNetUpConv
 from .heads import POINT_HEAD_REGISTRY, Box3DHead, BoxHead, CenterHead, KeypointHead, PointHead
 from .meta_arch import CenterNet
-from .test_time_augmentation import CenterNetWithTTA
+from .tta import CenterNetWithTTA
 
 __all__ = [
     "POINT_HEAD_REGISTRY",

@@ -17,12 +17,14 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..config import check_choice, check_keys, read_choice
-from ..geometry import Geometry, fixed_canvas, keep_canvas
-from ..registry import lookup
+from ..config.keys import check_keys
+from ..config.loading import read_choice
+from ..config.registry import lookup
+from ..config.unread import warn_of_unread_keys
+from ..imaging.geometry import Geometry, fixed_canvas, keep_canvas
+from ..imaging.visualization import draw_training
 from ..structures.points import Peaks, Points
-from ..unread_keys import warn_of_unread_keys
-from ..visualization import draw_training
+from ..utils.validation import check_choice
 from .heads.build import build_point_heads
 from .heads.point_head import PointHead, Property
 from .heatmap import RADIUS_POLICIES, top_peaks

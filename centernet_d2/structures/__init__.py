@@ -1,3 +1,1 @@
-from .boxes3d import Boxes3D
-
-__all__ = ["Boxes3D"]
+"""Data structures of points, 3-D boxes and cameras."""

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 # In front of Detectron2, whose import it makes a quiet one.
-from centernet_d2 import command_line
+from centernet_d2.utils import cli
 
 # isort: split
 from detectron2.config import CfgNode, configurable
@@ -32,7 +32,7 @@ from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
-from centernet_d2.geometry import Geometry
+from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
 from centernet_d2.modeling.losses import regression_loss
 from centernet_d2.structures.points import DenseTarget, Peaks, Points, SparseTarget
@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=600, help="number of training images")
     parser.add_argument("--val", type=int, default=200, help="number of validation images")
-    return command_line.run(parser, draw, argv)
+    return cli.run(parser, draw, argv)
 
 
 def draw(args: argparse.Namespace) -> None:

@@ -263,7 +263,7 @@ def test_weights_and_leftovers_in_a_folder_are_no_checkpoints(tmp_path):
 
 def test_the_note_is_written_after_the_checkpoint(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr("centernet_d2.checkpoint.files.os.replace", lambda _, path: written.append(path.name))
+    monkeypatch.setattr("centernet_d2.utils.files.os.replace", lambda _, path: written.append(path.name))
     CenterNetCheckpointer(stub_model(), str(tmp_path), trainer=State()).save("model_final")
     CenterNetCheckpointer(stub_model(), str(tmp_path)).save("model_best")
     assert written == ["model_final.pth", "last_checkpoint", "model_best.pth"]

@@ -16,8 +16,8 @@ from centernet_d2.data.augmentations import (
     build_augmentations,
     color_jitter,
 )
-from centernet_d2.geometry import affine_matrix
-from centernet_d2.transforms import AffineTransform, MirrorTransform
+from centernet_d2.imaging.geometry import affine_matrix
+from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 
 
 def picture(height=60, width=80, seed=0):

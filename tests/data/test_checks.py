@@ -9,8 +9,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from centernet_d2.data.catalog import register_datasets
 from centernet_d2.data.checks import check_dataset, load_checked, shows_something
-from centernet_d2.data.register import register_datasets
 from centernet_d2.modeling.heads import BoxProperty, KeypointProperty
 from centernet_d2.modeling.heads.keypoint import KeypointSchema
 

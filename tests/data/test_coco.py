@@ -5,11 +5,11 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
+from centernet_d2.data.catalog import register_datasets
 from centernet_d2.data.checks import load_checked
-from centernet_d2.data.datasets.coco import load_coco_file
-from centernet_d2.data.datasets.kites import write_kites
-from centernet_d2.data.register import register_datasets
+from centernet_d2.data.coco import load_coco_file
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, BoxHead, Property
+from synthetic.kites import write_kites
 
 ENTRIES = {
     "images": {"id": 7, "file_name": "a.png", "height": 40, "width": 60},

@@ -11,7 +11,7 @@ from detectron2.structures import BoxMode
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.data.datasets.kitti import (
+from centernet_d2.data.kitti import (
     ALL_CLASSES,
     EXCLUDED,
     format_result,

@@ -10,9 +10,9 @@ from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper
 from centernet_d2.data.augmentations import ColorJitter, RandomMirror, ShiftScaleWindow
 from centernet_d2.data.checks import shows_something
-from centernet_d2.geometry import affine_matrix
+from centernet_d2.imaging.geometry import affine_matrix
+from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling.heads import CenterProperty, Property
-from centernet_d2.transforms import AffineTransform, MirrorTransform
 
 
 def mapper(is_train=True, augmentations=(), **options):

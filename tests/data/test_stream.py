@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from centernet_d2 import load_config
-from centernet_d2.data.build import SAMPLERS, build_train_loader, stream_of
+from centernet_d2.data.loader import SAMPLERS, build_train_loader, stream_of
 from centernet_d2.data.stream import SampleStream, StreamDataset, seeded
 
 FACTORS = torch.tensor([1.0, 1.5, 2.2, 0.3, 1.0])

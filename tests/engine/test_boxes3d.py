@@ -9,8 +9,8 @@ from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.utils.events import EventStorage
 
-from centernet_d2.data.datasets.boxes_on_ground import Camera, write_boxes_on_ground
 from conftest import ROOT
+from synthetic.boxes import Camera, write_boxes_on_ground
 
 # Left borders of boxes in the image, and depths of their objects.
 BESIDE = {0: -0.18, 32: 0.0, 64: 1e-3}

@@ -12,13 +12,13 @@ from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from centernet_d2 import load_config
 from centernet_d2.data import CenterNetDatasetMapper, register_from_config
 from centernet_d2.data.augmentations import MirrorTransform, ShiftScaleWindow
-from centernet_d2.data.datasets.kites import FLIP_MAP, KEYPOINTS, draw_kites, write_kites
 from centernet_d2.engine import Trainer
-from centernet_d2.geometry import Geometry, invert_affine
+from centernet_d2.imaging.geometry import Geometry, invert_affine
 from centernet_d2.modeling import KeypointHead
 from centernet_d2.modeling.heads import KeypointProperty
 from centernet_d2.structures.points import DenseTarget
 from support.models import stub_heads, stub_model
+from synthetic.kites import FLIP_MAP, KEYPOINTS, draw_kites, write_kites
 
 CONFIG = """
 _BASE_: {base}

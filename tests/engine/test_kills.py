@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from centernet_d2.checkpoint import checkpoint_files, load_file
-from centernet_d2.engine import Trainer, command
+from centernet_d2.cli import train as command
+from centernet_d2.engine import Trainer
 
 KILLS = int(os.environ.get("KILLS", "100"))
 

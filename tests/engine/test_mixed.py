@@ -7,12 +7,12 @@ from detectron2.engine import default_argument_parser
 
 from centernet_d2 import load_config
 from centernet_d2.data import register_from_config
-from centernet_d2.data.datasets.boxes_on_ground import write_boxes_on_ground
-from centernet_d2.data.datasets.kites import FLIP_MAP, KEYPOINTS, write_kites
-from centernet_d2.data.datasets.shapes import SHAPES, write_shapes
 from centernet_d2.engine import Trainer
 from centernet_d2.modeling import CenterNet
 from conftest import ROOT
+from synthetic.boxes import write_boxes_on_ground
+from synthetic.kites import FLIP_MAP, KEYPOINTS, write_kites
+from synthetic.shapes import SHAPES, write_shapes
 
 CLASSES = ["kite", *SHAPES, "Pedestrian", "Car", "Cyclist"]
 CONFIG = f"""

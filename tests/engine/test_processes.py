@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from centernet_d2.engine import command
+from centernet_d2.cli import train as command
 from centernet_d2.engine.setup import read_config
 from support.processes import run_forked
 

@@ -41,14 +41,14 @@ def test_a_seed_that_was_drawn_is_in_the_checkpoint(arguments, tmp_path):
     assert weights(tmp_path / "out")["trainer"]["seed"] == first.stream.seed
 
 
-def test_a_checkpoint_without_a_seed_is_resumed_with_a_word(arguments, tmp_path, caplog):
+def test_a_state_without_a_seed_is_refused(arguments, tmp_path):
     run(arguments, tmp_path / "out", 2)
     file = tmp_path / "out" / "model_final.pth"
     content = torch.load(file, weights_only=True)
     del content["trainer"]["seed"]
     torch.save(content, file)
-    run(arguments, tmp_path / "out", 3, "--resume")
-    assert "kept no seed" in caplog.text
+    with pytest.raises(ValueError, match=r"model_final.pth is incomplete \(KeyError\('seed'\)\)"):
+        run(arguments, tmp_path / "out", 3, "--resume")
 
 
 def test_another_optimizer_is_no_continuation(arguments, tmp_path):

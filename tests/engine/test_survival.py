@@ -15,10 +15,11 @@ from detectron2.utils.logger import setup_logger
 
 from centernet_d2 import Predictor, load_config
 from centernet_d2.checkpoint import load_file
-from centernet_d2.data.datasets.shapes import write_shapes
-from centernet_d2.engine import Trainer, command
-from centernet_d2.engine.lock import folder_locked
+from centernet_d2.cli import train as command
+from centernet_d2.engine import Trainer
+from centernet_d2.utils.files import folder_locked
 from conftest import data_sets_forgotten
+from synthetic.shapes import write_shapes
 
 # Everything that has a state, and an evaluation behind every second iteration.
 ALL = {

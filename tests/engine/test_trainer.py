@@ -149,7 +149,7 @@ def test_a_run_of_an_earlier_version_is_resumed(main, arguments, tmp_path):
 
 OUTSIDE = """
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from centernet_d2.data.datasets.coco import load_coco_file
+from centernet_d2.data.coco import load_coco_file
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, BoxHead, BoxProperty
 
 class LoudProperty(BoxProperty):

@@ -6,7 +6,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from centernet_d2.data.register import register_datasets
+from centernet_d2.data.catalog import register_datasets
 from centernet_d2.evaluation.coco import PointCOCOEvaluator, complete_ground_truth, fill_annotations, round_result
 from centernet_d2.modeling.heads import BoxProperty, CenterProperty, KeypointProperty, Property
 from centernet_d2.modeling.heads.keypoint import KeypointSchema

@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from centernet_d2.engine.command import run
-from centernet_d2.registry import POINT_HEAD_REGISTRY
+from centernet_d2.cli.train import run
+from centernet_d2.config.registry import POINT_HEAD_REGISTRY
 from conftest import ROOT
 
 EXAMPLES = ROOT / "examples"

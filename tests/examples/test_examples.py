@@ -10,9 +10,9 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from centernet_d2 import Predictor, load_config
-from centernet_d2.demo import main as demo
-from centernet_d2.outside import import_outside
-from centernet_d2.visualization import draw_instances
+from centernet_d2.cli.detect import main as demo
+from centernet_d2.imaging.visualization import draw_instances
+from centernet_d2.utils.cli import import_outside
 from conftest import ROOT
 
 from .conftest import EXAMPLES
@@ -91,8 +91,8 @@ def test_bars_are_drawn_as_they_are_turned(bars):
 
 
 def test_an_angle_follows_the_image(bars):
-    from centernet_d2.geometry import affine_matrix
-    from centernet_d2.transforms import AffineTransform, MirrorTransform
+    from centernet_d2.imaging.geometry import affine_matrix
+    from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 
     record = {"annotations": [{"angle": 20.0}, {"angle": -70.0}, {}]}
     prop = bars.AngleProperty()

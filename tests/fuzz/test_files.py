@@ -11,10 +11,10 @@ from detectron2.data import MetadataCatalog
 from hypothesis import strategies as st
 
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
-from centernet_d2.data.datasets.coco import load_coco_file
-from centernet_d2.data.datasets.kitti import KITTI_TYPES, parse_object, read_objects
-from centernet_d2.data.folders import find_data
-from centernet_d2.data.folders.voc import read_annotation
+from centernet_d2.data.coco import load_coco_file
+from centernet_d2.data.kitti import KITTI_TYPES, parse_object, read_objects
+from centernet_d2.readers import find_data
+from centernet_d2.readers.voc import read_annotation
 from centernet_d2.structures.calibration import read_camera
 from support.folders import SIZE, WRITERS
 from support.fuzz import fuzzed, try_inputs

@@ -14,7 +14,7 @@ from PIL import Image
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper
 from centernet_d2.data.checks import load_checked
-from centernet_d2.data.datasets.coco import load_coco_file
+from centernet_d2.data.coco import load_coco_file
 from centernet_d2.data.stream import seeded
 from centernet_d2.modeling.heads import build_properties
 from centernet_d2.modeling.heads.build import build_point_heads

@@ -12,12 +12,12 @@ from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper
 from centernet_d2.data.checks import load_checked
 from centernet_d2.evaluation.errors import ErrorEvaluator
+from centernet_d2.imaging.transforms import MirrorTransform, is_mirrored
+from centernet_d2.imaging.visualization import draw_instances
 from centernet_d2.modeling import CenterNet
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property, build_properties
 from centernet_d2.modeling.losses import regression_loss
 from centernet_d2.predictor import Predictor
-from centernet_d2.transforms import MirrorTransform, is_mirrored
-from centernet_d2.visualization import draw_instances
 from support.detections import same_detections
 from support.models import stub_heads, stub_model
 

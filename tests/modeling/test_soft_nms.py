@@ -4,7 +4,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from centernet_d2.modeling.soft_nms import best_with_ties, merge_scales, soft_nms
+from centernet_d2.modeling.nms import best_with_ties, merge_scales, soft_nms
 
 # Two boxes of 10 x 10 pixels that share 5 columns (IoU 50 / 150), and one far away.
 BOXES = torch.tensor([[0.0, 0, 9, 9], [5.0, 0, 14, 9], [50.0, 50, 59, 59]])

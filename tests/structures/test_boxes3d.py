@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Instances
 
-from centernet_d2.data.datasets.kitti import read_camera, read_objects
+from centernet_d2.data.kitti import read_camera, read_objects
 from centernet_d2.structures.boxes3d import (
     Boxes3D,
     alpha_to_rotation_y,

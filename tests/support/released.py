@@ -4,8 +4,8 @@ import torch
 
 from centernet_d2 import load_config
 from centernet_d2.checkpoint import original_names
+from centernet_d2.config.catalog import find_trained
 from centernet_d2.modeling import CenterNet
-from centernet_d2.trained import find_trained
 
 
 def write_released(folder, name):

@@ -8,8 +8,8 @@ import torch
 
 from centernet_d2 import CenterNet, load_config
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.geometry import affine_matrix
-from centernet_d2.transforms import AffineTransform, MirrorTransform
+from centernet_d2.imaging.geometry import affine_matrix
+from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 
 
 @pytest.fixture

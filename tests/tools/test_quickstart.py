@@ -1,6 +1,6 @@
 import re
 
-from centernet_d2.signals import Stopped
+from centernet_d2.utils.signals import Stopped
 
 
 def test_the_demo_trains_evaluates_and_draws(load_script, tmp_path, capsys, monkeypatch):

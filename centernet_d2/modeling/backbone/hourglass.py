@@ -13,8 +13,9 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ...config import check_choice, read_choice
-from ...layers.recomputed import RecomputedSequential
+from ...config.loading import read_choice
+from ...layers.recompute import RecomputedSequential
+from ...utils.validation import check_choice
 from .common import NORMS, BasicBlock, check_input_size
 
 __all__ = ["Hourglass", "build_hourglass_backbone"]

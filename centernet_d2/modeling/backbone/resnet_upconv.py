@@ -12,8 +12,9 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ...config import check_choice, read_choice
+from ...config.loading import read_choice
 from ...layers.deform_conv import IMPLEMENTATIONS, DeformConv
+from ...utils.validation import check_choice
 from .common import NORMS, check_input_size, fill_bilinear
 
 __all__ = ["ResNetUpConv", "build_resnet_upconv_backbone"]

@@ -1,4 +1,4 @@
-from ...registry import POINT_HEAD_REGISTRY
+from ...config.registry import POINT_HEAD_REGISTRY
 from .box import BoxHead, BoxProperty
 from .box3d import Box3DHead, Box3DProperty
 from .branches import MapBranches

@@ -11,10 +11,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Boxes, BoxMode, Instances
 from torch import Tensor
 
-from ...config import check_choice, read_choice
-from ...geometry import Geometry, apply_affine
-from ...registry import POINT_HEAD_REGISTRY
+from ...config.loading import read_choice
+from ...config.registry import POINT_HEAD_REGISTRY
+from ...imaging.geometry import Geometry, apply_affine
 from ...structures.points import Peaks, Points, SparseTarget
+from ...utils.validation import check_choice
 from ..losses import REGRESSION_LOSSES, regression_loss
 from .point_head import PointHead, Property
 

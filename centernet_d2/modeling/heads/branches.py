@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ...config import check_choice
+from ...utils.validation import check_choice
 
 __all__ = ["HEAD_INITS", "MapBranches"]
 

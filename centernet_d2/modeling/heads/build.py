@@ -5,7 +5,7 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
-from ...registry import POINT_HEAD_REGISTRY, lookup
+from ...config.registry import POINT_HEAD_REGISTRY, lookup
 from .point_head import PointHead, Property
 
 __all__ = ["build_point_heads", "build_properties", "head_types", "heads_provide"]

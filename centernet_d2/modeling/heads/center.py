@@ -12,10 +12,11 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ...config import check_choice, read_choice
-from ...geometry import Geometry
-from ...registry import POINT_HEAD_REGISTRY
+from ...config.loading import read_choice
+from ...config.registry import POINT_HEAD_REGISTRY
+from ...imaging.geometry import Geometry
 from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
+from ...utils.validation import check_choice
 from ..heatmap import gaussian_profiles, paint_gaussians, paint_max
 from ..losses import REGRESSION_LOSSES, focal_loss_with_logits, regression_loss
 from .point_head import PointHead, Property, unflip_vectors

@@ -16,8 +16,8 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor, nn
 
-from ...config import read_choice
-from ...geometry import Geometry
+from ...config.loading import read_choice
+from ...imaging.geometry import Geometry
 from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
 from .branches import HEAD_INITS, MapBranches
 
@@ -33,8 +33,6 @@ class Property:
     Attributes:
         name: short and unique.
         node: name of its own keys under ``MODEL.CENTERNET``; "" has none.
-        moved_keys: config keys of earlier versions -> the names that they have in the node now.
-        removed_keys: keys of its node that are gone -> the value that always holds now, the old default.
         annotation_keys: keys of an annotation that it reads. A data set in which no annotation has any of them does not
             label the property; one without any keys needs no labels of its own.
         input_keys: keys of an image, beside its pixels, that it reads.
@@ -45,8 +43,6 @@ class Property:
 
     name: ClassVar[str] = ""
     node: ClassVar[str] = ""
-    moved_keys: ClassVar[Mapping[str, str]] = {}
-    removed_keys: ClassVar[Mapping[str, object]] = {}
     annotation_keys: ClassVar[tuple[str, ...]] = ()
     input_keys: ClassVar[tuple[str, ...]] = ()
     fields: ClassVar[tuple[str, ...]] = ()

@@ -7,7 +7,7 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import nn
 
-from centernet_d2.config import add_centernet_config
+from centernet_d2.config.keys import add_centernet_config
 from centernet_d2.layers.folding import NORMS, fold_batch_norms
 from centernet_d2.modeling import DLABackbone, Hourglass, ResNetUpConv
 from centernet_d2.modeling.backbone.dla import IDAUp

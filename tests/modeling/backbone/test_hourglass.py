@@ -8,9 +8,9 @@ from detectron2.layers import ShapeSpec
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from centernet_d2.config import add_centernet_config
-from centernet_d2.engine.choices import bytes_per_pixel
-from centernet_d2.layers.recomputed import RecomputedSequential
+from centernet_d2.autoconfig.choices import bytes_per_pixel
+from centernet_d2.config.keys import add_centernet_config
+from centernet_d2.layers.recompute import RecomputedSequential
 from centernet_d2.modeling import Hourglass
 from centernet_d2.modeling.backbone import build_hourglass_backbone
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
-from centernet_d2.geometry import Geometry
+from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.structures.points import DenseTarget
 from support.models import stub_heads, stub_model
 

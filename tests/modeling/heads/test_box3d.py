@@ -5,7 +5,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from centernet_d2 import load_config, model_zoo
-from centernet_d2.geometry import Geometry
+from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import Box3DHead, Box3DProperty
 from centernet_d2.modeling.heads.box3d.head import describe_orientation, orientation_bins, raw_to_depth
 from centernet_d2.structures.boxes3d import Boxes3D, orientation_to_alpha, project, rotation_y_to_alpha

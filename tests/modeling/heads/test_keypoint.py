@@ -6,13 +6,13 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.geometry import Geometry, affine_matrix
+from centernet_d2.imaging.geometry import Geometry, affine_matrix
+from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling.heads import CenterProperty, KeypointHead, KeypointProperty
 from centernet_d2.modeling.heads.center import ALMOST_CENTER
 from centernet_d2.modeling.heads.keypoint import KeypointSchema
 from centernet_d2.modeling.heads.keypoint.head import snap_to_peaks
 from centernet_d2.structures.points import DenseTarget
-from centernet_d2.transforms import AffineTransform, MirrorTransform
 from support.models import stub_heads, stub_model
 
 PROPERTY = KeypointProperty(schema=KeypointSchema.from_names(["nose", "left", "right"], [("left", "right")]))

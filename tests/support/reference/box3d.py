@@ -6,13 +6,13 @@ import torch
 from detectron2.structures import BoxMode
 
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.data.datasets.kitti import CLASSES, EXCLUDED, KITTI_TYPES
-from centernet_d2.geometry import Geometry, affine_matrix, apply_affine, invert_affine
+from centernet_d2.data.kitti import CLASSES, EXCLUDED, KITTI_TYPES
+from centernet_d2.imaging.geometry import Geometry, affine_matrix, apply_affine, invert_affine
+from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling.heads import Box3DHead, Box3DProperty
 from centernet_d2.modeling.heads.box3d.head import describe_orientation, orientation_bins, raw_to_depth
 from centernet_d2.modeling.losses import orientation_loss, regression_loss
 from centernet_d2.structures.points import DenseTarget
-from centernet_d2.transforms import AffineTransform, MirrorTransform
 from support.models import stub_heads, stub_model
 
 from . import synthetic

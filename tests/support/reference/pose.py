@@ -4,12 +4,12 @@ import torch
 from detectron2.structures import BoxMode
 
 from centernet_d2.data import CenterNetDatasetMapper
-from centernet_d2.geometry import Geometry, affine_matrix, invert_affine
+from centernet_d2.imaging.geometry import Geometry, affine_matrix, invert_affine
+from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling.heads import CenterProperty, KeypointHead, KeypointProperty
 from centernet_d2.modeling.heads.keypoint import KeypointSchema
 from centernet_d2.modeling.heads.keypoint.prop import HALF_PIXEL
 from centernet_d2.structures.points import DenseTarget
-from centernet_d2.transforms import AffineTransform, MirrorTransform
 from support.models import stub_heads, stub_model
 
 from . import synthetic

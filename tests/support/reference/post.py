@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from centernet_d2.evaluation.coco import round_result
-from centernet_d2.geometry import Geometry, affine_matrix, invert_affine
+from centernet_d2.imaging.geometry import Geometry, affine_matrix, invert_affine
 from support.models import stub_heads
 
 from .comparison import checks

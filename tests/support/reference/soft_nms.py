@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-from centernet_d2.modeling.soft_nms import merge_scales, soft_nms
+from centernet_d2.modeling.nms import merge_scales, soft_nms
 
 from .comparison import checks
 

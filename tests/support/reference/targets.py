@@ -5,9 +5,9 @@ from detectron2.structures import Boxes, BoxMode, Instances
 
 from centernet_d2.data import CenterNetDatasetMapper
 from centernet_d2.data.augmentations import EIGENVALUES, EIGENVECTORS, color_jitter, crop_border
-from centernet_d2.geometry import affine_matrix, apply_affine, invert_affine
+from centernet_d2.imaging.geometry import affine_matrix, apply_affine, invert_affine
+from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling.heatmap import gaussian_profiles, gaussian_radius, paint_max
-from centernet_d2.transforms import AffineTransform, MirrorTransform
 from support.models import stub_heads, stub_model
 
 from . import synthetic

@@ -11,9 +11,9 @@ import torch
 from detectron2.data.transforms import Transform
 from torch import Tensor
 
+from ....imaging.transforms import is_mirrored
 from ....structures.boxes3d import pinhole_camera
 from ....structures.calibration import read_camera
-from ....transforms import is_mirrored
 
 __all__ = ["carry_camera", "choose_cameras", "find_camera"]
 

@@ -12,11 +12,12 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ....config import check_choice, read_choice
-from ....geometry import Geometry, apply_affine
-from ....registry import POINT_HEAD_REGISTRY
+from ....config.loading import read_choice
+from ....config.registry import POINT_HEAD_REGISTRY
+from ....imaging.geometry import Geometry, apply_affine
 from ....structures.boxes3d import Boxes3D, alpha_to_rotation_y, location_from_center, orientation_to_alpha
 from ....structures.points import Peaks, Points, SparseTarget
+from ....utils.validation import check_choice
 from ...losses import log_depth_loss, orientation_loss, regression_loss
 from ..point_head import PointHead
 from .prop import Box3DProperty

@@ -17,10 +17,10 @@ from detectron2.utils.logger import log_first_n
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
-from ....config import check_choice
+from ....imaging.transforms import is_mirrored
 from ....structures.boxes3d import Boxes3D, check_camera
 from ....structures.points import known_objects
-from ....transforms import is_mirrored
+from ....utils.validation import check_choice
 from ..point_head import Property
 from .cameras import Cameras, carry_camera, choose_cameras
 from .drawing import draw_birds_eye, draw_boxes3d
@@ -44,7 +44,6 @@ class Box3DProperty(Property):
 
     name = "box3d"
     node = "BOX3D"
-    removed_keys = {"DEPTH_LOG_BALANCE": 0.5}
     annotation_keys = tuple(_KEYS)
     input_keys = ("camera",)
     fields = ("pred_boxes3d", "pred_alpha")

@@ -11,8 +11,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ....geometry import Geometry, apply_affine
-from ....registry import POINT_HEAD_REGISTRY
+from ....config.registry import POINT_HEAD_REGISTRY
+from ....imaging.geometry import Geometry, apply_affine
 from ....structures.points import DenseTarget, Peaks, Points, SparseTarget, optional_field
 from ...heatmap import paint_gaussians, peak_filter
 from ...losses import focal_loss_with_logits, regression_loss

@@ -14,8 +14,8 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
-from ....numbers import LARGEST_COORDINATE, number_table
-from ....transforms import is_mirrored
+from ....imaging.transforms import is_mirrored
+from ....utils.validation import LARGEST_COORDINATE, number_table
 from ..point_head import Property
 from .schema import KeypointSchema, keypoint_schema
 
@@ -30,11 +30,6 @@ class KeypointProperty(Property):
 
     name = "keypoint"
     node = "KEYPOINTS"
-    moved_keys = {
-        "DATASETS.KEYPOINT_NAMES": "NAMES",
-        "DATASETS.KEYPOINT_FLIP_MAP": "FLIP_MAP",
-        "DATASETS.KEYPOINT_SKELETON": "SKELETON",
-    }
     annotation_keys = ("keypoints",)
     fields = ("pred_keypoints",)
     arguments = {

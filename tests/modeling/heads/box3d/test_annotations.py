@@ -11,14 +11,14 @@ from detectron2.structures import BoxMode
 from centernet_d2.data import CenterNetDatasetMapper
 from centernet_d2.data.augmentations import KittiWindow, RandomWindow, ShiftScaleWindow
 from centernet_d2.data.checks import check_dataset
-from centernet_d2.data.datasets.kitti import ALL_CLASSES, EXCLUDED
-from centernet_d2.geometry import affine_matrix
+from centernet_d2.data.kitti import ALL_CLASSES, EXCLUDED
+from centernet_d2.imaging.geometry import affine_matrix
+from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling import Box3DHead
 from centernet_d2.modeling.heads import Box3DProperty, CenterProperty
 from centernet_d2.modeling.heads.box3d import carry_camera
 from centernet_d2.modeling.points import build_points
 from centernet_d2.structures.boxes3d import Boxes3D, alpha_to_rotation_y, project, rotation_y_to_alpha
-from centernet_d2.transforms import AffineTransform, MirrorTransform
 
 CAMERA = np.array([[70.0, 0, 60, 4.5], [0, 72, 18, -0.3], [0, 0, 1, 0.005]])
 

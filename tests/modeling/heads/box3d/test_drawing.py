@@ -4,10 +4,10 @@ import torch
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import Visualizer
 
+from centernet_d2.imaging.visualization import draw_instances
 from centernet_d2.modeling.heads import Box3DProperty
 from centernet_d2.modeling.heads.box3d.drawing import draw_birds_eye, draw_boxes3d
 from centernet_d2.structures.boxes3d import Boxes3D
-from centernet_d2.visualization import draw_instances
 
 CAMERA = torch.tensor([[60.0, 0, 40, 0], [0, 60, 30, 0], [0, 0, 1, 0]])
 BLACK = np.zeros((60, 80, 3), dtype=np.uint8)

@@ -2,7 +2,7 @@ import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from centernet_d2.config import add_centernet_config
+from centernet_d2.config.keys import add_centernet_config
 from centernet_d2.modeling.heads.keypoint.schema import KeypointSchema, keypoint_schema
 
 

@@ -1,0 +1,83 @@
+"""How long iterations and evaluations of a training take here."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import EventStorage
+
+from ..data import register_from_config
+from ..engine.trainer import Trainer, choose_loop
+from .choices import evaluation_period
+
+__all__ = ["Pace", "iterations_within", "measure_pace"]
+
+WARM_UP = 3
+# At least so many steps are timed.
+STEPS = 5
+TEST_IMAGES = 8
+# Evaluators take time beside the network, there is a start and an end, and other programs come and go.
+MARGIN, REST, SAFETY = 1.5, 5.0, 0.97
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds of an iteration, of an evaluation, and of a start until the first iteration."""
+
+    step: float
+    evaluation: float
+    start: float
+
+
+def measure_pace(cfg: CfgNode, seconds: float) -> Pace:
+    """Time iterations on the real data for some seconds, with a network that is then thrown away, and detection."""
+    register_from_config(cfg)
+    begin = time.perf_counter()
+    model = Trainer.build_model(cfg)
+    loop = choose_loop(cfg)(model, Trainer.build_train_loader(cfg), Trainer.build_optimizer(cfg, model))
+    with EventStorage(0):
+        for loop.iter in range(WARM_UP):
+            loop.run_step()
+        start = before = _now()
+        steps = 0
+        while steps < STEPS or _now() - before < seconds:
+            loop.run_step()
+            steps += 1
+        step = (_now() - before) / steps
+    model.eval()
+    return Pace(step, _evaluation(cfg, model), start - begin)
+
+
+def _evaluation(cfg: CfgNode, model: torch.nn.Module) -> float:
+    seconds = 0.0
+    for name in cfg.DATASETS.TEST:
+        loader = Trainer.build_test_loader(cfg, name)
+        with torch.no_grad():
+            batches = iter(loader)
+            model(next(batches))
+            before, seen = _now(), 0
+            for batch in islice(batches, TEST_IMAGES):
+                model(batch)
+                seen += 1
+        # A data set of one image has no time of its own, which REST covers.
+        seconds += MARGIN * len(loader) * (_now() - before) / max(seen, 1)
+    return seconds + REST
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def iterations_within(seconds: float, pace: Pace) -> int:
+    """Iterations that fit into so many seconds together with start and evaluations; at least one."""
+    left = SAFETY * (seconds - pace.start - pace.evaluation)
+    iterations = max(1, int(left / pace.step))
+    period = evaluation_period(iterations, pace.step, pace.evaluation)
+    between = (iterations - 1) // period if period else 0
+    return max(1, int((left - between * pace.evaluation) / pace.step))

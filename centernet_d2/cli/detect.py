@@ -1,0 +1,235 @@
+"""The command line of demo.py: detect in pictures, draw, write."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+from tqdm import tqdm
+
+from ..config.catalog import available
+from ..config.loading import load_config
+from ..config.registry import POINT_HEAD_REGISTRY
+from ..imaging.visualization import draw_heatmap, draw_instances
+from ..modeling.heads import Property, build_properties
+from ..predictor import Predictor
+from ..utils import cli
+from ..utils.signals import signals_noted
+from .sinks import CODECS, JsonSink, PictureFile, PictureSink, VideoSink, output_kind, refuse_existing
+from .sources import Frame, ImageSource, VideoSource, open_source, unsearched_folders
+
+__all__ = ["main"]
+
+USAGE = """Detect objects in pictures, draw them, and write them down. Needs no screen.
+
+    %(prog)s photo.jpg --model dla34-coco --output drawn
+    %(prog)s photo.jpg --config-file CONFIG --weights model.pth --output drawn.jpg
+    %(prog)s photo.jpg folder/ 'more/*.png' --config-file CONFIG --weights model.pth --output pictures/
+    %(prog)s video.mp4 --config-file CONFIG --weights model.pth --output drawn.mp4 --json results.json
+    %(prog)s --camera 0 --config-file CONFIG --weights model.pth --output drawn.avi   (Ctrl-C stops)
+    %(prog)s street.png --config-file CONFIG --weights model.pth --output pictures/ --focal-length 720   (3-D boxes)
+
+CONFIG is a file or the name of one in the model zoo. Exit code: 0; 1 if a picture could not be read or an option is
+wrong; 130 after Ctrl-C, which leaves valid files."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", nargs="*", help="images, folders, globs, or one video")
+    parser.add_argument("--camera", type=int, metavar="NUMBER", help="read from a camera")
+    config = parser.add_mutually_exclusive_group(required=True)
+    config.add_argument("--config-file", metavar="CONFIG", help="a file, or a name such as COCO-Detection/...")
+    config.add_argument(
+        "--model",
+        dest="config_file",
+        metavar="NAME",
+        help=f"config and weights of the original's authors: {', '.join(available(trained=True))}",
+    )
+    parser.add_argument("--weights", default="", help="a file, or a NAME as above; default: those of the config")
+    parser.add_argument("--device", help="cpu, cuda, ...; default: MODEL.DEVICE of the config")
+    parser.add_argument(
+        "--output", type=Path, help=f"folder for pictures, a picture for one image, or a video ({', '.join(CODECS)})"
+    )
+    parser.add_argument("--json", type=Path, help="file for all detections in COCO's results format")
+    parser.add_argument(
+        "--threshold", type=float, default=0.3, help="lowest score that is drawn, 0 to 1 (JSON has them all)"
+    )
+    parser.add_argument("--heatmap", action="store_true", help="lay the heatmap of the centers over the pictures")
+    parser.add_argument("--batch-size", type=int, default=1, help="pictures that are in memory together")
+    parser.add_argument("--max-frames", type=int, help="stop after so many pictures")
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values, at the end")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit code."""
+    return cli.run(build_parser(), start, argv, extend=add_property_arguments)
+
+
+def add_property_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of all properties there are; :func:`use_property_arguments` refuses those of no use."""
+    # Once each, as a property that builds on another one has its options too.
+    for flag, options in {flag: one for prop in known_properties() for flag, one in prop.arguments.items()}.items():
+        parser.add_argument(flag, **options)
+
+
+def known_properties() -> list[type[Property]]:
+    """The properties of all registered heads, each once."""
+    return list(dict.fromkeys(head.property_type for _, head in POINT_HEAD_REGISTRY))
+
+
+def use_property_arguments(args: argparse.Namespace, properties: Sequence[Property]) -> None:
+    """Hand the properties of a model their options.
+
+    Raises:
+        ValueError: an option belongs to another property, or is not what it should be.
+    """
+    own = {flag for prop in properties for flag in prop.arguments}
+    for other in known_properties():
+        values = {flag: getattr(args, flag[2:].replace("-", "_")) for flag in other.arguments if flag not in own}
+        given = [flag for flag, value in values.items() if value is not None and value is not False]
+        if given:
+            raise ValueError(f"{', '.join(given)}: for the property {other.name}, which this config does not predict")
+    for prop in properties:
+        prop.use_arguments(args)
+
+
+def start(args: argparse.Namespace) -> int:
+    """Check what a command line names, as far as that is quick, and run it."""
+    if args.output is None and args.json is None:
+        raise ValueError("there is nothing to write: give --output, --json or both")
+    if not 0 <= args.threshold <= 1:
+        raise ValueError(f"--threshold {args.threshold:g}: scores are from 0 to 1")
+    for option, number in (("--max-frames", args.max_frames), ("--batch-size", args.batch_size)):
+        if number is not None and number < 1:
+            raise ValueError(f"{option} {number}: it must be at least 1")
+    for path in filter(None, (args.output, args.json)):
+        refuse_existing(path)
+    if args.json is not None and args.json.is_dir():
+        raise IsADirectoryError(f"--json {args.json} is a folder; name a file")
+    source = open_source(args.inputs, args.camera)
+    if args.output is not None:
+        output_kind(args.output, source)
+    for folder, count in unsearched_folders(args.inputs).items():
+        print(f"{folder}: {count} sub-folders are not searched; '{folder}/**/*.jpg' would", file=sys.stderr)
+    return run(args, source)
+
+
+def read_config(args: argparse.Namespace) -> CfgNode:
+    """The config of a command line."""
+    options = list(args.opts)
+    for key, value in (("MODEL.WEIGHTS", args.weights), ("MODEL.DEVICE", args.device)):
+        options += [key, value] if value else []
+    return load_config(args.config_file, options)
+
+
+def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
+    """Detect in everything that the source gives. Returns the exit code."""
+    cfg = read_config(args)
+    use_property_arguments(args, build_properties(cfg))  # A mistake in them shows before weights are read.
+    predictor = Predictor.from_config(cfg, batch_size=args.batch_size)
+    properties = predictor.network.properties
+    use_property_arguments(args, properties)
+    done, skipped, start = 0, 0, time.perf_counter()
+    with ExitStack() as stack:
+        sinks = open_sinks(args, source, stack)
+        bar = stack.enter_context(tqdm(total=len(source) or None, unit=" images", smoothing=0.1))
+        signals = stack.enter_context(signals_noted(signal.SIGINT))
+        for batch in batches(with_inputs(source, properties), args.batch_size, args.max_frames):
+            for frame in batch:
+                if frame.image is None:
+                    tqdm.write(f"skipped: {frame.error}", file=sys.stderr)
+            readable = process(batch, predictor, sinks, args)
+            done, skipped = done + readable, skipped + len(batch) - readable
+            bar.update(len(batch))
+            if signals:
+                break
+    rate = done / (time.perf_counter() - start)
+    print(f"{done} images, {rate:.1f} images/s" + (f", {skipped} could not be read" if skipped else ""))
+    if signals:
+        print("stopped; what was written until then is complete", file=sys.stderr)
+        return 130
+    return 1 if skipped else 0
+
+
+def with_inputs(frames: Iterable[Frame], properties: Sequence[Property]) -> Iterator[Frame]:
+    """Frames with what the properties want to know of them; one for which it cannot be found is as if unreadable."""
+    for frame in frames:
+        if frame.image is None:
+            yield frame
+            continue
+        try:
+            own = [prop.picture_inputs(frame.name, frame.image.shape[:2]) for prop in properties]
+            yield replace(frame, inputs={key: value for one in own for key, value in one.items()})
+        except (OSError, ValueError) as error:
+            yield replace(frame, image=None, error=str(error))
+
+
+@dataclass
+class Sinks:
+    """Where a command line wants its results; None for what it does not want."""
+
+    pictures: PictureFile | PictureSink | VideoSink | None = None
+    json: JsonSink | None = None
+
+
+def open_sinks(args: argparse.Namespace, source: ImageSource | VideoSource, stack: ExitStack) -> Sinks:
+    """The sinks of a command line, closed with the stack."""
+    sinks = Sinks()
+    if args.output is not None:
+        kind = output_kind(args.output, source)
+        sinks.pictures = kind(args.output, source.rate or 1.0) if issubclass(kind, VideoSink) else kind(args.output)
+        stack.enter_context(sinks.pictures)
+    if args.json is not None:
+        sinks.json = JsonSink(args.json)
+        stack.enter_context(sinks.json)
+    return sinks
+
+
+def batches(source: Iterable[Frame], size: int, limit: int | None = None) -> Iterator[list[Frame]]:
+    """Frames in lists of `size`, `limit` of them in all."""
+    batch = []
+    for frame in source:
+        batch.append(frame)
+        if len(batch) == size or frame.number == limit:
+            yield batch
+            batch = []
+        if frame.number == limit:
+            return
+    if batch:
+        yield batch
+
+
+def process(frames: Sequence[Frame], predictor: Predictor, sinks: Sinks, args: argparse.Namespace) -> int:
+    """Detect in the frames that have an image, and hand the results to the sinks. Returns how many these are."""
+    readable = [(frame, frame.image) for frame in frames if frame.image is not None]
+    images, inputs = [image for _, image in readable], [frame.inputs for frame, _ in readable]
+    results = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if readable else []
+    for (frame, image), result in zip(readable, results, strict=True):
+        if sinks.json is not None:
+            entries = predictor.to_coco(result["instances"], frame.number)
+            sinks.json.write([{**entry, "file_name": frame.source} for entry in entries])
+        if sinks.pictures is not None:
+            sinks.pictures.write(frame.name, draw(image, frame.inputs, result, predictor, args))
+    return len(readable)
+
+
+def draw(
+    image: np.ndarray, inputs: Mapping[str, Any], result: dict, predictor: Predictor, args: argparse.Namespace
+) -> np.ndarray:
+    """(H, W, 3) uint8 BGR with the detections, over the heatmap if the result has one, and further views beside it."""
+    rgb = image[..., ::-1]
+    if "heatmap" in result:
+        rgb = draw_heatmap(rgb, result["heatmap"], result["geometry"].to_image)
+    names, properties = predictor.class_names, predictor.network.properties
+    rgb = draw_instances(rgb, result["instances"], names, args.threshold, properties, inputs)
+    return np.ascontiguousarray(rgb[..., ::-1])

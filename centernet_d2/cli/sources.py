@@ -1,0 +1,150 @@
+"""Where pictures come from: files, folders, globs, a video, a camera."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from ..imaging.reading import read_image
+
+__all__ = ["Frame", "ImageSource", "VideoSource", "find_images", "open_source", "unsearched_folders"]
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture.
+
+    Attributes:
+        number: 1, 2, ... in the order of the source, broken ones included.
+        name: file name; for a video its name and the number of the frame.
+        source: path of the file as it was given; for a video the same as the name.
+        image: (H, W, 3) uint8 BGR; None where it cannot be read.
+        error: why not.
+        inputs: what properties know of it beside its pixels.
+    """
+
+    number: int
+    name: str
+    source: str
+    image: np.ndarray | None
+    error: str = ""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ImageSource:
+    """Image files, read when their turn comes."""
+
+    #: Frames per second; images have none.
+    rate: float | None = None
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number, path in enumerate(self.paths, 1):
+            try:
+                yield Frame(number, path.name, str(path), read_image(path))
+            except OSError as error:
+                yield Frame(number, path.name, str(path), None, str(error))
+
+
+class VideoSource:
+    """The frames of a video file, or of a camera until it is stopped."""
+
+    def __init__(self, origin: str | int) -> None:
+        """
+        Args:
+            origin: path of a file, or number of a camera.
+
+        Raises:
+            OSError: OpenCV cannot open it.
+        """
+        self.name = f"camera{origin}" if isinstance(origin, int) else Path(origin).stem
+        self.capture = cv2.VideoCapture(origin)
+        if not self.capture.isOpened():
+            what = f"the camera {origin}" if isinstance(origin, int) else f"the video {origin}"
+            raise OSError(f"cannot open {what}")
+        self.rate = self.capture.get(cv2.CAP_PROP_FPS) or 25.0
+
+    def __len__(self) -> int:
+        """Number of frames as the file states it; 0 if it does not, as cameras."""
+        return max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+
+    def __iter__(self) -> Iterator[Frame]:
+        number = 0
+        try:
+            while True:
+                more, image = self.capture.read()
+                if not more:
+                    return
+                number += 1
+                name = f"{self.name}-{number:06d}"
+                yield Frame(number, name, name, image)
+        finally:
+            self.capture.release()
+
+
+def find_images(inputs: Sequence[str]) -> list[Path]:
+    """Files as they are named, the images of folders and the matches of globs, in order and each once.
+
+    Raises:
+        FileNotFoundError: an input leads to no image.
+    """
+    found = []
+    for entry in inputs:
+        path = Path(entry)
+        if path.is_dir():
+            own = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+        elif path.exists():
+            own = [path]
+        else:
+            matches = (Path(match) for match in sorted(glob.glob(entry, recursive=True)))
+            own = [match for match in matches if match.is_file()]
+        if not own:
+            what = "the folder has no images" if path.is_dir() else "no such file, folder or glob with matches"
+            what += f"; its {count} sub-folders are not searched" if (count := _count_folders(path)) else ""
+            raise FileNotFoundError(f"{entry}: {what}")
+        found.extend(own)
+    return list(dict.fromkeys(found))
+
+
+def unsearched_folders(inputs: Sequence[str]) -> dict[str, int]:
+    """The folders among the inputs that have folders in them, and how many: these are not searched."""
+    return {entry: count for entry in inputs if (count := _count_folders(Path(entry)))}
+
+
+def _count_folders(path: Path) -> int:
+    return sum(inner.is_dir() for inner in path.iterdir()) if path.is_dir() else 0
+
+
+def open_source(inputs: Sequence[str], camera: int | None = None) -> ImageSource | VideoSource:
+    """The source that a command line names.
+
+    Raises:
+        ValueError: there is nothing to read, or videos among other inputs.
+        OSError: something cannot be found or opened.
+    """
+    if camera is not None:
+        if inputs:
+            raise ValueError("give either inputs or --camera")
+        return VideoSource(camera)
+    if not inputs:
+        raise ValueError("there is nothing to look at: name images, folders, globs or a video, or give --camera")
+    paths = find_images(inputs)
+    if not any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths):
+        return ImageSource(paths)
+    if len(paths) > 1:
+        raise ValueError("a video must be the only input")
+    return VideoSource(str(paths[0]))

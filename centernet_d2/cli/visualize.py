@@ -1,0 +1,83 @@
+"""Draw augmented training images with what the network should say about them.
+
+    centernet-visualize CONFIG --output FOLDER [--count 16] [--opts KEY VALUE ...]
+
+CONFIG is a file or a name of the model zoo. Each picture shows the image as the network gets it with its ground truth,
+and next to it every heatmap that the heads want.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data.detection_utils import convert_image_to_rgb
+from detectron2.structures import Instances
+from detectron2.utils.env import seed_all_rng
+from tqdm import tqdm
+
+from ..config import load_config
+from ..data import CenterNetDatasetMapper, register_from_config
+from ..data.catalog import dataset_metadata
+from ..data.checks import load_checked
+from ..imaging.visualization import draw_heatmap, draw_instances, side_by_side
+from ..modeling import CenterNet
+from ..utils import cli
+from .sinks import PictureSink
+
+
+def heatmaps(model: CenterNet, gt: Instances, size: tuple[int, int]) -> dict[str, torch.Tensor]:
+    """The heatmaps, (C, h, w) each, that the heads want for one image of `size` (height, width)."""
+    points = model.build_points([gt], (size[0] // model.stride, size[1] // model.stride))
+    return {
+        name: target.value[0]
+        for head in model.heads.values()
+        for name, target in head.targets([gt], points).items()
+        if name in head.heatmaps
+    }
+
+
+def pictures(cfg: CfgNode, count: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and (H, W, 3) RGB pictures of the first images of DATASETS.TRAIN; over again if there are fewer."""
+    with torch.device("meta"):  # What heads want does not depend on any weights.
+        model = CenterNet(cfg)
+    records = load_checked(cfg.DATASETS.TRAIN, cfg.MODEL.CENTERNET.NUM_CLASSES, model.properties)
+    mapper = CenterNetDatasetMapper(cfg, True, defer_color=False)
+    class_names = dataset_metadata(cfg).get("thing_classes")
+    to_image = torch.tensor([[model.stride, 0.0, 0.0], [0.0, model.stride, 0.0]])
+    for index in tqdm(range(count), unit=" images"):
+        sample = mapper(records[index % len(records)])
+        image, gt = sample["image"], sample["instances"]
+        pixels = image.permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
+        pixels = convert_image_to_rgb(pixels, cfg.INPUT.FORMAT)
+        inputs = {key: sample[key] for key in model.input_keys if key in sample}
+        truth = draw_instances(pixels, gt, class_names, properties=model.properties, inputs=inputs)
+        panels = {"ground truth": truth}
+        for name, heatmap in heatmaps(model, gt, tuple(image.shape[-2:])).items():
+            panels[name] = draw_heatmap(pixels, heatmap, to_image)
+        yield f"{index:04d}-{Path(sample['file_name']).stem}.png", side_by_side(list(panels.values()), list(panels))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="a file, or a name of the model zoo")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--count", type=int, default=16)
+    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values, at the end")
+    return cli.run(parser, visualize, argv)
+
+
+def visualize(args: argparse.Namespace) -> None:
+    """Draw what a command line names."""
+    cfg = load_config(args.config, args.opts)
+    register_from_config(cfg)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
+    sink = PictureSink(args.output)
+    for name, picture in pictures(cfg, args.count):
+        sink.write(name, picture[..., ::-1])
+    print(f"drew {args.count} training images into {args.output}")

@@ -1,3 +1,0 @@
-from .run import main
-
-__all__ = ["main"]

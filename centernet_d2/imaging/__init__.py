@@ -1,0 +1,1 @@
+"""Images: geometry, transforms, reading and visualization."""

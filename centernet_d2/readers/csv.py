@@ -1,0 +1,246 @@
+"""Reads CSV files with a header: one row per box, with an image and usually a class."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .records import LabeledImage, LabeledObject, Reading
+from .splits import split_of_name
+from .tree import Tree, decode, read_text
+
+__all__ = ["LAYOUT", "LOOKED_FOR", "NEEDS", "find", "headerless", "read"]
+
+LAYOUT = "CSV"
+LOOKED_FOR = "a .csv whose header names an image, a box and a class, as in path,x1,y1,x2,y2,label"
+
+NEEDS = (
+    "the first row must be a header that names the columns, such as path,x1,y1,x2,y2,label; "
+    "RetinaNet-style tables without one are not guessed"
+)
+
+# Spellings, without case, spaces, dots, dashes and underscores.
+_COLUMNS = {
+    "image": "path filename file image imageid imagepath imagename imagefile img imgpath imgname filepath",
+    "label": "label class classname category categoryname labelname object objectname name type classid labelid",
+    "x1": "x1 xmin left bboxxmin bboxx1 minx x0 roix1",
+    "y1": "y1 ymin top bboxymin bboxy1 miny y0 roiy1",
+    "x2": "x2 xmax right bboxxmax bboxx2 maxx roix2",
+    "y2": "y2 ymax bottom bboxymax bboxy2 maxy roiy2",
+    "x": "x bboxx bboxleft xleft",
+    "y": "y bboxy bboxtop ytop",
+    "cx": "xcenter centerx cx xc",
+    "cy": "ycenter centery cy yc",
+    "w": "w bboxwidth bboxw boxwidth",
+    "h": "h bboxheight bboxh boxheight",
+    "width": "width imagewidth imgwidth",
+    "height": "height imageheight imgheight",
+    "bbox": "bbox box",
+    "split": "split set subset usage partition",
+}
+_MEANING = {name: meaning for meaning, names in _COLUMNS.items() for name in names.split()}
+
+
+def find(tree: Tree) -> list[Path]:
+    """The label tables of a folder."""
+    return [path for path in tree.with_suffix(".csv") if _box_kind(_columns(_first_row(path))) is not None]
+
+
+def headerless(tree: Tree) -> list[Path]:
+    """Tables of boxes without header, as RetinaNet's: not read, since which column is what would be a guess."""
+    found = []
+    for path in tree.with_suffix(".csv"):
+        row = _first_row(path)
+        if len(row) >= 6 and not _columns(row) and sum(_number(value) is not None for value in row) >= 4:
+            found.append(path)
+    return found
+
+
+def _delimiter(line: str) -> str:
+    return max(",;\t|", key=line.count)
+
+
+def _first_row(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            head = decode(file.read(1 << 16), "replace")
+    except OSError:
+        return []
+    lines = [line for line in head.splitlines() if line.strip()]
+    return next(csv.reader(lines[:1], delimiter=_delimiter(lines[0])), []) if lines else []
+
+
+def _columns(header: list[str]) -> dict[str, int]:
+    """Meaning -> column, for the columns whose names are known; the first of a meaning counts."""
+    columns: dict[str, int] = {}
+    ranks: dict[str, int] = {}
+    for index, name in enumerate(header):
+        plain = re.sub(r"[\s._-]", "", name.lstrip("\ufeff").lower())
+        meaning = _MEANING.get(plain)
+        if meaning is None:
+            continue
+        # A table may have both image_id and path, or class_id and class_name: the earlier spelling says more.
+        rank = _COLUMNS[meaning].split().index(plain)
+        if meaning not in columns or rank < ranks[meaning]:
+            columns[meaning], ranks[meaning] = index, rank
+    return columns
+
+
+def _box_kind(columns: Mapping[str, int]) -> tuple[str, ...] | None:
+    """The columns that make the box, or None if it has none."""
+    if "image" not in columns:
+        return None
+    kinds = (
+        ("x1", "y1", "x2", "y2"),
+        ("x", "y", "w", "h"),
+        ("x1", "y1", "w", "h"),
+        ("cx", "cy", "w", "h"),
+        ("x", "y", "width", "height"),
+        ("x1", "y1", "width", "height"),
+        ("cx", "cy", "width", "height"),
+        ("bbox",),
+    )
+    return next((kind for kind in kinds if all(name in columns for name in kind)), None)
+
+
+class _Table:
+    """Images and objects of one file while it is read."""
+
+    def __init__(self, tree: Tree, path: Path) -> None:
+        self.tree, self.path = tree, path
+        text = read_text(path)
+        first = next((line for line in text.split("\n") if line.strip()), "")
+        self.delimiter = _delimiter(first)
+        self.rows = csv.reader(text.strip("\n").split("\n"), delimiter=self.delimiter)
+        self.columns = _columns(next(self.rows))
+        self.kind = _box_kind(self.columns) or ()
+        self.images: dict[str, Path | None] = {}
+        self.objects: dict[Path, list[LabeledObject]] = {}
+        self.stated: dict[Path, tuple[int, int]] = {}
+        self.splits: dict[Path, str | None] = {}
+
+    def read(self) -> None:
+        try:
+            for row in tqdm(self.rows, self.path.name, leave=False, mininterval=1, delay=2):
+                if any(value.strip() for value in row):
+                    self._row(row, f"{self.tree.name(self.path)}, line {self.rows.line_num}")
+        except csv.Error as error:
+            raise ValueError(f"{self.path}, line {self.rows.line_num}: {error}") from error
+
+    def _cell(self, row: list[str], name: str) -> str:
+        index = self.columns.get(name)
+        return row[index].strip() if index is not None and index < len(row) else ""
+
+    def _row(self, row: list[str], where: str) -> None:
+        name = self._cell(row, "image")
+        if not name:
+            self.tree.report.count("broken rows, left out", where)
+            return
+        if name not in self.images:
+            near = [folder / "images" for folder in (self.path.parent, self.path.parent.parent)]
+            self.images[name] = self.tree.find_image(name, self.path, near)
+        image = self.images[name]
+        if image is None:
+            return
+        self.objects.setdefault(image, [])
+        self._remember(row, image, where)
+        values = [self._cell(row, column) for column in self.kind]
+        if not any(values):
+            return  # background
+        label = self._cell(row, "label") if "label" in self.columns else "object"
+        box = self._box(values)
+        if box is None or not label:
+            self.tree.report.count("broken rows, left out", where)
+        else:
+            self.objects[image].append(LabeledObject(label, box, place=where))
+
+    def _remember(self, row: list[str], image: Path, where: str) -> None:
+        split = split_of_name(self._cell(row, "split"))
+        if self.splits.setdefault(image, split) != split:
+            raise ValueError(f"{where}: {image.name} is in the splits {self.splits[image]} and {split}")
+        size = [side for name in ("width", "height") if (side := _number(self._cell(row, name))) is not None]
+        if "width" not in self.kind and len(size) == 2 and all(map(math.isfinite, size)) and min(size) > 1:
+            self.stated[image] = (int(size[0]), int(size[1]))
+
+    def _box(self, values: list[str]) -> tuple[float, float, float, float] | None:
+        if self.kind == ("bbox",):
+            values = re.findall(r"[^\s,;\[\]()]+", values[0])
+        texts = [value.replace(",", ".") if self.delimiter == ";" else value for value in values]
+        numbers = [number for text in texts if (number := _number(text)) is not None]
+        if not len(numbers) == len(values) == 4:
+            return None
+        a, b, c, d = numbers
+        if self.kind[-1] == "y2":
+            return (a, b, c, d)
+        if self.kind[0] == "cx":
+            return (a - c / 2, b - d / 2, a + c / 2, b + d / 2)
+        return (a, b, a + c, b + d)
+
+
+def _number(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def read(tree: Tree, files: list[Path]) -> Reading:
+    """Read tables; their splits are those of a column, the file's name or the folders, in this order.
+
+    Coordinates that are all within 0 and 1 are shares of the image's sides.
+
+    Raises:
+        ValueError: a table is damaged, or an image is in two splits.
+    """
+    for path in tree.with_suffix(".csv"):
+        if path not in files and split_of_name(path.stem):
+            tree.report.note(f"{tree.name(path)} is not used: its first row names no image and box")
+    groups: dict[str | None, list[LabeledImage]] = {}
+    homes: dict[Path, set[str | None]] = {}
+    tables = [_Table(tree, path) for path in files]
+    for table in tables:
+        table.read()
+        if "label" not in table.columns:
+            tree.report.note(f"{tree.name(table.path)} names no classes: there is one, called object")
+        of_file = split_of_name(table.path.stem)
+        if not table.objects and of_file:
+            groups.setdefault(of_file, [])
+        objects = _in_pixels(tree, table)
+        for image in sorted(objects):
+            split = table.splits.get(image) or of_file or tree.split_of(image) or tree.split_of(table.path)
+            groups.setdefault(split, []).append(
+                LabeledImage(image, tuple(objects[image]), stated_size=table.stated.get(image))
+            )
+            homes.setdefault(image.parent, set()).add(split)
+    listed = {image.path for image in (image for group in groups.values() for image in group)}
+    for image in tree.images:
+        # Without a row an image is background, if its folder tells whose.
+        if image not in listed and len(homes.get(image.parent, ())) == 1:
+            groups[next(iter(homes[image.parent]))].append(LabeledImage(image))
+        elif image not in listed:
+            tree.report.count("images that no table names, left out", tree.name(image))
+    classes = {thing.label for group in groups.values() for image in group for thing in image.objects}
+    # Numbers in their order, else names in theirs.
+    ordered = sorted(classes, key=lambda name: (_number(name) is None, _number(name) or 0.0, name))
+    return Reading(LAYOUT, tree.root, groups, ordered)
+
+
+def _in_pixels(tree: Tree, table: _Table) -> dict[Path, list[LabeledObject]]:
+    boxes = [thing.box for things in table.objects.values() for thing in things]
+    if not boxes or not all(0 <= value <= 1 for box in boxes for value in box):
+        return table.objects
+    tree.report.note(f"{tree.name(table.path)} has coordinates within 0 and 1: they are shares of the image's sides")
+    tree.measure(table.objects)
+    scaled = {}
+    for image, things in table.objects.items():
+        width, height = tree.sizes[image] or (1, 1)
+        scaled[image] = [
+            replace(t, box=(t.box[0] * width, t.box[1] * height, t.box[2] * width, t.box[3] * height)) for t in things
+        ]
+    return scaled

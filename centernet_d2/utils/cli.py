@@ -1,0 +1,129 @@
+"""Exit codes and error reporting shared by all command lines, and imports of user modules."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+
+from .logging import drop_mapping_notice, drop_pixel_notice
+from .signals import Stopped
+
+__all__ = ["fail", "import_outside", "is_expected", "run", "sentence"]
+
+# Errors caused by options, configs, files and data, and divergence of a training. All others are bugs and keep their
+# traceback.
+EXPECTED = (OSError, ValueError, KeyError, FloatingPointError, MemoryError)
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    main: Callable[[argparse.Namespace], int | None],
+    argv: Sequence[str] | None = None,
+    *,
+    extend: Callable[[argparse.ArgumentParser], None] | None = None,
+) -> int:
+    """Parse a command line and run it.
+
+    Args:
+        parser: gets the options ``--import`` and ``--debug``.
+        main: takes the parsed options; may return an exit code.
+        argv: by default those of the process.
+        extend: adds options that depend on what is imported from outside the package.
+
+    Returns:
+        The exit code: 1 after an expected error, of which standard error gets one sentence (with ``--debug`` it is
+        raised), 130 after Ctrl-C, and 143 after SIGTERM that a training noted.
+    """
+    for own in (first := argparse.ArgumentParser(add_help=False, allow_abbrev=False), parser):
+        own.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="MODULE_OR_FILE",
+            help="import heads or data sets of yours first; may be given several times",
+        )
+        own.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    args, _ = first.parse_known_args(argv)
+    drop_mapping_notice()
+    drop_pixel_notice()
+    try:
+        import_outside(args.imports)
+        if extend is not None:
+            extend(parser)
+        args = parser.parse_args(argv)
+        return main(args) or 0
+    except Stopped as stopped:
+        return fail(parser, str(stopped), code=stopped.code)
+    except KeyboardInterrupt:
+        return fail(parser, "stopped", code=130)
+    except Exception as error:
+        if args.debug or not is_expected(error):
+            raise
+        return fail(parser, sentence(error))
+
+
+def is_expected(error: BaseException) -> bool:
+    """Return True for an error that is reported in one sentence; all others are bugs and keep their traceback."""
+    return isinstance(error, EXPECTED) or _is_out_of_memory(error)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # By name, because torch is not imported here.
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def fail(parser: argparse.ArgumentParser, message: str, code: int = 1) -> int:
+    """Print a message behind the name of the program; returns the exit code."""
+    print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
+    return code
+
+
+def sentence(error: BaseException) -> str:
+    """What an error says, without its type where that adds nothing."""
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    if _is_out_of_memory(error):
+        return f"out of memory; use smaller batches or images. {text}".rstrip()
+    return text or type(error).__name__
+
+
+def import_outside(names: Iterable[str]) -> list[ModuleType]:
+    """Import modules by name, or files by their path: their folder then is on ``sys.path``, their stem the name.
+
+    What is imported already stays as it is, so every process may call this, and more than once. No config does.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: there is no such module, or another one has the name of the file.
+    """
+    return [_import_file(Path(name)) if _is_path(name) else _import_module(name) for name in names]
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".py") or "/" in name or "\\" in name
+
+
+def _import_module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise  # The module is there, but something that it needs is not.
+        raise ValueError(f"--import {name}: there is no module of this name; a file needs its path and .py") from None
+
+
+def _import_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    source = path / "__init__.py" if path.is_dir() else path
+    if not source.is_file():
+        raise FileNotFoundError(f"--import {path}: there is no such Python file")
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    module = _import_module(path.stem)
+    if module.__file__ is None or Path(module.__file__).resolve() != source:
+        raise ValueError(f"--import {path}: the name '{path.stem}' is that of {module.__file__}; rename the file")
+    return module

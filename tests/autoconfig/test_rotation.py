@@ -1,0 +1,68 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from centernet_d2.autoconfig.rotation import why_not_turned
+from centernet_d2.readers import LabeledImage, LabeledObject, find_data
+
+
+def images(count=40, per_image=5, *, wide=1.0, low=0.0, perspective=0.0, label="cell"):
+    """Images of 400 x 300 with boxes of like shape anywhere, or as the options say."""
+    random = np.random.default_rng(0)
+    result = []
+    for index in range(count):
+        things = []
+        for _ in range(per_image):
+            x, y = random.uniform(60, 340), random.uniform(50, 250)
+            side = 20 + random.uniform(0, 20) + perspective * y
+            half = side / 2 * wide * np.exp(random.normal(0, 0.2)), side / 2
+            y += low * (250 - y)
+            things.append(LabeledObject(label, (x - half[0], y - half[1], x + half[0], y + half[1])))
+        result.append(LabeledImage(Path(f"{index}.jpg"), tuple(things), 400, 300))
+    return result
+
+
+def test_boxes_that_lie_any_way_say_nothing_against_it():
+    assert why_not_turned(images()) == ""
+    assert why_not_turned(images(20, label="a") + images(20, label="b")) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"wide": 1.3}, "cell: 3.% wider than high"),
+        ({"wide": 0.7}, "cell: 4.% higher than wide"),
+        ({"low": 0.4}, "objects lie low"),
+        ({"perspective": 0.2}, "the size of objects depends"),
+        ({"count": 10}, "too few boxes"),
+    ],
+)
+def test_gravity_shows_in_boxes(options, reason):
+    assert re.match(reason, why_not_turned(images(**options)))
+
+
+def test_one_class_that_stands_is_enough():
+    assert why_not_turned(images() + images(wide=0.6, label="person")).startswith("person: 6")
+
+
+def test_boxes_at_the_border_and_rare_classes_do_not_count():
+    cut = LabeledObject("cell", (0, 100, 200, 110))
+    edges = [LabeledImage(image.path, (*image.objects, cut), 400, 300) for image in images()]
+    assert why_not_turned(edges) == ""
+    # Five tall ones among two hundred.
+    assert why_not_turned(images() + images(1, wide=0.3, label="pin")) == ""
+    many = [image for kind in range(20) for image in images(2, label=str(kind))]
+    assert why_not_turned(many).startswith("too few boxes")
+
+
+@pytest.mark.parametrize("empty", [[], [LabeledImage(Path("a.jpg"), (), 400, 300)]])
+def test_without_objects_nothing_is_turned(empty):
+    assert why_not_turned(empty).startswith("too few boxes")
+
+
+@pytest.mark.parametrize("name", ["bccd", "coco128", "keypoints_mouse", "keypoints_coco", "kitti_sample"])
+def test_of_real_data_only_blood_cells_lie_any_way(name, shared):
+    against = why_not_turned(find_data(shared / "data" / name).splits["train"].images)
+    assert (against == "") == (name == "bccd")

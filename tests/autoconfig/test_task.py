@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+
+from centernet_d2.autoconfig.task import task_of
+from centernet_d2.readers import FoundData, Keypoints, LabeledImage, LabeledObject, Report, Split
+
+
+def found(keypoints=None, points=None, layout="COCO", root="/data/mine"):
+    thing = LabeledObject("a", (0, 0, 10, 10), keypoints=points)
+    splits = {
+        name: Split(name, (LabeledImage(Path(root, f"{name}.jpg"), (thing,), 20, 10),), Path(root))
+        for name in ("train", "val", "test")
+    }
+    return FoundData(layout, Path(root), splits, ("a", "b"), (1, 2), keypoints, "splits: as named", Report())
+
+
+FILES = {name: Path("out", "data", f"{name}.json") for name in ("train", "val", "test")}
+
+
+def test_data_sets_have_absolute_paths_and_all_but_train_are_evaluated():
+    task = task_of(found(), FILES, "mine")
+    names = [entry[0] for entry in task.keys["DATASETS.REGISTER"]]
+    assert names == ["mine_train", "mine_val", "mine_test"]
+    assert all(Path(part).is_absolute() for entry in task.keys["DATASETS.REGISTER"] for part in entry[1:])
+    assert task.keys["DATASETS.TRAIN"] == ("mine_train",)
+    assert task.keys["DATASETS.TEST"] == ("mine_val", "mine_test")
+    assert task.keys["MODEL.CENTERNET.NUM_CLASSES"] == 2
+    assert task.keys["MODEL.CENTERNET.HEADS"] == ["CenterHead", "BoxHead"]
+    assert task.keys_for_width(0.5) == {}
+
+
+def test_keypoints_bring_names_pairs_lines_and_tolerances():
+    keypoints = Keypoints(("nose", "left_ear", "right_ear"), (("left_ear", "right_ear"),), (("nose", "left_ear"),))
+    keys = task_of(found(keypoints, (1, 1, 2, 0, 0, 0, 0, 0, 0)), FILES, "mine").keys
+    node = "MODEL.CENTERNET.KEYPOINTS."
+    assert keys["MODEL.CENTERNET.HEADS"] == ["CenterHead", "BoxHead", "KeypointHead"]
+    assert keys["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] == 3
+    assert keys[node + "NAMES"] == ["nose", "left_ear", "right_ear"]
+    assert keys[node + "FLIP_MAP"] == [["left_ear", "right_ear"]]
+    assert keys[node + "SKELETON"] == [["nose", "left_ear"]]
+    assert keys["TEST.KEYPOINT_OKS_SIGMAS"] == [0.05] * 3
+    assert "INPUT.RANDOM_FLIP" not in keys
+
+
+def test_cocos_17_keypoints_keep_cocos_tolerances():
+    keypoints = Keypoints(tuple(f"left_{i}" for i in range(17)))
+    assert task_of(found(keypoints, (1, 1, 2) * 17), FILES, "mine").keys["TEST.KEYPOINT_OKS_SIGMAS"] == []
+
+
+def test_without_left_and_right_nothing_is_mirrored():
+    task = task_of(found(Keypoints(("keypoint_1", "keypoint_2")), (1, 1, 2) * 2), FILES, "mine")
+    assert task.keys["INPUT.RANDOM_FLIP"] == "none"
+    assert "not mirrored" in task.notes[0]
+
+
+def test_keypoints_that_are_never_labelled_are_not_learned():
+    task = task_of(found(Keypoints(("a", "b")), (0,) * 6), FILES, "mine")
+    assert task.keys["MODEL.CENTERNET.HEADS"] == ["CenterHead", "BoxHead"]
+    assert task.notes == ("no keypoint is labelled in train: none is learned",)
+
+
+def test_kitti_is_registered_by_lists_and_sees_focal_lengths(tmp_path):
+    folder = tmp_path / "training" / "calib"
+    folder.mkdir(parents=True)
+    (folder / "train.txt").write_text("P2: 700 0 600 0 0 700 180 0 0 0 1 0\n")
+    data = found(layout="KITTI", root=tmp_path / "training" / "image_2")
+    files = {name: path.with_suffix(".txt") for name, path in FILES.items()}
+    data.splits["val"] = Split("val", data.splits["val"].images, tmp_path, kitti_list="my_val")
+    task = task_of(data, files, "mine")
+    entries = {entry[0]: entry[2] for entry in task.keys["DATASETS.REGISTER_KITTI"]}
+    assert entries["mine_val"] == "my_val"
+    assert entries["mine_train"] == str(Path("out/data/train").absolute())
+    assert task.keys["DATASETS.REGISTER"] == []
+    (width_keys,) = task.keys_for_width(0.5).items()
+    assert width_keys == ("MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL", pytest.approx(350))

@@ -1,0 +1,259 @@
+"""Files of the original's authors: written here by the rule of the recorded networks, read back as users would."""
+
+import pytest
+import torch
+from detectron2.engine import DefaultPredictor, default_argument_parser
+
+from centernet_d2 import load_config, model_zoo
+from centernet_d2.checkpoint import CenterNetCheckpointer, fitting_configs, original_names, to_our_names
+from centernet_d2.cli import convert as convert_cli
+from centernet_d2.modeling import CenterNet
+from conftest import ROOT
+from support.reference import synthetic
+from support.reference.networks import read_keys
+
+R_18 = "COCO-Detection/centernet_R_18_1x.yaml"
+DLA_34 = "COCO-Detection/centernet_DLA_34_1x.yaml"
+HG_104 = "COCO-Detection/centernet_HG_104.yaml"
+DLA_34_POSE = "COCO-Keypoints/centernet_DLA_34_1x.yaml"
+
+
+def config(name, *overrides):
+    return load_config(model_zoo.get_config_file(name), ["MODEL.DEVICE", "cpu", *overrides])
+
+
+def on_meta(name, *overrides):
+    with torch.device("meta"):
+        return CenterNet(config(name, *overrides))
+
+
+def original_state(name, *overrides):
+    """The state dict that the original would have written, with its synthetic weights."""
+    model = on_meta(name, *overrides)
+    tensors = model.state_dict()
+    return synthetic.weights({original: tensors[ours].shape for ours, original in original_names(model).items()})
+
+
+def save(path, state, module=True, zip_format=False):
+    prefix = "module." if module else ""
+    content = {"epoch": 140, "state_dict": {prefix + name: t for name, t in state.items()}, "optimizer": {"lr": 1.0}}
+    torch.save(content, path, _use_new_zipfile_serialization=zip_format)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def resnet_file(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("weights") / "ctdet_coco_resdcn18.pth", original_state(R_18))
+
+
+@pytest.fixture(scope="module")
+def dla_file(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("weights") / "ctdet_coco_dla_1x.pth", original_state(DLA_34), module=False)
+
+
+def assert_filled(model, state):
+    for ours, original in original_names(model).items():
+        assert torch.equal(model.state_dict()[ours], state[original]), ours
+
+
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [
+        (R_18, "resdcn_18.ctdet"),
+        ("COCO-Detection/centernet_R_18_plain_1x.yaml", "res_18.ctdet"),
+        (DLA_34, "dla_34.ctdet"),
+        ("COCO-Detection/centernet_DLAv0_34_1x.yaml", "dlav0_34.ctdet"),
+        (HG_104, "hourglass.ctdet"),
+        (DLA_34_POSE, "dla_34.multi_pose"),
+    ],
+)
+def test_exported_names_are_the_recorded_ones(name, arch):
+    model = on_meta(name)
+    names = original_names(model)
+    ours = {
+        names[key]: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        for key, tensor in model.state_dict().items()
+    }
+    assert ours == read_keys(ROOT / "tests" / "golden" / "keys" / f"{arch}.txt")
+
+
+@pytest.mark.parametrize("name", [R_18, DLA_34, DLA_34_POSE])
+@pytest.mark.parametrize(("module", "zip_format"), [(True, False), (False, True)])
+def test_every_tensor_lands(tmp_path, name, module, zip_format):
+    state = original_state(name)
+    model = CenterNet(config(name))
+    CenterNetCheckpointer(model).load(save(tmp_path / "original.pth", state, module, zip_format))
+    assert_filled(model, state)
+
+
+def test_a_bare_state_dict_of_the_hourglass_lands_without_a_file():
+    state = original_state(HG_104)
+    renamed, is_trunk = to_our_names(on_meta(HG_104), state)
+    assert not is_trunk
+    shapes = {name: tensor.shape for name, tensor in on_meta(HG_104).state_dict().items()}
+    assert {name: tensor.shape for name, tensor in renamed.items()} == shapes
+    assert "heads.BoxHead.stacks.1.size.0.weight" in renamed
+    assert renamed["heads.BoxHead.stacks.1.size.2.bias"] is state["wh.1.1.bias"]
+
+
+@pytest.mark.parametrize("split", ["3dop", "subcnn"])
+def test_the_files_for_3d_boxes_land_without_a_file(shared, split):
+    path = ROOT / "configs" / "KITTI-3D" / f"centernet_3d_DLA_34_{split}.yaml"
+    with torch.device("meta"):
+        model = CenterNet(load_config(path, ["MODEL.DEVICE", "cpu"]))
+    lines = (shared / "reference" / "golden" / "keys" / "dla_34.ddd.txt").read_text().splitlines()
+    recorded = {line.split("\t")[0] for line in lines if line}
+    assert set(original_names(model).values()) == recorded
+    renamed, is_trunk = to_our_names(model, {"state_dict": {f"module.{name}": name for name in recorded}})
+    assert not is_trunk
+    assert renamed.keys() == model.state_dict().keys()
+    assert renamed["heads.Box3DHead.stacks.0.orientation.2.bias"] == "rot.2.bias"
+
+
+def test_default_predictor_reads_them_once_they_are_converted(load_script, resnet_file, tmp_path):
+    path = str(tmp_path / "ours.pth")
+    assert convert_cli.main([resnet_file, path, "--config", R_18]) == 0
+    predictor = DefaultPredictor(config(R_18, "MODEL.WEIGHTS", path))
+    assert_filled(predictor.model, original_state(R_18))
+    assert isinstance(predictor(torch.zeros(40, 50, 3, dtype=torch.uint8).numpy())["instances"].scores, torch.Tensor)
+
+
+def test_the_model_zoo_reads_them(dla_file):
+    model = model_zoo.get(DLA_34, weights=dla_file, device="cpu")
+    assert not model.training
+    assert_filled(model, original_state(DLA_34))
+
+
+def test_recorded_outputs_follow_from_a_file(shared, resnet_file):
+    import numpy as np
+
+    data = np.load(shared / "reference" / "golden" / "net" / "resdcn_18.ctdet.128x128.npz")
+    model = model_zoo.get(R_18, weights=resnet_file, device="cpu")
+    with torch.no_grad():
+        (maps,) = model.compute_maps(torch.from_numpy(data["input"]))
+    for ours, original in (("heatmap", "hm"), ("size", "wh"), ("offset", "reg")):
+        np.testing.assert_allclose(maps[ours], data[original], atol=1e-3)
+
+
+def test_train_net_evaluates_them(load_script, tmp_path, monkeypatch):
+    from synthetic.shapes import write_shapes
+
+    write_shapes(tmp_path / "shapes", train=1, val=2, size=64)
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    shapes = "Shapes/centernet_R_18_shapes.yaml"
+    weights = save(tmp_path / "original.pth", original_state(shapes))
+    options = ["--eval-only", "--config-file", model_zoo.get_config_file(shapes), "DATALOADER.NUM_WORKERS", "0"]
+    options += ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", str(tmp_path / "out")]
+    results = load_script("train_net.py").main(default_argument_parser().parse_args(options))
+    assert "AP50" in results["bbox"]
+
+
+def test_a_wrong_architecture_names_tensors_and_the_config_that_fits(dla_file, resnet_file):
+    with pytest.raises(ValueError, match="do not fit this model") as error:
+        CenterNetCheckpointer(CenterNet(config(R_18))).load(dla_file)
+    message = str(error.value)
+    assert "backbone.conv1.weight: not there in the file, 64x3x7x7 in the model" in message
+    assert DLA_34 in message.splitlines()[-1]
+    assert "R_18" not in message.splitlines()[-1]
+    with pytest.raises(
+        ValueError, match=r"heads.CenterHead.stacks.0.heatmap.2.weight: 80x64x1x1 in the file, 3x64x1x1"
+    ):
+        CenterNetCheckpointer(CenterNet(config(R_18, "MODEL.CENTERNET.NUM_CLASSES", 3))).load(resnet_file)
+
+
+def test_configs_are_found_by_shapes_alone():
+    assert fitting_configs({"state_dict": original_state(HG_104)}) == [HG_104]
+    assert fitting_configs({"state_dict": {"x": torch.zeros(1)}}) == []
+
+
+def test_fine_tuning_starts_class_dependent_tensors_fresh(resnet_file, caplog):
+    state = original_state(R_18)
+    model = CenterNet(config(R_18, "MODEL.CENTERNET.NUM_CLASSES", 3))
+    before = model.state_dict()["heads.CenterHead.stacks.0.heatmap.2.bias"].clone()
+    with caplog.at_level("INFO"):
+        CenterNetCheckpointer(model, fine_tune=True).load(resnet_file)
+    fresh = {"hm.2.weight", "hm.2.bias"}
+    for ours, original in original_names(model).items():
+        assert (original in fresh) or torch.equal(model.state_dict()[ours], state[original]), ours
+    assert torch.equal(model.state_dict()["heads.CenterHead.stacks.0.heatmap.2.bias"], before)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line == (
+        f"{resnet_file}: these layers start fresh, as the file has none of their shape: "
+        "heads.CenterHead.stacks.0.heatmap.2"
+    )
+
+
+def test_pose_starts_from_detection_as_in_the_original(dla_file):
+    state = original_state(DLA_34)
+    model = CenterNet(config(DLA_34_POSE))
+    CenterNetCheckpointer(model, fine_tune=True).load(dla_file)
+    for ours, original in original_names(model).items():
+        fresh = original.startswith(("hm.2.", "hps.", "hm_hp.", "hp_offset."))
+        assert fresh or torch.equal(model.state_dict()[ours], state[original]), ours
+
+
+def test_detection_starts_from_pose_and_says_what_has_no_place(dla_file, tmp_path, caplog):
+    path = save(tmp_path / "multi_pose_dla_3x.pth", original_state(DLA_34_POSE))
+    CenterNetCheckpointer(CenterNet(config(DLA_34)), fine_tune=True).load(path)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert line.endswith(
+        "heatmap.2; the model has no place for: hm_hp.0, hm_hp.2, hp_offset.0, hp_offset.2, hps.0, hps.2"
+    )
+
+
+def test_fine_tuning_still_needs_the_backbone(dla_file):
+    with pytest.raises(ValueError, match="do not fit this model"):
+        CenterNetCheckpointer(CenterNet(config(R_18)), fine_tune=True).load(dla_file)
+
+
+def test_unused_tensors_of_dla_may_be_missing_but_are_kept(tmp_path):
+    state = original_state(DLA_34)
+    less = {name: t for name, t in state.items() if not name.startswith("base.fc") and "num_batches" not in name}
+    model = CenterNet(config(DLA_34))
+    CenterNetCheckpointer(model).load(save(tmp_path / "less.pth", less))
+    assert torch.equal(model.backbone.base.level2.root.conv.weight, state["base.level2.root.conv.weight"])
+    del less["base.level3.project.0.weight"]
+    with pytest.raises(ValueError, match="backbone.base.level3.project.0.weight: not there in the file"):
+        CenterNetCheckpointer(model).load(save(tmp_path / "lesser.pth", less))
+
+
+def test_the_imagenet_file_of_dla_fills_its_trunk(tmp_path):
+    from centernet_d2.checkpoint import load_trunk
+
+    state = {n.removeprefix("base."): t for n, t in original_state(DLA_34).items() if n.startswith("base.")}
+    torch.save(state, tmp_path / "dla34-ba72cf86.pth")
+    for load in (
+        lambda model: load_trunk(model.backbone, tmp_path / "dla34-ba72cf86.pth"),
+        lambda model: CenterNetCheckpointer(model).load(str(tmp_path / "dla34-ba72cf86.pth")),
+    ):
+        model = CenterNet(config(DLA_34))
+        load(model)
+        for name, tensor in model.backbone.base.state_dict().items():
+            assert torch.equal(tensor, state[name]), name
+
+
+@pytest.mark.parametrize("name", [R_18, DLA_34, HG_104])
+def test_conversion_is_lossless(load_script, name):
+    convert = convert_cli.convert
+    names = original_names(on_meta(name))
+    data = {"epoch": 140, "state_dict": original_state(name), "optimizer": {"lr": 1.0}}
+    ours = convert(data, names)
+    assert list(ours["model"]) != list(data["state_dict"])
+    back = convert(ours, names)
+    assert list(back["state_dict"]) == list(data["state_dict"])
+    assert all(back["state_dict"][key] is tensor for key, tensor in data["state_dict"].items())
+    assert (back["epoch"], back["optimizer"]) == (140, {"lr": 1.0})
+
+
+def test_the_converter_writes_files_and_overwrites_none(load_script, resnet_file, tmp_path, capsys):
+    main = convert_cli.main
+    ours, back = str(tmp_path / "ours.pth"), str(tmp_path / "back.pth")
+    assert main([resnet_file, ours, "--config", R_18]) == 0
+    assert main([ours, back, "--config", R_18]) == 0
+    CenterNetCheckpointer(CenterNet(config(R_18))).load(ours)
+    CenterNetCheckpointer(CenterNet(config(R_18))).load(back)
+    assert main([resnet_file, ours, "--config", R_18]) == 1
+    assert main([resnet_file, str(tmp_path / "x.pth"), "--config", DLA_34]) == 1
+    errors = capsys.readouterr().err
+    assert "exists already" in errors
+    assert "tensors have no place in this config's model" in errors

@@ -1,0 +1,320 @@
+import json
+import signal
+import sys
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+
+from centernet_d2 import load_config, model_zoo
+from centernet_d2.cli import detect as demo
+from centernet_d2.cli.sinks import JsonSink, PictureSink, VideoSink
+from centernet_d2.cli.sources import VideoSource, find_images, open_source
+from centernet_d2.modeling import BoxHead, CenterNet
+from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, Box3DProperty, BoxProperty
+from synthetic.shapes import draw_shapes
+
+ZOO = "Shapes/centernet_R_18_shapes.yaml"
+
+
+@pytest.fixture(autouse=True)
+def _no_data_sets(monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "model.pth"
+    torch.manual_seed(0)
+    torch.save({"model": CenterNet(load_config(model_zoo.get_config_file(ZOO))).state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def call(weights, capsys):
+    """A function (arguments...) -> exit code, standard output, standard error of the demo."""
+
+    def run(*arguments, config=ZOO):
+        options = ["--config-file", str(config), "--weights", str(weights), "--device", "cpu"]
+        code = demo.main([*map(str, arguments), *options])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def pixels(seed=0, size=(48, 70)):
+    return draw_shapes(np.random.default_rng(seed), size)[0]
+
+
+def write(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures of every kind under a name with spaces and non-ASCII letters."""
+    root = tmp_path / "Bilder für später"
+    write(root / "colour.png", pixels(0))
+    write(root / "photo ü.jpg", pixels(1, (64, 50)))
+    write(root / "grey.png", pixels(2)[..., 0])
+    write(root / "alpha.PNG", np.dstack([pixels(3), pixels(3)[..., :1]]))
+    write(root / "deep.png", pixels(4)[..., 0].astype(np.uint16) * 257)
+    (root / "broken.png").write_bytes((root / "colour.png").read_bytes()[:100])
+    (root / "notes.txt").write_text("no image")
+    return root
+
+
+@pytest.fixture
+def video(tmp_path):
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (70, 48))
+    for seed in range(7):
+        writer.write(pixels(seed))
+    writer.release()
+    return path
+
+
+def frames(path):
+    return [frame.image for frame in VideoSource(str(path))]
+
+
+def test_a_folder_of_all_kinds_with_a_broken_file(call, folder, tmp_path):
+    output, results = tmp_path / "Ergebnis ö" / "pictures", tmp_path / "Ergebnis ö" / "results.json"
+    code, out, err = call(folder, "--output", output, "--json", results, "--batch-size", 4, "--threshold", 1)
+    assert code == 1
+    assert err.count("skipped: cannot read the image") == 1
+    assert "broken.png" in err
+    assert "5 images, " in out
+    assert "1 could not be read" in out
+    pictures = {path.name: cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), 1) for path in output.iterdir()}
+    assert set(pictures) == {"colour.png", "photo ü.png", "grey.png", "alpha.png", "deep.png"}
+    assert pictures["photo ü.png"].shape == (64, 50, 3)
+    # Scaled, not white all over. Before 3.11, Matplotlib moves a picture by a part of a pixel.
+    assert abs(pictures["deep.png"].mean() - pixels(4)[..., 0].mean()) < 1
+    entries = json.loads(results.read_text(encoding="utf-8"))
+    named = {"colour.png", "photo ü.jpg", "grey.png", "alpha.PNG", "deep.png"}
+    assert {entry["file_name"] for entry in entries} == {str(folder / name) for name in named}
+    assert {"image_id", "category_id", "bbox", "score", "file_name"} == set(entries[0])
+
+
+def test_files_globs_and_a_config_file(call, folder, tmp_path):
+    config = tmp_path / "my config.yaml"
+    config.write_text(load_config(model_zoo.get_config_file(ZOO)).dump())
+    arguments = [folder / "colour.png", folder / "*.jpg", folder / "colour.png"]
+    code, out, _ = call(*arguments, "--output", tmp_path / "out", "--heatmap", config=config)
+    assert code == 0
+    assert "2 images, " in out
+    drawn = cv2.imread(str(tmp_path / "out" / "colour.png"))
+    assert drawn.mean() < pixels(0).mean()  # dimmed under the heatmap
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("one.jpg", b"\xff\xd8\xff"), ("new/ONE.PNG", b"\x89PNG"), ("one.tif", b"II*")]
+)
+def test_one_image_becomes_the_picture_that_is_named(call, folder, tmp_path, name, start):
+    output = tmp_path / name
+    assert call(folder / "colour.png", "--output", output, "--threshold", 1)[0] == 0
+    assert output.is_file()
+    assert output.read_bytes().startswith(start)
+    assert np.abs(cv2.imread(str(output)).astype(int) - pixels(0)).mean() < 12
+    code, _, err = call(folder / "colour.png", "--output", output)
+    assert (code, "exists already; nothing is overwritten" in err) == (1, True)
+
+
+def test_weights_of_the_authors_by_name(released, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CENTERNET_D2_CACHE", str(released))
+    options = [str(folder / "colour.png"), "--model", "r18-coco", "--device", "cpu", "--json", str(tmp_path / "r.json")]
+    assert demo.main([*options, "--output", str(tmp_path / "drawn")]) == 0
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["colour.png"]
+    found = {entry["category_id"] for entry in json.loads((tmp_path / "r.json").read_text())}
+    assert found
+    assert found <= MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dla34-coco", "get it from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jcIFPeOGUaj1d and save it as"),
+        ("dla34-cocoo", "config file dla34-cocoo does not exist; did you mean dla34-coco?"),
+    ],
+)
+def test_weights_that_cannot_be_had_are_one_line(folder, tmp_path, monkeypatch, capsys, name, message):
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    monkeypatch.setenv("CENTERNET_D2_CACHE", str(tmp_path / "cache"))
+    assert demo.main([str(folder / "colour.png"), "--model", name, "--output", str(tmp_path / "drawn")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_sub_folders_are_mentioned(call, tmp_path):
+    write(tmp_path / "set" / "a.png", pixels(0))
+    write(tmp_path / "set" / "inner" / "b.png", pixels(1))
+    code, out, err = call(tmp_path / "set", "--output", tmp_path / "out")
+    assert (code, "1 images, " in out) == (0, True)
+    assert f"{tmp_path / 'set'}: 1 sub-folders are not searched; '{tmp_path / 'set'}/**/*.jpg' would" in err
+    code, out, err = call(f"{tmp_path / 'set'}/**/*.png", "--output", tmp_path / "all")
+    assert "2 images, " in out
+    assert "sub-folders" not in err
+
+
+def test_a_video_becomes_a_video(call, video, tmp_path):
+    code, out, _ = call(video, "--output", tmp_path / "drawn.mp4", "--json", tmp_path / "r.json", "--threshold", 1)
+    assert code == 0
+    assert "7 images, " in out
+    drawn = frames(tmp_path / "drawn.mp4")
+    assert [frame.shape for frame in drawn] == [(48, 70, 3)] * 7
+    assert np.abs(drawn[3].astype(int) - frames(video)[3]).mean() < 12
+    assert {entry["image_id"] for entry in json.loads((tmp_path / "r.json").read_text())} == set(range(1, 8))
+
+
+def test_a_video_may_become_pictures(call, video, tmp_path):
+    assert call(video, "--output", tmp_path / "frames", "--max-frames", 3, "--batch-size", 2)[0] == 0
+    names = sorted(path.name for path in (tmp_path / "frames").iterdir())
+    assert names == [f"clip-{number:06d}.png" for number in (1, 2, 3)]
+
+
+def test_ctrl_c_leaves_complete_files(call, video, tmp_path, monkeypatch):
+    process = demo.process
+
+    def interrupted(batch, *rest):
+        if batch[0].number == 3:
+            signal.raise_signal(signal.SIGINT)
+        return process(batch, *rest)
+
+    monkeypatch.setattr(demo, "process", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    code, out, err = call(video, "--output", tmp_path / "drawn.avi", "--json", tmp_path / "r.json")
+    assert (code, signal.getsignal(signal.SIGINT)) == (130, before)
+    assert "3 images" in out
+    assert "stopped" in err
+    assert len(frames(tmp_path / "drawn.avi")) == 3
+    assert {entry["image_id"] for entry in json.loads((tmp_path / "r.json").read_text())} == {1, 2, 3}
+
+
+def test_nothing_is_overwritten(call, folder, tmp_path):
+    image = folder / "colour.png"
+    write(tmp_path / "full" / "colour.png", pixels())
+    (tmp_path / "r.json").write_text("mine")
+    for option, path in (("--output", tmp_path / "full"), ("--json", tmp_path / "r.json")):
+        code, _, err = call(image, option, path)
+        assert code == 1
+        assert f"{path} exists already; nothing is overwritten" in err
+    assert (tmp_path / "r.json").read_text() == "mine"
+    assert call(image, "--output", tmp_path / "drawn.mp4")[0] == 0
+    assert call(image, "--output", tmp_path / "drawn.mp4")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.png", "--json", "r.json"], "nowhere.png: no such file, folder or glob"),
+        (["--json", "r.json"], "there is nothing to look at"),
+        (["colour.png"], "there is nothing to write"),
+        (["colour.png", "--camera", "0", "--json", "r.json"], "give either inputs or --camera"),
+        (["--camera", "77", "--json", "r.json"], "cannot open the camera 77"),
+        (["clip.avi", "colour.png", "--json", "r.json"], "a video must be the only input"),
+        (["colour.png", "--json", "r.json", "--opts", "MODEL.NOTHING", "1"], "there is no key MODEL.NOTHING"),
+        (["colour.png", "--json", "r.json", "--opts", "MODEL.WEIGHTS", ""], "there are no weights to detect with"),
+        (["clip.avi", "--output", "drawn.mov"], "drawn.mov: videos end in .mp4 or .avi"),
+        (["broken.avi", "--json", "r.json"], "cannot open the video broken.avi"),
+        (["empty", "--json", "r.json"], "empty: the folder has no images"),
+        (["colour.png", "--json", "r.json", "--max-frames", "0"], "--max-frames 0: it must be at least 1"),
+        (["colour.png", "--json", "r.json", "--config-file", "bad.yaml"], "bad.yaml is not YAML"),
+        (["colour.png", "--json", "r.json", "--weights", "bad.yaml"], "bad.yaml is not a file of plain weights"),
+        (["colour.png", "--json", "r.json", "--weights", "nope.pth"], "the weights file nope.pth does not exist"),
+        (["colour.png", "--json", "r.json", "--batch-size", "0"], "--batch-size 0: it must be at least 1"),
+        (["colour.png", "--json", "empty"], "--json empty is a folder"),
+        (["colour.png", "--json", "r.json", "--threshold", "50"], "--threshold 50: scores are from 0 to 1"),
+        (["colour.png", "--json", "r.json", "--threshold", "-0.1"], "--threshold -0.1: scores are from 0 to 1"),
+        (["colour.png", "--json", "r.json", "--threshold", "nan"], "--threshold nan: scores are from 0 to 1"),
+        (
+            ["colour.png", "grey.png", "--output", "one.jpg"],
+            "one.jpg is one picture, but there are 2 images: name a folder",
+        ),
+        (["clip.avi", "--output", "one.jpg"], "one.jpg is one picture, but a video has many"),
+        (["colour.png", "--output", "one.mov"], "one.mov: videos end in .mp4 or .avi"),
+        (["colour.png", "--output", "one.gif"], "one.gif: pictures end in .bmp, "),
+        (["deep", "--json", "r.json"], "deep: the folder has no images; its 1 sub-folders are not searched"),
+        (["colour.png", "--json", "r.json", "--device", "cuda:77"], "torch sees no GPU: set MODEL.DEVICE cpu"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(weights, capsys, tmp_path, monkeypatch, arguments, message, video):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "colour.png", pixels())
+    (tmp_path / "broken.avi").write_text("nothing")
+    (tmp_path / "bad.yaml").write_text("e: [1, 2\n")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    write(tmp_path / "grey.png", pixels(2)[..., 0])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "deep" / "inner").mkdir(parents=True)
+    before = {path.name for path in tmp_path.iterdir()}
+    options = ["--config-file", ZOO, "--device", "cpu", *(["--weights", str(weights)] if "" not in arguments else [])]
+    assert demo.main([*options, *arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "named", "name"),
+    [
+        (["--joint-scores"], "--joint-scores", "keypoint"),
+        (["--focal-length", "9"], "--focal-length", "box3d"),
+        (["--calibration", "nowhere", "--focal-length", "9"], "--calibration, --focal-length", "box3d"),
+    ],
+)
+def test_options_of_properties_that_are_not_predicted_are_refused(
+    call, folder, tmp_path, monkeypatch, options, named, name
+):
+    monkeypatch.setattr("sys.argv", ["demo.py"])
+    code, _, err = call(folder, "--json", tmp_path / "r.json", *options)
+    assert code == 1
+    assert err == f"demo: {named}: for the property {name}, which this config does not predict\n"
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_property_may_build_on_one_with_options(monkeypatch):
+    prop = type("OwnProperty", (Box3DProperty,), {"name": "own", "node": ""})
+    head = type("OwnHead", (BoxHead,), {"property_type": prop})
+    monkeypatch.setattr(POINT_HEAD_REGISTRY, "_obj_map", {**POINT_HEAD_REGISTRY._obj_map, "OwnHead": head})
+    parser = demo.build_parser()
+    demo.add_property_arguments(parser)
+    args = parser.parse_args(["a.png", "--config-file", "a.yaml", "--weights", "a.pth", "--focal-length", "9"])
+    demo.use_property_arguments(args, [Box3DProperty()])
+    with pytest.raises(ValueError, match="--focal-length: for the property"):
+        demo.use_property_arguments(args, [BoxProperty()])
+
+
+def test_inputs_keep_their_order_and_come_once(folder):
+    names = [path.name for path in find_images([str(folder / "grey.png"), str(folder)])]
+    assert names == ["grey.png", "alpha.PNG", "broken.png", "colour.png", "deep.png", "photo ü.jpg"]
+    assert len(open_source([str(folder)])) == 6
+
+
+def test_pictures_of_one_name_get_numbers(tmp_path):
+    with PictureSink(tmp_path / "out") as sink:
+        for name in ("a.png", "a.jpg", "A.png"):
+            sink.write(name, pixels())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["A-3.png", "a-2.png", "a.png"]
+
+
+def test_an_empty_list_is_valid_json_and_odd_pictures_fit_into_a_video(tmp_path):
+    with JsonSink(tmp_path / "r.json") as sink:
+        sink.write([])
+    assert json.loads((tmp_path / "r.json").read_text()) == []
+    with VideoSink(tmp_path / "v.avi", 5) as sink:
+        sink.write("", pixels())
+        sink.write("", pixels(size=(30, 30)))
+    assert len(frames(tmp_path / "v.avi")) == 2
+
+
+def test_the_script_shows_its_help(load_script, capsys):
+    with pytest.raises(SystemExit) as stop:
+        load_script("demo.py").main(["--help"])
+    assert stop.value.code == 0
+    assert "--heatmap" in capsys.readouterr().out

@@ -1,0 +1,130 @@
+"""What train_net.py shows, and how it ends."""
+
+import re
+
+import pytest
+import torch
+from torch import multiprocessing
+
+from centernet_d2.cli import train as command
+
+
+@pytest.fixture
+def call(arguments, capsys, monkeypatch):
+    """A function (flags, key=value...) -> exit code, standard output and standard error of a tiny training."""
+    monkeypatch.setattr("sys.argv", ["train_net.py"])
+
+    def run(*flags, **overrides):
+        args = arguments(*flags, **overrides)
+        code = command.run(["--config-file", args.config_file, *flags, *args.opts])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_the_screen_has_progress_and_results_and_the_log_file_everything(call, tmp_path):
+    code, out, err = call(SOLVER__MAX_ITER=2, SOLVER__STEPS="(1,)")
+    assert (code, err) == (0, "")
+    for shown in (
+        "output folder: ",
+        "device: cpu",
+        "iter: 1  total_loss",
+        "Saving checkpoint to",
+        "Evaluation results for bbox",
+    ):
+        assert shown in out, shown
+    log = (tmp_path / "out" / "log.txt").read_text()
+    for logged in ("Environment info", "Command line arguments", "Running with full config", "Model:", "IoU=0.50:0.95"):
+        assert logged in log, logged
+        assert logged not in out, logged
+    assert len(out.splitlines()) < 25
+    assert len(log.splitlines()) > 300
+
+
+def test_a_config_may_be_named_as_in_the_model_zoo(arguments, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train_net.py"])
+    args = arguments(SOLVER__MAX_ITER=1, DATASETS__TEST="()")
+    code = command.run(["--config-file", "Shapes/centernet_R_18_shapes.yaml", *args.opts])
+    assert (code, capsys.readouterr().err) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "overrides", "message"),
+    [
+        (["--eval-only"], {"MODEL__WEIGHTS": "nope.pth"}, "the weights file nope.pth does not exist"),
+        ([], {"MODEL__TRUNK_WEIGHTS": "nope.pth"}, "the weights file nope.pth does not exist"),
+        (["--eval-only"], {}, "--eval-only needs weights: set MODEL.WEIGHTS, or --resume"),
+        ([], {"MODEL__NOTHING": 1}, "there is no key MODEL.NOTHING"),
+        ([], {"DATASETS__TRAIN": "('nowhere',)", "DATASETS__TEST": "()"}, "'nowhere' is not registered"),
+    ],
+)
+def test_a_mistake_is_one_line(call, flags, overrides, message):
+    code, out, err = call(*flags, **overrides)
+    assert code == 1
+    assert re.fullmatch(rf"train_net: .*{re.escape(message)}.*\n", err)
+    assert len(out.splitlines()) <= 2
+
+
+def test_a_training_that_diverges_is_one_line(call, monkeypatch):
+    monkeypatch.setattr(
+        "centernet_d2.modeling.heads.center.CenterHead.losses", lambda self, *_: {"loss": torch.tensor(float("nan"))}
+    )
+    code, out, err = call()
+    assert code == 1
+    assert re.fullmatch(
+        r"train_net: the loss or its gradient is NaN or infinite at iteration 0 \(.*'loss': .*nan.*\); .*\n", err
+    )
+    assert "Traceback" not in out
+
+
+def test_a_failed_start_does_not_stand_in_the_way_of_the_corrected_one(call, tmp_path):
+    assert call(DATASETS__TRAIN="('nowhere',)", DATASETS__TEST="()")[0] == 1
+    assert (tmp_path / "out" / "config.yaml").exists()
+    assert call(DATASETS__TEST="()", SOLVER__MAX_ITER=1)[0] == 0
+
+
+def test_more_gpus_than_there_are_is_one_line(call, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert call("--num-gpus", "2")[::2] == (1, "train_net: --num-gpus is 2, but torch sees 1 GPUs\n")
+
+
+def test_processes_on_the_cpu_of_a_machine_with_gpus_need_torchrun(call, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("it started them"))
+    code, _, err = call("--num-gpus", "2")
+    assert code == 1
+    assert err.endswith("on a machine with GPUs: start the processes with torchrun\n")
+
+
+def test_a_mistake_shows_before_several_processes_start(call, monkeypatch):
+    monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("it started them"))
+    code, _, err = call("--num-gpus", "2", MODEL__WEIGHTS="nope.pth")
+    assert (code, err) == (1, "train_net: the weights file nope.pth does not exist\n")
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_error_in_several_processes_is_one_line_of_the_first(arguments, capsys, monkeypatch, debug):
+    def launch(main, processes, *, args, **options):
+        """As if processes ran one after the other: what happens in one, and what torch makes of it."""
+        for _rank in range(processes):
+            with pytest.raises(FileNotFoundError if debug else SystemExit):
+                main(*args)
+        raise multiprocessing.ProcessExitedException("exit code 1", error_index=0, error_pid=0, exit_code=1)
+
+    def main(args):
+        raise FileNotFoundError("the image a.png does not exist")
+
+    monkeypatch.setattr(command, "launch", launch)
+    monkeypatch.setattr(command, "main", main)
+    monkeypatch.setattr("sys.argv", ["train_net.py"])
+    flags = ["--num-gpus", "2", *(["--debug"] if debug else [])]
+    args = arguments()
+    argv = ["--config-file", args.config_file, *flags, *args.opts]
+    if debug:
+        with pytest.raises(multiprocessing.ProcessExitedException):
+            command.run(argv)
+    else:
+        assert command.run(argv) == 1
+        assert capsys.readouterr().err == "train_net: the image a.png does not exist\n"

@@ -1,0 +1,168 @@
+"""Folders of labelled images to evaluated models, by the command line."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from centernet_d2 import load_config
+from centernet_d2.cli.train import run
+from support.folders import write_coco_folders, write_labelme, write_table, write_voc, write_yolo
+
+# A network of next to nothing, for two iterations.
+TINY = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.HOURGLASS.WIDTHS": "[8, 8]",
+    "MODEL.HOURGLASS.COUNTS": "[1, 1]",
+    "MODEL.CENTERNET.HEAD_CONV": "8",
+    "SOLVER.AMP.ENABLED": "False",
+    "SOLVER.IMS_PER_BATCH": "2",
+    "DATALOADER.NUM_WORKERS": "0",
+}
+MAKERS = {
+    "voc": write_voc,
+    "yolo": write_yolo,
+    "coco": write_coco_folders,
+    "labelme": write_labelme,
+    "csv": write_table,
+}
+
+
+def command(data, out, *options, **keys):
+    """The arguments of a tiny training."""
+    keys = {**TINY, "OUTPUT_DIR": str(out), **{key.replace("__", "."): value for key, value in keys.items()}}
+    return ["--data", str(data), *options, *[part for pair in keys.items() for part in pair]]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_yolo(tmp_path / "cells")
+
+
+@pytest.mark.parametrize("layout", MAKERS)
+def test_a_folder_becomes_an_evaluated_model(layout, tmp_path, capsys):
+    data, out = MAKERS[layout](tmp_path / "cells"), tmp_path / f"out_{layout}"
+    assert run(command(data, out, SOLVER__MAX_ITER="2")) == 0
+    screen = capsys.readouterr().out
+    assert "train 4 images, 6 objects" in screen
+    for line in (
+        "network         Base-HG-small",
+        "device          cpu",
+        "input size      48 x 64",
+        "batch           2",
+    ):
+        assert line in screen
+    assert screen.index("chosen") < screen.index("Starting training")
+    cfg = load_config(out / "config.yaml")
+    assert cfg.MODEL.CENTERNET.NUM_CLASSES == 3
+    assert (cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST) == (2, (f"out_{layout}_val",))
+    lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    assert any("bbox/AP" in line for line in lines)
+
+
+def test_the_config_alone_trains_the_same_weights(folder, tmp_path):
+    assert run(command(folder, tmp_path / "first", "--epochs", "1")) == 0
+    config = str(tmp_path / "first" / "config.yaml")
+    assert run(["--config-file", config, "OUTPUT_DIR", str(tmp_path / "second")]) == 0
+    first, second = (torch.load(tmp_path / name / "model_final.pth")["model"] for name in ("first", "second"))
+    assert load_config(config).SOLVER.MAX_ITER == 2
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_config_of_a_run_goes_on_with_it(folder, tmp_path):
+    out = tmp_path / "out"
+    assert run(command(folder, out, SOLVER__MAX_ITER="1", DATASETS__TEST="()")) == 0
+    assert run(["--config-file", str(out / "config.yaml"), "--resume", "SOLVER.MAX_ITER", "2"]) == 0
+    assert load_config(out / "config.yaml").SOLVER.MAX_ITER == 2
+
+
+def test_weights_of_the_authors_become_a_model_for_other_classes(released, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CENTERNET_D2_CACHE", str(released))
+    keys = {"MODEL__CENTERNET__HEAD_CONV": "64", "SOLVER__BASE_LR": "1e-12", "INPUT__AFFINE__SIZE": "[64, 64]"}
+    options = command(
+        folder, tmp_path / "out", "--model", "r18-coco", SOLVER__MAX_ITER="1", DATASETS__TEST="()", **keys
+    )
+    assert run(options) == 0
+    assert load_config(tmp_path / "out" / "config.yaml").MODEL.WEIGHTS == "r18-coco"
+    theirs = torch.load(released / "ctdet_coco_resdcn18.pth")["state_dict"]
+    ours = torch.load(tmp_path / "out" / "model_final.pth")["model"]
+    for name, original in (
+        ("backbone.layer4.1.conv2.weight", "layer4.1.conv2.weight"),
+        ("heads.CenterHead.stacks.0.heatmap.0.weight", "hm.0.weight"),
+        ("heads.BoxHead.stacks.0.size.2.weight", "wh.2.weight"),
+    ):
+        torch.testing.assert_close(ours[name], theirs[f"module.{original}"])
+    assert ours["heads.CenterHead.stacks.0.heatmap.2.weight"].shape[0] == 3
+    log = (tmp_path / "out" / "log.txt").read_text()
+    (line,) = [line for line in log.splitlines() if " WARNING: " in line and "checkpoint" in line]
+    assert line.endswith("start fresh, as the file has none of their shape: heads.CenterHead.stacks.0.heatmap.2")
+
+
+def test_minutes_become_iterations(folder, tmp_path, capsys):
+    assert run(command(folder, tmp_path / "out", "--minutes", "0.001")) == 0
+    assert "--minutes 0.001: 0." in capsys.readouterr().out
+    assert load_config(tmp_path / "out" / "config.yaml").SOLVER.MAX_ITER == 1
+
+
+def test_output_goes_to_a_fresh_folder_of_the_name_of_the_data(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "output" / "cells").mkdir(parents=True)
+    options = command(folder, "", SOLVER__MAX_ITER="1", DATASETS__TEST="()")
+    index = options.index("OUTPUT_DIR")
+    assert run([*options[:index], *options[index + 2 :]]) == 0
+    assert (tmp_path / "output" / "cells-2" / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere"], "nowhere do not exist"),
+        (["--data", ".", "--config-file", "a.yaml"], "give one of them"),
+        (["--data", ".", "--resume"], "OUTPUT_DIR/config.yaml of the run"),
+        (["--data", ".", "--eval-only"], "OUTPUT_DIR/config.yaml of the run"),
+        (["--data", ".", "--epochs", "0"], "--epochs is 0, but must be above 0"),
+        (["--data", ".", "--minutes", "5", "--num-gpus", "2"], "with several give --epochs"),
+        (["--data", ".", "--model", "yolo"], "config file yolo does not exist"),
+        (["--data", ".", "--model", "dla34-coc"], "did you mean dla34-coco?"),
+        (
+            ["--data", ".", "--model", "dla34-coco"],
+            "get it from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jc",
+        ),
+        (["--data", ".", "MODEL.TRUNK_WEIGHTS", "resnet18.pth"], "the weights file resnet18.pth does not exist"),
+        (["--data", ".", "MODEL.WEIGHTS", "a.pth"], "name it with --model"),
+        (["--data", ".", "SOLVER.MAX_ITERS", "5"], "did you mean SOLVER.MAX_ITER?"),
+        (["--data", ".", "SOLVER.MAX_ITER"], "has no value"),
+        (["--data", "."], "has no layout that is known. Looked for:"),
+        (["--minutes", "5"], "go with --data"),
+    ],
+)
+def test_mistakes_end_in_a_message(options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "gdown", None)
+    assert run(options) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_run_is_not_touched(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "model_final.pth").touch()
+    assert run(command(folder, out)) == 1
+    assert "already holds trained weights" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == ["model_final.pth"]
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [("bccd", 3), ("coco128", 80), ("keypoints_mouse", 1), ("keypoints_coco", 1), ("kitti_sample", 3)],
+)
+def test_data_sets_as_people_have_them(name, classes, shared, tmp_path):
+    out = tmp_path / f"run_{name}"
+    size = "[32, 96]" if name == "kitti_sample" else "[64, 64]"
+    assert run(command(shared / "data" / name, out, SOLVER__MAX_ITER="1", INPUT__AFFINE__SIZE=size)) == 0
+    assert load_config(out / "config.yaml").MODEL.CENTERNET.NUM_CLASSES == classes
+    lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    assert any("AP" in key or "_R40" in key for line in lines for key in line)

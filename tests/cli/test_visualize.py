@@ -1,0 +1,43 @@
+import cv2
+import pytest
+
+from centernet_d2.cli import visualize
+from synthetic.boxes import write_boxes_on_ground
+from synthetic.shapes import write_shapes
+
+ZOO = "Shapes/centernet_R_18_shapes.yaml"
+
+
+@pytest.fixture
+def tool(load_script, tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    write_shapes(tmp_path / "shapes", train=2, val=1, size=64)
+    return visualize.main
+
+
+def test_images_are_drawn_beside_their_heatmaps(tool, tmp_path, capsys):
+    assert tool([ZOO, "--output", str(tmp_path / "out"), "--count", "3", "--opts", "INPUT.AFFINE.SIZE", "[64,96]"]) == 0
+    assert "drew 3 training images" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["0000-00000.png", "0001-00001.png", "0002-00000.png"]
+    drawn = cv2.imread(str(tmp_path / "out" / names[0]))
+    assert drawn.shape == (4 * 64 + 24, 2 * 4 * 96 + 6, 3)  # two panels, four times as large, under captions
+
+
+def test_nothing_is_overwritten_and_mistakes_are_one_line(tool, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("")
+    assert tool([ZOO, "--output", str(tmp_path / "out")]) == 1
+    assert "out exists already" in capsys.readouterr().err
+    assert tool(["no/config.yaml", "--output", str(tmp_path / "new")]) == 1
+    assert "config file no/config.yaml does not exist" in capsys.readouterr().err
+    assert tool([ZOO, "--output", str(tmp_path / "new"), "--opts", "DATASETS.TRAIN", "('nowhere',)"]) == 1
+    assert "'nowhere' is not registered" in capsys.readouterr().err
+
+
+def test_space_is_drawn_too(tool, tmp_path):
+    write_boxes_on_ground(tmp_path / "boxes", {"train": 1})
+    assert tool(["Shapes/centernet_3d_HG_boxes.yaml", "--output", str(tmp_path / "out"), "--count", "1"]) == 0
+    drawn = cv2.imread(str(tmp_path / "out" / "0000-000000.png"))
+    # Ground truth with 160 pixels of its view from above, and the heatmap, twice as large.
+    assert drawn.shape == (2 * 96 + 24, 2 * (2 * 288 + 160) + 6, 3)

@@ -1,0 +1,244 @@
+import os
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from centernet_d2.imaging.reading import as_color_bytes, max_pixels, pillow_to_rgb, read_header, read_image
+
+COLOR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
+
+
+def save(path, pixels, **options):
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def test_colours_come_in_the_order_asked_for(tmp_path):
+    path = save(tmp_path / "a.png", COLOR)
+    assert (read_image(path, "RGB") == COLOR).all()
+    assert (read_image(path) == COLOR[..., ::-1]).all()
+
+
+def test_grey_transparent_palette_and_bilevel_images_have_three_colours(tmp_path):
+    grey, alpha = COLOR[..., 0], np.full((6, 9, 1), 7, dtype=np.uint8)
+    assert (read_image(save(tmp_path / "grey.png", grey)) == grey[..., None]).all()
+    assert (read_image(save(tmp_path / "rgba.png", np.concatenate([COLOR, alpha], axis=2)), "RGB") == COLOR).all()
+    for mode in ("P", "1", "LA", "CMYK"):
+        path = tmp_path / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
+        Image.fromarray(COLOR).convert(mode).save(path)
+        assert read_image(path).shape == (6, 9, 3)
+
+
+def test_16_bits_are_scaled_and_not_cut_off(tmp_path):
+    deep = (np.arange(54, dtype=np.uint16) * 1213).reshape(6, 9)
+    expected = np.round(deep / 257)[..., None].astype(np.uint8)
+    assert (read_image(save(tmp_path / "deep.png", deep)) == expected).all()
+    assert (as_color_bytes(deep) == expected).all()
+    assert len(np.unique(expected)) == 54
+
+
+def test_photographs_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    path = save(tmp_path / "turned.png", COLOR, exif=exif)
+    assert (read_image(path, "RGB") == np.rot90(COLOR, -1)).all()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"not an image", None])
+def test_what_is_no_image_is_named(tmp_path, content):
+    path = tmp_path / "größe 1.png"
+    if content is None:
+        save(path, COLOR)
+        content = path.read_bytes()[:-30]
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="cannot read the image .*größe 1.png"):
+        read_image(path)
+    with pytest.raises(FileNotFoundError, match="nowhere.png does not exist"):
+        read_image(tmp_path / "nowhere.png")
+
+
+def test_floats_have_no_known_range(tmp_path):
+    path = tmp_path / "float.tiff"
+    save(path, np.zeros((4, 4), dtype=np.float32))
+    with pytest.raises(OSError, match="float.tiff: its values .float32. are no grey values"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((4, 4, 3), dtype=np.int64), "uint8, uint16 or floats in 0..255, not int64"),
+        (np.full((4, 4, 3), 0.5), "these are in 0..1: multiply it by 255"),
+        (np.full((4, 4, 3), 255.5), "in 255.5..255.5: clip it"),
+        (np.full((4, 4, 3), -0.5), "in -0.5..-0.5: clip it"),
+        (np.full((4, 4, 3), np.nan), "in nan..nan"),
+        ([1, 2], "not list"),
+        (np.zeros((4, 4, 2), dtype=np.uint8), r"not \(4, 4, 2\)"),
+        (np.zeros((0, 4, 3), dtype=np.uint8), r"not \(0, 4, 3\)"),
+    ],
+)
+def test_what_is_no_picture_is_refused(pixels, message):
+    with pytest.raises(ValueError, match=message):
+        as_color_bytes(pixels)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_floats_are_rounded(kind):
+    assert (as_color_bytes(COLOR.astype(kind)) == COLOR).all()
+    assert as_color_bytes(np.array([[1.6, 0.4]], dtype=kind))[0, :, 0].tolist() == [2, 0]
+    black = np.zeros((2, 2, 3), dtype=kind)
+    assert (as_color_bytes(black) == 0).all()
+    transparent = np.dstack([COLOR.astype(kind), np.full((6, 9), -1)])
+    assert (as_color_bytes(transparent) == COLOR).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr", "HSV"])
+def test_pictures_of_pillow_are_read_as_pillow_reads_files(mode):
+    image = Image.fromarray(COLOR).convert(mode)
+    assert (pillow_to_rgb(image) == np.asarray(image.convert("RGB"))).all()
+
+
+def test_deep_and_turned_pictures_of_pillow(tmp_path):
+    deep = (np.arange(54, dtype=np.uint16) * 1213).reshape(6, 9)
+    assert (pillow_to_rgb(Image.fromarray(deep)) == as_color_bytes(deep)).all()
+    with pytest.raises(ValueError, match="its values .float32. are no grey values"):
+        pillow_to_rgb(Image.fromarray(np.zeros((4, 4), dtype=np.float32)))
+    exif = Image.Exif()
+    exif[274] = 6
+    with Image.open(save(tmp_path / "turned.png", COLOR, exif=exif)) as image:
+        assert (pillow_to_rgb(image) == np.rot90(COLOR, -1)).all()
+
+
+def test_images_with_too_many_pixels_are_not_decoded(tmp_path, monkeypatch):
+    # 13 KB, and half a gigabyte in memory.
+    path = tmp_path / "bomb.png"
+    Image.new("1", (13000, 13000)).save(path)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
+    for read in (read_image, read_header):
+        with pytest.raises(OSError, match=r"bomb\.png: 13000 x 13000 are more than 89478485 pixels; set .*MAX_PIXELS"):
+            read(path)
+    with Image.open(path) as image, pytest.raises(ValueError, match="are more than 89478485 pixels"):
+        pillow_to_rgb(image)
+    monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", str(13000**2))
+    assert read_header(path)[:2] == (13000, 13000)
+
+
+def test_the_limit_may_be_above_and_below_that_of_pillow(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    path = save(tmp_path / "a.png", COLOR)
+    monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "54")
+    assert (read_image(path, "RGB") == COLOR).all()
+    monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "20")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(OSError, match="it has more than 20 pixels; set the environment variable"):
+        read_image(path)
+    for wrong in ("many", "-1", "1e6", "0"):
+        monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", wrong)
+        with pytest.raises(ValueError, match=f"CENTERNET_D2_MAX_PIXELS is '{wrong}', but must be a number of pixels"):
+            read_image(path)
+    monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "")
+    assert max_pixels() == 89478485
+
+
+def test_what_may_never_end_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", "/dev/zero", tmp_path):
+        with pytest.raises(OSError, match="it is no file"):
+            read_image(path)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://example.org/a.png", "detectron2://a.png", "file:///etc/passwd", "s3://a/b.png"]
+)
+def test_urls_are_refused(url):
+    for read in (read_image, read_header):
+        with pytest.raises(FileNotFoundError, match=f"the image {url} is a URL, and nothing is downloaded"):
+            read(url)
+
+
+def outcome(path, image_format="BGR"):
+    """The pixels of a file, or what is wrong with it."""
+    try:
+        return read_image(path, image_format)
+    except OSError as error:
+        return str(error)
+
+
+@pytest.fixture
+def by_pillow(monkeypatch):
+    """Reads images as if none were plain."""
+
+    def read(path, image_format="BGR"):
+        with monkeypatch.context() as patch:
+            patch.setattr("centernet_d2.imaging.reading._decode_plain", lambda *_: None)
+            return outcome(path, image_format)
+
+    return read
+
+
+SMOOTH = cv2.resize(np.random.default_rng(1).integers(0, 256, (9, 11, 3), dtype=np.uint8), (67, 45))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"subsampling": 0, "quality": 95},
+        {"progressive": True},
+        {"optimize": True, "quality": 5},
+        {"restart_marker_blocks": 2},
+        {"keep_rgb": True},
+    ],
+)
+def test_plain_photographs_are_read_faster_with_the_same_pixels(tmp_path, monkeypatch, by_pillow, options):
+    path = save(tmp_path / "a.jpg", SMOOTH, **options)
+    expected = {order: by_pillow(path, order) for order in ("BGR", "RGB")}
+    monkeypatch.setattr("centernet_d2.imaging.reading.pillow_to_rgb", lambda _: pytest.fail("Pillow decoded it"))
+    for order, pixels in expected.items():
+        assert (read_image(path, order) == pixels).all()
+
+
+def test_photographs_that_are_not_plain_are_left_to_pillow(tmp_path, monkeypatch):
+    exif = Image.Exif()
+    exif[274] = 6
+    turned = save(tmp_path / "turned.jpg", SMOOTH, exif=exif)
+    assert read_image(turned).shape == (67, 45, 3)
+    longer = save(tmp_path / "longer.jpg", SMOOTH)
+    longer.write_bytes(longer.read_bytes() + bytes(4))
+    Image.fromarray(SMOOTH).convert("CMYK").save(tmp_path / "ink.jpg")
+    monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("OpenCV decoded it"))
+    for path in (turned, longer, tmp_path / "ink.jpg", save(tmp_path / "grey.jpg", SMOOTH[..., 0])):
+        assert read_image(path).ndim == 3
+    monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "54")
+    with pytest.raises(OSError, match=r"plain\.jpg: 67 x 45 are more than 54 pixels"):
+        read_image(save(tmp_path / "plain.jpg", SMOOTH))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_photographs_that_were_cut_off_are_refused_wherever_the_cut_is(tmp_path, options):
+    """OpenCV would fill the rest with grey."""
+    path = save(tmp_path / "cut.jpg", SMOOTH, **options)
+    content = path.read_bytes()
+    for length in range(0, len(content), 29):
+        path.write_bytes(content[:length])
+        with pytest.raises(OSError, match=r"cannot read the image .*cut\.jpg"):
+            read_image(path)
+
+
+def test_damaged_photographs_are_what_pillow_says(tmp_path, by_pillow):
+    """The same pixels or the same error, whatever happened to some bytes."""
+    random, path = np.random.default_rng(0), tmp_path / "damaged.jpg"
+    contents = [save(path, SMOOTH, **options).read_bytes() for options in ({}, {"progressive": True})]
+    outcomes = set()
+    for turn in range(150):
+        content = contents[turn % 2]
+        start, length = random.integers(len(content)), random.choice([1, 3, 40])
+        damage = [random.bytes(length), content[start : start + length] * 2, b""][turn % 3]
+        path.write_bytes(content[:start] + damage + content[start + length :])
+        ours, pillow = outcome(path), by_pillow(path)
+        assert type(ours) is type(pillow)
+        assert ours == pillow if isinstance(ours, str) else (ours == pillow).all()
+        outcomes.add(type(ours))
+    assert outcomes == {str, np.ndarray}

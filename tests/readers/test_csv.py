@@ -1,0 +1,149 @@
+import pytest
+
+from centernet_d2.readers import find_data
+from support.folders import TRUTH, annotations, write_image, write_table
+
+HEADER = "path,x1,y1,x2,y2,label"
+
+
+def write(root, text, images=("a", "b"), name="labels.csv", encoding="utf-8"):
+    for image in images:
+        write_image(root / f"{image}.jpg")
+    (root / name).write_bytes(text.encode(encoding))
+    return root
+
+
+def boxes(found):
+    return {
+        image.path.stem: [(thing.label, thing.box) for thing in image.objects]
+        for split in found.splits.values()
+        for image in split.images
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("path,x1,y1,x2,y2,label", "{}.jpg,1,2,11,22,ant"),
+        ("filename,width,height,class,xmin,ymin,xmax,ymax", "{}.jpg,64,48,ant,1,2,11,22"),
+        ("image_id,xmin,ymin,xmax,ymax,class_name", "{},1,2,11,22,ant"),
+        ("Image ID;Class ID;X Min;Y Min;X Max;Y Max;Category", "{}.jpg;7;1,0;2;11;22;ant"),
+        ("Filename;Roi.X1;Roi.Y1;Roi.X2;Roi.Y2;ClassId", "{}.jpg;1;2;11;22;ant"),
+        ("image\tleft\ttop\tright\tbottom\tlabel_name", "{}.jpg\t1\t2\t11\t22\tant"),
+        ("file_name,category,x,y,w,h", "{}.jpg,ant,1,2,10,20"),
+        ("image,x_min,y_min,width,height,label", "{}.jpg,1,2,10,20,ant"),
+        ("img,bbox_x,bbox_y,bbox_width,bbox_height,name", "{}.jpg,1,2,10,20,ant"),
+        ("image,x_center,y_center,width,height,label", "{}.jpg,6,12,10,20,ant"),
+        ("image_id,width,height,bbox,label", '{},64,48,"[1.0, 2.0, 10.0, 20.0]",ant'),
+        ("ImageID,LabelName,XMin,XMax,YMin,YMax", "{},ant,0.015625,0.171875,0.0416666667,0.4583333333"),
+        ('"path","x1","y1","x2","y2","label"', '"{}.jpg","1","2","11","22","ant"'),
+    ],
+)
+def test_headers_are_read_in_the_usual_spellings(tmp_path, header, row):
+    found = find_data(write(tmp_path, "\n".join((header, row.format("a"), row.format("b")))))
+    assert found.layout == "CSV"
+    for things in boxes(found).values():
+        assert things == [("ant", pytest.approx((1, 2, 11, 22), abs=1e-3))]
+    assert set(boxes(found)) == {"a", "b"}
+    assert not found.report.counts
+
+
+def test_one_of_everything_wrong_is_counted(tmp_path):
+    root = write_table(tmp_path)
+    rows = [
+        "images/a.jpg,nan,1,9,9,RBC",
+        "images/a.jpg,5,5,5,9,RBC",
+        "images/a.jpg,100,100,120,120,RBC",
+        "images/a.jpg,60,40,90,90,RBC",
+        "images/a.jpg,x,1,9,9,RBC",
+        "images/a.jpg,1,9,9",
+        "images/a.jpg,1,1,9,9,",
+        ",1,1,9,9,RBC",
+        "images/lost.jpg,1,1,9,9,RBC",
+        "https://example.org/gone.jpg,1,1,9,9,RBC",
+        "images/bad.jpg,1,1,9,9,RBC",
+    ]
+    with (root / "train.csv").open("a") as file:
+        file.write("\n".join(rows))
+    (root / "images" / "bad.jpg").write_text("no image")
+    write_image(root / "images" / "unlisted.jpg")
+    found = find_data(root)
+    assert found.report.counts == {
+        "boxes that are not finite, left out": 1,
+        "boxes without area, left out": 1,
+        "boxes outside their image, left out": 1,
+        "boxes partly outside their image, cut": 1,
+        "broken rows, left out": 4,
+        "labels without an image": 1,
+        "labels whose image is a URL, which is not fetched": 1,
+        "images that cannot be read, left out": 1,
+        "images that no table names, left out": 1,
+        "images without labels, kept as background": 2,
+    }
+    assert found.report.examples["broken rows, left out"] == [f"train.csv, line {line}" for line in (13, 14, 15)]
+
+
+def test_images_without_a_row_are_background_if_there_is_one_table(tmp_path):
+    text = f"{HEADER}\na.jpg,1,1,9,9,ant\nb.jpg,1,1,9,9,ant\n"
+    found = find_data(write(tmp_path, text, images=("a", "b", "c")))
+    assert boxes(found)["c"] == []
+    assert found.report.examples["images without labels, kept as background"] == ["c.jpg"]
+
+
+def test_a_column_names_splits(tmp_path):
+    rows = [
+        f"{name}.jpg,{','.join(map(str, box))},{label},{split.upper()}"
+        for split, images in TRUTH.items()
+        for name, things in images.items()
+        for label, box in things
+    ]
+    names = [name for images in TRUTH.values() for name, things in images.items() if things]
+    root = write(tmp_path, "\n".join((f"{HEADER},split", *rows)), names)
+    wanted = {split: {name for name, things in images.items() if things} for split, images in TRUTH.items()}
+    assert {split: set(images) for split, images in annotations(find_data(root)).items()} == wanted
+    write(root, "\n".join((f"{HEADER},split", *rows, "a.jpg,1,1,5,5,RBC,val")))
+    with pytest.raises(ValueError, match=r"labels\.csv, line .*: a\.jpg is in the splits train and val"):
+        find_data(root)
+
+
+def test_splits_come_from_folders(tmp_path):
+    for split, name in (("train", "a"), ("valid", "b")):
+        (tmp_path / split).mkdir()
+        text = f"filename,class,xmin,ymin,xmax,ymax\n{name}.jpg,ant,1,1,9,9\n"
+        write(tmp_path / split, text, (name,), "_annotations.csv")
+    assert {split: set(images) for split, images in annotations(find_data(tmp_path)).items()} == {
+        "train": {"a"},
+        "val": {"b"},
+    }
+
+
+def test_a_table_of_a_split_that_has_no_boxes_is_named(tmp_path):
+    root = write_table(tmp_path)
+    (root / "test.csv").write_text("image_id\nq.jpg\n")
+    assert "test.csv is not used: its first row names no image and box" in find_data(root).report.notes
+
+
+def test_without_classes_there_is_one(tmp_path):
+    found = find_data(write(tmp_path, "path,x1,y1,x2,y2\na.jpg,1,1,9,9\nb.jpg,1,1,9,9\n"))
+    assert found.class_names == ("object",)
+    assert "labels.csv names no classes: there is one, called object" in found.report.notes
+
+
+def test_classes_that_are_numbers_keep_their_order(tmp_path):
+    rows = [f"{name}.jpg,1,1,9,9,{label}" for label in (10, 9, 1) for name in "ab"]
+    assert find_data(write(tmp_path, "\n".join((HEADER, *rows)))).class_names == ("1", "9", "10")
+
+
+@pytest.mark.parametrize("name", ["", "labels.csv"])
+def test_a_table_without_header_is_refused_with_a_sentence(tmp_path, name):
+    write(tmp_path, "a.jpg,1,1,9,9,ant\nb.jpg,1,1,9,9,ant\n")
+    with pytest.raises(ValueError, match=r"labels\.csv: the first row must be a header .* RetinaNet-style tables"):
+        find_data(tmp_path / name)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+def test_files_of_other_platforms_are_read(tmp_path, encoding):
+    text = f"{HEADER}\r\nÄ b.jpg,1,1,9,9,Ähre\r\n\r\nb.jpg,1,1,9,9,Ähre\r\n"
+    found = find_data(write(tmp_path, text, images=("Ä b", "b"), encoding=encoding))
+    assert found.class_names == ("Ähre",)
+    assert not found.report.counts

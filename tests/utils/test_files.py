@@ -1,0 +1,127 @@
+import errno
+import os
+import resource
+import stat
+
+import pytest
+import torch
+
+from centernet_d2.utils.files import is_inside, remove_leftovers, write_whole
+
+
+def write_too_much(file):
+    """torch raises an error of its own when the file takes no more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        torch.save({"a": torch.rand(20_000)}, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def write_on_a_full_disk(file):
+    file.write(b"half")
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def write_on_a_read_only_disk(file):
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (write_too_much, "File too large"),
+        (write_on_a_full_disk, "No space left on device"),
+        (write_on_a_read_only_disk, "Read-only file system"),
+    ],
+)
+def test_a_disk_that_takes_no_more_leaves_the_file_before(tmp_path, write, reason):
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"before")
+    with pytest.raises(OSError, match=rf"model.pth cannot be written \({reason}\); what was there is untouched"):
+        write_whole(path, write)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
+    assert path.read_bytes() == b"before"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, RuntimeError])
+def test_another_end_leaves_the_file_before_too(tmp_path, error):
+    def write(file):
+        file.write(b"half")
+        raise error
+
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"before")
+    with pytest.raises(error):
+        write_whole(path, write)
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
+
+
+def test_until_it_is_whole_a_file_has_another_name(tmp_path):
+    seen = []
+    write_whole(tmp_path / "model.pth", lambda file: seen.extend(path.name for path in tmp_path.iterdir()))
+    assert seen == [".model.pth.tmp"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after_that(tmp_path, monkeypatch):
+    path, steps, fsync, replace = tmp_path / "model.pth", [], os.fsync, os.replace
+
+    def synced(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        steps.append("folder" if is_folder else f"{os.fstat(descriptor).st_size} bytes")
+        fsync(descriptor)
+
+    def replaced(old, new):
+        steps.append("name")
+        replace(old, new)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.replace", replaced)
+    write_whole(path, lambda file: file.write(b"weights"))
+    assert steps == ["7 bytes", "name", "folder"]
+
+
+def test_links_are_replaced_and_not_written_through(tmp_path):
+    outside, folder = tmp_path / "outside.pth", tmp_path / "folder"
+    folder.mkdir()
+    outside.write_bytes(b"mine")
+    for name in ("model.pth", ".model.pth.tmp"):
+        (folder / name).symlink_to(outside)
+    write_whole(folder / "model.pth", lambda file: file.write(b"new"))
+    assert outside.read_bytes() == b"mine"
+    assert not (folder / "model.pth").is_symlink()
+    assert (folder / "model.pth").read_bytes() == b"new"
+
+
+def test_leftovers_are_removed_and_nothing_else(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    folder = tmp_path / "folder"
+    (folder / ".sub.tmp").mkdir(parents=True)
+    for name in (".model_0000001.pth.tmp", "model_0000001.pth", "notes.tmp"):
+        (folder / name).write_bytes(b"")
+    (folder / ".last_checkpoint.tmp").symlink_to(outside)
+    remove_leftovers(folder)
+    assert {path.name for path in folder.iterdir()} == {"model_0000001.pth", "notes.tmp", ".sub.tmp"}
+    assert outside.read_bytes() == b"mine"
+
+
+def test_what_lies_in_a_folder(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for path in (folder / "a.pth", tmp_path / "b.pth"):
+        path.write_bytes(b"")
+    links = {
+        "in": folder / "a.pth",
+        "out": tmp_path / "b.pth",
+        "up": "../b.pth",
+        "nowhere": "gone.pth",
+        "dir": tmp_path,
+    }
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    assert {path.name for path in folder.iterdir() if is_inside(path)} == {"a.pth", "in"}
+    (tmp_path / "link").symlink_to(folder)
+    assert is_inside(tmp_path / "link" / "a.pth")

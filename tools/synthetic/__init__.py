@@ -1,0 +1,1 @@
+"""Small synthetic datasets for demos and tests."""
