@@ -28,7 +28,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import annotations_to_instances, read_image
 from detectron2.engine import default_argument_parser
 
-from centernet_d2.autoconfig.choices import look_at_machine
+from centernet_d2.autoconfig.machine import inspect_machine
 from centernet_d2.checkpoint import CenterNetCheckpointer
 from centernet_d2.cli.train import main as train_net
 from centernet_d2.engine import Trainer
@@ -46,7 +46,7 @@ def half_precision(config_file: str, overrides: list[str]) -> list[str]:
     """The config override for half precision where this machine is faster with it, measured in a second."""
     if "SOLVER.AMP.ENABLED" in overrides:
         return []
-    machine = look_at_machine(load_config(config_file, overrides).MODEL.DEVICE, measure=True)
+    machine = inspect_machine(load_config(config_file, overrides).MODEL.DEVICE, measure=True)
     return ["SOLVER.AMP.ENABLED", str(machine.half_speed > 1.1)]
 
 

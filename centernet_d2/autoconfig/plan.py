@@ -1,195 +1,243 @@
-"""From a folder of labelled images to a config that trains on it."""
+"""The plan of a training on a folder of labeled images: a config, and the reason for each choice."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
-from ..config.catalog import available, find_config, get_base_file
-from ..config.loading import check_device, load_config
-from ..engine.processes import by_torchrun
+from ..config.catalog import find_config, get_base_file
+from ..config.loading import check_device, default_config, load_config, override
 from ..engine.setup import check_output_dir, check_weights, start_logging
-from ..readers import FoundData, find_data, write_coco
-from .budget import iterations_within, measure_pace
+from ..readers import FoundData, write_coco
+from .budget import Pace, iterations_within, measure_pace
 from .choices import (
-    Choices,
+    Choice,
+    Overrides,
     bytes_per_pixel,
     choose_batch,
-    choose_input,
+    choose_class_sizes,
+    choose_evaluation,
+    choose_input_size,
+    choose_length,
     choose_network,
-    choose_sizes,
-    choose_turning,
-    look_at_machine,
+    choose_precision,
+    choose_rate,
+    choose_rotation,
     number_of_epochs,
-    reference_rate,
-    set_iterations,
 )
+from .machine import Machine, inspect_machine
 from .task import Task, task_of
 
-__all__ = ["add_data_options", "config_for_data"]
+__all__ = ["SMALL", "Draft", "Plan", "Request", "draft_plan", "output_folders", "plan_training"]
 
+# Value of --model for the small network.
 SMALL = "small"
 # Share of --minutes for timing.
 TIMING = 0.02
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """The options beside ``--config-file``."""
-    group = parser.add_argument_group("your own data", "instead of --config-file")
-    group.add_argument("--data", metavar="PATH", help="a folder of labelled images, a COCO .json, data.yaml or .csv")
-    group.add_argument("--val", metavar="PATH", help="other data to validate on (default: as the data say, else drawn)")
-    length = group.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=float, metavar="N", help="train for so many epochs")
-    length.add_argument("--minutes", type=float, metavar="N", help="train and evaluate in so many minutes")
-    group.add_argument(
-        "--model",
-        metavar="NAME",
-        help=f"'{SMALL}', a file, or a name: {', '.join(available(trained=True))}, which start from weights of the "
-        f"original's authors, or {', '.join(available())} (default: by data, weights and device)",
-    )
+@dataclass(frozen=True)
+class Request:
+    """A training on own data, as given on the command line.
+
+    Attributes:
+        data, val: paths of the data to train on and, optionally, of other data to validate on.
+        epochs, minutes: length of the training; at most one of them.
+        model: SMALL, a config file, or a name of the model zoo; by default chosen from data, weights and device.
+        overrides: alternating config keys and values.
+    """
+
+    data: str
+    val: str | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+    model: str | None = None
+    overrides: tuple[str, ...] = ()
 
 
-def config_for_data(args: argparse.Namespace) -> Path:
-    """Find the data of a command line, choose how to train on them, say so, and write it all down.
+@dataclass(frozen=True)
+class Draft:
+    """A validated request, before the data are read.
 
-    OUTPUT_DIR/data gets the annotations and the config.
+    Attributes:
+        request: as given.
+        folder: OUTPUT_DIR.
+        user: config keys set by the user.
+        device: value of MODEL.DEVICE.
+        network: config of the requested model, before overrides; None if it is chosen later.
+        start: time when the request was received, in seconds of ``time.perf_counter``.
+    """
 
-    Args:
-        args: with the options of :func:`add_data_options` and of Detectron2.
+    request: Request
+    folder: Path
+    user: Overrides
+    device: str
+    network: CfgNode | None
+    start: float
 
-    Returns:
-        The config file.
+
+@dataclass(frozen=True)
+class Plan:
+    """A config and the choices that led to it.
+
+    Attributes:
+        cfg: complete config of the training.
+        choices: in the order of the summary.
+    """
+
+    cfg: CfgNode
+    choices: tuple[Choice, ...]
+
+    def lines(self) -> list[str]:
+        """Return the configuration summary."""
+        title = "configuration (append KEY VALUE to the command to override):"
+        return [title, *(line for choice in self.choices for line in choice.lines())]
+
+
+def draft_plan(request: Request) -> Draft:
+    """Validate a request; no data are read.
 
     Raises:
-        FileExistsError: OUTPUT_DIR holds another run, or other data.
-        FileNotFoundError: data, config or weights do not exist.
-        ValueError: options that do not go together, data that cannot be read, a wrong config.
+        FileExistsError: OUTPUT_DIR contains another run.
+        FileNotFoundError: config or weights do not exist.
+        ValueError: options contradict each other, a config key or its value is wrong, the device does not exist.
     """
-    begin = time.perf_counter()
-    _check_options(args)
-    told = dict(zip(args.opts[::2], args.opts[1::2], strict=False))
-    folder = Path(told["OUTPUT_DIR"]) if "OUTPUT_DIR" in told else _fresh_folder(Path("output"), _name_of(args.data))
-    # Mistakes in what was typed show before the data are read.
-    model = args.model if args.model and args.model != SMALL else None
-    typed = _base_config(model or get_base_file("Base-CenterNet.yaml"), args.opts, folder)
-    check_output_dir(typed, resume=False)
-    check_weights(typed, resume=False, eval_only=False)
-    found = find_data(args.data, args.val)
-    print("\n".join(found.lines()), flush=True)
-    task = task_of(found, write_coco(found, folder / "data"), folder.name)
-    choices = _choose(found, task, model, args, folder)
-    images = len(found.splits["train"].images)
-    if args.minutes is None:
-        epochs = args.epochs if args.epochs is not None else number_of_epochs(images)
-        batch = choices.cfg.SOLVER.IMS_PER_BATCH
-        why = "--epochs" if args.epochs is not None else "--epochs or --minutes say otherwise"
-        set_iterations(choices, math.ceil(epochs * images / batch), images, why)
-    else:
-        _set_minutes(choices, args.minutes, images, begin)
-    print("\n".join(["chosen (any key behind the command says otherwise):", *choices.lines]), flush=True)
-    path = folder / "data" / "config.yaml"
-    path.write_text(choices.cfg.dump(), encoding="utf-8")
-    return path
-
-
-def _check_options(args: argparse.Namespace) -> None:
-    if args.config_file:
-        raise ValueError("--data works out a config of its own, and --config-file names one: give one of them")
-    if args.resume or args.eval_only:
-        option = "--resume" if args.resume else "--eval-only"
-        raise ValueError(f"{option} goes with --config-file: OUTPUT_DIR/config.yaml of the run, in place of --data")
-    if by_torchrun():
-        raise ValueError(
-            "--data chooses in one process; under torchrun give --config-file, such as the config.yaml of a short run"
-        )
+    start = time.perf_counter()
     for option in ("epochs", "minutes"):
-        value = getattr(args, option)
+        value = getattr(request, option)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{option} is {value:g}, but must be above 0")
-    if args.minutes is not None and args.num_gpus * args.num_machines > 1:
-        raise ValueError("--minutes measures one process; with several give --epochs")
-    if len(args.opts) % 2:
-        raise ValueError(f"config overrides are pairs of KEY and VALUE, but '{args.opts[-1]}' has no value")
-    if "MODEL.WEIGHTS" in args.opts[::2] and not args.model:
-        raise ValueError("MODEL.WEIGHTS are those of one network: name it with --model")
+    if "MODEL.WEIGHTS" in request.overrides[::2] and not request.model:
+        raise ValueError("MODEL.WEIGHTS belong to one network: name it with --model")
+    network = load_config(request.model) if request.model and request.model != SMALL else None
+    typed = default_config() if network is None else network.clone()
+    override(typed, request.overrides)
+    user = Overrides.from_config(typed, request.overrides[::2])
+    check_device(typed.MODEL.DEVICE)
+    folder = Path(str(user.get("OUTPUT_DIR", next(f for f in output_folders(request.data) if not f.exists()))))
+    check_output_dir(folder, resume=False)
+    check_weights(typed, resume=False, eval_only=False)
+    return Draft(request, folder, user, typed.MODEL.DEVICE, network, start)
+
+
+def output_folders(data: str) -> Iterator[Path]:
+    """Generate the default output folders for a path of data: output/NAME, output/NAME-2, ..."""
+    name, number = _name_of(data), 2
+    yield Path("output", name)
+    while True:
+        yield Path("output", f"{name}-{number}")
+        number += 1
 
 
 def _name_of(data: str) -> str:
-    """What the data are called: by their folder, unless that is called as any."""
+    """Return the name of the data: that of their folder, or of a file with a name of its own."""
     path = Path(data).expanduser().absolute()
     if path.suffix.lower() in (".json", ".yaml", ".yml", ".csv"):
         path = path.parent if path.stem in ("data", "annotations", "_annotations.coco") else path.with_suffix("")
     return path.name or "data"
 
 
-def _fresh_folder(parent: Path, name: str) -> Path:
-    """The first of its numbered names that does not exist."""
-    return next(folder for folder in _numbered(parent, name) if not folder.exists())
+def plan_training(draft: Draft, data: FoundData) -> Plan:
+    """Choose how to train on data, and write the data as COCO files (KITTI: lists) to OUTPUT_DIR/data.
+
+    With ``Request.minutes``, a few iterations are timed.
+
+    Raises:
+        FileExistsError: OUTPUT_DIR/data contains other data.
+        ValueError: the data and the overrides contradict each other.
+    """
+    request, user = draft.request, draft.user
+    task = task_of(data, write_coco(data, draft.folder / "data"), draft.folder.name)
+    machine = inspect_machine(draft.device, measure="SOLVER.AMP.ENABLED" not in user.values)
+    images = data.splits["train"].images
+    choice, network = _choose_network(draft, task, machine, len(images))
+    cfg = network.clone()
+    override(cfg, request.overrides)
+    choices = [Choice("task", task.name, "MODEL.CENTERNET.HEADS", task.keys, task.notes), choice]
+    choices += _choose_training(cfg, network, task, data, machine, user)
+    choices.append(Choice("output folder", str(draft.folder), "OUTPUT_DIR", {"OUTPUT_DIR": str(draft.folder)}))
+    cfg = _merge(cfg, choices, user)
+    choices += _choose_duration(cfg, draft, len(images))
+    return Plan(_merge(cfg, choices, user), tuple(choices))
 
 
-def _numbered(parent: Path, name: str) -> Iterator[Path]:
-    yield parent / name
-    number = 2
-    while True:
-        yield parent / f"{name}-{number}"
-        number += 1
+def _choose_network(draft: Draft, task: Task, machine: Machine, images: int) -> tuple[Choice, CfgNode]:
+    """Return the choice of the network, and its config before overrides."""
+    if draft.network is not None:
+        return Choice(
+            "network", Path(str(draft.request.model)).with_suffix("").name, "--model; set by you"
+        ), draft.network
+    kind, reason = SMALL, "set by you"
+    if draft.request.model is None:
+        with_trunk = "MODEL.TRUNK_WEIGHTS" in draft.user.values
+        kind, reason = choose_network(images, on_gpu=machine.on_gpu, with_trunk=with_trunk)
+    name = task.networks[kind]
+    file = get_base_file(name) if name.startswith("Base-") else find_config(name)
+    return Choice("network", Path(name).stem, f"--model; {reason}"), load_config(file)
 
 
-def _base_config(path: str | Path, opts: list[str], folder: Path) -> CfgNode:
-    cfg = load_config(path, [*opts, "OUTPUT_DIR", str(folder)])
-    check_device(cfg.MODEL.DEVICE)
-    return cfg
+def _choose_training(
+    cfg: CfgNode, network: CfgNode, task: Task, data: FoundData, machine: Machine, user: Overrides
+) -> list[Choice]:
+    """Return the choices that depend on dataset, network and machine.
 
-
-def _choose(found: FoundData, task: Task, model: str | Path | None, args: argparse.Namespace, folder: Path) -> Choices:
-    told = set(args.opts[::2])
-    images = found.splits["train"].images
-    device = _base_config(get_base_file("Base-CenterNet.yaml"), args.opts, folder).MODEL.DEVICE
-    machine = look_at_machine(device, measure="SOLVER.AMP.ENABLED" not in told)
-    if model is None:
-        kind, why = SMALL, "--model"
-        if not args.model:
-            kind, why = choose_network(
-                len(images), on_gpu=machine.on_gpu, with_trunk="MODEL.TRUNK_WEIGHTS" in args.opts[::2]
-            )
-        name = task.networks[kind]
-        model = get_base_file(name) if name.startswith("Base-") else find_config(name)
-    else:
-        name, why = args.model, "--model"
-    choices = Choices(_base_config(model, args.opts, folder), told)
-    choices.set(task.keys)
-    node = choices.cfg.MODEL.CENTERNET
-    choices.say("task", task.name, f"MODEL.CENTERNET.HEADS, NUM_CLASSES {node.NUM_CLASSES}")
-    choices.lines.extend(f"  {'':<15} {note}" for note in task.notes)
-    choices.say("network", Path(name).with_suffix("").name, f"--model; {why}")
-    choices.say("device", device, "MODEL.DEVICE")
-    backbone = build_backbone(choices.cfg)
+    Args:
+        cfg: config of the network with overrides.
+        network: the same before overrides.
+        task: of the dataset.
+        data: dataset.
+        machine: machine that trains.
+        user: overrides.
+    """
+    images = data.splits["train"].images
+    backbone = build_backbone(cfg)
     divisibility = backbone.size_divisibility
-    choose_input(choices, images, machine, divisibility, by_width=task.by_width)
-    if not task.focal:  # Boxes in space stand upright.
-        choose_turning(choices, images)
-    if task.name == "boxes" and not choices.cfg.MODEL.WEIGHTS:  # Whose sizes may be worth more.
-        choose_sizes(choices, images, found.class_names)
-    width = sorted(image.width for image in images)[len(images) // 2]
-    choices.set(task.keys_for_width(choices.cfg.INPUT.AFFINE.SIZE[1] / width))
-    reference = reference_rate(choices, load_config(model))
-    choose_batch(choices, len(images), machine, bytes_per_pixel(backbone, divisibility), reference)
-    choices.say("output folder", str(folder), "OUTPUT_DIR")
-    return choices
+    device = Choice("device", machine.device, "MODEL.DEVICE", {"MODEL.DEVICE": machine.device})
+    precision = choose_precision(machine, user)
+    size = choose_input_size(images, machine, divisibility, user, by_width=task.by_width)
+    choices = [device, precision, size]
+    if not task.focal:  # 3-D boxes stand upright.
+        choices.append(choose_rotation(images, user))
+    if task.name == "boxes" and not cfg.MODEL.WEIGHTS:  # Pretrained size maps may be worth more.
+        choices.append(choose_class_sizes(images, data.class_names, user))
+    height, width = size.keys["INPUT.AFFINE.SIZE"]
+    batch = choose_batch(len(images), (height, width), machine, bytes_per_pixel(backbone, divisibility), user)
+    rate = choose_rate(network, batch.keys["SOLVER.IMS_PER_BATCH"], user)
+    median_width = sorted(image.width for image in images)[len(images) // 2]
+    if focal := task.keys_for_width(width / median_width):
+        choices.append(Choice("focal length", f"{task.focal:g} pixels", ", ".join(focal), focal))
+    return [*choices, batch, rate]
 
 
-def _set_minutes(choices: Choices, minutes: float, images: int, begin: float) -> None:
-    """Time a few real iterations, and train as long as fits."""
-    print("timing some iterations", flush=True)
-    start_logging(choices.cfg)
-    pace = measure_pace(choices.cfg, min(30.0, TIMING * minutes * 60))
-    left = minutes * 60 - (time.perf_counter() - begin)
-    iterations = iterations_within(left, pace)
-    why = f"--minutes {minutes:g}: {pace.step:.3f} s each, {pace.evaluation:.0f} s for the evaluation"
-    set_iterations(choices, iterations, images, why, (pace.step, pace.evaluation))
+def _choose_duration(cfg: CfgNode, draft: Draft, images: int) -> list[Choice]:
+    """Return length and evaluation period; with ``Request.minutes`` from timed iterations."""
+    request, batch = draft.request, cfg.SOLVER.IMS_PER_BATCH
+    pace: Pace | None = None
+    if request.minutes is not None:
+        print("timing some iterations", flush=True)
+        start_logging(cfg)
+        pace = measure_pace(cfg, min(30.0, TIMING * request.minutes * 60))
+        iterations = iterations_within(request.minutes * 60 - (time.perf_counter() - draft.start), pace)
+        reason = f"--minutes {request.minutes:g}: {pace.step:.3f} s each, {pace.evaluation:.0f} s for the evaluation"
+    else:
+        epochs = number_of_epochs(images) if request.epochs is None else request.epochs
+        iterations = math.ceil(epochs * images / batch)
+        reason = "--epochs or --minutes override it" if request.epochs is None else "--epochs"
+    length = choose_length(iterations, images, batch, reason, draft.user)
+    step, evaluation = (pace.step, pace.evaluation) if pace else (0.0, 0.0)
+    iterations = length.keys["SOLVER.MAX_ITER"]
+    return [length, choose_evaluation(iterations, cfg.DATASETS.TEST, draft.user, step, evaluation)]
+
+
+def _merge(cfg: CfgNode, choices: list[Choice], user: Overrides) -> CfgNode:
+    """Return a config with the keys of all choices; overrides of the user stay."""
+    merged = cfg.clone()
+    keys: Mapping[str, object] = {key: value for choice in choices for key, value in choice.keys.items()}
+    merged.merge_from_list([part for key, value in keys.items() if key not in user.values for part in (key, value)])
+    return merged

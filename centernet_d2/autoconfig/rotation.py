@@ -1,4 +1,4 @@
-"""Whether the objects of found data lie any way, as seen from above or through a microscope: told by their boxes."""
+"""Decide from box statistics whether 90-degree rotation is a valid augmentation."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from numpy.typing import NDArray
 
 from ..readers import LabeledImage
 
-__all__ = ["why_not_turned"]
+__all__ = ["rotation_veto"]
 
-# So many boxes say something of all objects, and of a class; this share of the objects must be of such classes.
+# Smallest number of boxes, in all and of a class, for statistics, and the share of objects that such classes need.
 BOXES, CLASS_BOXES, SHARE = 100, 30, 0.9
-# Boxes so near to the border, relative to the image, may be cut by it and say nothing.
+# Boxes closer to the border than this share of the image may be truncated and are ignored.
 BORDER = 0.01
-# What is left to chance: the mean logarithm of width by height of a class, how far the mean height of centers is from
-# the middle, and the rank correlation of size and height in the image.
+# Tolerances for random variation: mean logarithm of width / height of a class, distance of the mean center height from
+# the middle of the image, and rank correlation of object size and height in the image.
 ASPECT, MIDDLE, PERSPECTIVE = 0.1, 0.07, 0.15
 
 
-def why_not_turned(images: Sequence[LabeledImage]) -> str:
-    """What boxes say against turning images by right angles in training; nothing if it is empty.
+def rotation_veto(images: Sequence[LabeledImage]) -> str:
+    """Return the statistic that rules out rotation by right angles, or "" if none does.
 
-    Gravity shows: things are higher than wide or wider than high, lie low or high, are the larger the lower they lie.
+    Gravity shows in three statistics: objects are taller than wide or wider than tall, their centers are low or high in
+    the image, and their size depends on the height in the image.
 
     Args:
-        images: to train on, with their sizes.
+        images: training images with their sizes.
     """
     labels, boxes = _boxes(images)
     inside = (boxes[:, :2].min(axis=1) >= BORDER) & (boxes[:, 2:4].max(axis=1) <= 1 - BORDER)
@@ -34,21 +35,21 @@ def why_not_turned(images: Sequence[LabeledImage]) -> str:
     names, counts = np.unique(labels, return_counts=True)
     common = names[counts >= CLASS_BOXES]
     if len(boxes) < BOXES or np.isin(labels, common).mean() < SHARE:
-        return "too few boxes tell how objects lie"
+        return "too few boxes for statistics of their orientation"
     aspect, height = boxes[:, 4], boxes[:, [1, 3]].mean(axis=1)
     for name in common:
         if abs(own := aspect[labels == name].mean()) > ASPECT:
             return f"{name}: {np.expm1(abs(own)):.0%} {'wider than high' if own > 0 else 'higher than wide'}"
     if abs(height.mean() - 0.5) > MIDDLE:
-        return f"objects lie {'low' if height.mean() > 0.5 else 'high'} in the images"
+        return f"objects are {'low' if height.mean() > 0.5 else 'high'} in the images"
     size = (boxes[:, 2:4] - boxes[:, :2]).prod(axis=1)
     if abs(np.corrcoef(_ranks(size), _ranks(height))[0, 1]) > PERSPECTIVE:
-        return "the size of objects depends on how high they lie"
+        return "the size of objects depends on their height in the image"
     return ""
 
 
 def _boxes(images: Sequence[LabeledImage]) -> tuple[NDArray, NDArray]:
-    """(N,) labels, and (N, 5) boxes XYXY relative to their images, with the logarithm of width by height in pixels."""
+    """Return (N,) labels, and (N, 5): XYXY relative to the image, and log(width / height) in pixels."""
     rows, labels = [], []
     for image in images:
         for thing in image.objects:

@@ -18,7 +18,7 @@ from ..utils.validation import check_choice
 from .catalog import find_base, find_config, find_trained
 from .keys import add_centernet_config
 
-__all__ = ["check_device", "flatten", "load_config", "read_choice"]
+__all__ = ["check_device", "default_config", "flatten", "get_value", "load_config", "override", "read_choice"]
 
 
 def check_device(name: str) -> None:
@@ -65,17 +65,37 @@ def load_config(config_file: str | Path, overrides: Sequence[object] = ()) -> Cf
         ValueError: a file is not YAML, not a mapping or its own ``_BASE_``; a key is unknown, or its value has another
             type than the default.
     """
-    cfg = get_cfg()
-    add_centernet_config(cfg)
+    cfg = default_config()
     check_local(config_file, "the config file")
     _merge_file(cfg, find_config(config_file))
     if trained := find_trained(config_file):
         cfg.MODEL.WEIGHTS = trained.name
+    override(cfg, overrides)
+    return cfg
+
+
+def default_config() -> CfgNode:
+    """Return the defaults of Detectron2 with the keys of this project; no file is read."""
+    cfg = get_cfg()
+    add_centernet_config(cfg)
+    return cfg
+
+
+def override(cfg: CfgNode, overrides: Sequence[object]) -> None:
+    """Set config keys from alternating keys and values, as on the command line.
+
+    Raises:
+        ValueError: a key is unknown or has no value, or its value has another type than the default.
+    """
     if len(overrides) % 2:
         raise ValueError(f"config overrides are pairs of KEY and VALUE, but '{overrides[-1]}' has no value")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         _set(cfg, str(key), value, "")
-    return cfg
+
+
+def get_value(cfg: CfgNode, key: str) -> Any:
+    """Return the value of a dotted key."""
+    return reduce(operator.getitem, key.split("."), cfg)
 
 
 def flatten(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:

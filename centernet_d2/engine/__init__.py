@@ -1,6 +1,5 @@
 from .. import config as _config  # noqa: F401  # Imports Detectron2 without its notices.
-from .setup import setup
 from .solver import build_optimizer
 from .trainer import Trainer
 
-__all__ = ["Trainer", "build_optimizer", "setup"]
+__all__ = ["Trainer", "build_optimizer"]

@@ -1,31 +1,33 @@
-"""From a command line to a config, and the check that a run does not overwrite another."""
+"""Start of a run: validation of its config, the check of its output folder, logging and seeds."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import torch
 import yaml
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ..checkpoint import find_trunk, find_weights, has_checkpoint
-from ..config.catalog import find_config
 from ..config.loading import check_device, flatten, load_config
 from ..data import register_from_config
-from ..utils.logging import drop_mapping_notice, is_for_the_screen, quiet_imports
-from .processes import check_processes, number_of_processes
+from ..utils.files import write_whole
+from ..utils.logging import drop_mapping_notice, is_for_the_screen
+from .processes import check_processes
 
-__all__ = ["check_output_dir", "check_weights", "read_config", "setup", "start_logging"]
+__all__ = ["Run", "check_config", "check_output_dir", "check_weights", "recorded_config", "setup_run", "start_logging"]
 
-# What --resume may change: iterations, devices and workers, and how often something is looked at or written.
+# Keys that --resume may change: length, devices and workers, and periods of evaluations and checkpoints.
 RESUMABLE = (
     "SOLVER.MAX_ITER",
     "SOLVER.EPOCHS",
@@ -38,8 +40,8 @@ RESUMABLE = (
     "VIS_PERIOD",
 )
 
-# The learning rate and its schedule, which it may change if the command line says so: a config file that was edited in
-# between must not change them in silence.
+# Learning rate and schedule, which --resume may change if the command line contains the key: an edited config file
+# must not change them silently.
 LEARNING_RATE = (
     "SOLVER.BASE_LR",
     "SOLVER.BASE_LR_END",
@@ -55,65 +57,82 @@ LEARNING_RATE = (
 )
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Read the config of a command line, check what it names, register its data sets, start logging.
+@dataclass(frozen=True)
+class Run:
+    """A training or an evaluation, as handed to every process.
+
+    Attributes:
+        cfg: complete, frozen config.
+        resume: continue the run in OUTPUT_DIR.
+        eval_only: evaluate instead of training.
+        recorded: config of the run in OUTPUT_DIR, if it is to be resumed.
+        overrides: config keys on the command line.
+    """
+
+    cfg: CfgNode
+    resume: bool = False
+    eval_only: bool = False
+    recorded: CfgNode | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def setup_run(run: Run) -> None:
+    """Register datasets, check OUTPUT_DIR, start logging, record the config of a training, and seed.
 
     Environment, config and model go to OUTPUT_DIR/log.txt only.
 
-    Args:
-        args: as parsed by ``detectron2.engine.default_argument_parser``.
-
     Raises:
-        FileExistsError: the output folder holds another run.
-        FileNotFoundError: a weights file does not exist.
-        ValueError: the config is wrong, there are no weights to evaluate, or MODEL.DEVICE is a GPU, and there is none.
+        FileExistsError: OUTPUT_DIR contains another run.
+        NotADirectoryError: OUTPUT_DIR is a file.
+        FileNotFoundError, ValueError: a dataset cannot be registered.
     """
-    cfg = read_config(args)
+    cfg = run.cfg
     drop_mapping_notice()
     register_from_config(cfg)
-    if comm.is_main_process():
-        _restore_config_file(cfg)
     changed = {}
-    if comm.is_main_process() and not args.eval_only:
-        changed = check_output_dir(cfg, resume=args.resume, told=args.opts[::2])
+    if comm.is_main_process() and not run.eval_only:
+        check_output_dir(Path(cfg.OUTPUT_DIR), resume=run.resume)
+        if run.recorded is not None:
+            changed = check_changes(run.recorded, cfg, run.overrides)
     comm.synchronize()
     start_logging(cfg)
-    # Detectron2 shows the file of the command line, which may be a name of the model zoo, or be about to be replaced.
-    found = argparse.Namespace(**{**vars(args), "config_file": _file_to_show(cfg, find_config(args.config_file))})
-    with _config_file_safe(cfg, keep=args.eval_only), quiet_imports():
-        default_setup(cfg, found)
+    # Everything of Detectron2's default_setup, which also writes config.yaml in place, and after an evaluation too.
+    logger = logging.getLogger("detectron2")
+    logger.info(f"Rank of current process: {comm.get_rank()}. World size: {comm.get_world_size()}")
+    logger.info(f"Environment info:\n{collect_env_info()}")
+    logger.info(f"Command line arguments: {' '.join(sys.argv[1:])}")
+    logger.info(f"Running with full config:\n{cfg.dump()}")
+    if comm.is_main_process() and not run.eval_only:
+        write_whole(Path(cfg.OUTPUT_DIR, "config.yaml"), lambda file: file.write(cfg.dump().encode()))
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
+    if not run.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     logger = logging.getLogger(__name__)
     logger.info(f"output folder: {cfg.OUTPUT_DIR} (environment, config and model: log.txt)")
     logger.info(f"device: {cfg.MODEL.DEVICE}")
     for key, (old, new) in changed.items():
         logger.info(f"--resume changes {key}: {old} -> {new}")
-    return cfg
 
 
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """The config of a command line, with a device and weights that exist, and that suits its number of processes.
+def check_config(cfg: CfgNode, *, resume: bool, eval_only: bool, processes: int) -> None:
+    """Check that a config has a device and weights that exist, and is compatible with its number of processes.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`setup`.
+        FileNotFoundError: a weights file does not exist, or cannot be downloaded.
+        ValueError: the config is wrong, or there are no weights to evaluate.
     """
-    if not args.config_file:
-        raise ValueError("there is no config: give --config-file a file, or a name such as COCO-Detection/...")
-    cfg = load_config(args.config_file, args.opts)
-    cfg.freeze()
     check_device(cfg.MODEL.DEVICE)
     check_classes(cfg.MODEL.CENTERNET)
-    check_weights(cfg, resume=args.resume, eval_only=args.eval_only)
-    processes = number_of_processes(args)
-    if not args.eval_only:
+    check_weights(cfg, resume=resume, eval_only=eval_only)
+    if not eval_only:
         check_processes(cfg, processes)
-    return cfg
 
 
 def check_classes(node: CfgNode) -> None:
-    """Whether MODEL.CENTERNET.CLASS_NAMES, if there are any, suit the rest of the node.
+    """Check that MODEL.CENTERNET.CLASS_NAMES, if given, is compatible with the rest of the node.
 
     Raises:
-        ValueError: they do not.
+        ValueError: it is not.
     """
     names = node.CLASS_NAMES
     if not names:
@@ -128,11 +147,11 @@ def check_classes(node: CfgNode) -> None:
 
 
 def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
-    """Whether there are the weights to start from, before anything is built; those with a name are fetched.
+    """Check that the weights to start from exist; those with a name are downloaded.
 
     Raises:
         ValueError: there are none to evaluate.
-        FileNotFoundError: a file does not exist, or cannot be fetched.
+        FileNotFoundError: a file does not exist, or cannot be downloaded.
     """
     if resume and has_checkpoint(cfg.OUTPUT_DIR):
         return
@@ -145,113 +164,77 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
 
 
 def start_logging(cfg: CfgNode) -> None:
-    """Log to OUTPUT_DIR/log.txt, and what is for users to the screen as well."""
+    """Log to OUTPUT_DIR/log.txt, and messages for users to the screen as well."""
     rank = comm.get_rank()
-    # Called as default_setup does: the handlers are made once, and have their filter when it logs.
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="centernet_d2", abbrev_name="cn")
+    for options in ({"name": "fvcore"}, {}, {"name": "centernet_d2", "abbrev_name": "cn"}):
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, **options)
     for name in ("fvcore", "detectron2", "centernet_d2"):
         for handler in logging.getLogger(name).handlers:
             if getattr(handler, "stream", None) is sys.stdout:
                 handler.addFilter(is_for_the_screen)
             elif isinstance(handler, logging.StreamHandler):
-                handler.handleError = partial(_give_up, handler)  # type: ignore[method-assign]  # Of log.txt alone.
+                handler.handleError = partial(_close, handler)  # type: ignore[method-assign]  # Of log.txt alone.
 
 
-def _give_up(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
-    """Write no more to a log file whose disk is full. That ends the training by itself, and needs no traceback here."""
+def _close(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
+    """Stop writing to a log file whose disk is full: the training ends by itself and reports it."""
     with suppress(OSError):
         handler.stream.close()
 
 
-def _config_files(cfg: CfgNode) -> tuple[Path, Path]:
-    """The config in an output folder, and where it is while Detectron2 writes another."""
-    path = Path(cfg.OUTPUT_DIR) / "config.yaml"
-    return path, path.with_suffix(".yaml.before")
-
-
-def _restore_config_file(cfg: CfgNode) -> None:
-    """Bring the config back that a process was about to replace when it was killed."""
-    path, before = _config_files(cfg)
-    if before.exists():
-        before.replace(path)
-
-
-def _file_to_show(cfg: CfgNode, path: Path) -> str:
-    """The file of the command line, or "" for that of OUTPUT_DIR, which is moved away while another is written."""
-    return "" if path.resolve() == _config_files(cfg)[0].resolve() else str(path)
-
-
-@contextmanager
-def _config_file_safe(cfg: CfgNode, *, keep: bool) -> Iterator[None]:
-    """Detectron2 writes the config of a run in place in this context; whatever kills the process, the old one is safe.
-
-    Args:
-        cfg: of the run.
-        keep: bring the old one back, or none: it tells how the weights in the folder were trained, and evaluations
-            neither change nor make it.
-    """
-    path, before = _config_files(cfg)
-    if comm.is_main_process() and path.exists():
-        path.replace(before)
-    yield
-    if not comm.is_main_process():
-        return
-    if keep:
-        path.unlink()
-        _restore_config_file(cfg)
-    else:
-        before.unlink(missing_ok=True)
-
-
-def check_output_dir(cfg: CfgNode, *, resume: bool, told: Collection[str] = ()) -> dict[str, tuple[object, object]]:
-    """Refuse to train over another run. A folder without weights is none, whatever else a failed start left there.
-
-    Args:
-        cfg: of the run to start.
-        resume: whether the run in the folder is to be continued.
-        told: keys that the command line names.
-
-    Returns:
-        The keys that a resumed run changes, with their values before and now.
+def check_output_dir(folder: Path, *, resume: bool) -> None:
+    """Refuse to overwrite another run. A folder without weights, for example of a failed start, is no run.
 
     Raises:
-        NotADirectoryError: OUTPUT_DIR is a file.
-        FileExistsError: OUTPUT_DIR holds weights and `resume` is off, or a config that differs in more than may change.
+        NotADirectoryError: the folder is a file.
+        FileExistsError: the folder contains weights, and `resume` is off.
     """
-    folder = Path(cfg.OUTPUT_DIR)
-    config_file = folder / "config.yaml"
     if folder.is_file():
         raise NotADirectoryError(f"OUTPUT_DIR {folder} is a file")
-    if not any(folder.glob("*.pth")):
-        return {}
-    if not resume:
+    if not resume and any(folder.glob("*.pth")):
         raise FileExistsError(
-            f"OUTPUT_DIR {folder} already holds trained weights: continue with --resume, or choose another folder"
+            f"OUTPUT_DIR {folder} already contains trained weights: continue with --resume, or choose another folder"
         )
-    if not config_file.exists():
-        return {}
-    old, new = (dict(flatten(yaml.safe_load(one.dump()))) for one in (_read_old_config(config_file), cfg))
+
+
+def recorded_config(folder: Path) -> CfgNode | None:
+    """Return the config of the run in an output folder; None without weights or without a config.
+
+    Raises:
+        FileExistsError: the file is not a config of this project.
+    """
+    path = folder / "config.yaml"
+    if not path.exists() or not any(folder.glob("*.pth")):
+        return None
+    try:
+        return load_config(path)
+    except ValueError as error:
+        raise FileExistsError(f"{path} is not a config of this project, choose another OUTPUT_DIR: {error}") from error
+
+
+def check_changes(recorded: CfgNode, cfg: CfgNode, overrides: Collection[str]) -> dict[str, tuple[object, object]]:
+    """Return the keys that a resumed run changes, with old and new values.
+
+    Args:
+        recorded: config of the run.
+        cfg: new config.
+        overrides: keys on the command line.
+
+    Raises:
+        FileExistsError: a key differs that must not change.
+    """
+    old, new = (dict(flatten(yaml.safe_load(one.dump()))) for one in (recorded, cfg))
     changed = {
         key: (old.get(key), new.get(key))
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and key != "OUTPUT_DIR"
     }
-    refused = [key for key in changed if key not in RESUMABLE and not (key in LEARNING_RATE and key in told)]
+    refused = [key for key in changed if key not in RESUMABLE and not (key in LEARNING_RATE and key in overrides)]
     if refused:
         lines = "\n".join(f"  {key}: {changed[key][0]} -> {changed[key][1]}" for key in refused[:10])
         raise FileExistsError(
-            f"OUTPUT_DIR {folder} belongs to a run with another config; choose another folder (--resume may change "
-            "iterations, devices and workers, and, by keys on the command line, the learning rate and its schedule). "
-            f"Changed:\n{lines}"
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} belongs to a run with another config; choose another folder (--resume may "
+            "change iterations, devices and workers, and, by keys on the command line, the learning rate and its "
+            f"schedule). Changed:\n{lines}"
         )
     return changed
-
-
-def _read_old_config(path: Path) -> CfgNode:
-    """The config of a run, perhaps of an earlier version: what it does not have, has its default."""
-    try:
-        return load_config(path)
-    except ValueError as error:
-        raise FileExistsError(f"{path} is not a config of this project, choose another OUTPUT_DIR: {error}") from error

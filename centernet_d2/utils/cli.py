@@ -12,11 +12,19 @@ from types import ModuleType
 from .logging import drop_mapping_notice, drop_pixel_notice
 from .signals import Stopped
 
-__all__ = ["fail", "import_outside", "is_expected", "run", "sentence"]
+__all__ = ["Failure", "import_outside", "is_expected", "run", "sentence"]
 
 # Errors caused by options, configs, files and data, and divergence of a training. All others are bugs and keep their
 # traceback.
 EXPECTED = (OSError, ValueError, KeyError, FloatingPointError, MemoryError)
+
+
+class Failure(Exception):
+    """An end that another process has already reduced to a sentence and an exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def run(
@@ -59,6 +67,8 @@ def run(
         return main(args) or 0
     except Stopped as stopped:
         return fail(parser, str(stopped), code=stopped.code)
+    except Failure as failure:
+        return fail(parser, str(failure), code=failure.code)
     except KeyboardInterrupt:
         return fail(parser, "stopped", code=130)
     except Exception as error:

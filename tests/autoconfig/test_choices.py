@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -6,23 +7,23 @@ from torch import nn
 from centernet_d2 import load_config
 from centernet_d2.autoconfig.budget import Pace, iterations_within
 from centernet_d2.autoconfig.choices import (
-    Choices,
-    Machine,
+    Overrides,
     batch_size,
     bytes_per_pixel,
     choose_batch,
-    choose_input,
+    choose_class_sizes,
+    choose_evaluation,
+    choose_input_size,
+    choose_length,
     choose_network,
-    choose_sizes,
+    choose_precision,
+    choose_rate,
     evaluation_period,
-    half_speed,
     input_size,
-    look_at_machine,
     number_of_epochs,
-    reference_rate,
     scaled_rate,
-    set_iterations,
 )
+from centernet_d2.autoconfig.machine import Machine, half_speed, inspect_machine
 from centernet_d2.config.catalog import get_base_file
 from centernet_d2.readers import LabeledImage, LabeledObject
 
@@ -126,40 +127,54 @@ def test_half_speed_is_a_ratio():
     assert half_speed(seconds=0.0) > 0
 
 
-def choices(*told):
-    cfg = load_config(get_base_file("Base-HG-small.yaml"), [*told, "MODEL.DEVICE", "cpu"])
-    return Choices(cfg, told[::2])
+NONE = Overrides({})
 
 
-def test_choices_are_a_config():
-    made = choices()
-    choose_input(made, [image(640, 480, 200)] * 100, GPU, 32, by_width=False)
-    choose_batch(made, 100, GPU, 1000.0, (1e-3, 8))
-    set_iterations(made, 1000, 100, "because")
-    solver = made.cfg.SOLVER
-    assert solver.AMP.ENABLED
-    assert made.cfg.MODEL.CENTERNET.CHANNELS_LAST
-    assert made.cfg.INPUT.AFFINE.SIZE == [384, 512]
-    assert made.cfg.MODEL.CENTERNET.TEST_RESOLUTION == "fixed"
-    assert (solver.IMS_PER_BATCH, solver.BASE_LR) == (16, 1.4e-3)
-    assert (solver.LR_SCHEDULER_NAME, solver.STEPS) == ("WarmupCosineLR", ())
-    assert (solver.MAX_ITER, solver.WARMUP_ITERS, made.cfg.TEST.EVAL_PERIOD) == (1000, 50, 200)
-    assert any("1000 iterations, 160.0 epochs" in line and "because" in line for line in made.lines)
+def overrides(**values):
+    return Overrides({key.replace("__", "."): value for key, value in values.items()})
 
 
-def test_what_the_command_line_names_is_not_chosen():
-    told = ["SOLVER.AMP.ENABLED", "True", "INPUT.AFFINE.SIZE", "[64, 96]", "SOLVER.IMS_PER_BATCH", "3"]
-    made = choices(*told, "SOLVER.BASE_LR", "0.01", "TEST.EVAL_PERIOD", "7", "SOLVER.EPOCHS", "2", "SEED", "5")
-    choose_input(made, [image(640, 480, 200)] * 100, CPU, 32, by_width=False)
-    choose_batch(made, 100, CPU, 1000.0, (1e-3, 8))
-    set_iterations(made, 1000, 100, "because")
-    solver = made.cfg.SOLVER
-    assert solver.AMP.ENABLED
-    assert made.cfg.INPUT.AFFINE.SIZE == [64, 96]
-    assert (solver.IMS_PER_BATCH, solver.BASE_LR, made.cfg.TEST.EVAL_PERIOD, made.cfg.SEED) == (3, 0.01, 7, 5)
-    # Two epochs of 100 images in batches of 3.
-    assert solver.MAX_ITER == 67
-    assert any("as told" in line for line in made.lines)
+def test_overrides_have_the_type_of_their_key():
+    cfg = load_config(get_base_file("Base-HG-small.yaml"), ["INPUT.AFFINE.SIZE", "[64, 96]", "SOLVER.BASE_LR", "0.01"])
+    user = Overrides.from_config(cfg, ["INPUT.AFFINE.SIZE", "SOLVER.BASE_LR"])
+    assert user.values == {"INPUT.AFFINE.SIZE": [64, 96], "SOLVER.BASE_LR": 0.01}
+    assert user.get("SOLVER.BASE_LR", 1.0) == 0.01
+    assert user.get("SEED", 7) == 7
+    assert (user.reason("SOLVER.BASE_LR", "x"), user.reason("SEED", "x")) == ("set by you", "x")
+
+
+def test_a_choice_has_keys_a_reason_and_lines():
+    choice = choose_precision(GPU, NONE)
+    assert choice.keys == {"SOLVER.AMP.ENABLED": True, "MODEL.CENTERNET.CHANNELS_LAST": True}
+    (line,) = choice.lines()
+    assert re.match(r"  half precision +on +SOLVER.AMP.ENABLED, MODEL.CENTERNET.CHANNELS_LAST; default on a GPU", line)
+
+
+def test_slow_half_precision_is_off():
+    # Channels-last memory format was measured to pay in half precision on a GPU alone.
+    assert choose_precision(CPU, NONE).keys == {"SOLVER.AMP.ENABLED": False}
+    assert choose_precision(CPU, overrides(SOLVER__AMP__ENABLED=True)).keys == {"SOLVER.AMP.ENABLED": True}
+
+
+def test_the_input_size_depends_on_data_and_device():
+    images = [image(640, 480, 200)] * 100
+    choice = choose_input_size(images, GPU, 32, NONE, by_width=False)
+    assert choice.keys == {"INPUT.AFFINE.SIZE": [384, 512], "MODEL.CENTERNET.TEST_RESOLUTION": "fixed"}
+    own = choose_input_size(images, CPU, 32, overrides(INPUT__AFFINE__SIZE=[64, 96]), by_width=True)
+    assert own.keys == {"INPUT.AFFINE.SIZE": [64, 96]}
+    assert "64 x 96" in own.value
+    assert "set by you" in own.reason
+
+
+def test_batch_and_workers_depend_on_the_machine():
+    choice = choose_batch(100, (384, 512), GPU, 1000.0, NONE)
+    assert choice.keys == {
+        "SOLVER.IMS_PER_BATCH": 16,
+        "SOLVER.REFERENCE_IMS_PER_BATCH": 0,
+        "DATALOADER.NUM_WORKERS": 8,
+    }
+    own = choose_batch(100, (64, 96), CPU, 1000.0, overrides(SOLVER__IMS_PER_BATCH=3))
+    assert (own.keys["SOLVER.IMS_PER_BATCH"], own.keys["DATALOADER.NUM_WORKERS"]) == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -171,62 +186,78 @@ def test_what_the_command_line_names_is_not_chosen():
         ({"a": 300}, False, "there is one class"),
     ],
 )
-def test_classes_of_many_objects_have_sizes_of_their_own(counts, own, why):
+def test_classes_of_many_objects_have_size_maps_of_their_own(counts, own, why):
     things = [LabeledObject(name, (0, 0, 5, 5)) for name, count in counts.items() for _ in range(count)]
-    things += [LabeledObject(name, (0, 0, 9, 9), crowd=True) for name in counts]  # These teach no size.
-    made = choices()
-    choose_sizes(
-        made,
-        [LabeledImage(Path("a.jpg"), tuple(things[::2]), 9, 9), LabeledImage(Path("b.jpg"), tuple(things[1::2]), 9, 9)],
-        list(counts),
-    )
-    assert made.cfg.MODEL.CENTERNET.CLASS_SPECIFIC_SIZE == own
-    assert why in made.lines[-1]
+    things += [LabeledObject(name, (0, 0, 9, 9), crowd=True) for name in counts]  # These do not count.
+    images = [LabeledImage(Path(f"{start}.jpg"), tuple(things[start::2]), 9, 9) for start in (0, 1)]
+    choice = choose_class_sizes(images, list(counts), NONE)
+    assert choice.keys == {"MODEL.CENTERNET.CLASS_SPECIFIC_SIZE": own}
+    assert why in choice.reason
 
 
 @pytest.mark.parametrize(
-    ("told", "rate", "decay"),
+    ("user", "rate", "decay"),
     [
-        ([], 0.01, 0.05),
-        (["SOLVER.OPTIMIZER", "Adam"], 0.001, 0.0),
-        (["SOLVER.OPTIMIZER", "AdamW", "SOLVER.WEIGHT_DECAY", 0.3], 0.002, 0.3),
-        (["SOLVER.OPTIMIZER", "Muon"], 0.01, 0.05),
+        ({}, 0.01, None),
+        ({"SOLVER.OPTIMIZER": "Adam"}, 0.001, 0.0),
+        ({"SOLVER.OPTIMIZER": "AdamW"}, 0.002, 0.05),
+        ({"SOLVER.OPTIMIZER": "Muon"}, 0.01, None),
+        ({"SOLVER.OPTIMIZER": "SGD", "SOLVER.BASE_LR": 0.1}, 0.1, None),
     ],
 )
-def test_another_optimizer_has_another_rate(told, rate, decay):
-    base = get_base_file("Base-HG-small-boxes.yaml")
-    made = Choices(load_config(base, told), set(told[::2]))
-    assert reference_rate(made, load_config(base)) == (rate, 8)
-    assert made.cfg.SOLVER.WEIGHT_DECAY == decay
+def test_another_optimizer_has_another_rate(user, rate, decay):
+    network = load_config(get_base_file("Base-HG-small-boxes.yaml"))
+    choice = choose_rate(network, 8, Overrides(user))
+    assert choice.keys["SOLVER.BASE_LR"] == rate
+    assert choice.keys.get("SOLVER.WEIGHT_DECAY") == decay
+    assert (choice.keys["SOLVER.LR_SCHEDULER_NAME"], choice.keys["SOLVER.STEPS"]) == ("WarmupCosineLR", ())
+
+
+def test_the_rate_grows_with_the_batch():
+    network = load_config(get_base_file("Base-HG-small-boxes.yaml"))
+    assert choose_rate(network, 16, NONE).keys["SOLVER.BASE_LR"] == 0.014
 
 
 def test_an_optimizer_without_a_known_rate_needs_one():
-    base, told = get_base_file("Base-HG-small-boxes.yaml"), ["SOLVER.OPTIMIZER", "SGD"]
-    with pytest.raises(ValueError, match=r"no rate is known for SOLVER.OPTIMIZER SGD: name SOLVER.BASE_LR"):
-        reference_rate(Choices(load_config(base, told), set(told[::2])), load_config(base))
-    told += ["SOLVER.BASE_LR", 0.1]  # What is told stays, whatever is set behind it.
-    reference_rate(Choices(load_config(base, told), set(told[::2])), load_config(base))
+    network = load_config(get_base_file("Base-HG-small-boxes.yaml"))
+    with pytest.raises(ValueError, match=r"no learning rate is known for SOLVER.OPTIMIZER SGD: set SOLVER.BASE_LR"):
+        choose_rate(network, 8, overrides(SOLVER__OPTIMIZER="SGD"))
 
 
-def test_a_length_of_the_command_line_counts_before_the_epochs_of_a_model_file():
-    made = choices()
-    made.cfg.SOLVER.EPOCHS = 50
-    set_iterations(made, 125, 100, "--epochs")
-    assert (made.cfg.SOLVER.MAX_ITER, made.cfg.SOLVER.EPOCHS) == (125, 0)
-    assert any("125 iterations" in line and "--epochs" in line for line in made.lines)
+def test_the_length_sets_warm_up_and_checkpoints():
+    choice = choose_length(1000, 100, 16, "because", NONE)
+    assert choice.keys == {
+        "SOLVER.MAX_ITER": 1000,
+        "SOLVER.EPOCHS": 0,
+        "SOLVER.WARMUP_ITERS": 50,
+        "SOLVER.MAX_TO_KEEP": 2,
+        "SOLVER.CHECKPOINT_PERIOD": 200,
+    }
+    assert choice.value == "1000 iterations, 160.0 epochs"
+    assert choice.reason.endswith("because")
+
+
+@pytest.mark.parametrize(
+    ("user", "iterations"),
+    [({"SOLVER.EPOCHS": 2}, 67), ({"SOLVER.MAX_ITER": 12}, 12), ({"SOLVER.MAX_ITER": 12, "SOLVER.EPOCHS": 2}, 67)],
+)
+def test_a_length_set_by_the_user_counts(user, iterations):
+    # Two epochs of 100 images in batches of 3.
+    choice = choose_length(1000, 100, 3, "because", Overrides(user))
+    assert choice.keys["SOLVER.MAX_ITER"] == iterations
+    assert choice.reason == "SOLVER.MAX_ITER; set by you"
+
+
+def test_the_period_of_evaluations():
+    assert choose_evaluation(1000, ["val"], NONE).keys == {"TEST.EVAL_PERIOD": 200}
+    choice = choose_evaluation(1000, ["val"], overrides(TEST__EVAL_PERIOD=7))
+    assert (choice.keys, choice.value) == ({"TEST.EVAL_PERIOD": 7}, "every 7 iterations")
+    assert choose_evaluation(2, [], NONE).reason.endswith("on nothing")
 
 
 @pytest.mark.parametrize(("device", "index"), [("cuda", None), ("cuda:1", 1)])
 def test_the_memory_of_a_gpu_is_asked_for_by_its_index(monkeypatch, device, index):
     # torch before 2.5 refuses "cuda" without a number, but takes None.
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda asked: (8e9, 9e9) if asked == index else pytest.fail(asked))
-    machine = look_at_machine(device, measure=True)
+    machine = inspect_machine(device, measure=True)
     assert (machine.device, machine.memory) == (device, 8e9)
-
-
-def test_a_slow_half_precision_is_off():
-    made = choices()
-    choose_input(made, [image(640, 480, 200)], CPU, 32, by_width=False)
-    assert not made.cfg.SOLVER.AMP.ENABLED
-    # A layout that was measured to pay in half precision on a GPU alone.
-    assert not made.cfg.MODEL.CENTERNET.CHANNELS_LAST

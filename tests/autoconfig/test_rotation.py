@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from centernet_d2.autoconfig.rotation import why_not_turned
+from centernet_d2.autoconfig.rotation import rotation_veto
 from centernet_d2.readers import LabeledImage, LabeledObject, find_data
 
 
@@ -25,8 +25,8 @@ def images(count=40, per_image=5, *, wide=1.0, low=0.0, perspective=0.0, label="
 
 
 def test_boxes_that_lie_any_way_say_nothing_against_it():
-    assert why_not_turned(images()) == ""
-    assert why_not_turned(images(20, label="a") + images(20, label="b")) == ""
+    assert rotation_veto(images()) == ""
+    assert rotation_veto(images(20, label="a") + images(20, label="b")) == ""
 
 
 @pytest.mark.parametrize(
@@ -34,35 +34,35 @@ def test_boxes_that_lie_any_way_say_nothing_against_it():
     [
         ({"wide": 1.3}, "cell: 3.% wider than high"),
         ({"wide": 0.7}, "cell: 4.% higher than wide"),
-        ({"low": 0.4}, "objects lie low"),
+        ({"low": 0.4}, "objects are low"),
         ({"perspective": 0.2}, "the size of objects depends"),
         ({"count": 10}, "too few boxes"),
     ],
 )
 def test_gravity_shows_in_boxes(options, reason):
-    assert re.match(reason, why_not_turned(images(**options)))
+    assert re.match(reason, rotation_veto(images(**options)))
 
 
 def test_one_class_that_stands_is_enough():
-    assert why_not_turned(images() + images(wide=0.6, label="person")).startswith("person: 6")
+    assert rotation_veto(images() + images(wide=0.6, label="person")).startswith("person: 6")
 
 
 def test_boxes_at_the_border_and_rare_classes_do_not_count():
     cut = LabeledObject("cell", (0, 100, 200, 110))
     edges = [LabeledImage(image.path, (*image.objects, cut), 400, 300) for image in images()]
-    assert why_not_turned(edges) == ""
+    assert rotation_veto(edges) == ""
     # Five tall ones among two hundred.
-    assert why_not_turned(images() + images(1, wide=0.3, label="pin")) == ""
+    assert rotation_veto(images() + images(1, wide=0.3, label="pin")) == ""
     many = [image for kind in range(20) for image in images(2, label=str(kind))]
-    assert why_not_turned(many).startswith("too few boxes")
+    assert rotation_veto(many).startswith("too few boxes")
 
 
 @pytest.mark.parametrize("empty", [[], [LabeledImage(Path("a.jpg"), (), 400, 300)]])
 def test_without_objects_nothing_is_turned(empty):
-    assert why_not_turned(empty).startswith("too few boxes")
+    assert rotation_veto(empty).startswith("too few boxes")
 
 
 @pytest.mark.parametrize("name", ["bccd", "coco128", "keypoints_mouse", "keypoints_coco", "kitti_sample"])
 def test_of_real_data_only_blood_cells_lie_any_way(name, shared):
-    against = why_not_turned(find_data(shared / "data" / name).splits["train"].images)
+    against = rotation_veto(find_data(shared / "data" / name).splits["train"].images)
     assert (against == "") == (name == "bccd")

@@ -113,11 +113,11 @@ def test_an_error_in_several_processes_is_one_line_of_the_first(arguments, capsy
                 main(*args)
         raise multiprocessing.ProcessExitedException("exit code 1", error_index=0, error_pid=0, exit_code=1)
 
-    def main(args):
+    def execute(job):
         raise FileNotFoundError("the image a.png does not exist")
 
     monkeypatch.setattr(command, "launch", launch)
-    monkeypatch.setattr(command, "main", main)
+    monkeypatch.setattr(command, "execute", execute)
     monkeypatch.setattr("sys.argv", ["train_net.py"])
     flags = ["--num-gpus", "2", *(["--debug"] if debug else [])]
     args = arguments()

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,7 +55,7 @@ def test_a_folder_becomes_an_evaluated_model(layout, tmp_path, capsys):
         "batch           2",
     ):
         assert line in screen
-    assert screen.index("chosen") < screen.index("Starting training")
+    assert screen.index("configuration (append") < screen.index("Starting training")
     cfg = load_config(out / "config.yaml")
     assert cfg.MODEL.CENTERNET.NUM_CLASSES == 3
     assert (cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST) == (2, (f"out_{layout}_val",))
@@ -76,6 +78,49 @@ def test_the_config_of_a_run_goes_on_with_it(folder, tmp_path):
     assert run(command(folder, out, SOLVER__MAX_ITER="1", DATASETS__TEST="()")) == 0
     assert run(["--config-file", str(out / "config.yaml"), "--resume", "SOLVER.MAX_ITER", "2"]) == 0
     assert load_config(out / "config.yaml").SOLVER.MAX_ITER == 2
+
+
+def test_a_run_is_resumed_and_evaluated_by_its_folder_alone(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run(command(folder, out, "--epochs", "1")) == 0
+    assert run(["--resume", "OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", "3"]) == 0
+    cfg = load_config(out / "config.yaml")
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH) == (3, 2)
+    capsys.readouterr()
+    assert run(["--data", str(folder), "--eval-only", "--resume", "OUTPUT_DIR", str(out)]) == 0
+    screen = capsys.readouterr().out
+    assert "Evaluation results for bbox" in screen
+    assert "configuration (append" not in screen, "nothing is chosen anew"
+
+
+def test_a_run_is_found_by_its_data(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = command(folder, "", SOLVER__MAX_ITER="1", DATASETS__TEST="()")
+    index = options.index("OUTPUT_DIR")
+    assert run([*options[:index], *options[index + 2 :]]) == 0
+    assert run(["--data", str(folder), "--resume", "SOLVER.MAX_ITER", "2"]) == 0
+    assert load_config(tmp_path / "output" / "cells" / "config.yaml").SOLVER.MAX_ITER == 2
+    assert not (tmp_path / "output" / "cells-2").exists()
+
+
+@pytest.mark.parametrize("option", ["--epochs", "--minutes"])
+def test_every_file_is_opened_once(folder, tmp_path, monkeypatch, option):
+    """Config files and the config of the run, from the command to the end of the training."""
+    opened, read_text = Counter(), Path.read_text
+
+    def counted(path, *args, **kwargs):
+        opened[str(path.resolve())] += path.suffix == ".yaml"
+        return read_text(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    assert run(command(folder, tmp_path / "out", option, "0.01", DATASETS__TEST="()")) == 0
+    files = {name: count for name, count in opened.items() if count}
+    assert {Path(name).name for name in files} == {
+        "Base-HG-small-boxes.yaml",
+        "Base-HG-small.yaml",
+        "Base-CenterNet.yaml",
+    }
+    assert set(files.values()) == {1}
 
 
 def test_weights_of_the_authors_become_a_model_for_other_classes(released, folder, tmp_path, monkeypatch):
@@ -120,10 +165,12 @@ def test_output_goes_to_a_fresh_folder_of_the_name_of_the_data(folder, tmp_path,
     [
         (["--data", "nowhere"], "nowhere do not exist"),
         (["--data", ".", "--config-file", "a.yaml"], "give one of them"),
-        (["--data", ".", "--resume"], "OUTPUT_DIR/config.yaml of the run"),
-        (["--data", ".", "--eval-only"], "OUTPUT_DIR/config.yaml of the run"),
+        (["--data", ".", "--resume"], "name its folder with OUTPUT_DIR"),
+        (["--eval-only"], "name its folder with OUTPUT_DIR"),
+        (["--data", ".", "--resume", "OUTPUT_DIR", "nowhere"], "OUTPUT_DIR nowhere contains no run"),
+        (["--data", ".", "--resume", "--minutes", "3"], "--minutes is for a new training with --data"),
         (["--data", ".", "--epochs", "0"], "--epochs is 0, but must be above 0"),
-        (["--data", ".", "--minutes", "5", "--num-gpus", "2"], "with several give --epochs"),
+        (["--data", ".", "--minutes", "5", "--num-gpus", "2"], "with several use --epochs"),
         (["--data", ".", "--model", "yolo"], "config file yolo does not exist"),
         (["--data", ".", "--model", "dla34-coc"], "did you mean dla34-coco?"),
         (
@@ -135,7 +182,7 @@ def test_output_goes_to_a_fresh_folder_of_the_name_of_the_data(folder, tmp_path,
         (["--data", ".", "SOLVER.MAX_ITERS", "5"], "did you mean SOLVER.MAX_ITER?"),
         (["--data", ".", "SOLVER.MAX_ITER"], "has no value"),
         (["--data", "."], "has no layout that is known. Looked for:"),
-        (["--minutes", "5"], "go with --data"),
+        (["--minutes", "5"], "--minutes is for a new training with --data"),
     ],
 )
 def test_mistakes_end_in_a_message(options, message, tmp_path, monkeypatch, capsys):
@@ -151,7 +198,7 @@ def test_another_run_is_not_touched(folder, tmp_path, capsys):
     out.mkdir()
     (out / "model_final.pth").touch()
     assert run(command(folder, out)) == 1
-    assert "already holds trained weights" in capsys.readouterr().err
+    assert "already contains trained weights" in capsys.readouterr().err
     assert [path.name for path in out.iterdir()] == ["model_final.pth"]
 
 

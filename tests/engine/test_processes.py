@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from centernet_d2.cli import train as command
-from centernet_d2.engine.setup import read_config
+from centernet_d2.cli.train import build_run
 from support.processes import run_forked
 
 FROZEN = {"MODEL__RESNETS__NORM": "FrozenBN", "MODEL__UPCONV__NORM": "FrozenBN"}
@@ -86,6 +86,6 @@ def test_an_evaluation_may_have_any_norm_and_batch(arguments, monkeypatch, tmp_p
     torchrun(monkeypatch, 0, 2)
     (tmp_path / "weights.pth").touch()
     wrong = {"MODEL__UPCONV__NORM": "SyncBN", "SOLVER__IMS_PER_BATCH": "3"}
-    read_config(arguments("--eval-only", MODEL__WEIGHTS=str(tmp_path / "weights.pth"), **wrong))
+    build_run(arguments("--eval-only", MODEL__WEIGHTS=str(tmp_path / "weights.pth"), **wrong))
     with pytest.raises(ValueError, match="multiple of the 2 processes"):
-        read_config(arguments(**wrong))
+        build_run(arguments(**wrong))

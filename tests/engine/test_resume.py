@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from centernet_d2.engine import Trainer, setup
+from centernet_d2.cli.train import build_run
+from centernet_d2.engine import Trainer
+from centernet_d2.engine.setup import setup_run
 
 
 def weights(folder):
@@ -12,8 +14,9 @@ def weights(folder):
 
 def run(arguments, folder, iterations, *flags, **overrides):
     keys = {"SOLVER__STEPS": "(1,)", "DATASETS__TEST": "()", **overrides}
-    cfg = setup(arguments(*flags, OUTPUT_DIR=str(folder), SOLVER__MAX_ITER=str(iterations), **keys))
-    trainer = Trainer(cfg)
+    job = build_run(arguments(*flags, OUTPUT_DIR=str(folder), SOLVER__MAX_ITER=str(iterations), **keys))
+    setup_run(job)
+    trainer = Trainer(job.cfg)
     trainer.resume_or_load(resume="--resume" in flags)
     trainer.train()
     return trainer

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -462,22 +461,23 @@ def test_the_config_of_a_run_survives_a_kill_while_it_is_replaced(call, tmp_path
     class Killed(BaseException):
         pass
 
-    def half(cfg, args):
-        (Path(cfg.OUTPUT_DIR) / "config.yaml").write_text("SOLVER:\n  MAX")
+    def half(path, write):
+        path.with_name(".config.yaml.tmp").write_text("SOLVER:\n  MAX")
         raise Killed
 
     options = {"DATASETS__TEST": "()", "SOLVER__MAX_ITER": 1}
     out = tmp_path / "out"
     assert call(**options)[0] == 0
     before = (out / "config.yaml").read_text()
-    for flags in (["--resume"], ["--eval-only", "--resume"]):
-        with monkeypatch.context() as patch:
-            patch.setattr(sys.modules["centernet_d2.engine.setup"], "default_setup", half)
-            with pytest.raises(Killed):
-                call(*flags, **options)
-        assert (out / "config.yaml").read_text() != before
-        assert call("--resume", SOLVER__BASE_LR=1.0, **{**options, "SEED": 3})[0] == 1, "it is compared"
-        assert (out / "config.yaml").read_text() == before
+    with monkeypatch.context() as patch:
+        patch.setattr("centernet_d2.engine.setup.write_whole", half)
+        with pytest.raises(Killed):
+            call("--resume", **{**options, "SOLVER__MAX_ITER": 2})
+    assert (out / "config.yaml").read_text() == before
+    assert call("--resume", SOLVER__BASE_LR=1.0, **{**options, "SEED": 3})[0] == 1, "it is compared"
+    assert call("--eval-only", "--resume", **options)[0] == 0
+    assert (out / "config.yaml").read_text() == before
+    assert not list(out.glob(".*.tmp")) or call("--resume", **options)[0] == 0
 
 
 @pytest.mark.usefixtures("tiny")

@@ -53,7 +53,7 @@ def test_another_run_is_never_overwritten(main, arguments, tmp_path):
     main(arguments())
     out = tmp_path / "out"
     before = {name: (out / name).read_bytes() for name in ("config.yaml", "model_final.pth", "metrics.json")}
-    with pytest.raises(FileExistsError, match="already holds trained weights: continue with --resume"):
+    with pytest.raises(FileExistsError, match="already contains trained weights: continue with --resume"):
         main(arguments())
     (tmp_path / "link").symlink_to(out)
     main(arguments("--resume", OUTPUT_DIR=f"{tmp_path}/link/", SOLVER__MAX_ITER=4))
