@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
 def draw(args: argparse.Namespace) -> None:
     """Draw the set that a command line names."""
     if args.folder.exists():
-        raise FileExistsError(f"{args.folder} exists already; nothing is overwritten")
+        raise FileExistsError(f"{args.folder} already exists; nothing is overwritten")
     WRITERS[args.kind](args.folder, train=args.train, val=args.val, seed=args.seed)
     print(f"drew {args.kind} into {args.folder}: {args.train} images to train on, {args.val} for every other split")
 

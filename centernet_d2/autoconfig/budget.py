@@ -1,4 +1,4 @@
-"""How long iterations and evaluations of a training take here."""
+"""Time per iteration and evaluation on this machine, and the iterations that fit into a time budget."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .choices import evaluation_period
 __all__ = ["Pace", "iterations_within", "measure_pace"]
 
 WARM_UP = 3
-# At least so many steps are timed.
+# Smallest number of timed iterations.
 STEPS = 5
 TEST_IMAGES = 8
-# Evaluators take time beside the network, there is a start and an end, and other programs come and go.
+# Margins for evaluators, for start and end of the training, and for other programs.
 MARGIN, REST, SAFETY = 1.5, 5.0, 0.97
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of an iteration, of an evaluation, and of a start until the first iteration."""
+    """Seconds of an iteration, of an evaluation, and until the first iteration."""
 
     step: float
     evaluation: float
@@ -34,7 +34,7 @@ class Pace:
 
 
 def measure_pace(cfg: CfgNode, seconds: float) -> Pace:
-    """Time iterations on the real data for some seconds, with a network that is then thrown away, and detection."""
+    """Time training iterations for some seconds, and detection, on the real data with a temporary network."""
     register_from_config(cfg)
     begin = time.perf_counter()
     model = Trainer.build_model(cfg)
@@ -63,7 +63,7 @@ def _evaluation(cfg: CfgNode, model: torch.nn.Module) -> float:
             for batch in islice(batches, TEST_IMAGES):
                 model(batch)
                 seen += 1
-        # A data set of one image has no time of its own, which REST covers.
+        # A dataset of a single image has no measurement; REST covers it.
         seconds += MARGIN * len(loader) * (_now() - before) / max(seen, 1)
     return seconds + REST
 
@@ -75,7 +75,7 @@ def _now() -> float:
 
 
 def iterations_within(seconds: float, pace: Pace) -> int:
-    """Iterations that fit into so many seconds together with start and evaluations; at least one."""
+    """Return the iterations that fit into a time budget together with start and evaluations; at least one."""
     left = SAFETY * (seconds - pace.start - pace.evaluation)
     iterations = max(1, int(left / pace.step))
     period = evaluation_period(iterations, pace.step, pace.evaluation)

@@ -1,4 +1,4 @@
-"""What found data ask a model to learn, as config keys."""
+"""The task of a discovered dataset, as config keys."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..structures.calibration import read_camera
 
 __all__ = ["Task", "task_of"]
 
-# COCO's tolerances come with the evaluation for as many keypoints; others get this one.
+# The evaluation has OKS sigmas for COCO's keypoints; all others get this one.
 _COCO_KEYPOINTS = 17
 _SIGMA = 0.05
 
@@ -25,7 +25,7 @@ _BOX_NETWORKS = {
     "large on a CPU": "COCO-Detection/centernet_R_18_plain_1x.yaml",
 }
 _KEYPOINT_NETWORKS = {**_BOX_NETWORKS, "small": "Base-HG-small-keypoints.yaml"}
-_SPACE_NETWORKS = {
+_BOX3D_NETWORKS = {
     "small": "Shapes/centernet_3d_HG_boxes.yaml",
     "trunk": "KITTI-3D/centernet_3d_R_18.yaml",
     "large": "KITTI-3D/centernet_3d_R_18.yaml",
@@ -35,16 +35,16 @@ _SPACE_NETWORKS = {
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learned.
+    """Task of a training.
 
     Attributes:
-        name: for people.
-        networks: "small" (learns from scratch), "trunk" (starts from a classifier), "large" and "large on a CPU" -> a
+        name: for the summary.
+        networks: "small" (trained from scratch), "trunk" (initialized from a classifier), "large", "large on a CPU" ->
             config to start from.
-        keys: config keys of data sets, classes and heads.
-        notes: what was decided, and why.
-        focal: median focal length in pixels of the images, of tasks with cameras, else 0.
-        by_width: whether networks see images by their width, else by their longer side.
+        keys: config keys of datasets, classes and heads.
+        notes: decisions with their reasons.
+        focal: median focal length of the images in pixels, for tasks with cameras; otherwise 0.
+        by_width: True if the width of images fills the input, otherwise their longer side.
     """
 
     name: str
@@ -55,17 +55,17 @@ class Task:
     by_width: bool = False
 
     def keys_for_width(self, shown: float) -> dict[str, object]:
-        """Keys that depend on how wide the network sees an image, relative to its own width."""
+        """Return the keys that depend on the width of the network input relative to that of the image."""
         return {"MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL": round(self.focal * shown, 1)} if self.focal else {}
 
 
 def task_of(found: FoundData, files: Mapping[str, Path], name: str) -> Task:
-    """The task of a data set.
+    """Determine the task of a dataset.
 
     Args:
-        found: the data.
-        files: split -> file that ``write_coco`` made of it.
-        name: that the names of its splits start with.
+        found: dataset.
+        files: split -> file written by ``write_coco``.
+        name: prefix of the names of its splits.
     """
     sets = {split: f"{name}_{split}" for split in found.splits}
     tests = [sets[split] for split in sets if split != "train"]
@@ -80,14 +80,14 @@ def task_of(found: FoundData, files: Mapping[str, Path], name: str) -> Task:
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": False,
     }
     if found.layout == KITTI:
-        return _boxes_in_space(found, files, sets, keys)
+        return _boxes3d(found, files, sets, keys)
     keys["DATASETS.REGISTER"] = [
         [sets[split], os.path.abspath(files[split]), str(found.splits[split].root)] for split in sets
     ]
     if found.keypoints is None:
         return Task("boxes", _BOX_NETWORKS, keys)
     if not _has_keypoints(found):
-        return Task("boxes", _BOX_NETWORKS, keys, ("no keypoint is labelled in train: none is learned",))
+        return Task("boxes", _BOX_NETWORKS, keys, ("no keypoint is labeled in train: keypoints are not learned",))
     more, notes = _keypoint_keys(found.keypoints)
     return Task("boxes and keypoints", _KEYPOINT_NETWORKS, {**keys, **more}, notes)
 
@@ -115,18 +115,16 @@ def _keypoint_keys(keypoints: Keypoints) -> tuple[dict[str, object], tuple[str, 
     }
     if keypoints.flip_pairs or count == 1:
         shown = [" and ".join(pair) for pair in keypoints.flip_pairs]
-        more = f", and {len(shown) - 2} pairs more" if len(shown) > 2 else ""
-        return keys, (f"a mirror swaps {', '.join(shown[:2])}{more}",) if shown else ()
+        more = f" and {len(shown) - 2} more pairs" if len(shown) > 2 else ""
+        return keys, (f"horizontal flipping swaps {', '.join(shown[:2])}{more}",) if shown else ()
     note = (
-        "no names of keypoints are a left and a right, so images are not mirrored (INPUT.RANDOM_FLIP horizontal does)"
+        "no keypoint names form a left and right pair: images are not flipped (INPUT.RANDOM_FLIP horizontal overrides)"
     )
     return {**keys, "INPUT.RANDOM_FLIP": "none"}, (note,)
 
 
-def _boxes_in_space(
-    found: FoundData, files: Mapping[str, Path], sets: Mapping[str, str], keys: dict[str, object]
-) -> Task:
-    # A list that is not in ImageSets is named by its path.
+def _boxes3d(found: FoundData, files: Mapping[str, Path], sets: Mapping[str, str], keys: dict[str, object]) -> Task:
+    # Lists outside of ImageSets are given by their path.
     lists = {
         name: split.kitti_list or os.path.abspath(files[name].with_suffix("")) for name, split in found.splits.items()
     }
@@ -139,4 +137,4 @@ def _boxes_in_space(
         image.path.parent.parent / "calib" / f"{image.path.stem}.txt" for image in found.splits["train"].images[:50]
     ]
     focal = statistics.median(read_camera(path)[0][0] for path in calibrations)
-    return Task("boxes in space", _SPACE_NETWORKS, keys, focal=focal, by_width=True)
+    return Task("3-D boxes", _BOX3D_NETWORKS, keys, focal=focal, by_width=True)

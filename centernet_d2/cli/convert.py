@@ -1,9 +1,9 @@
-"""Convert weights between the original's files and ours, either way, without loss.
+"""Convert weights between files of the reference implementation and of this project, without loss.
 
     centernet-convert INPUT.pth OUTPUT.pth --config COCO-Detection/centernet_DLA_34_2x.yaml
 
-The direction follows from the input. Everything but the names of the tensors stays as it is. Training, evaluation and
-prediction read the original's files as they are; this is for other programs.
+The direction follows from the input. Only the names of the tensors change. Training, evaluation and prediction
+read both kinds of files; conversion is for other programs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from ..utils import cli
 
 
 def convert(data: dict, names: dict[str, str]) -> dict:
-    """A file's content -> the same for the other side.
+    """Convert the content of a file.
 
     Args:
-        data: ``{"model": ...}`` of ours, or ``{"state_dict": ...}`` or a bare state dict of the original's.
-        names: our name -> the original's, see :func:`centernet_d2.checkpoint.original_names`.
+        data: ``{"model": ...}`` of this project, or ``{"state_dict": ...}`` or a plain state dict of the reference.
+        names: our name -> name in the reference implementation, see :func:`centernet_d2.checkpoint.original_names`.
 
     Raises:
         ValueError: a tensor has no counterpart.
@@ -40,12 +40,12 @@ def convert(data: dict, names: dict[str, str]) -> dict:
 
 def _rename(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
     if unknown := [name for name in state if name not in names]:
-        raise ValueError(f"{len(unknown)} tensors have no place in this config's model: {', '.join(unknown[:5])}")
+        raise ValueError(f"{len(unknown)} tensors are not part of the model of this config: {', '.join(unknown[:5])}")
     return {names[name]: tensor for name, tensor in state.items()}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
@@ -54,15 +54,15 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def convert_file(args: argparse.Namespace) -> None:
-    """Convert the file that a command line names."""
+    """Convert the file of a command line."""
     if args.output.exists():
-        raise FileExistsError(f"{args.output} exists already; nothing is overwritten")
+        raise FileExistsError(f"{args.output} already exists; nothing is overwritten")
     if not args.output.parent.is_dir():
         raise FileNotFoundError(f"{args.output}: its folder does not exist")
     check_exists(args.input)
     cfg = load_config(args.config, ["MODEL.DEVICE", "cpu"])
-    with torch.device("meta"):  # only names are needed
+    with torch.device("meta"):  # Only names are needed.
         names = original_names(CenterNet(cfg))
     data = load_file(args.input)
     torch.save(convert(data, names), args.output)
-    print(f"{args.output}: {'the original' if 'model' in data else 'ours'} now")
+    print(f"{args.output}: written for {'the reference implementation' if 'model' in data else 'this project'}")

@@ -1,4 +1,4 @@
-"""The command line of demo.py: detect in pictures, draw, write."""
+"""Command line of demo.py and centernet-detect: detect in images, draw, write."""
 
 from __future__ import annotations
 
@@ -71,47 +71,49 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the command line; return the exit code."""
     return cli.run(build_parser(), start, argv, extend=add_property_arguments)
 
 
 def add_property_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of all properties there are; :func:`use_property_arguments` refuses those of no use."""
-    # Once each, as a property that builds on another one has its options too.
+    """Add the options of all registered properties; :func:`use_property_arguments` refuses unused ones."""
+    # Once each: a derived property has the options of its base too.
     for flag, options in {flag: one for prop in known_properties() for flag, one in prop.arguments.items()}.items():
         parser.add_argument(flag, **options)
 
 
 def known_properties() -> list[type[Property]]:
-    """The properties of all registered heads, each once."""
+    """Return the properties of all registered heads, each once."""
     return list(dict.fromkeys(head.property_type for _, head in POINT_HEAD_REGISTRY))
 
 
 def use_property_arguments(args: argparse.Namespace, properties: Sequence[Property]) -> None:
-    """Hand the properties of a model their options.
+    """Pass options to the properties of a model.
 
     Raises:
-        ValueError: an option belongs to another property, or is not what it should be.
+        ValueError: an option belongs to another property, or is invalid.
     """
     own = {flag for prop in properties for flag in prop.arguments}
     for other in known_properties():
         values = {flag: getattr(args, flag[2:].replace("-", "_")) for flag in other.arguments if flag not in own}
         given = [flag for flag, value in values.items() if value is not None and value is not False]
         if given:
-            raise ValueError(f"{', '.join(given)}: for the property {other.name}, which this config does not predict")
+            raise ValueError(
+                f"{', '.join(given)} belongs to the property {other.name}, which this config does not predict"
+            )
     for prop in properties:
         prop.use_arguments(args)
 
 
 def start(args: argparse.Namespace) -> int:
-    """Check what a command line names, as far as that is quick, and run it."""
+    """Validate a command line, as far as that is quick, and run it."""
     if args.output is None and args.json is None:
-        raise ValueError("there is nothing to write: give --output, --json or both")
+        raise ValueError("there is no output: give --output, --json or both")
     if not 0 <= args.threshold <= 1:
-        raise ValueError(f"--threshold {args.threshold:g}: scores are from 0 to 1")
+        raise ValueError(f"--threshold is {args.threshold:g}, but must be from 0 to 1")
     for option, number in (("--max-frames", args.max_frames), ("--batch-size", args.batch_size)):
         if number is not None and number < 1:
-            raise ValueError(f"{option} {number}: it must be at least 1")
+            raise ValueError(f"{option} is {number}, but must be at least 1")
     for path in filter(None, (args.output, args.json)):
         refuse_existing(path)
     if args.json is not None and args.json.is_dir():
@@ -125,7 +127,7 @@ def start(args: argparse.Namespace) -> int:
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """The config of a command line."""
+    """Return the config of a command line."""
     options = list(args.opts)
     for key, value in (("MODEL.WEIGHTS", args.weights), ("MODEL.DEVICE", args.device)):
         options += [key, value] if value else []
@@ -133,9 +135,9 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 
 def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
-    """Detect in everything that the source gives. Returns the exit code."""
+    """Detect in all images of a source; return the exit code."""
     cfg = read_config(args)
-    use_property_arguments(args, build_properties(cfg))  # A mistake in them shows before weights are read.
+    use_property_arguments(args, build_properties(cfg))  # Errors are reported before weights are loaded.
     predictor = Predictor.from_config(cfg, batch_size=args.batch_size)
     properties = predictor.network.properties
     use_property_arguments(args, properties)
@@ -156,13 +158,13 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
     rate = done / (time.perf_counter() - start)
     print(f"{done} images, {rate:.1f} images/s" + (f", {skipped} could not be read" if skipped else ""))
     if signals:
-        print("stopped; what was written until then is complete", file=sys.stderr)
+        print("stopped; the files written so far are complete", file=sys.stderr)
         return 130
     return 1 if skipped else 0
 
 
 def with_inputs(frames: Iterable[Frame], properties: Sequence[Property]) -> Iterator[Frame]:
-    """Frames with what the properties want to know of them; one for which it cannot be found is as if unreadable."""
+    """Add the inputs of the properties to frames; a frame without them counts as unreadable."""
     for frame in frames:
         if frame.image is None:
             yield frame
@@ -176,14 +178,14 @@ def with_inputs(frames: Iterable[Frame], properties: Sequence[Property]) -> Iter
 
 @dataclass
 class Sinks:
-    """Where a command line wants its results; None for what it does not want."""
+    """Sinks of a command line; None if not requested."""
 
     pictures: PictureFile | PictureSink | VideoSink | None = None
     json: JsonSink | None = None
 
 
 def open_sinks(args: argparse.Namespace, source: ImageSource | VideoSource, stack: ExitStack) -> Sinks:
-    """The sinks of a command line, closed with the stack."""
+    """Open the sinks of a command line; they are closed with the stack."""
     sinks = Sinks()
     if args.output is not None:
         kind = output_kind(args.output, source)
@@ -196,7 +198,7 @@ def open_sinks(args: argparse.Namespace, source: ImageSource | VideoSource, stac
 
 
 def batches(source: Iterable[Frame], size: int, limit: int | None = None) -> Iterator[list[Frame]]:
-    """Frames in lists of `size`, `limit` of them in all."""
+    """Group frames into lists of `size`, up to `limit` frames in all."""
     batch = []
     for frame in source:
         batch.append(frame)
@@ -210,7 +212,7 @@ def batches(source: Iterable[Frame], size: int, limit: int | None = None) -> Ite
 
 
 def process(frames: Sequence[Frame], predictor: Predictor, sinks: Sinks, args: argparse.Namespace) -> int:
-    """Detect in the frames that have an image, and hand the results to the sinks. Returns how many these are."""
+    """Detect in the readable frames and write the results to the sinks; return the number of readable frames."""
     readable = [(frame, frame.image) for frame in frames if frame.image is not None]
     images, inputs = [image for _, image in readable], [frame.inputs for frame, _ in readable]
     results = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if readable else []
@@ -226,7 +228,11 @@ def process(frames: Sequence[Frame], predictor: Predictor, sinks: Sinks, args: a
 def draw(
     image: np.ndarray, inputs: Mapping[str, Any], result: dict, predictor: Predictor, args: argparse.Namespace
 ) -> np.ndarray:
-    """(H, W, 3) uint8 BGR with the detections, over the heatmap if the result has one, and further views beside it."""
+    """Draw detections, over the heatmap if the result has one, with the views of properties next to it.
+
+    Returns:
+        (H, W, 3) uint8 BGR.
+    """
     rgb = image[..., ::-1]
     if "heatmap" in result:
         rgb = draw_heatmap(rgb, result["heatmap"], result["geometry"].to_image)

@@ -1,4 +1,4 @@
-"""Where results go: a folder of pictures, a video, a JSON file. All are valid files whenever they are closed."""
+"""Sinks of results: a folder of images, a video, a JSON file. All files are valid whenever they are closed."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, VideoSource
 
 __all__ = ["JsonSink", "PictureFile", "PictureSink", "Sink", "VideoSink", "output_kind", "refuse_existing"]
 
-# By suffix: a codec that OpenCV's own build has.
+# Codec by suffix, included in every build of OpenCV.
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-# Formats that OpenCV writes in color.
+# Suffixes of formats that OpenCV writes in color.
 PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def refuse_existing(path: Path) -> Path:
-    """The path itself, unless something is there already.
+    """Return the path, unless it exists.
 
     Raises:
-        FileExistsError: a file, or a folder that is not empty.
+        FileExistsError: the path is a file, or a folder that is not empty.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise FileExistsError(f"{path} exists already; nothing is overwritten, so choose another name")
+        raise FileExistsError(f"{path} already exists; nothing is overwritten, choose another name")
     return path
 
 
 class Sink:
-    """A context that takes one result after the other."""
+    """Context that receives one result after another."""
 
     def close(self) -> None:
-        """Leave valid files behind."""
+        """Complete all files."""
 
     def __enter__(self) -> Sink:
         return self
@@ -47,19 +47,19 @@ class Sink:
 
 
 class PictureSink(Sink):
-    """PNG files in a folder, called like their source; a second one of the same name gets a number."""
+    """PNG files in a folder, named like their source; a repeated name gets a number."""
 
     def __init__(self, folder: Path) -> None:
         """
         Raises:
-            FileExistsError: the folder has files already.
+            FileExistsError: the folder contains files.
         """
         self.folder = refuse_existing(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.taken: set[str] = set()
 
     def write(self, name: str, picture: np.ndarray) -> None:
-        """Write an (H, W, 3) uint8 BGR picture."""
+        """Write an (H, W, 3) uint8 BGR image."""
         stem, number = Path(name).stem, 1
         while (title := f"{stem}.png" if number == 1 else f"{stem}-{number}.png").lower() in self.taken:
             number += 1
@@ -68,7 +68,7 @@ class PictureSink(Sink):
 
 
 class PictureFile(Sink):
-    """A single picture, in the format that its name says."""
+    """Single image file, in the format of its suffix."""
 
     def __init__(self, path: Path) -> None:
         """
@@ -79,17 +79,17 @@ class PictureFile(Sink):
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, name: str, picture: np.ndarray) -> None:
-        """Write an (H, W, 3) uint8 BGR picture."""
+        """Write an (H, W, 3) uint8 BGR image."""
         _write_picture(self.path, picture)
 
 
 def _write_picture(path: Path, picture: np.ndarray) -> None:
-    # OpenCV's own writing does not know every letter of a path on every system.
+    # cv2.imwrite does not support non-ASCII paths on every system.
     path.write_bytes(cv2.imencode(path.suffix.lower(), picture)[1].tobytes())
 
 
 class VideoSink(Sink):
-    """A video of the size of its first picture."""
+    """Video with the size of its first image."""
 
     def __init__(self, path: Path, rate: float) -> None:
         """
@@ -98,11 +98,11 @@ class VideoSink(Sink):
             rate: frames per second.
 
         Raises:
-            ValueError: another ending.
+            ValueError: another suffix.
             FileExistsError: the file exists.
         """
         if path.suffix.lower() not in CODECS:
-            raise ValueError(f"{path}: videos end in {' or '.join(CODECS)}")
+            raise ValueError(f"{path}: the suffix of a video must be {' or '.join(CODECS)}")
         self.path = refuse_existing(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self.rate = rate
@@ -110,7 +110,7 @@ class VideoSink(Sink):
         self.size = (0, 0)
 
     def write(self, name: str, picture: np.ndarray) -> None:
-        """Append an (H, W, 3) uint8 BGR picture; one of another size is fitted in.
+        """Append an (H, W, 3) uint8 BGR image; an image of another size is resized.
 
         Raises:
             OSError: the file cannot be written.
@@ -131,7 +131,7 @@ class VideoSink(Sink):
 
 
 class JsonSink(Sink):
-    """A JSON list, written entry by entry."""
+    """JSON list, written entry by entry."""
 
     def __init__(self, path: Path) -> None:
         """
@@ -145,7 +145,7 @@ class JsonSink(Sink):
         self.empty = True
 
     def write(self, results: Sequence[dict]) -> None:
-        """Append entries; they are written in one piece, so that a stop in between cannot cut one."""
+        """Append entries in one write, so that an interruption cannot truncate one."""
         if results:
             text = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
             self.file.write(("\n" if self.empty else ",\n") + text)
@@ -159,21 +159,21 @@ class JsonSink(Sink):
 def output_kind(
     path: Path, source: ImageSource | VideoSource
 ) -> type[PictureFile] | type[PictureSink] | type[VideoSink]:
-    """Which sink a name stands for: a video or a picture by its ending, else a folder of pictures.
+    """Return the sink for an output path: a video or an image by its suffix, otherwise a folder of images.
 
     Raises:
-        ValueError: it is a picture for several images, or has an ending that cannot be written.
+        ValueError: the path is one image for several inputs, or has a suffix that cannot be written.
     """
     suffix = "" if path.is_dir() else path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         if not isinstance(source, ImageSource) or len(source) != 1:
             what = f"there are {len(source)} images" if isinstance(source, ImageSource) else "a video has many"
-            raise ValueError(f"{path} is one picture, but {what}: name a folder")
+            raise ValueError(f"{path} is a single image, but {what}: name a folder")
         if suffix not in PICTURES:
-            raise ValueError(f"{path}: pictures end in {', '.join(PICTURES)}")
+            raise ValueError(f"{path}: the suffix of an image must be one of {', '.join(PICTURES)}")
         return PictureFile
     if suffix in CODECS:
         return VideoSink
     if suffix in VIDEO_SUFFIXES or (suffix and source.rate is not None):
-        raise ValueError(f"{path}: videos end in {' or '.join(CODECS)}")
+        raise ValueError(f"{path}: the suffix of a video must be {' or '.join(CODECS)}")
     return PictureSink

@@ -1,4 +1,4 @@
-"""Where pictures come from: files, folders, globs, a video, a camera."""
+"""Sources of images: files, folders, globs, a video, a camera."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".web
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture.
+    """One image of a source.
 
     Attributes:
-        number: 1, 2, ... in the order of the source, broken ones included.
+        number: 1, 2, ... in the order of the source, unreadable images included.
         name: file name; for a video its name and the number of the frame.
-        source: path of the file as it was given; for a video the same as the name.
-        image: (H, W, 3) uint8 BGR; None where it cannot be read.
-        error: why not.
-        inputs: what properties know of it beside its pixels.
+        source: path of the file as given; for a video the same as the name.
+        image: (H, W, 3) uint8 BGR; None if it cannot be read.
+        error: reason why it cannot be read.
+        inputs: inputs of properties in addition to the pixels.
     """
 
     number: int
@@ -41,9 +41,9 @@ class Frame:
 
 
 class ImageSource:
-    """Image files, read when their turn comes."""
+    """Image files, read one by one."""
 
-    #: Frames per second; images have none.
+    #: Frames per second; None for images.
     rate: float | None = None
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -61,12 +61,12 @@ class ImageSource:
 
 
 class VideoSource:
-    """The frames of a video file, or of a camera until it is stopped."""
+    """Frames of a video file, or of a camera until it is stopped."""
 
     def __init__(self, origin: str | int) -> None:
         """
         Args:
-            origin: path of a file, or number of a camera.
+            origin: path of a file, or index of a camera.
 
         Raises:
             OSError: OpenCV cannot open it.
@@ -79,7 +79,7 @@ class VideoSource:
         self.rate = self.capture.get(cv2.CAP_PROP_FPS) or 25.0
 
     def __len__(self) -> int:
-        """Number of frames as the file states it; 0 if it does not, as cameras."""
+        """Return the number of frames declared by the file; 0 if unknown, as for cameras."""
         return max(0, int(self.capture.get(cv2.CAP_PROP_FRAME_COUNT)))
 
     def __iter__(self) -> Iterator[Frame]:
@@ -97,10 +97,10 @@ class VideoSource:
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
-    """Files as they are named, the images of folders and the matches of globs, in order and each once.
+    """Return named files, the images of folders and the matches of globs, in order and without repetition.
 
     Raises:
-        FileNotFoundError: an input leads to no image.
+        FileNotFoundError: an input contains no image.
     """
     found = []
     for entry in inputs:
@@ -113,7 +113,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             matches = (Path(match) for match in sorted(glob.glob(entry, recursive=True)))
             own = [match for match in matches if match.is_file()]
         if not own:
-            what = "the folder has no images" if path.is_dir() else "no such file, folder or glob with matches"
+            what = "the folder contains no images" if path.is_dir() else "no such file, folder or matching glob"
             what += f"; its {count} sub-folders are not searched" if (count := _count_folders(path)) else ""
             raise FileNotFoundError(f"{entry}: {what}")
         found.extend(own)
@@ -121,7 +121,7 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
 
 
 def unsearched_folders(inputs: Sequence[str]) -> dict[str, int]:
-    """The folders among the inputs that have folders in them, and how many: these are not searched."""
+    """Return the input folders that contain folders, which are not searched, with their number."""
     return {entry: count for entry in inputs if (count := _count_folders(Path(entry)))}
 
 
@@ -130,18 +130,18 @@ def _count_folders(path: Path) -> int:
 
 
 def open_source(inputs: Sequence[str], camera: int | None = None) -> ImageSource | VideoSource:
-    """The source that a command line names.
+    """Open the source of a command line.
 
     Raises:
-        ValueError: there is nothing to read, or videos among other inputs.
-        OSError: something cannot be found or opened.
+        ValueError: there is no input, or a video among other inputs.
+        OSError: an input cannot be found or opened.
     """
     if camera is not None:
         if inputs:
             raise ValueError("give either inputs or --camera")
         return VideoSource(camera)
     if not inputs:
-        raise ValueError("there is nothing to look at: name images, folders, globs or a video, or give --camera")
+        raise ValueError("there is no input: name images, folders, globs or a video, or give --camera")
     paths = find_images(inputs)
     if not any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths):
         return ImageSource(paths)

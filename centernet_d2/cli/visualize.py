@@ -1,9 +1,9 @@
-"""Draw augmented training images with what the network should say about them.
+"""Draw augmented training images with their ground truth and target heatmaps.
 
     centernet-visualize CONFIG --output FOLDER [--count 16] [--opts KEY VALUE ...]
 
-CONFIG is a file or a name of the model zoo. Each picture shows the image as the network gets it with its ground truth,
-and next to it every heatmap that the heads want.
+CONFIG is a file or a name of the model zoo. Each figure shows the image as the network receives it with its ground
+truth, and next to it the target of every heatmap.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .sinks import PictureSink
 
 
 def heatmaps(model: CenterNet, gt: Instances, size: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """The heatmaps, (C, h, w) each, that the heads want for one image of `size` (height, width)."""
+    """Return the target heatmaps, (C, h, w) each, of one image of `size` (height, width)."""
     points = model.build_points([gt], (size[0] // model.stride, size[1] // model.stride))
     return {
         name: target.value[0]
@@ -42,8 +42,8 @@ def heatmaps(model: CenterNet, gt: Instances, size: tuple[int, int]) -> dict[str
 
 
 def pictures(cfg: CfgNode, count: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and (H, W, 3) RGB pictures of the first images of DATASETS.TRAIN; over again if there are fewer."""
-    with torch.device("meta"):  # What heads want does not depend on any weights.
+    """Generate names and (H, W, 3) RGB figures of the first images of DATASETS.TRAIN, repeated if there are fewer."""
+    with torch.device("meta"):  # Targets do not depend on weights.
         model = CenterNet(cfg)
     records = load_checked(cfg.DATASETS.TRAIN, cfg.MODEL.CENTERNET.NUM_CLASSES, model.properties)
     mapper = CenterNetDatasetMapper(cfg, True, defer_color=False)
@@ -63,17 +63,17 @@ def pictures(cfg: CfgNode, count: int) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a file, or a name of the model zoo")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the figures")
     parser.add_argument("--count", type=int, default=16)
     parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values, at the end")
     return cli.run(parser, visualize, argv)
 
 
 def visualize(args: argparse.Namespace) -> None:
-    """Draw what a command line names."""
+    """Draw the figures of a command line."""
     cfg = load_config(args.config, args.opts)
     register_from_config(cfg)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)

@@ -37,14 +37,14 @@ def run(
     """Parse a command line and run it.
 
     Args:
-        parser: gets the options ``--import`` and ``--debug``.
-        main: takes the parsed options; may return an exit code.
-        argv: by default those of the process.
-        extend: adds options that depend on what is imported from outside the package.
+        parser: receives the options ``--import`` and ``--debug``.
+        main: called with the parsed options; may return an exit code.
+        argv: arguments; by default those of the process.
+        extend: adds options that depend on imported user modules.
 
     Returns:
-        The exit code: 1 after an expected error, of which standard error gets one sentence (with ``--debug`` it is
-        raised), 130 after Ctrl-C, and 143 after SIGTERM that a training noted.
+        The exit code: 1 after an expected error, which is printed as one sentence to standard error (raised with
+        ``--debug``), 130 after Ctrl-C, and 143 after a SIGTERM that a training deferred.
     """
     for own in (first := argparse.ArgumentParser(add_help=False, allow_abbrev=False), parser):
         own.add_argument(
@@ -53,7 +53,7 @@ def run(
             action="append",
             default=[],
             metavar="MODULE_OR_FILE",
-            help="import heads or data sets of yours first; may be given several times",
+            help="module or file with heads or datasets of your own, imported first; may be repeated",
         )
         own.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args, _ = first.parse_known_args(argv)
@@ -88,13 +88,13 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def fail(parser: argparse.ArgumentParser, message: str, code: int = 1) -> int:
-    """Print a message behind the name of the program; returns the exit code."""
+    """Print a message after the name of the program to standard error; return the exit code."""
     print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
     return code
 
 
 def sentence(error: BaseException) -> str:
-    """What an error says, without its type where that adds nothing."""
+    """Return the message of an error, or its type if it has none."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if _is_out_of_memory(error):
         return f"out of memory; use smaller batches or images. {text}".rstrip()
@@ -102,13 +102,14 @@ def sentence(error: BaseException) -> str:
 
 
 def import_outside(names: Iterable[str]) -> list[ModuleType]:
-    """Import modules by name, or files by their path: their folder then is on ``sys.path``, their stem the name.
+    """Import user modules by name, or by the path of a file, whose folder is added to ``sys.path``.
 
-    What is imported already stays as it is, so every process may call this, and more than once. No config does.
+    Modules that are already imported are not imported again, so every process may call this repeatedly. Configs cannot
+    import modules.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: there is no such module, or another one has the name of the file.
+        FileNotFoundError: a file does not exist.
+        ValueError: a module does not exist, or another module has the name of a file.
     """
     return [_import_file(Path(name)) if _is_path(name) else _import_module(name) for name in names]
 
@@ -122,18 +123,22 @@ def _import_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
-            raise  # The module is there, but something that it needs is not.
-        raise ValueError(f"--import {name}: there is no module of this name; a file needs its path and .py") from None
+            raise  # The module exists, but one of its imports does not.
+        raise ValueError(
+            f"--import {name}: there is no module of this name; for a file, give its path with .py"
+        ) from None
 
 
 def _import_file(path: Path) -> ModuleType:
     path = path.resolve()
     source = path / "__init__.py" if path.is_dir() else path
     if not source.is_file():
-        raise FileNotFoundError(f"--import {path}: there is no such Python file")
+        raise FileNotFoundError(f"--import {path}: this Python file does not exist")
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     module = _import_module(path.stem)
     if module.__file__ is None or Path(module.__file__).resolve() != source:
-        raise ValueError(f"--import {path}: the name '{path.stem}' is that of {module.__file__}; rename the file")
+        raise ValueError(
+            f"--import {path}: the module name '{path.stem}' already belongs to {module.__file__}; rename the file"
+        )
     return module

@@ -10,20 +10,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    HAS_LOCKS = False
+else:
+    HAS_LOCKS = True
+
 __all__ = ["cache_folder", "check_local", "folder_locked", "is_inside", "leaves", "remove_leftovers", "write_whole"]
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file beside `path`, bring it to the disk, and let it take the place of what is there.
+    """Write a file atomically: to a temporary file next to `path`, synchronized to disk and renamed.
 
     A symbolic link is replaced, not followed.
 
     Args:
         path: of the file.
-        write: fills the open file.
+        write: writes the content to an open binary file.
 
     Raises:
-        OSError: it cannot be written; what was there is untouched.
+        OSError: the file cannot be written; an existing file is unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -45,14 +54,14 @@ def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def _reason(error: BaseException | None) -> OSError | None:
-    """The error of the system behind one: torch raises others of its own when it cannot write a file."""
+    """Return the OSError that caused an error; torch raises RuntimeError if it cannot write a file."""
     while isinstance(error, RuntimeError) and error.__context__ is not None:
         error = error.__context__
     return error if isinstance(error, OSError) else None
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the new name of a file to the disk, where the system knows how."""
+    """Synchronize the directory entry of a new file to disk, where the system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -64,36 +73,28 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove what processes that were killed while they wrote left in a folder; nobody may be writing there."""
+    """Remove temporary files that killed processes left in a folder; no other process may be writing there."""
     for path in Path(folder).glob(".*.tmp"):
         if path.is_symlink() or path.is_file():
             path.unlink()
 
 
 def is_inside(path: Path) -> bool:
-    """Whether a path is that of a regular file which lies in its folder, and is no symbolic link out of it."""
+    """Return True for a regular file that is not a symbolic link out of its folder."""
     return path.is_file() and path.resolve().parent == path.parent.resolve()
-
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    HAS_LOCKS = False
-else:
-    HAS_LOCKS = True
 
 
 @contextmanager
 def folder_locked(folder: str | Path) -> Iterator[None]:
-    """Hold the lock of an output folder, which is made if need be; the kernel releases it whatever kills the process.
+    """Hold the lock of an output folder, which is created if needed; the kernel releases it if the process is killed.
 
-    The lock belongs to this process: those that it forks neither hold nor release it. It is no lock against another
-    training of the same process, and there is none where the system or the file system has no locks.
+    The lock belongs to this process: forked processes neither hold nor release it. It does not exclude another training
+    of the same process, and there is no lock where the system or the file system does not support it.
 
     Raises:
-        BlockingIOError: another process holds it.
+        BlockingIOError: another process holds the lock.
         NotADirectoryError: the folder is a file.
-        OSError: nothing can be written there.
+        OSError: the folder cannot be written to.
     """
     folder = Path(folder)
     if folder.is_file():
@@ -102,7 +103,7 @@ def folder_locked(folder: str | Path) -> Iterator[None]:
     if not HAS_LOCKS:
         yield
         return
-    # Nothing else may open this file here: closing any descriptor of it would release the lock.
+    # Nothing else in this process may open the file: closing any descriptor of it would release the lock.
     path = folder / ".lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
@@ -119,49 +120,50 @@ def _lock(descriptor: int, folder: Path) -> None:
         owner = os.read(descriptor, 100).decode(errors="replace").strip()
         raise BlockingIOError(
             f"another training is running in OUTPUT_DIR {folder}" + (f" ({owner})" if owner else "") + "; wait until "
-            "it has ended, or choose another folder"
+            "it ends, or choose another folder"
         ) from error
     except OSError as error:
-        logging.getLogger(__name__).warning(f"OUTPUT_DIR {folder} cannot be locked ({error.strerror}); run one there")
+        logging.getLogger(__name__).warning(
+            f"OUTPUT_DIR {folder} cannot be locked ({error.strerror}); start only one training there"
+        )
         return
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
 
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
-
 def cache_folder() -> Path:
-    """$CENTERNET_D2_CACHE, else $XDG_CACHE_HOME/centernet_d2, else ~/.cache/centernet_d2."""
+    """Return $CENTERNET_D2_CACHE, else $XDG_CACHE_HOME/centernet_d2, else ~/.cache/centernet_d2."""
     if own := os.environ.get("CENTERNET_D2_CACHE"):
         return Path(os.path.expanduser(own))
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "centernet_d2"
 
 
 def check_local(path: str | Path, what: str) -> None:
-    """Refuse a URL. Detectron2 would fetch some, of whatever a file or config names.
+    """Refuse a URL, which Detectron2 might download.
 
     Args:
-        path: as a user, a config or a file gives it.
-        what: it is, for the message.
+        path: as given by a user, a config or a file.
+        what: description of the path for the message.
 
     Raises:
-        FileNotFoundError: it is a URL.
+        FileNotFoundError: the path is a URL.
     """
     if _URL.match(str(path)):
-        raise FileNotFoundError(f"{what} {path} is a URL, and nothing is downloaded: fetch the file, and give its path")
+        raise FileNotFoundError(
+            f"{what} {path} is a URL, and URLs are not downloaded: download the file and give its path"
+        )
 
 
 def leaves(name: str, folder: str | Path) -> bool:
-    """Whether a relative name, read from a folder, leads out of the folder that this folder is in.
+    """Return True if a relative name, starting at a folder, leads out of the parent of this folder.
 
-    ``../images/a.jpg`` does not, ``../../a.jpg`` does. Names alone are looked at; links may lead anywhere.
+    ``../images/a.jpg`` does not, ``../../a.jpg`` does. Only names are compared; symbolic links are not resolved.
     """
     if os.path.isabs(name):
         return False
     folder = os.path.abspath(folder)
     root = os.path.dirname(folder)
-    if root == os.path.dirname(root):  # The root of the file system holds everything.
+    if root == os.path.dirname(root):  # The root of the file system contains everything.
         root = folder
     path = os.path.normpath(os.path.join(folder, name))
     return os.path.commonpath([root, path]) != root

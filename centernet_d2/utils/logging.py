@@ -1,4 +1,4 @@
-"""Notices of other packages that say nothing to a user of this one, kept off the screen where they arise."""
+"""Filters for messages of other packages that do not concern users of this project."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 __all__ = ["drop_mapping_notice", "drop_pixel_notice", "errors_only", "is_for_the_screen", "quiet_imports"]
 
-# Loggers whose information is for the screen: progress, checkpoints, results. That of others goes to the log file only.
+# Loggers whose INFO messages are shown on the screen: progress, checkpoints, results. Others go to the log file only.
 SCREEN = (
     "centernet_d2",
     "detectron2.utils.events",
@@ -23,10 +23,10 @@ SCREEN = (
 
 
 def is_for_the_screen(record: logging.LogRecord) -> bool:
-    """A filter for the handler of the screen: warnings, progress and tables of results, but no dump of everything."""
-    if record.exc_info:  # Whoever catches the error shows it.
+    """Return True for warnings, progress and tables of results (a filter for the handler of the screen)."""
+    if record.exc_info:  # The command line reports the error.
         return False
-    # The formatter of another handler may have been here already; it abbreviates names.
+    # The formatter of another handler may already have abbreviated the name.
     name = record.name.replace("d2.", "detectron2.", 1) if record.name.startswith("d2.") else record.name
     is_table = name.startswith("detectron2.evaluation.") and "\n|" in record.getMessage()
     is_shown = record.levelno == logging.INFO and (name.startswith((*SCREEN, "cn.")) or is_table)
@@ -34,7 +34,7 @@ def is_for_the_screen(record: logging.LogRecord) -> bool:
 
 
 def drop_mapping_notice() -> None:
-    """Detectron2 warns that category ids do not count from 1 on; any ids are fine here."""
+    """Suppress Detectron2's warning about category ids that do not start at 1: all ids are valid here."""
     logging.getLogger("detectron2.data.datasets.coco").addFilter(_is_no_mapping_notice)
 
 
@@ -43,14 +43,14 @@ def _is_no_mapping_notice(record: logging.LogRecord) -> bool:
 
 
 def drop_pixel_notice() -> None:
-    """Pillow warns of large images; those are an error here, see :func:`centernet_d2.imaging.reading.max_pixels`."""
+    """Suppress Pillow's warning about large images: they are an error here, see ``imaging.reading.max_pixels``."""
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """For imports of Detectron2: it looks for things that are not used here, and says so."""
-    # The logger misses the CUDA runtime, which only compiling needs.
+    """Suppress the warnings of Detectron2's import about features that are not used here."""
+    # This logger reports a missing CUDA runtime, which is needed only for compiling.
     with warnings.catch_warnings(), errors_only("torch.utils.cpp_extension"):
         warnings.filterwarnings("ignore", r"`torch\.jit\.script", FutureWarning)
         warnings.filterwarnings("ignore", r"`torch\.jit\.script", DeprecationWarning)
@@ -60,7 +60,7 @@ def quiet_imports() -> Iterator[None]:
 
 @contextmanager
 def errors_only(name: str) -> Iterator[None]:
-    """A logger tells errors and no warnings in this context."""
+    """Raise the level of a logger to ERROR in this context."""
     log = logging.getLogger(name)
     level = log.level
     log.setLevel(logging.ERROR)

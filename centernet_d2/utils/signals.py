@@ -1,4 +1,4 @@
-"""Signals that ask a program to end, noted instead of raised somewhere within its work."""
+"""Deferred handling of SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ __all__ = ["Signals", "Stopped", "signals_noted"]
 
 
 class Stopped(KeyboardInterrupt):
-    """A program ends in good order because a signal asked for it; says what became of its work."""
+    """Orderly end of a program after a signal, with a message about the state of its work."""
 
     def __init__(self, number: int, message: str = "stopped") -> None:
         """
         Args:
-            number: of the signal.
+            number: number of the signal.
             message: one sentence.
         """
         super().__init__(message)
         self.number = number
-        # What shells expect of a process that a signal ended.
+        # Exit code that shells expect of a process ended by a signal.
         self.code = 128 + number
 
 
 class Signals:
-    """The signals that came in: true once there is one. A Ctrl-C behind another signal raises KeyboardInterrupt."""
+    """Signals received so far; true if there are any. A Ctrl-C after another signal raises KeyboardInterrupt."""
 
     def __init__(self, tell: Callable[[int], object] | None = None) -> None:
         """
         Args:
-            tell: is called with the number of every signal that is noted.
+            tell: called with the number of every deferred signal.
         """
-        # Of the first signal; 0 before.
+        # Number of the first signal; 0 before.
         self.number = 0
         self._tell = tell
         self._at_once = False
@@ -42,7 +42,7 @@ class Signals:
         return self.number != 0
 
     def note(self, number: int, frame: object) -> None:
-        """The handler of the signals."""
+        """Handle a signal: remember its number."""
         if self and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = self.number or number
@@ -53,7 +53,7 @@ class Signals:
 
     @contextmanager
     def raised(self) -> Iterator[None]:
-        """For work that may end anywhere: in this context a signal raises :class:`Stopped`, also one from before."""
+        """Raise :class:`Stopped` for signals in this context, and for an earlier one: the work may end anywhere."""
         if self:
             raise Stopped(self.number)
         self._at_once = True
@@ -65,7 +65,7 @@ class Signals:
 
 @contextmanager
 def signals_noted(*numbers: int, tell: Callable[[int], object] | None = None) -> Iterator[Signals]:
-    """Note signals in this context; see :class:`Signals`. Only the main thread can: in others there never is one."""
+    """Defer signals in this context, see :class:`Signals`. Other threads than the main thread receive no signals."""
     signals = Signals(tell)
     if threading.current_thread() is not threading.main_thread():
         yield signals

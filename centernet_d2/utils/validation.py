@@ -1,4 +1,4 @@
-"""Many lists of numbers, checked at once."""
+"""Validation of choices and of tables of numbers."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 
 __all__ = ["LARGEST_COORDINATE", "check_choice", "number_table"]
 
-# Pixels. Beyond it, float32 does not tell neighboring pixels apart.
+# In pixels. Beyond it, float32 does not distinguish neighboring pixels.
 LARGEST_COORDINATE = 2**24
 
 
 def number_table(rows: Sequence[object], width: int) -> np.ndarray | None:
-    """Rows of numbers as one array, if they are.
+    """Convert rows of numbers to one array.
 
     Args:
-        rows: what should be lists of numbers.
+        rows: lists of numbers.
         width: length of each.
 
     Returns:
-        (N, width) float64; None if a row has another length, or something that is no number, not finite, or further
-        from 0 than LARGEST_COORDINATE. Texts like "1" are no numbers.
+        (N, width) float64; None if a row has another length, or contains a value that is not a number, not finite, or
+        larger than LARGEST_COORDINATE. Strings such as "1" are not numbers.
     """
     if not rows:
         return np.zeros((0, width))

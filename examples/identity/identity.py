@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
 def draw(args: argparse.Namespace) -> None:
     """Draw both splits; the identities of the validation set are those behind the ones of the training set."""
     if args.folder.exists():
-        raise FileExistsError(f"{args.folder} exists already; nothing is overwritten")
+        raise FileExistsError(f"{args.folder} already exists; nothing is overwritten")
     if not 1 <= args.identities < BADGES:
         raise ValueError(f"--identities {args.identities}: choose 1 to {BADGES - 1}")
     write_badges(args.folder, "train", range(args.identities), images=args.train, seed=1)

@@ -196,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
 def draw(args: argparse.Namespace) -> None:
     """Draw both splits."""
     if args.folder.exists():
-        raise FileExistsError(f"{args.folder} exists already; nothing is overwritten")
+        raise FileExistsError(f"{args.folder} already exists; nothing is overwritten")
     for seed, (name, count) in enumerate((("train", args.train), ("val", args.val))):
         write_bars(args.folder, name, images=count, seed=seed)
     print(f"drew {args.train} and {args.val} images of bars into {args.folder}")

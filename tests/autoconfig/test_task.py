@@ -18,7 +18,7 @@ def found(keypoints=None, points=None, layout="COCO", root="/data/mine"):
 FILES = {name: Path("out", "data", f"{name}.json") for name in ("train", "val", "test")}
 
 
-def test_data_sets_have_absolute_paths_and_all_but_train_are_evaluated():
+def test_datasets_have_absolute_paths_and_all_but_train_are_evaluated():
     task = task_of(found(), FILES, "mine")
     names = [entry[0] for entry in task.keys["DATASETS.REGISTER"]]
     assert names == ["mine_train", "mine_val", "mine_test"]
@@ -51,13 +51,13 @@ def test_cocos_17_keypoints_keep_cocos_tolerances():
 def test_without_left_and_right_nothing_is_mirrored():
     task = task_of(found(Keypoints(("keypoint_1", "keypoint_2")), (1, 1, 2) * 2), FILES, "mine")
     assert task.keys["INPUT.RANDOM_FLIP"] == "none"
-    assert "not mirrored" in task.notes[0]
+    assert "not flipped" in task.notes[0]
 
 
 def test_keypoints_that_are_never_labelled_are_not_learned():
     task = task_of(found(Keypoints(("a", "b")), (0,) * 6), FILES, "mine")
     assert task.keys["MODEL.CENTERNET.HEADS"] == ["CenterHead", "BoxHead"]
-    assert task.notes == ("no keypoint is labelled in train: none is learned",)
+    assert task.notes == ("no keypoint is labeled in train: keypoints are not learned",)
 
 
 def test_kitti_is_registered_by_lists_and_sees_focal_lengths(tmp_path):

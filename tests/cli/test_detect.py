@@ -122,7 +122,7 @@ def test_one_image_becomes_the_picture_that_is_named(call, folder, tmp_path, nam
     assert output.read_bytes().startswith(start)
     assert np.abs(cv2.imread(str(output)).astype(int) - pixels(0)).mean() < 12
     code, _, err = call(folder / "colour.png", "--output", output)
-    assert (code, "exists already; nothing is overwritten" in err) == (1, True)
+    assert (code, "already exists; nothing is overwritten" in err) == (1, True)
 
 
 def test_weights_of_the_authors_by_name(released, folder, tmp_path, monkeypatch):
@@ -203,7 +203,7 @@ def test_nothing_is_overwritten(call, folder, tmp_path):
     for option, path in (("--output", tmp_path / "full"), ("--json", tmp_path / "r.json")):
         code, _, err = call(image, option, path)
         assert code == 1
-        assert f"{path} exists already; nothing is overwritten" in err
+        assert f"{path} already exists; nothing is overwritten" in err
     assert (tmp_path / "r.json").read_text() == "mine"
     assert call(image, "--output", tmp_path / "drawn.mp4")[0] == 0
     assert call(image, "--output", tmp_path / "drawn.mp4")[0] == 1
@@ -212,34 +212,34 @@ def test_nothing_is_overwritten(call, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.png", "--json", "r.json"], "nowhere.png: no such file, folder or glob"),
-        (["--json", "r.json"], "there is nothing to look at"),
-        (["colour.png"], "there is nothing to write"),
+        (["nowhere.png", "--json", "r.json"], "nowhere.png: no such file, folder or matching glob"),
+        (["--json", "r.json"], "there is no input"),
+        (["colour.png"], "there is no output"),
         (["colour.png", "--camera", "0", "--json", "r.json"], "give either inputs or --camera"),
         (["--camera", "77", "--json", "r.json"], "cannot open the camera 77"),
         (["clip.avi", "colour.png", "--json", "r.json"], "a video must be the only input"),
         (["colour.png", "--json", "r.json", "--opts", "MODEL.NOTHING", "1"], "there is no key MODEL.NOTHING"),
         (["colour.png", "--json", "r.json", "--opts", "MODEL.WEIGHTS", ""], "there are no weights to detect with"),
-        (["clip.avi", "--output", "drawn.mov"], "drawn.mov: videos end in .mp4 or .avi"),
+        (["clip.avi", "--output", "drawn.mov"], "drawn.mov: the suffix of a video must be .mp4 or .avi"),
         (["broken.avi", "--json", "r.json"], "cannot open the video broken.avi"),
-        (["empty", "--json", "r.json"], "empty: the folder has no images"),
-        (["colour.png", "--json", "r.json", "--max-frames", "0"], "--max-frames 0: it must be at least 1"),
+        (["empty", "--json", "r.json"], "empty: the folder contains no images"),
+        (["colour.png", "--json", "r.json", "--max-frames", "0"], "--max-frames is 0, but must be at least 1"),
         (["colour.png", "--json", "r.json", "--config-file", "bad.yaml"], "bad.yaml is not YAML"),
         (["colour.png", "--json", "r.json", "--weights", "bad.yaml"], "bad.yaml is not a file of plain weights"),
         (["colour.png", "--json", "r.json", "--weights", "nope.pth"], "the weights file nope.pth does not exist"),
-        (["colour.png", "--json", "r.json", "--batch-size", "0"], "--batch-size 0: it must be at least 1"),
+        (["colour.png", "--json", "r.json", "--batch-size", "0"], "--batch-size is 0, but must be at least 1"),
         (["colour.png", "--json", "empty"], "--json empty is a folder"),
-        (["colour.png", "--json", "r.json", "--threshold", "50"], "--threshold 50: scores are from 0 to 1"),
-        (["colour.png", "--json", "r.json", "--threshold", "-0.1"], "--threshold -0.1: scores are from 0 to 1"),
-        (["colour.png", "--json", "r.json", "--threshold", "nan"], "--threshold nan: scores are from 0 to 1"),
+        (["colour.png", "--json", "r.json", "--threshold", "50"], "--threshold is 50, but must be from 0 to 1"),
+        (["colour.png", "--json", "r.json", "--threshold", "-0.1"], "--threshold is -0.1, but must be from 0 to 1"),
+        (["colour.png", "--json", "r.json", "--threshold", "nan"], "--threshold is nan, but must be from 0 to 1"),
         (
             ["colour.png", "grey.png", "--output", "one.jpg"],
-            "one.jpg is one picture, but there are 2 images: name a folder",
+            "one.jpg is a single image, but there are 2 images: name a folder",
         ),
-        (["clip.avi", "--output", "one.jpg"], "one.jpg is one picture, but a video has many"),
-        (["colour.png", "--output", "one.mov"], "one.mov: videos end in .mp4 or .avi"),
-        (["colour.png", "--output", "one.gif"], "one.gif: pictures end in .bmp, "),
-        (["deep", "--json", "r.json"], "deep: the folder has no images; its 1 sub-folders are not searched"),
+        (["clip.avi", "--output", "one.jpg"], "one.jpg is a single image, but a video has many"),
+        (["colour.png", "--output", "one.mov"], "one.mov: the suffix of a video must be .mp4 or .avi"),
+        (["colour.png", "--output", "one.gif"], "one.gif: the suffix of an image must be one of .bmp, "),
+        (["deep", "--json", "r.json"], "deep: the folder contains no images; its 1 sub-folders are not searched"),
         (["colour.png", "--json", "r.json", "--device", "cuda:77"], "torch sees no GPU: set MODEL.DEVICE cpu"),
     ],
 )
@@ -274,7 +274,7 @@ def test_options_of_properties_that_are_not_predicted_are_refused(
     monkeypatch.setattr("sys.argv", ["demo.py"])
     code, _, err = call(folder, "--json", tmp_path / "r.json", *options)
     assert code == 1
-    assert err == f"demo: {named}: for the property {name}, which this config does not predict\n"
+    assert err == f"demo: {named} belongs to the property {name}, which this config does not predict\n"
     assert not (tmp_path / "r.json").exists()
 
 
@@ -286,7 +286,7 @@ def test_a_property_may_build_on_one_with_options(monkeypatch):
     demo.add_property_arguments(parser)
     args = parser.parse_args(["a.png", "--config-file", "a.yaml", "--weights", "a.pth", "--focal-length", "9"])
     demo.use_property_arguments(args, [Box3DProperty()])
-    with pytest.raises(ValueError, match="--focal-length: for the property"):
+    with pytest.raises(ValueError, match="--focal-length belongs to the property"):
         demo.use_property_arguments(args, [BoxProperty()])
 
 

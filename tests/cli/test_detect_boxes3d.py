@@ -102,4 +102,4 @@ def test_cameras_are_for_3d_boxes(weights, tmp_path, capsys):
     write_boxes_on_ground(tmp_path, {"all": 1})
     options = ["--config-file", "Shapes/centernet_R_18_shapes.yaml", "--weights", str(weights), "--focal-length", "9"]
     assert demo.main([str(tmp_path / "training/image_2"), "--json", str(tmp_path / "r.json"), *options]) == 1
-    assert "for the property box3d, which this config does not predict" in capsys.readouterr().err
+    assert "belongs to the property box3d, which this config does not predict" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def test_nothing_is_overwritten_and_mistakes_are_one_line(tool, tmp_path, capsys
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("")
     assert tool([ZOO, "--output", str(tmp_path / "out")]) == 1
-    assert "out exists already" in capsys.readouterr().err
+    assert "out already exists" in capsys.readouterr().err
     assert tool(["no/config.yaml", "--output", str(tmp_path / "new")]) == 1
     assert "config file no/config.yaml does not exist" in capsys.readouterr().err
     assert tool([ZOO, "--output", str(tmp_path / "new"), "--opts", "DATASETS.TRAIN", "('nowhere',)"]) == 1

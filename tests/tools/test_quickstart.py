@@ -49,4 +49,4 @@ def test_drawing_never_overwrites(load_script, tmp_path, capsys):
         draw([kind, str(tmp_path / kind), "--train", "2", "--val", "1"])
         assert (tmp_path / kind / file).exists()
         assert draw([kind, str(tmp_path / kind)]) == 1
-        assert f"{kind} exists already; nothing is overwritten" in capsys.readouterr().err
+        assert f"{kind} already exists; nothing is overwritten" in capsys.readouterr().err

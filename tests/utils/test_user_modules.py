@@ -61,15 +61,15 @@ def test_modules_and_packages_are_imported_by_name_and_by_folder(folder):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mine/nowhere.py", "draw: --import {root}/mine/nowhere.py: there is no such Python file"),
-        ("mine/nowhere/", "draw: --import {root}/mine/nowhere: there is no such Python file"),
-        ("nowhere.py", "draw: --import {root}/nowhere.py: there is no such Python file"),
-        ("mine", "draw: --import mine: there is no module of this name; a file needs its path and .py"),
-        ("nowhere_at_all", "draw: --import nowhere_at_all: there is no module of this name; a file needs its path"),
+        ("mine/nowhere.py", "draw: --import {root}/mine/nowhere.py: this Python file does not exist"),
+        ("mine/nowhere/", "draw: --import {root}/mine/nowhere: this Python file does not exist"),
+        ("nowhere.py", "draw: --import {root}/nowhere.py: this Python file does not exist"),
+        ("mine", "draw: --import mine: there is no module of this name; for a file, give its path with .py"),
+        ("nowhere_at_all", "draw: --import nowhere_at_all: there is no module of this name; for a file, give its path"),
         ("pytest.nowhere", "draw: --import pytest.nowhere: there is no module of this name"),
         (
             "mine/argparse.py",
-            "draw: --import {root}/mine/argparse.py: the name 'argparse' is that of {argparse}; rename",
+            "draw: --import {root}/mine/argparse.py: the module name 'argparse' already belongs to {argparse}; rename",
         ),
     ],
 )
