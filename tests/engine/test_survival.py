@@ -293,7 +293,7 @@ def test_a_disk_that_is_full_elsewhere_is_one_sentence_too(call, monkeypatch):
     code, err = call(SOLVER__MAX_ITER=5, DATASETS__TEST="()")
     assert code == 1
     assert re.fullmatch(
-        r"train_net: OUTPUT_DIR \S+ cannot be written to \(No space left on device\); checkpoints .*\n", err
+        r"train_net: OUTPUT_DIR \S+ cannot be written to \(No space left on device\); its checkpoints .*\n", err
     )
 
 
@@ -475,9 +475,8 @@ def test_the_config_of_a_run_survives_a_kill_while_it_is_replaced(call, tmp_path
             call("--resume", **{**options, "SOLVER__MAX_ITER": 2})
     assert (out / "config.yaml").read_text() == before
     assert call("--resume", SOLVER__BASE_LR=1.0, **{**options, "SEED": 3})[0] == 1, "it is compared"
-    assert call("--eval-only", "--resume", **options)[0] == 0
-    assert (out / "config.yaml").read_text() == before
-    assert not list(out.glob(".*.tmp")) or call("--resume", **options)[0] == 0
+    assert call("--resume", **options)[0] == 0
+    assert not list(out.glob(".*.tmp"))
 
 
 @pytest.mark.usefixtures("tiny")

@@ -124,29 +124,6 @@ def test_evaluation_leaves_the_config_of_the_training_alone(main, arguments, tmp
     assert (tmp_path / "out" / "config.yaml").read_text() == before
 
 
-def test_a_run_of_an_earlier_version_is_resumed(main, arguments, tmp_path):
-    """Its config has old names of keys, and lacks those that are new since."""
-    names = {"NAMES": "['head', 'tail']", "SKELETON": "[['head', 'tail']]"}
-    current = {f"MODEL__CENTERNET__KEYPOINTS__{key}": value for key, value in names.items()}
-    common = {"DATASETS__TEST": "()", "SOLVER__MAX_ITER": 1}
-    main(arguments(**common, **current))
-    path = tmp_path / "out" / "config.yaml"
-    config = yaml.safe_load(path.read_text())
-    keypoints = config["MODEL"]["CENTERNET"].pop("KEYPOINTS")
-    assert keypoints["NAMES"] == ["head", "tail"]
-    for key in ("NAMES", "FLIP_MAP", "SKELETON"):
-        config["DATASETS"][f"KEYPOINT_{key}"] = keypoints[key]
-    del config["MODEL"]["CENTERNET"]["BOX3D"], config["TEST"]["NMS"], config["DATASETS"]["REGISTER_KITTI"]
-    path.write_text(yaml.safe_dump(config))
-    common["SOLVER__MAX_ITER"] = 2
-    with pytest.raises(FileExistsError, match=r"Changed:\n  MODEL.CENTERNET.KEYPOINTS.SKELETON: .*'tail'.* -> \[\]$"):
-        main(arguments("--resume", **common, MODEL__CENTERNET__KEYPOINTS__NAMES=names["NAMES"]))
-    main(arguments("--resume", **common, **current))
-    assert load_file(tmp_path / "out" / "model_final.pth")["iteration"] == 1
-    # Its file has the names of today now.
-    assert "KEYPOINT_NAMES" not in yaml.safe_load(path.read_text())["DATASETS"]
-
-
 OUTSIDE = """
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from centernet_d2.data.coco import load_coco_file
