@@ -107,6 +107,17 @@ def test_installed_commands_have_their_own_name_in_help_and_errors(
     assert f"{command}: " in capsys.readouterr().err
 
 
+def test_every_installed_command_prints_its_help(installed, monkeypatch, capsys):
+    (distribution,) = metadata.distributions(path=[str(installed[1])])
+    commands = distribution.entry_points.select(group="console_scripts")
+    assert {"centernet-train", "centernet-benchmark"} <= commands.names
+    for entry in commands:
+        monkeypatch.setattr("sys.argv", [f"/usr/bin/{entry.name}"])
+        with pytest.raises(SystemExit, match="0"):
+            entry.load()(["--help"])
+        assert capsys.readouterr().out.startswith(f"usage: {entry.name} [-h] ")
+
+
 def test_an_import_leaves_detectron2_what_it_is():
     assert centernet_d2.Predictor
     theirs = detectron2.engine.defaults.DetectionCheckpointer
