@@ -12,7 +12,7 @@ import numpy as np
 
 from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, VideoSource
 
-__all__ = ["JsonSink", "PictureFile", "PictureSink", "Sink", "VideoSink", "output_kind", "refuse_existing"]
+__all__ = ["JsonSink", "PictureFile", "PictureSink", "VideoSink", "output_kind", "refuse_existing"]
 
 # By suffix: a codec that OpenCV's own build has.
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
