@@ -34,6 +34,7 @@ setup(
             "centernet-detect = centernet_d2.cli.detect:main",
             "centernet-visualize = centernet_d2.cli.visualize:main",
             "centernet-convert = centernet_d2.cli.convert:main",
+            "centernet-benchmark = centernet_d2.cli.benchmark:main",
         ]
     },
     # `pip install -e` puts the folder of the clone on the path. Setuptools' default, an import hook, comes after the

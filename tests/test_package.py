@@ -24,6 +24,89 @@ def test_without_detectron2_one_sentence_says_how_to_get_it():
     assert "ImportError: centernet_d2 is a plugin for Detectron2, which is not installed" in result.stderr
 
 
+def run_fresh(script):
+    """Run a script in a new process, in which nothing is imported yet; raise its standard error if it fails."""
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_detectron2_builds_a_model_from_its_own_config():
+    assert "CenterNet CenterHead BoxHead" in run_fresh("""
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from centernet_d2 import add_centernet_config
+
+cfg = get_cfg()
+add_centernet_config(cfg)
+cfg.merge_from_file("configs/COCO-Detection/centernet_R_18_1x.yaml")
+cfg.MODEL.DEVICE = "cpu"
+model = build_model(cfg)
+print(type(model).__name__, *model.heads)
+""")
+
+
+def test_detectron2_instantiates_a_lazy_config():
+    assert "CenterNet 80" in run_fresh("""
+from detectron2.config import LazyConfig, instantiate
+
+model = instantiate(LazyConfig.load("configs/lazy/centernet_R_18_1x.py").model)
+print(type(model).__name__, model.num_classes)
+""")
+
+
+def test_readers_and_utils_work_without_torch_and_detectron2():
+    run_fresh("""
+import importlib, pkgutil, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "detectron2", "fvcore"):
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Blocker())
+import centernet_d2.readers, centernet_d2.utils
+
+for package in (centernet_d2.readers, centernet_d2.utils):
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    assert names
+    for name in names:
+        importlib.import_module(f"{package.__name__}.{name}")
+""")
+
+
+def test_each_public_name_registers_everything():
+    accesses = [f"import centernet_d2; centernet_d2.{name}" for name in centernet_d2.__all__]
+    # One process imports the dependencies; each statement runs in a fork, which has not imported centernet_d2.
+    run_fresh(f"""
+import os, sys, traceback
+import torch, torchvision, detectron2.engine
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+
+def check(statement):
+    assert not [name for name in sys.modules if name.startswith("centernet_d2")]
+    exec(statement)
+    from centernet_d2.config.registry import POINT_HEAD_REGISTRY
+    assert "CenterNet" in META_ARCH_REGISTRY
+    for name in ("resnet_upconv", "dla", "hourglass"):
+        assert f"build_{{name}}_backbone" in BACKBONE_REGISTRY
+    for name in ("CenterHead", "BoxHead", "KeypointHead", "Box3DHead"):
+        assert name in POINT_HEAD_REGISTRY
+
+for statement in {[*accesses, "import centernet_d2.modeling"]!r}:
+    if (child := os.fork()) == 0:
+        try:
+            check(statement)
+        except BaseException:
+            print(statement, file=sys.stderr)
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, statement
+""")
+
+
 def test_an_import_says_nothing_of_others():
     # A process of its own, as here everything is imported already.
     # Nor does it reach for the net.
@@ -105,6 +188,17 @@ def test_installed_commands_have_their_own_name_in_help_and_errors(
     assert "train_net.py" not in shown
     assert main([*arguments, "--config-file", "no.yaml"]) == 1
     assert f"{command}: " in capsys.readouterr().err
+
+
+def test_every_installed_command_prints_its_help(installed, monkeypatch, capsys):
+    (distribution,) = metadata.distributions(path=[str(installed[1])])
+    commands = distribution.entry_points.select(group="console_scripts")
+    assert {"centernet-train", "centernet-benchmark"} <= commands.names
+    for entry in commands:
+        monkeypatch.setattr("sys.argv", [f"/usr/bin/{entry.name}"])
+        with pytest.raises(SystemExit, match="0"):
+            entry.load()(["--help"])
+        assert capsys.readouterr().out.startswith(f"usage: {entry.name} [-h] ")
 
 
 def test_an_import_leaves_detectron2_what_it_is():

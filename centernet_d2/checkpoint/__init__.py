@@ -1,5 +1,5 @@
-from ..utils.files import remove_leftovers, write_whole
-from .checkpointer import CenterNetCheckpointer, checkpoint_files, fitting_configs, has_checkpoint, load_trunk
+from ..utils.files import remove_leftovers
+from .checkpointer import CenterNetCheckpointer, checkpoint_files, has_checkpoint, load_trunk
 from .loading import check_exists, find_trunk, find_weights, load_file
 from .reference_names import original_names, original_state_dict, to_our_names
 
@@ -9,7 +9,6 @@ __all__ = [
     "checkpoint_files",
     "find_trunk",
     "find_weights",
-    "fitting_configs",
     "has_checkpoint",
     "load_file",
     "load_trunk",
@@ -17,5 +16,4 @@ __all__ = [
     "original_state_dict",
     "remove_leftovers",
     "to_our_names",
-    "write_whole",
 ]

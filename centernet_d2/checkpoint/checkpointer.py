@@ -13,9 +13,6 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from ..config.catalog import available
-from ..config.loading import load_config
-from ..modeling.meta_arch import CenterNet
 from ..utils.files import is_inside, write_whole
 from .loading import find_trunk, find_weights, load_file
 from .reference_names import to_our_names, trunk_state_dict
@@ -23,7 +20,6 @@ from .reference_names import to_our_names, trunk_state_dict
 __all__ = [
     "CenterNetCheckpointer",
     "checkpoint_files",
-    "fitting_configs",
     "has_checkpoint",
     "load_trunk",
 ]
@@ -236,7 +232,7 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         return {"model": data, **kept}
 
     def _load_model(self, checkpoint: dict) -> object:
-        """Raise a ValueError, with the configs that would fit, unless the file fits as described above."""
+        """Load the weights; raise a ValueError unless the file fits as described above."""
         state, is_trunk = to_our_names(self.model, checkpoint.pop("model"))
         own = self.model.state_dict()
         state = {name: tensor for name, tensor in state.items() if name in own or not _is_optional(name)}
@@ -260,15 +256,22 @@ class CenterNetCheckpointer(DetectionCheckpointer):
             self.logger.warning(f"{self.loaded}: {told}")
 
     def _misfit(self, state: dict[str, Tensor], own: dict[str, Tensor], wrong: list[str]) -> str:
-        def shape(tensors: dict[str, Tensor], name: str) -> str:
-            return "x".join(map(str, tensors[name].shape)) or "scalar" if name in tensors else "not there"
+        """Format the error for tensors that do not fit: counts, and the shapes of the first five."""
 
+        def shape(tensors: dict[str, Tensor], name: str) -> str:
+            return "x".join(map(str, tensors[name].shape)) or "scalar" if name in tensors else "missing"
+
+        counts = {
+            "missing in the file": sum(name not in state for name in wrong),
+            "missing in the model": sum(name not in own for name in wrong),
+            "of another shape": sum(name in state and name in own for name in wrong),
+        }
         rows = [f"  {name}: {shape(state, name)} in the file, {shape(own, name)} in the model" for name in wrong[:5]]
-        configs = fitting_configs(load_file(self.loaded))
         return (
-            f"the weights in {self.loaded} do not fit this model; {len(wrong)} tensors differ, the first:\n"
+            f"the weights in {self.loaded} do not fit this model; {len(wrong)} tensors differ ("
+            + ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+            + "). Use the config that the weights were trained with. First tensors:\n"
             + "\n".join(rows)
-            + f"\nConfigs of the model zoo that fit the file: {', '.join(configs) or 'none'}"
         )
 
 
@@ -301,16 +304,3 @@ def _check_sums(path: Path) -> None:
 def _is_optional(name: str) -> bool:
     """Tensors that nothing depends on: counters of batch norms, DLA's classifier (original.md: DLA trunk)."""
     return name.endswith("num_batches_tracked") or name.startswith("backbone.base.fc.")
-
-
-def fitting_configs(data: dict) -> list[str]:
-    """Names of the model zoo's configs whose models have just the tensors of a file."""
-    found = []
-    for name in available():
-        with torch.device("meta"):
-            model = CenterNet(load_config(name, ["MODEL.DEVICE", "cpu"]))
-        state, _ = to_our_names(model, data.get("model", data))
-        shapes, own = ({n: t.shape for n, t in s.items() if not _is_optional(n)} for s in (state, model.state_dict()))
-        if shapes == own:
-            found.append(name)
-    return found

@@ -12,7 +12,7 @@ import numpy as np
 
 from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, VideoSource
 
-__all__ = ["JsonSink", "PictureFile", "PictureSink", "Sink", "VideoSink", "output_kind", "refuse_existing"]
+__all__ = ["JsonSink", "PictureFile", "PictureSink", "VideoSink", "output_kind", "refuse_existing"]
 
 # Codec by suffix, included in every build of OpenCV.
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 __all__ = [
     "TRAINED",
-    "Trained",
     "available",
     "find_base",
     "find_config",

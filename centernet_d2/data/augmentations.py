@@ -23,10 +23,8 @@ __all__ = [
     "RandomMirror",
     "RandomWindow",
     "ShiftScaleWindow",
-    "Window",
     "build_augmentations",
     "color_jitter",
-    "color_matrix",
     "crop_border",
 ]
 

@@ -24,7 +24,6 @@ __all__ = [
     "CLASSES",
     "EXCLUDED",
     "KITTI_TYPES",
-    "KittiObject",
     "format_result",
     "load_kitti_3d",
     "parse_object",

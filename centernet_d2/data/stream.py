@@ -18,7 +18,7 @@ from detectron2.utils import comm
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-__all__ = ["Place", "SampleStream", "StreamDataset", "seeded"]
+__all__ = ["SampleStream", "StreamDataset", "seeded"]
 
 # Position in the stream, and index of the image.
 Place = tuple[int, int]

@@ -261,31 +261,18 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def run_step(self) -> None:
-        """One iteration. If the loss or a gradient is not finite, save the state before it and stop.
+        """Run one iteration.
 
         Raises:
-            FloatingPointError: names the iteration and the file.
+            FloatingPointError: the loss or a gradient is NaN or infinite; the weights are not updated.
         """
-        # Batch norm statistics are the only state that the forward pass of a bad iteration changes.
-        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         try:
             super().run_step()
         except FloatingPointError as error:
-            for name, buffer in self.model.named_buffers():
-                buffer.copy_(buffers[name])
-            finite = all(parameter.isfinite().all() for parameter in self.model.parameters())
-            if finite:
-                self.checkpointer.save("model_before_nan", iteration=self.iter - 1)
-            saved = os.path.join(self.cfg.OUTPUT_DIR, "model_before_nan.pth")
+            last = next((f"resume from {path} with --resume" for path in self.checkpointer.files()), "start again")
             raise FloatingPointError(
                 f"the loss or its gradient is NaN or infinite at iteration {self.iter} "
-                f"({' '.join(str(error).split())}); "
-                + (
-                    f"the state before it is in {saved}. "
-                    if finite
-                    else "the weights are too: go back to a checkpoint. "
-                )
-                + "Lower SOLVER.BASE_LR or enable SOLVER.CLIP_GRADIENTS."
+                f"({' '.join(str(error).split())}). Lower SOLVER.BASE_LR or enable SOLVER.CLIP_GRADIENTS, then {last}"
             ) from error
 
     @classmethod

@@ -19,7 +19,7 @@ from ..data.mapper import CenterNetDatasetMapper
 from ..modeling.heads import Property
 from ..structures.points import known_objects
 
-__all__ = ["ErrorEvaluator", "assign"]
+__all__ = ["ErrorEvaluator"]
 
 # A detection belongs to an object whose box it overlaps at least this much.
 MIN_OVERLAP = 0.5

@@ -17,7 +17,7 @@ from ..modeling import PointHead
 from ..modeling.meta_arch import unwrap
 from ..structures.points import DenseTarget, Points, SparseTarget, known_objects
 
-__all__ = ["OracleCenterNet", "OracleMapper", "check_map_names", "oracle_maps", "spread"]
+__all__ = ["OracleCenterNet", "OracleMapper", "check_map_names", "spread"]
 
 
 class OracleMapper(CenterNetDatasetMapper):

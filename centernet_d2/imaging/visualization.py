@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
-__all__ = ["Drawn", "draw_heatmap", "draw_instances", "draw_training", "side_by_side"]
+__all__ = ["draw_heatmap", "draw_instances", "draw_training", "side_by_side"]
 
 # The class of regions to ignore, whatever class they are ignored for.
 _IGNORED = -1

@@ -11,7 +11,7 @@ from torchvision.ops import deform_conv2d
 
 from ..utils.validation import check_choice
 
-__all__ = ["IMPLEMENTATIONS", "DeformConv", "deform_conv2d_by_grid_sample"]
+__all__ = ["IMPLEMENTATIONS", "DeformConv"]
 
 IMPLEMENTATIONS = ("auto", "torchvision", "grid_sample")
 

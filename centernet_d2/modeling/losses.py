@@ -19,7 +19,6 @@ __all__ = [
     "focal_loss",
     "focal_loss_with_logits",
     "log_depth_loss",
-    "normalizer",
     "orientation_loss",
     "over_processes",
     "regression_loss",

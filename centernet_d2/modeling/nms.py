@@ -12,7 +12,7 @@ from torchvision.ops import batched_nms, nms
 
 from ..utils.validation import check_choice
 
-__all__ = ["NMS_MODES", "SOFT_NMS_METHODS", "SoftNMS", "best_with_ties", "merge_scales", "soft_nms", "suppress"]
+__all__ = ["NMS_MODES", "SOFT_NMS_METHODS", "best_with_ties", "merge_scales", "soft_nms", "suppress"]
 
 NMS_MODES = ("", "class", "agnostic")
 

@@ -16,7 +16,7 @@ from .records import FoundData, LabeledImage, Reading, Report, Split, unique
 from .splits import check_overlap, settle
 from .tree import Tree
 
-__all__ = ["LAYOUTS", "describe_unknown", "find_data", "find_lists", "read_layout"]
+__all__ = ["find_data", "find_lists"]
 
 
 def find_data(

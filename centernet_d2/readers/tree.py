@@ -17,7 +17,7 @@ from ..imaging.reading import read_header
 from .records import Report
 from .splits import split_of_path
 
-__all__ = ["IMAGE_SUFFIXES", "Tree", "decode", "image_size", "read_text", "relative_name", "stated_size", "stem"]
+__all__ = ["Tree", "decode", "image_size", "read_text", "relative_name", "stated_size", "stem"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 

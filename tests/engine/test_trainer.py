@@ -191,51 +191,51 @@ def test_half_precision_on_the_cpu(main, arguments, tmp_path, monkeypatch):
     assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float32}
 
 
-def test_a_loss_that_is_not_finite_stops_and_saves_the_state_before(main, arguments, tmp_path, monkeypatch):
-    good = {}
-    losses = Trainer.build_model.__func__  # kept to wrap the model that the trainer builds
+def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(main, arguments, tmp_path, monkeypatch):
+    build = Trainer.build_model.__func__
+    iterations = iter(range(9))
 
     def build_model(cls, cfg):
-        model = losses(cls, cfg)
+        model = build(cls, cfg)
         forward = model.forward
 
         def poisoned(batch):
-            if len(good) == 2:
-                batch = [{**x, "image": x["image"].float() * float("nan")} for x in batch]
-            else:
-                good[len(good)] = None
-            good["running_mean"] = model.backbone.bn1.running_mean.clone()
-            return forward(batch)
+            factor = 1.0 if next(iterations) == 0 else float("nan")
+            return forward([{**x, "image": x["image"].float() * factor} for x in batch])
 
         model.forward = poisoned
         return model
 
     monkeypatch.setattr(Trainer, "build_model", classmethod(build_model))
     with pytest.raises(
-        FloatingPointError, match=r"iteration 1 \(in the gradients of .*Head.*\); .*model_before_nan.pth"
+        FloatingPointError,
+        match=r"iteration 1 \(in the gradients of .*Head.*\)\. Lower SOLVER.BASE_LR .* then resume from "
+        r".*out/model_0000000.pth with --resume",
     ):
-        main(arguments())
-    saved = load_file(tmp_path / "out" / "model_before_nan.pth")
+        main(arguments(SOLVER__CHECKPOINT_PERIOD=1))
+    saved = load_file(tmp_path / "out" / "model_0000000.pth")
     assert saved["iteration"] == 0
     assert all(tensor.isfinite().all() for tensor in saved["model"].values())
-    assert torch.equal(saved["model"]["backbone.bn1.running_mean"], good["running_mean"])
+    assert not (tmp_path / "out" / "model_0000001.pth").exists()
 
 
 def test_a_gradient_that_is_not_finite_never_reaches_the_weights(main, arguments, tmp_path, monkeypatch):
     build = Trainer.build_model.__func__
+    models = []
 
     def build_model(cls, cfg):
-        model = build(cls, cfg)
+        models.append(model := build(cls, cfg))
         model.backbone.conv1.weight.register_hook(lambda gradient: gradient * float("inf"))
         return model
 
     monkeypatch.setattr(Trainer, "build_model", classmethod(build_model))
     with pytest.raises(
-        FloatingPointError, match=r"iteration 0 \(in the gradients of backbone\); .*model_before_nan.pth"
+        FloatingPointError, match=r"iteration 0 \(in the gradients of backbone\)\. .*, then start again$"
     ):
         main(arguments())
-    saved = load_file(tmp_path / "out" / "model_before_nan.pth")["model"]
-    assert all(tensor.isfinite().all() for tensor in saved.values())
+    (model,) = models
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert not list((tmp_path / "out").glob("*.pth"))
 
 
 def test_evaluation_needs_weights_and_leaves_no_config(main, arguments, tmp_path):

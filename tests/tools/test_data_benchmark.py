@@ -14,7 +14,7 @@ from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 
 @pytest.fixture
 def benchmarks(monkeypatch):
-    """The package of the benchmarks, which is not installed."""
+    """Modules of the benchmarks, which are not installed."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
     from benchmarks import data, original
 
@@ -23,36 +23,36 @@ def benchmarks(monkeypatch):
         del sys.modules[name]
 
 
-def test_the_data_path_is_timed_beside_the_original_way(benchmarks, capsys):
+def test_the_data_path_is_compared_with_the_reference(benchmarks, capsys):
     parser = argparse.ArgumentParser()
     benchmarks[0].add_arguments(parser)
     threads = torch.get_num_threads()
     result = benchmarks[0].run(parser.parse_args(["--count", "2", "--rounds", "1"]))
     assert torch.get_num_threads() == threads
     assert len(result["images_per_second"]) == 5
-    assert result["ratio_to_original"] > 0
-    assert "2 images of drawn photographs" in capsys.readouterr().out
+    assert result["ratio_to_reference"] > 0
+    assert "2 images of synthetic photographs" in capsys.readouterr().out
 
 
 def test_a_folder_without_annotations_is_named(benchmarks, tmp_path):
     args = argparse.Namespace(data=tmp_path, count=2, rounds=1)
-    with pytest.raises(FileNotFoundError, match=r"annotations has no \*\.json"):
+    with pytest.raises(FileNotFoundError, match=r"annotations contains no \*\.json"):
         benchmarks[0].run(args)
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_what_ours_is_compared_to_draws_the_same_targets(benchmarks, tmp_path, mirrored):
-    """Of the same window, so that the comparison is one of equal work."""
+@pytest.mark.parametrize("flipped", [False, True])
+def test_the_reference_draws_the_same_targets(benchmarks, tmp_path, flipped):
+    """Compare targets of the same window, so that the benchmark compares equal work."""
     data, original = benchmarks
     cfg = load_config(data.CONFIG, ["MODEL.DEVICE", "cpu"])
-    (record,) = data.draw_photographs(tmp_path, 1)
+    (record,) = data.write_photographs(tmp_path, 1)
     center, window = np.array([301.5, 222.0]), 512.0
     to_map = affine_matrix(center, window, (128, 128))
-    theirs = original.draw_targets(record, to_map, (128, 128), 80, 640 if mirrored else None)
+    theirs = original.draw_targets(record, to_map, (128, 128), 80, 640 if flipped else None)
     np.testing.assert_allclose(original.window_matrix(center.astype(np.float32), window, (128, 128)), to_map, atol=1e-4)
 
     show = AffineTransform(affine_matrix(center, window, (512, 512)), (480, 640), (512, 512))
-    steps = [MirrorTransform(640)] * mirrored + [show]
+    steps = [MirrorTransform(640)] * flipped + [show]
     sample = CenterNetDatasetMapper(True, augmentations=steps, image_format="BGR", num_classes=80)(record)
     model = CenterNet(cfg)
     gt, points = model.ground_truth([sample], (128, 128))

@@ -1,9 +1,9 @@
-"""Images per second and core of the data path, beside a plain sample function in the original's way.
+"""Images per second and core of the data path, compared with the sample function of the reference implementation.
 
-Every variant reads the same JPEG files with the same annotations and draws its own window, mirror and colors. The one
-in the original's way returns a normalised float image and the targets of its objects, so ours are timed with targets
-too; `ratio_to_original` compares those two. Ours leave colors and normalisation to the model's device; one variant does
-these on the same core as well, so that both sides end at the same tensors.
+Every variant reads the same JPEG files with the same annotations and samples its own window, flip and colors. The
+reference returns a normalized float image and the targets of its objects, so ours is also timed with targets;
+`ratio_to_reference` compares these two. Ours leaves colors and normalization to the model's device; one variant does
+them on the same core, so that both produce the same tensors.
 """
 
 from __future__ import annotations
@@ -25,51 +25,51 @@ from detectron2.structures import BoxMode
 from tabulate import tabulate
 
 from centernet_d2 import CenterNet, load_config
+from centernet_d2.cli.measure import alternate, ratios
 from centernet_d2.data import CenterNetDatasetMapper
 from centernet_d2.data.stream import StreamDataset, seeded
 
-from .measure import alternate, ratios
-from .original import sample_in_the_original_way
+from .original import reference_sample
 
 __all__ = ["add_arguments", "run"]
 
 CONFIG = "COCO-Detection/centernet_R_18_1x.yaml"
-ORIGINAL = "the original's way: normalised image and targets"
-OURS, OURS_ON_CPU = "ours: bytes and a matrix of colors", "ours: colors changed on the CPU"
-WITH_TARGETS, COMPLETE = "ours: bytes, matrix and targets", "ours: normalised image and targets"
+REFERENCE = "reference: normalized image and targets"
+OURS, OURS_ON_CPU = "ours: bytes and a matrix of colors", "ours: colors on the CPU"
+WITH_TARGETS, COMPLETE = "ours: bytes, matrix and targets", "ours: normalized image and targets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of this benchmark."""
+    """Add the options of this benchmark."""
     parser.add_argument(
         "--data",
         type=Path,
         metavar="FOLDER",
-        help="with images/ and annotations/*.json of COCO's; by default, drawn ones",
+        help="folder with images/ and annotations/*.json in COCO format (default: synthetic images)",
     )
-    parser.add_argument("--count", type=int, default=64, help="images per round, at most as many as there are")
+    parser.add_argument("--count", type=int, default=64, help="images per round (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Time all variants in turn on one core, and print a table.
+    """Time all variants on one core, and print a table.
 
     Returns:
-        ``images_per_second`` by variant with median, min and max; ``ratio_to_original``, with targets on both sides,
-        and ``ratios_to_original`` of all; > 1 is faster.
+        ``images_per_second`` by variant with median, min and max; ``ratio_to_reference`` with targets in both, and
+        ``ratios_to_reference`` of all; > 1 is faster.
 
     Raises:
-        FileNotFoundError: the folder has no annotations.
+        FileNotFoundError: the folder contains no annotations.
     """
     with tempfile.TemporaryDirectory() as folder, _one_thread():
-        records = _load(args.data, args.count) if args.data else draw_photographs(Path(folder), args.count)
+        records = _load(args.data, args.count) if args.data else write_photographs(Path(folder), args.count)
         times = alternate(variants(load_config(CONFIG, ["MODEL.DEVICE", "cpu"]), records), args.rounds)
     speed = {name: [len(records) / seconds for seconds in own] for name, own in times.items()}
-    faster = ratios(times, ORIGINAL)
+    faster = ratios(times, REFERENCE)
     rows = [
         [name, *(f"{of(own):.1f}" for of in (median, min, max)), f"{faster[name]:.2f}"] for name, own in speed.items()
     ]
-    source = args.data or "drawn photographs"
+    source = args.data or "synthetic photographs"
     print(f"{len(records)} images of {source}, one thread")
     print(tabulate(rows, ["", "images/s", "min", "max", "ratio"], tablefmt="github", disable_numparse=True))
     return {
@@ -78,18 +78,18 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "images_per_second": {
             name: {"median": median(own), "min": min(own), "max": max(own)} for name, own in speed.items()
         },
-        "ratio_to_original": faster[WITH_TARGETS],
-        "ratios_to_original": faster,
+        "ratio_to_reference": faster[WITH_TARGETS],
+        "ratios_to_reference": faster,
     }
 
 
 def variants(cfg: CfgNode, records: Sequence[dict]) -> dict[str, Callable[[], object]]:
-    """What is timed: each reads all images once."""
+    """Return the functions to time; each reads all images once."""
     model = CenterNet(cfg)
     streams = [
         StreamDataset(records, CenterNetDatasetMapper(cfg, True, defer_color=defer), seed=0) for defer in (True, False)
     ]
-    places = [(index, index) for index in range(len(records))]
+    positions = [(index, index) for index in range(len(records))]
     height, width = cfg.INPUT.AFFINE.SIZE
 
     def targets(sample: dict) -> None:
@@ -98,46 +98,48 @@ def variants(cfg: CfgNode, records: Sequence[dict]) -> dict[str, Callable[[], ob
             head.targets(gt, points)
 
     def read(stream: StreamDataset, *steps: Callable[[dict], object]) -> None:
-        for place in places:
-            sample = stream[place]
+        for position in positions:
+            sample = stream[position]
             for step in steps:
                 step(sample)
 
-    def normalise(sample: dict) -> None:
+    def normalize(sample: dict) -> None:
         model.preprocess_training([sample])
 
-    def original() -> None:
+    def reference() -> None:
         with seeded(0):
             for record in records:
-                sample_in_the_original_way(record, cfg)
+                reference_sample(record, cfg)
 
     return {
-        ORIGINAL: original,
+        REFERENCE: reference,
         OURS: lambda: read(streams[0]),
         OURS_ON_CPU: lambda: read(streams[1]),
         WITH_TARGETS: lambda: read(streams[0], targets),
-        COMPLETE: lambda: read(streams[0], targets, normalise),
+        COMPLETE: lambda: read(streams[0], targets, normalize),
     }
 
 
 def _load(folder: Path, count: int) -> list[dict]:
-    """The first images of a folder of COCO's that have objects."""
+    """Load the first images with objects of a folder in COCO format."""
     files = sorted((folder / "annotations").glob("*.json"))
     if not files:
-        raise FileNotFoundError(f"{folder / 'annotations'} has no *.json: give a folder with images/ and annotations/")
+        raise FileNotFoundError(
+            f"{folder / 'annotations'} contains no *.json: set --data to a folder with images/ and annotations/"
+        )
     records = load_coco_json(str(files[0]), str(folder / "images"), f"benchmark of {files[0]}")
     return [record for record in records if record["annotations"]][:count]
 
 
-def draw_photographs(folder: Path, count: int) -> list[dict]:
-    """JPEG files of 640 x 480 with the smooth noise of photographs, and 7 boxes each, in Detectron2's format."""
+def write_photographs(folder: Path, count: int) -> list[dict]:
+    """Write JPEG files of 640 x 480 with smooth noise; return their records in Detectron2's format, 7 boxes each."""
     random, records = np.random.default_rng(0), []
     for index in range(count):
         coarse = [random.integers(0, 256, (480 // step, 640 // step, 3)).astype(np.float32) for step in (80, 20, 4)]
         layers = [cv2.resize(layer, (640, 480), interpolation=cv2.INTER_CUBIC) for layer in coarse]
-        picture = np.clip(0.5 * layers[0] + 0.3 * layers[1] + 0.2 * layers[2], 0, 255).astype(np.uint8)
+        image = np.clip(0.5 * layers[0] + 0.3 * layers[1] + 0.2 * layers[2], 0, 255).astype(np.uint8)
         path = str(folder / f"{index:04d}.jpg")
-        cv2.imwrite(path, picture, [cv2.IMWRITE_JPEG_QUALITY, 92])
+        cv2.imwrite(path, image, [cv2.IMWRITE_JPEG_QUALITY, 92])
         boxes = np.concatenate([random.uniform(0, [520, 360], (7, 2)), random.uniform(10, 120, (7, 2))], axis=1)
         annotations = [
             {"bbox": box, "bbox_mode": BoxMode.XYWH_ABS, "category_id": int(random.integers(80)), "iscrowd": 0}
@@ -149,7 +151,7 @@ def draw_photographs(folder: Path, count: int) -> list[dict]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """OpenCV and torch work on one core."""
+    """Limit OpenCV and torch to one thread."""
     before = cv2.getNumThreads(), torch.get_num_threads()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The COCO figures of detections that are drawn, by pycocotools and, where it is installed, by faster-coco-eval."""
+"""COCO metrics of random detections, by pycocotools and by faster-coco-eval if installed."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
+from centernet_d2.cli.benchmark import random_objects
+from centernet_d2.cli.measure import alternate, summarize, table
 from centernet_d2.evaluation.faster_coco import FasterCOCOeval
-
-from .measure import alternate, summarize, table
-from .targets import draw_objects
 
 SIZE = (480, 640)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this benchmark."""
     parser.add_argument("--images", type=int, default=300)
     parser.add_argument("--objects", type=int, default=7, help="per image")
     parser.add_argument("--detections", type=int, default=100, help="per image")
@@ -33,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
-    """Seconds and the 12 figures, by package."""
-    drawn = draw(args.images, args.objects, args.detections, args.classes)
-    variants: dict[str, Callable[[], NDArray]] = {"pycocotools": partial(evaluate, COCOeval, *drawn)}
+    """Return seconds and the 12 COCO metrics, by package."""
+    content = random_results(args.images, args.objects, args.detections, args.classes)
+    variants: dict[str, Callable[[], NDArray]] = {"pycocotools": partial(evaluate, COCOeval, *content)}
     if find_spec("faster_coco_eval"):
-        variants["faster_coco_eval"] = partial(evaluate, FasterCOCOeval, *drawn)
+        variants["faster_coco_eval"] = partial(evaluate, FasterCOCOeval, *content)
     else:
         print("not compared: faster_coco_eval is not installed")
     figures = {name: variant() for name, variant in variants.items()}
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     print(f"\n{args.images} images, {args.detections} detections each\n\n{table(times)}")
     expected = figures["pycocotools"]
     difference = {name: float(np.abs(own - expected).max()) for name, own in figures.items()}
-    print(f"\nlargest difference of the 12 figures: {max(difference.values()):g}")
+    print(f"\nlargest difference of the 12 metrics: {max(difference.values()):g}")
     return {
         "seconds": summarize(times),
         "figures": {name: own.tolist() for name, own in figures.items()},
@@ -53,11 +53,11 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def draw(images: int, objects: int, detections: int, classes: int) -> tuple[dict, list[dict]]:
-    """A COCO file in memory, and as many results for it: noisy copies of the objects, and boxes anywhere."""
+def random_results(images: int, objects: int, detections: int, classes: int) -> tuple[dict, list[dict]]:
+    """Return the content of a COCO file, and results for it: noisy copies of the objects, then random boxes."""
     records, results = [], []
     for image in range(images):
-        gt, stray = (draw_objects(n, SIZE, classes, seed) for n, seed in ((objects, image), (detections, -1 - image)))
+        gt, stray = (random_objects(n, SIZE, classes, seed) for n, seed in ((objects, image), (detections, -1 - image)))
         boxes = gt.gt_boxes.tensor
         for box, category in zip(to_xywh(boxes), gt.gt_classes.tolist(), strict=True):
             record = {"image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
@@ -80,14 +80,15 @@ def draw(images: int, objects: int, detections: int, classes: int) -> tuple[dict
 
 
 def to_xywh(boxes: Tensor) -> list[list[float]]:
+    """Convert corners to corner, width and height."""
     return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
 
 
 def evaluate(evaluation: type, truth: dict, detections: list[dict]) -> NDArray:
-    """The 12 figures."""
+    """Return the 12 COCO metrics."""
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
-        # Both programs write into what they are given.
+        # Both packages modify their inputs.
         ground_truth.dataset = {**truth, "annotations": [dict(record) for record in truth["annotations"]]}
         ground_truth.createIndex()
         results = ground_truth.loadRes([dict(result) for result in detections])

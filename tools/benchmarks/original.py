@@ -1,10 +1,12 @@
-"""A sample function as the original has it (docs/original.md), plain NumPy: what the speed of ours is compared to.
+"""Sample function of the reference implementation in NumPy (docs/original.md), the baseline of speed comparisons.
 
-It draws the window and colors in the same way as the original, works on float images, and goes through the objects one
-by one. Nothing of it is used for training.
+It samples window and colors like the reference implementation, works on float images, and loops over the objects. It
+is not used for training.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -13,17 +15,17 @@ from detectron2.structures import BoxMode
 
 from centernet_d2.data.augmentations import EIGENVALUES, EIGENVECTORS, crop_border
 
-__all__ = ["sample_in_the_original_way"]
+__all__ = ["reference_sample"]
 
 MOST_OBJECTS = 128
 
 
-def sample_in_the_original_way(record: dict, cfg: CfgNode) -> dict[str, np.ndarray]:
-    """Read, mirror, warp, change colors, normalise, and draw the targets of one image.
+def reference_sample(record: dict, cfg: CfgNode) -> dict[str, np.ndarray]:
+    """Read, flip, warp, jitter and normalize one image, and draw its targets.
 
     Args:
         record: the image in Detectron2's format, boxes XYWH_ABS.
-        cfg: of a detection model, of which input size, pixel statistics, scales and number of classes are read.
+        cfg: config of a detection model; input size, pixel statistics, scales and number of classes are used.
 
     Returns:
         ``input`` (3, H, W), ``hm`` (C, H / 4, W / 4), and one row per object: ``wh``, ``reg``, ``ind``, ``reg_mask``.
@@ -35,8 +37,8 @@ def sample_in_the_original_way(record: dict, cfg: CfgNode) -> dict[str, np.ndarr
     center = np.array(
         [np.random.randint(border := crop_border(side), side - border) for side in (width, height)], dtype=np.float32
     )
-    mirrored = np.random.random() < 0.5
-    if mirrored:
+    flipped = np.random.random() < 0.5
+    if flipped:
         image = image[:, ::-1]
         center[0] = width - 1 - center[0]
     matrix = window_matrix(center, window, (out_width, out_height))
@@ -46,12 +48,12 @@ def sample_in_the_original_way(record: dict, cfg: CfgNode) -> dict[str, np.ndarr
     pixels = ((pixels - mean) / std).transpose(2, 0, 1)
     map_size = (out_width // 4, out_height // 4)
     to_map = window_matrix(center, window, map_size)
-    flip_width = width if mirrored else None
+    flip_width = width if flipped else None
     return {"input": pixels, **draw_targets(record, to_map, map_size, cfg.MODEL.CENTERNET.NUM_CLASSES, flip_width)}
 
 
 def window_matrix(center: np.ndarray, window: float, size: tuple[int, int]) -> np.ndarray:
-    """The (2, 3) matrix that shows a window in an output of `size` (width, height), solved from three points."""
+    """Return the (2, 3) matrix from a square window to an output of `size` (width, height), from three points."""
     corners = np.array([[0, 0], [0, -0.5], [-0.5, -0.5]])
     source = (center + window * corners).astype(np.float32)
     target = (np.array(size) / 2 + size[0] * corners).astype(np.float32)
@@ -59,10 +61,10 @@ def window_matrix(center: np.ndarray, window: float, size: tuple[int, int]) -> n
 
 
 def change_colors(image: np.ndarray, strength: float, lighting: float) -> None:
-    """Brightness, contrast and saturation in shuffled order, then lighting, in place; (H, W, 3) float32 BGR in 0..1."""
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    mean = grey.mean()
-    backgrounds = [None, mean, grey[:, :, None]]
+    """Jitter brightness, contrast, saturation, then lighting of a (H, W, 3) float32 BGR image in 0..1, in place."""
+    gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+    mean = gray.mean()
+    backgrounds = [None, mean, gray[:, :, None]]
     for index in np.random.permutation(3):
         factor = 1 + np.random.uniform(-strength, strength)
         image *= factor
@@ -74,7 +76,7 @@ def change_colors(image: np.ndarray, strength: float, lighting: float) -> None:
 def draw_targets(
     record: dict, to_map: np.ndarray, map_size: tuple[int, int], num_classes: int, flip_width: int | None
 ) -> dict[str, np.ndarray]:
-    """Heatmap, sizes and offsets of the objects of an image, one after the other; `flip_width` if it was mirrored."""
+    """Return heatmap, sizes and offsets of the objects of an image; `flip_width` is its width if it was flipped."""
     map_width, map_height = map_size
     heatmap = np.zeros((num_classes, map_height, map_width), dtype=np.float32)
     sizes, offsets = np.zeros((2, MOST_OBJECTS, 2), dtype=np.float32)
@@ -101,7 +103,7 @@ def draw_targets(
 
 
 def radius(height: float, width: float, overlap: float = 0.7) -> float:
-    """The smallest of the three radii (original.md: Radius)."""
+    """Return the smallest of the three radii (original.md: Radius)."""
     total, area = height + width, height * width
     first = (total + np.sqrt(total**2 - 4 * area * (1 - overlap) / (1 + overlap))) / 2
     second = (2 * total + np.sqrt(4 * total**2 - 16 * (1 - overlap) * area)) / 2
@@ -109,11 +111,12 @@ def radius(height: float, width: float, overlap: float = 0.7) -> float:
     return min(first, second, third)
 
 
-def draw_gaussian(heatmap: np.ndarray, cell: np.ndarray, size: int) -> None:
-    """Keep the maximum of a plane (H, W) and of a Gaussian around a cell (x, y), in place (original.md: Gaussian)."""
+def draw_gaussian(heatmap: np.ndarray, cell: Sequence[int] | np.ndarray, size: int) -> None:
+    """Take the maximum of a (H, W) plane and a Gaussian around a cell (x, y), in place (original.md: Gaussian)."""
     rows, columns = np.ogrid[-size : size + 1, -size : size + 1]
     sigma = (2 * size + 1) / 6
     gaussian = np.exp(-(columns * columns + rows * rows) / (2 * sigma * sigma))
+    gaussian[gaussian < np.finfo(gaussian.dtype).eps * gaussian.max()] = 0
     (x, y), (height, width) = cell, heatmap.shape
     left, right, top, bottom = min(x, size), min(width - x, size + 1), min(y, size), min(height - y, size + 1)
     window = heatmap[y - top : y + bottom, x - left : x + right]

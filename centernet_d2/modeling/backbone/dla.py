@@ -24,7 +24,7 @@ from ...layers.deform_conv import IMPLEMENTATIONS, DeformConv
 from ...utils.validation import check_choice
 from .common import NORMS, BasicBlock, check_input_size, fill_bilinear
 
-__all__ = ["DLA", "DLABackbone", "build_dla_backbone"]
+__all__ = ["DLABackbone"]
 
 IMAGENET_CLASSES = 1000
 

@@ -17,7 +17,7 @@ from ...layers.deform_conv import IMPLEMENTATIONS, DeformConv
 from ...utils.validation import check_choice
 from .common import NORMS, check_input_size, fill_bilinear
 
-__all__ = ["ResNetUpConv", "build_resnet_upconv_backbone"]
+__all__ = ["ResNetUpConv"]
 
 DEPTHS = (18, 34, 50, 101, 152)
 

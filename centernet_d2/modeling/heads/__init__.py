@@ -2,7 +2,7 @@ from ...config.registry import POINT_HEAD_REGISTRY
 from .box import BoxHead, BoxProperty
 from .box3d import Box3DHead, Box3DProperty
 from .branches import MapBranches
-from .build import build_point_heads, build_properties, heads_provide
+from .build import build_properties, heads_provide
 from .center import CenterHead, CenterProperty
 from .keypoint import KeypointHead, KeypointProperty, KeypointSchema
 from .point_head import PointHead, Property, unflip_vectors
@@ -21,7 +21,6 @@ __all__ = [
     "MapBranches",
     "PointHead",
     "Property",
-    "build_point_heads",
     "build_properties",
     "heads_provide",
     "unflip_vectors",

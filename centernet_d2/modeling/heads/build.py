@@ -8,7 +8,7 @@ from detectron2.layers import ShapeSpec
 from ...config.registry import POINT_HEAD_REGISTRY, lookup
 from .point_head import PointHead, Property
 
-__all__ = ["build_point_heads", "build_properties", "head_types", "heads_provide"]
+__all__ = ["build_point_heads", "build_properties", "heads_provide"]
 
 
 def head_types(cfg: CfgNode) -> list[type[PointHead]]:

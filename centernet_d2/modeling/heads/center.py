@@ -21,7 +21,7 @@ from ..heatmap import gaussian_profiles, paint_gaussians, paint_max
 from ..losses import REGRESSION_LOSSES, focal_loss_with_logits, regression_loss
 from .point_head import PointHead, Property, unflip_vectors
 
-__all__ = ["CenterHead", "CenterProperty", "render_centers", "render_ignored"]
+__all__ = ["CenterHead", "CenterProperty", "render_centers"]
 
 # A target that makes a cell cost nothing without being a center (original.md: Regions to ignore, Rotation).
 ALMOST_CENTER = 0.9999

@@ -15,7 +15,7 @@ from ....imaging.transforms import is_mirrored
 from ....structures.boxes3d import pinhole_camera
 from ....structures.calibration import read_camera
 
-__all__ = ["carry_camera", "choose_cameras", "find_camera"]
+__all__ = ["carry_camera", "choose_cameras"]
 
 # Name, and height and width, of a picture -> its (3, 4) projection matrix.
 Cameras = Callable[[str, tuple[int, int]], Tensor]
