@@ -16,6 +16,7 @@ from ..imaging.transforms import AffineTransform
 from ..modeling import PointHead
 from ..modeling.meta_arch import unwrap
 from ..structures.points import DenseTarget, Points, SparseTarget, known_objects
+from ..structures.types import DatasetDict, Maps
 
 __all__ = ["OracleCenterNet", "OracleMapper", "check_map_names", "oracle_maps", "spread"]
 
@@ -91,10 +92,10 @@ def wanted(target: DenseTarget | SparseTarget, predicted: Tensor) -> Tensor:
 def oracle_maps(
     heads: Mapping[str, PointHead],
     names: Sequence[str],
-    predicted: dict[str, Tensor],
+    predicted: Maps,
     gt: Sequence[Instances],
     points: Points,
-) -> dict[str, Tensor]:
+) -> Maps:
     """Activated maps of a batch with those of the given names replaced by what the heads want them to be.
 
     Raises:
@@ -139,7 +140,7 @@ class OracleCenterNet(nn.Module):
         self.mapper = mapper
         self.train(self.model.training)
 
-    def forward(self, batched_inputs: Sequence[dict]) -> list[dict[str, Instances]]:
+    def forward(self, batched_inputs: Sequence[DatasetDict]) -> list[dict[str, Instances]]:
         """See :meth:`CenterNet.forward`; the inputs have ``annotations`` and a ``file_name``."""
         canvases, geometries = self.model.preprocess_image(batched_inputs)
         results = []

@@ -24,6 +24,7 @@ from ..config.unread import warn_of_unread_keys
 from ..imaging.geometry import Geometry, fixed_canvas, keep_canvas
 from ..imaging.visualization import draw_training
 from ..structures.points import Peaks, Points
+from ..structures.types import DatasetDict, Fields, Maps, Targets
 from ..utils.validation import check_choice
 from .heads.build import build_point_heads
 from .heads.point_head import PointHead, Property
@@ -174,7 +175,7 @@ class CenterNet(nn.Module):
     def num_classes(self) -> int:
         return next(head.maps["heatmap"] for head in self.heads.values() if "heatmap" in head.maps)
 
-    def forward(self, batched_inputs: Sequence[dict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
+    def forward(self, batched_inputs: Sequence[DatasetDict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """
         Args:
             batched_inputs: Detectron2's format: ``image`` (C, H, W) in 0..255 and, in training, ``instances`` with
@@ -200,9 +201,7 @@ class CenterNet(nn.Module):
         """A method of this class, which torch has compiled if the model is to be."""
         return _compiled(method) if self.compiled else method
 
-    def compute_losses(
-        self, images: Tensor, targets: Mapping[str, Mapping[str, Any]]
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    def compute_losses(self, images: Tensor, targets: Mapping[str, Targets]) -> tuple[list[Maps], dict[str, Tensor]]:
         """Normalised (B, C, H, W) images and :meth:`targets` -> the raw maps of every stack, and :meth:`losses`.
 
         One graph without a break: nothing in it depends on values, and the number of objects is only a length. (With
@@ -211,12 +210,12 @@ class CenterNet(nn.Module):
         maps = self.compute_maps(images)
         return maps, self.losses(maps, targets)
 
-    def compute_maps(self, images: Tensor) -> list[dict[str, Tensor]]:
+    def compute_maps(self, images: Tensor) -> list[Maps]:
         """Normalised (B, C, H, W) images -> the raw maps of every stack."""
         features = self.backbone(images.contiguous(memory_format=self.memory_format))
         return [self._head_maps(feature, stack) for stack, feature in enumerate(features.values())]
 
-    def compute_test_maps(self, images: Tensor) -> dict[str, Tensor]:
+    def compute_test_maps(self, images: Tensor) -> Maps:
         """Normalised (B, C, H, W) images -> the activated maps of the last stack."""
         images = images.contiguous(memory_format=self.memory_format)
         if self.precision == "float32":
@@ -225,10 +224,10 @@ class CenterNet(nn.Module):
             maps = self._head_maps(list(self.backbone(images).values())[-1], -1)
         return self.activate({name: tensor.float() for name, tensor in maps.items()})
 
-    def _head_maps(self, feature: Tensor, stack: int) -> dict[str, Tensor]:
+    def _head_maps(self, feature: Tensor, stack: int) -> Maps:
         return {name: tensor for head in self.heads.values() for name, tensor in head(feature, stack).items()}
 
-    def activate(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    def activate(self, maps: Maps) -> Maps:
         """Raw maps -> maps as they are read at test time."""
         return {name: tensor for head in self.heads.values() for name, tensor in head.activate(maps).items()}
 
@@ -238,7 +237,9 @@ class CenterNet(nn.Module):
             gt, map_size, self.stride, radius_policy=self.gaussian_radius, round_up=self.radius_round_up, **labels
         )
 
-    def ground_truth(self, batched_inputs: Sequence[dict], map_size: Sequence[int]) -> tuple[list[Instances], Points]:
+    def ground_truth(
+        self, batched_inputs: Sequence[DatasetDict], map_size: Sequence[int]
+    ) -> tuple[list[Instances], Points]:
         """What a batch of training says, on the model's device.
 
         Raises:
@@ -256,11 +257,11 @@ class CenterNet(nn.Module):
         points = self.build_points(gt, map_size, unlabelled=unlabelled, labelled_classes=classes)
         return [instances.to(self.device) for instances in gt], points.to(self.device)
 
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, Mapping[str, Any]]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, Targets]:
         """What the maps of each head, by its name, should be; from what :meth:`ground_truth` says."""
         return {name: head.targets(gt, points) for name, head in self.heads.items()}
 
-    def losses(self, maps: Sequence[dict[str, Tensor]], targets: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    def losses(self, maps: Sequence[Maps], targets: Mapping[str, Targets]) -> dict[str, Tensor]:
         """Losses of all heads, averaged over the stacks (original.md: Total loss).
 
         Args:
@@ -278,7 +279,7 @@ class CenterNet(nn.Module):
             losses.update({loss: torch.stack([own[loss] for own in per_stack]).mean(dim=0) for loss in per_stack[0]})
         return losses
 
-    def inference(self, batched_inputs: Sequence[dict], *, keep_heatmap: bool = False) -> list[dict[str, Any]]:
+    def inference(self, batched_inputs: Sequence[DatasetDict], *, keep_heatmap: bool = False) -> list[dict[str, Any]]:
         """Detect. Images whose canvases have the same size run together; the others never influence a result.
 
         Args:
@@ -300,7 +301,7 @@ class CenterNet(nn.Module):
         """The optional non-maximum suppression of one image's detections."""
         return suppress(instances, self.nms, self.nms_threshold)
 
-    def detect(self, maps: dict[str, Tensor], geometries: Sequence[Geometry]) -> list[Instances]:
+    def detect(self, maps: Maps, geometries: Sequence[Geometry]) -> list[Instances]:
         """Activated maps of a batch -> detections in original pixels.
 
         Raises:
@@ -325,10 +326,10 @@ class CenterNet(nn.Module):
             results.append(instances)
         return results
 
-    def decode(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps) -> Fields:
         """Activated maps -> (B, K, ...) fields of the K best peaks, in map pixels. Shapes are fixed: exportable."""
         peaks = Peaks(*top_peaks(maps["heatmap"], self.max_detections))
-        fields: dict[str, Tensor] = {}
+        fields: Fields = {}
         for head in self.heads.values():
             fields.update(head.decode(maps, peaks, fields))
         return fields
@@ -341,7 +342,7 @@ class CenterNet(nn.Module):
         """(C, H, W) canvases of one size -> network input, on the model's device; they go there as bytes."""
         return self.normalize(torch.stack(list(canvases)).to(self.device, non_blocking=True))
 
-    def preprocess_training(self, batched_inputs: Sequence[dict]) -> ImageList:
+    def preprocess_training(self, batched_inputs: Sequence[DatasetDict]) -> ImageList:
         """Normalised batch; smaller images are padded with black at the right and at the bottom."""
         # They become one batch where they are and go to the device once, as bytes.
         images = ImageList.from_tensors([x["image"] for x in batched_inputs], self.backbone.size_divisibility)
@@ -351,7 +352,7 @@ class CenterNet(nn.Module):
         return ImageList(self.normalize(pixels.to(torch.float32)), images.image_sizes)
 
     def normalize_colors(
-        self, pixels: Tensor, sizes: Sequence[tuple[int, int]], batched_inputs: Sequence[dict]
+        self, pixels: Tensor, sizes: Sequence[tuple[int, int]], batched_inputs: Sequence[DatasetDict]
     ) -> Tensor:
         """(B, C, H, W) in 0..255 -> network input, in one step with the change of colours that an image waits for.
 
@@ -375,7 +376,7 @@ class CenterNet(nn.Module):
         return result
 
     def preprocess_image(
-        self, batched_inputs: Sequence[dict], scale: float = 1.0
+        self, batched_inputs: Sequence[DatasetDict], scale: float = 1.0
     ) -> tuple[list[Tensor], list[Geometry]]:
         """The uint8 canvas of each image, made where the image is, and its way back to the original image.
 
@@ -401,7 +402,7 @@ class CenterNet(nn.Module):
             geometries.append(Geometry(image_size, canvas_size, torch.from_numpy(to_image), inputs))
         return canvases, geometries
 
-    def read_inputs(self, record: dict) -> dict[str, Any]:
+    def read_inputs(self, record: DatasetDict) -> dict[str, Any]:
         """What the properties want to know of an image beside its pixels, where it is there.
 
         Raises:
@@ -414,7 +415,7 @@ class CenterNet(nn.Module):
         }
 
     @torch.no_grad()
-    def visualize_training(self, batched_inputs: Sequence[dict], maps: dict[str, Tensor]) -> None:
+    def visualize_training(self, batched_inputs: Sequence[DatasetDict], maps: Maps) -> None:
         """Put the first image of the batch into the event storage: ground truth, predictions, center heatmap."""
         storage = get_event_storage()
         maps = self.activate({name: tensor[:1] for name, tensor in maps.items()})
@@ -463,7 +464,7 @@ def unwrap(model: nn.Module) -> CenterNet:
     return cast(CenterNet, model.module if isinstance(model, DistributedDataParallel) else model)
 
 
-def check_classes(record: dict, num_classes: int) -> None:
+def check_classes(record: DatasetDict, num_classes: int) -> None:
     """Look at the classes of a training image, as long as they are on the CPU: a GPU would have to be waited for.
 
     Raises:
@@ -488,7 +489,7 @@ def as_bytes(image: Tensor) -> Tensor:
     return image if image.dtype == torch.uint8 else image.float().round().clamp(0, 255).to(torch.uint8)
 
 
-def _check_finite(maps: Mapping[str, Tensor], fields: Mapping[str, Tensor], found: Tensor) -> None:
+def _check_finite(maps: Maps, fields: Fields, found: Tensor) -> None:
     """Raise a FloatingPointError for NaN in a map, or an infinite (B, K, ...) field where `found` (B, K)."""
     # No score that is NaN is above a threshold: without this, there would be no detections, and no word about it.
     broken = [tensor.isnan().any() for tensor in maps.values()]

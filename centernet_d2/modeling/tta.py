@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..config.loading import read_choice
 from ..imaging.geometry import Geometry
 from ..imaging.reading import read_image
+from ..structures.types import DatasetDict, Maps
 from ..utils.validation import check_choice
 from .meta_arch import CenterNet, group_by_shape, unwrap
 from .nms import SOFT_NMS_METHODS, merge_scales
@@ -85,11 +86,11 @@ class CenterNetWithTTA(nn.Module):
     def input_format(self) -> str:
         return self.model.input_format
 
-    def forward(self, batched_inputs: Sequence[dict]) -> list[dict[str, Instances]]:
+    def forward(self, batched_inputs: Sequence[DatasetDict]) -> list[dict[str, Instances]]:
         """See :meth:`CenterNet.forward`; inputs may have a ``file_name`` instead of an ``image``."""
         return self.inference(batched_inputs)
 
-    def inference(self, batched_inputs: Sequence[dict], *, keep_heatmap: bool = False) -> list[dict[str, Any]]:
+    def inference(self, batched_inputs: Sequence[DatasetDict], *, keep_heatmap: bool = False) -> list[dict[str, Any]]:
         """See :meth:`CenterNet.inference`; the heatmap is that of the scale nearest to 1.
 
         Raises:
@@ -111,7 +112,9 @@ class CenterNetWithTTA(nn.Module):
     def _read(self, file_name: str) -> Tensor:
         return torch.from_numpy(read_image(file_name, self.input_format).transpose(2, 0, 1).copy())
 
-    def _detect_at(self, inputs: Sequence[dict], scale: float) -> Iterator[tuple[int, Instances, Tensor, Geometry]]:
+    def _detect_at(
+        self, inputs: Sequence[DatasetDict], scale: float
+    ) -> Iterator[tuple[int, Instances, Tensor, Geometry]]:
         """Index, detections, (C, h, w) heatmap and geometry of every image at one scale, group by group."""
         canvases, geometries = self.model.preprocess_image(inputs, scale)
         for members in group_by_shape(canvases, self.batch_size):
@@ -119,7 +122,7 @@ class CenterNetWithTTA(nn.Module):
             chosen = [geometries[i] for i in members]
             yield from zip(members, self.model.detect(maps, chosen), maps["heatmap"], chosen, strict=True)
 
-    def compute_maps(self, canvases: Tensor) -> dict[str, Tensor]:
+    def compute_maps(self, canvases: Tensor) -> Maps:
         """Normalised (B, C, H, W) canvases -> activated maps, mirrored ones averaged in (original.md: Flip test).
 
         A map for which its head's :meth:`PointHead.unflip` gives None stays that of the upright canvas.

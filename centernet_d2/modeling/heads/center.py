@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ...config.loading import read_choice
 from ...config.registry import POINT_HEAD_REGISTRY
 from ...imaging.geometry import Geometry
 from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
+from ...structures.types import DatasetDict, Fields, Maps, Targets
 from ...utils.validation import check_choice
 from ..heatmap import gaussian_profiles, paint_gaussians, paint_max
 from ..losses import REGRESSION_LOSSES, focal_loss_with_logits, regression_loss
@@ -112,7 +113,7 @@ class CenterProperty(Property):
     name = "center"
     fields = ("scores", "pred_classes")
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
+    def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Of a turned image ``gt_blind``, and ``gt_weight`` 0 for what is read at centers (original.md: Rotation)."""
         if not any(getattr(transform, "rotates", False) for transform in transforms):
             return {}
@@ -198,7 +199,7 @@ class CenterHead(PointHead):
             **cls.common_config(cfg, input_shape, num_stacks),
         }
 
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, DenseTarget | SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         """See :meth:`PointHead.targets`; the heatmap has no weight in regions to ignore, nor in unlabelled classes."""
         heatmap = DenseTarget(self._heatmap(gt, points), self._heatmap_weight(gt, points))
         targets: dict[str, DenseTarget | SparseTarget] = {"heatmap": heatmap}
@@ -226,7 +227,7 @@ class CenterHead(PointHead):
             weight = labelled if weight is None else weight * labelled
         return weight
 
-    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         target = targets["heatmap"]
         heatmap = focal_loss_with_logits(maps["heatmap"], target.value, target.weight)
         losses = {"loss_heatmap": self.heatmap_weight * heatmap}
@@ -238,7 +239,7 @@ class CenterHead(PointHead):
             losses["loss_offset"] = self.offset_weight * offset
         return losses
 
-    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
         """The heatmap is averaged, the offset only if asked for (original.md: Flip test)."""
         upright: dict[str, Tensor | None] = {"heatmap": maps["heatmap"].flip(-1)}
         if "offset" in self.maps:
@@ -246,10 +247,10 @@ class CenterHead(PointHead):
             upright["offset"] = unflip_vectors(maps["offset"], shift) if self.average_offsets else None
         return upright
 
-    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """(B, K) scores and classes, (B, K, 2) centers."""
         offset = peaks.gather(maps["offset"]) if "offset" in self.maps else 0.5
         return {"scores": peaks.scores, "classes": peaks.classes, "centers": peaks.cells + offset}
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         return {"scores": fields["scores"], "pred_classes": fields["classes"]}

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from ...config.loading import read_choice
 from ...imaging.geometry import Geometry
-from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
+from ...structures.points import Peaks, Points
+from ...structures.types import DatasetDict, Fields, Maps, Targets
 from .branches import HEAD_INITS, MapBranches
 
 __all__ = ["PointHead", "Property", "unflip_vectors"]
@@ -77,7 +78,7 @@ class Property:
             metadata: of all properties and classes; a file of somebody else may have anything in it, or nothing.
         """
 
-    def check(self, dicts: Sequence[dict]) -> None:
+    def check(self, dicts: Sequence[DatasetDict]) -> None:
         """Look at a data set before hours are spent on it.
 
         Args:
@@ -97,7 +98,7 @@ class Property:
         """
         return inputs
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
+    def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """What the annotations of an image say, as ``gt_*`` fields with one entry per annotation.
 
         ``gt_weight`` (N,), the supervision of everything that is read at an object's center, is multiplied over all
@@ -218,20 +219,20 @@ class PointHead(nn.Module, ABC):
             "num_stacks": num_stacks,
         }
 
-    def forward(self, feature: Tensor, stack: int = -1) -> dict[str, Tensor]:
+    def forward(self, feature: Tensor, stack: int = -1) -> Maps:
         """Feature map of one stack -> raw maps."""
         return self.stacks[stack](feature)
 
-    def activate(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    def activate(self, maps: Maps) -> Maps:
         """Raw maps -> maps as they are read at test time; heatmaps become probabilities."""
         return {name: maps[name].float().sigmoid() if name in self.heatmaps else maps[name] for name in self.maps}
 
     @abstractmethod
-    def targets(self, gt: Sequence[Instances], points: Points) -> Mapping[str, DenseTarget | SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         """What each of its maps should be, under the names of the maps."""
 
     @abstractmethod
-    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         """Weighted scalar losses of one stack; connected to the maps even without objects.
 
         Args:
@@ -240,11 +241,11 @@ class PointHead(nn.Module, ABC):
         """
 
     @abstractmethod
-    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
         """Activated maps of the mirrored image, turned back; None for maps that flip testing does not average."""
 
     @abstractmethod
-    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """What activated maps say at the peaks: (B, K, ...) tensors in map pixels, for any number of real objects.
 
         Args:
@@ -254,7 +255,7 @@ class PointHead(nn.Module, ABC):
         """
 
     @abstractmethod
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         """Decoded fields of one image, (K, ...) -> fields of its Instances, in pixels of the original image."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from ....config.loading import read_choice
 from ....config.registry import POINT_HEAD_REGISTRY
 from ....imaging.geometry import Geometry, apply_affine
 from ....structures.boxes3d import Boxes3D, alpha_to_rotation_y, location_from_center, orientation_to_alpha
-from ....structures.points import Peaks, Points, SparseTarget
+from ....structures.points import Peaks, Points
+from ....structures.types import Fields, Maps, Targets
 from ....utils.validation import check_choice
 from ...losses import log_depth_loss, orientation_loss, regression_loss
 from ..point_head import PointHead
@@ -120,11 +121,11 @@ class Box3DHead(PointHead):
             **cls.common_config(cfg, input_shape, num_stacks),
         }
 
-    def activate(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    def activate(self, maps: Maps) -> Maps:
         """Depth in metres (for the reference focal length, if there is one); the other maps are linear."""
         return {**{name: maps[name] for name in self.maps}, "depth": raw_to_depth(maps["depth"])}
 
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         """See :meth:`PointHead.targets`."""
         names = ("gt_depth", "gt_alpha", "gt_focal", "gt_space", "gt_metric")
         depth, alpha, focal, space, metric = (torch.cat([x.get(name) for x in gt]) for name in names)
@@ -141,7 +142,7 @@ class Box3DHead(PointHead):
             "orientation": points.target(orientation, (points.weight * space)[:, None].expand_as(orientation)),
         }
 
-    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         images = len(maps["depth"])
         slots = self.loss_slots * images
         depth, dimensions, orientation = (targets[name] for name in ("depth", "dimensions", "orientation"))
@@ -164,7 +165,7 @@ class Box3DHead(PointHead):
             "loss_orientation": self.orientation_weight * loss_orientation,
         }
 
-    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
         """A mirror takes alpha to pi - alpha, which stays in its bin on the other side of its center.
 
         The original never mirrors 3-D boxes.
@@ -174,7 +175,7 @@ class Box3DHead(PointHead):
         back = {name: maps[name].flip(-1) for name in self.maps}
         return {**back, "orientation": back["orientation"] * sign}
 
-    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """(B, K) depth, (B, K, 3) dimensions and (B, K, 8) orientation as the network says them."""
         return {
             "depth": peaks.gather(maps["depth"])[..., 0],
@@ -182,7 +183,7 @@ class Box3DHead(PointHead):
             "orientation": peaks.gather(maps["orientation"]),
         }
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         """``pred_boxes3d`` and ``pred_alpha`` (N,) by the camera of the original image (original.md: 3-D results).
 
         Raises:

@@ -20,6 +20,7 @@ from torch import Tensor
 from ....imaging.transforms import is_mirrored
 from ....structures.boxes3d import Boxes3D, check_camera
 from ....structures.points import known_objects
+from ....structures.types import DatasetDict
 from ....utils.validation import check_choice
 from ..point_head import Property
 from .cameras import Cameras, carry_camera, choose_cameras
@@ -115,7 +116,7 @@ class Box3DProperty(Property):
         # which needs REFERENCE_FOCAL; "mask" does not (original.md: KITTI window).
         node.AUGMENTED_DEPTH = "mask"
 
-    def check(self, dicts: Sequence[dict]) -> None:
+    def check(self, dicts: Sequence[DatasetDict]) -> None:
         """Check cameras and annotations. Objects that are not in front of the camera are counted in one log line.
 
         Raises:
@@ -144,7 +145,7 @@ class Box3DProperty(Property):
         camera = check_camera(inputs["camera"])
         return {"camera": torch.from_numpy(carry_camera(camera.numpy(), transforms)) if transforms else camera}
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
+    def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """3-D boxes under the transforms of an image; mirrored an odd number of times, left and right swap in space.
 
         Returns:

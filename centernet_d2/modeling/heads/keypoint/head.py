@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from ....config.registry import POINT_HEAD_REGISTRY
 from ....imaging.geometry import Geometry, apply_affine
 from ....structures.points import DenseTarget, Peaks, Points, SparseTarget, optional_field
+from ....structures.types import Fields, Maps, Targets
 from ...heatmap import paint_gaussians, peak_filter
 from ...losses import focal_loss_with_logits, regression_loss
 from ..point_head import PointHead, unflip_vectors
@@ -134,7 +135,7 @@ class KeypointHead(PointHead):
             **cls.common_config(cfg, input_shape, num_stacks),
         }
 
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, DenseTarget | SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         batch, height, width = points.map_size
         keypoints = torch.cat([instances.gt_keypoints for instances in gt])
         positions = keypoints[..., :2] / points.stride
@@ -165,7 +166,7 @@ class KeypointHead(PointHead):
                 targets["keypoint_offset"] = SparseTarget(image, cells, offset, weight)
         return targets
 
-    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         losses = {
             "loss_keypoint_displacement": self.displacement_weight
             * _l1(maps["keypoint_displacement"], targets["keypoint_displacement"])
@@ -179,7 +180,7 @@ class KeypointHead(PointHead):
             losses["loss_keypoint_offset"] = self.offset_weight * offset
         return losses
 
-    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
         """Displacements turn their x, left and right swap; offsets are not averaged (original.md: Flip test).
 
         With `average_offsets` they are, and the mirror is exact.
@@ -195,7 +196,7 @@ class KeypointHead(PointHead):
             upright["keypoint_offset"] = unflip_vectors(offset, shift) if self.average_offsets else None
         return upright
 
-    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """(B, K, J, 3) keypoints: x, y in map pixels, and a score.
 
         A joint that was moved to a peak has the score of the peak; one that was not, the value of its heatmap where it
@@ -212,7 +213,7 @@ class KeypointHead(PointHead):
             scores = torch.ones_like(scores)
         return {"keypoints": torch.cat([joints, scores[..., None]], dim=3)}
 
-    def _joint_peaks(self, maps: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    def _joint_peaks(self, maps: Maps, count: int) -> tuple[Tensor, Tensor]:
         """(B, J, P, 2) positions and (B, J, P) scores of the best peaks of every joint."""
         heatmap = maps["keypoint_heatmap"]
         height, width = heatmap.shape[2:]
@@ -223,7 +224,7 @@ class KeypointHead(PointHead):
         offset = maps["keypoint_offset"].flatten(2).transpose(1, 2)[:, None].expand(-1, heatmap.shape[1], -1, -1)
         return positions + offset.gather(2, index[..., None].expand(-1, -1, -1, 2)), scores
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         """``pred_keypoints`` (N, J, 3), half a pixel up as Detectron2 wants them."""
         keypoints = fields["keypoints"]
         positions = apply_affine(keypoints[..., :2], geometry.to_image) + HALF_PIXEL

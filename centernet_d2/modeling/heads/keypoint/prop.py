@@ -15,6 +15,7 @@ from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ....imaging.transforms import is_mirrored
+from ....structures.types import DatasetDict
 from ....utils.validation import LARGEST_COORDINATE, number_table
 from ..point_head import Property
 from .schema import KeypointSchema, keypoint_schema
@@ -79,7 +80,7 @@ class KeypointProperty(Property):
         if not self.schema.names:
             self.schema = KeypointSchema.from_metadata(metadata, len(self.schema)) or self.schema
 
-    def check(self, dicts: Sequence[dict]) -> None:
+    def check(self, dicts: Sequence[DatasetDict]) -> None:
         """See :meth:`Property.check`.
 
         Raises:
@@ -100,7 +101,7 @@ class KeypointProperty(Property):
                     f"{file_name}, annotation {index} of this image: {_what_is_wrong(keypoints, self.schema)}"
                 )
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
+    def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Keypoints under the transforms of an image; mirrored an odd number of times, left and right swap.
 
         Returns:
