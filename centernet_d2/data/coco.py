@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..config.registry import POINT_HEAD_REGISTRY
-from ..modeling.heads.keypoint.prop import HALF_PIXEL
+from ..structures.points import HALF_PIXEL
 from ..utils.files import check_local, leaves
 from ..utils.validation import LARGEST_COORDINATE
 

@@ -142,10 +142,10 @@ class OracleCenterNet(nn.Module):
 
     def forward(self, batched_inputs: Sequence[DatasetDict]) -> list[dict[str, Instances]]:
         """See :meth:`CenterNet.forward`; the inputs have ``annotations`` and a ``file_name``."""
-        canvases, geometries = self.model.preprocess_image(batched_inputs)
+        canvases, geometries = self.model.preprocessor.canvases(batched_inputs)
         results = []
         for inputs, canvas, geometry in zip(batched_inputs, canvases, geometries, strict=True):
-            maps = self.model.compute_test_maps(self.model.batch([canvas]))
+            maps = self.model.compute_test_maps(self.model.preprocessor.batch([canvas]))
             gt = [self.mapper.on_canvas(inputs, geometry, self.model.stride).to(self.model.device)]
             points = self.model.build_points(gt, maps["heatmap"].shape[-2:])
             maps = oracle_maps(self.model.heads, self.names, maps, gt, points)

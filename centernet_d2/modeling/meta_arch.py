@@ -2,52 +2,65 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, Backbone
-from detectron2.structures import ImageList, Instances
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..config.arguments import configurable, read_keys
 from ..config.keys import check_keys
-from ..config.loading import read_choice
 from ..config.registry import lookup
 from ..config.unread import warn_of_unread_keys
-from ..imaging.geometry import Geometry, fixed_canvas, keep_canvas
+from ..imaging.geometry import Geometry
 from ..imaging.visualization import draw_training
 from ..structures.points import Peaks, Points
 from ..structures.types import DatasetDict, Fields, Maps, Targets
-from ..utils.validation import check_choice
+from ..utils.validation import ArgumentError, check_choice
+from .checks import check_classes, check_fields, check_finite, check_heads
 from .heads.build import build_point_heads
 from .heads.point_head import PointHead, Property
 from .heatmap import RADIUS_POLICIES, top_peaks
 from .nms import NMS_MODES, suppress
 from .points import build_points
+from .preprocess import Preprocessor, group_by_shape
 
-__all__ = ["CenterNet", "group_by_shape", "unwrap"]
+__all__ = ["CenterNet", "unwrap"]
 
 INPUT_FORMATS = ("BGR", "RGB")
-TEST_RESOLUTIONS = ("keep", "fixed", "fixed_width")
 PRECISIONS = ("float32", "bfloat16", "float16")
-
-# Nothing of an image is as large, and on the way to its pixels it would overflow.
-_INFINITE = 1e30
 
 
 @META_ARCH_REGISTRY.register()
 class CenterNet(nn.Module):
     """Objects as points (arXiv 1904.07850): one feature map, a heatmap of centers, properties read at its peaks."""
 
-    pixel_mean: Tensor
-    pixel_std: Tensor
+    #: Argument -> config key.
+    keys: ClassVar[Mapping[str, str]] = {
+        "heads": "MODEL.CENTERNET.HEADS",
+        "pixel_mean": "MODEL.PIXEL_MEAN",
+        "pixel_std": "MODEL.PIXEL_STD",
+        "gaussian_radius": "MODEL.CENTERNET.GAUSSIAN_RADIUS",
+        "radius_round_up": "MODEL.CENTERNET.RADIUS_ROUND_UP",
+        "vis_period": "VIS_PERIOD",
+        "input_format": "INPUT.FORMAT",
+        "max_detections": "TEST.DETECTIONS_PER_IMAGE",
+        "score_threshold": "MODEL.CENTERNET.SCORE_THRESH_TEST",
+        "test_resolution": "MODEL.CENTERNET.TEST_RESOLUTION",
+        "fixed_size": "INPUT.AFFINE.SIZE",
+        "nms": "TEST.NMS",
+        "nms_threshold": "TEST.NMS_THRESH",
+        "channels_last": "MODEL.CENTERNET.CHANNELS_LAST",
+        "compiled": "MODEL.CENTERNET.COMPILE",
+        "precision": "TEST.PRECISION",
+    }
 
     @configurable
     def __init__(
@@ -101,25 +114,32 @@ class CenterNet(nn.Module):
         """
         super().__init__()
         named = _named(heads)
-        _check_parts(backbone, named, nms, fixed_size)
+        check_heads(named)
+        check_choice("nms", nms, NMS_MODES)
+        if nms and not any("boxes" in head.provides for _, head in named):
+            raise ArgumentError("nms", f"is '{nms}', which needs boxes: add BoxHead to the heads")
         check_choice("gaussian_radius", gaussian_radius, RADIUS_POLICIES)
-        check_choice("test_resolution", test_resolution, TEST_RESOLUTIONS)
         check_choice("input_format", input_format, INPUT_FORMATS)
         check_choice("precision", precision, PRECISIONS)
         self.backbone = backbone
-        # A ModuleDict does not say what it holds.
+        # nn.ModuleDict has no type parameter for its values.
         self.heads = cast(Mapping[str, PointHead], nn.ModuleDict(dict(named)))
         self.stride = backbone.output_shape()["stack_0"].stride
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.preprocessor = Preprocessor(
+            pixel_mean=pixel_mean,
+            pixel_std=pixel_std,
+            size_divisibility=backbone.size_divisibility,
+            stride=self.stride,
+            properties=self.properties,
+            test_resolution=test_resolution,
+            fixed_size=fixed_size,
+        )
         self.gaussian_radius = gaussian_radius
         self.radius_round_up = radius_round_up
         self.vis_period = vis_period
         self.input_format = input_format
         self.max_detections = max_detections
         self.score_threshold = score_threshold
-        self.test_resolution = test_resolution
-        self.fixed_size = (fixed_size[0], fixed_size[1])
         self.nms = nms
         self.nms_threshold = nms_threshold
         self.compiled = compiled
@@ -135,27 +155,15 @@ class CenterNet(nn.Module):
         backbone = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
         stacks = backbone.output_shape()
         heads = build_point_heads(cfg, stacks["stack_0"], len(stacks))
-        keys = ("MODEL.CENTERNET.HEADS", "TEST.NMS", "INPUT.AFFINE.SIZE")
-        _check_parts(backbone, _named(heads), cfg.TEST.NMS, cfg.INPUT.AFFINE.SIZE, keys)
-        return {
-            "backbone": backbone,
-            "heads": heads,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-            "gaussian_radius": read_choice(cfg, "MODEL.CENTERNET.GAUSSIAN_RADIUS", RADIUS_POLICIES),
-            "radius_round_up": cfg.MODEL.CENTERNET.RADIUS_ROUND_UP,
-            "vis_period": cfg.VIS_PERIOD,
-            "input_format": read_choice(cfg, "INPUT.FORMAT", INPUT_FORMATS),
-            "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
-            "score_threshold": cfg.MODEL.CENTERNET.SCORE_THRESH_TEST,
-            "test_resolution": read_choice(cfg, "MODEL.CENTERNET.TEST_RESOLUTION", TEST_RESOLUTIONS),
-            "fixed_size": cfg.INPUT.AFFINE.SIZE,
-            "nms": cfg.TEST.NMS,
-            "nms_threshold": cfg.TEST.NMS_THRESH,
-            "channels_last": cfg.MODEL.CENTERNET.CHANNELS_LAST,
-            "compiled": cfg.MODEL.CENTERNET.COMPILE,
-            "precision": read_choice(cfg, "TEST.PRECISION", PRECISIONS),
-        }
+        return {**read_keys(cfg, cls.keys), "backbone": backbone, "heads": heads}
+
+    @property
+    def pixel_mean(self) -> Tensor:
+        return self.preprocessor.pixel_mean
+
+    @property
+    def pixel_std(self) -> Tensor:
+        return self.preprocessor.pixel_std
 
     @property
     def device(self) -> torch.device:
@@ -189,7 +197,7 @@ class CenterNet(nn.Module):
         """
         if not self.training:
             return self.inference(batched_inputs)
-        images = self.preprocess_training(batched_inputs).tensor
+        images = self.preprocessor.training_batch(batched_inputs).tensor
         height, width = images.shape[-2:]
         targets = self.targets(*self.ground_truth(batched_inputs, (height // self.stride, width // self.stride)))
         maps, losses = self._graph(CenterNet.compute_losses)(self, images, targets)
@@ -286,10 +294,12 @@ class CenterNet(nn.Module):
             batched_inputs: see :meth:`forward`.
             keep_heatmap: add ``heatmap``, the strongest class of the center heatmap (1, h, w), and ``geometry``.
         """
-        canvases, geometries = self.preprocess_image(batched_inputs)
+        canvases, geometries = self.preprocessor.canvases(batched_inputs)
         results: list[dict[str, Any]] = [{} for _ in canvases]
         for members in group_by_shape(canvases):
-            maps = self._graph(CenterNet.compute_test_maps)(self, self.batch([canvases[i] for i in members]))
+            maps = self._graph(CenterNet.compute_test_maps)(
+                self, self.preprocessor.batch([canvases[i] for i in members])
+            )
             detections = self.detect(maps, [geometries[i] for i in members])
             for index, instances, heatmap in zip(members, detections, maps["heatmap"], strict=True):
                 results[index]["instances"] = self.suppress(instances)
@@ -309,7 +319,7 @@ class CenterNet(nn.Module):
         """
         fields = self.decode(maps)
         found = fields["scores"] > self.score_threshold
-        _check_finite(maps, fields, found)
+        check_finite(maps, fields, found)
         results = []
         for index, geometry in enumerate(geometries):
             rows = found[index].nonzero()[:, 0]
@@ -317,10 +327,7 @@ class CenterNet(nn.Module):
             instances = Instances(geometry.image_size)
             for name, head in self.heads.items():
                 made = head.to_image(own, geometry)
-                if undeclared := made.keys() - set(head.prop.fields):
-                    raise ValueError(f"{name} makes {', '.join(sorted(undeclared))}, which its property does not name")
-                if forgotten := set(head.prop.fields) - made.keys():
-                    raise ValueError(f"{name} does not make {', '.join(sorted(forgotten))}, which its property names")
+                check_fields(name, head, made)
                 for field, value in made.items():
                     instances.set(field, value)
             results.append(instances)
@@ -334,92 +341,12 @@ class CenterNet(nn.Module):
             fields.update(head.decode(maps, peaks, fields))
         return fields
 
-    def normalize(self, images: Tensor) -> Tensor:
-        """(..., C, H, W) in 0..255 -> network input."""
-        return (images - self.pixel_mean) / self.pixel_std
-
-    def batch(self, canvases: Sequence[Tensor]) -> Tensor:
-        """(C, H, W) canvases of one size -> network input, on the model's device; they go there as bytes."""
-        return self.normalize(torch.stack(list(canvases)).to(self.device, non_blocking=True))
-
-    def preprocess_training(self, batched_inputs: Sequence[DatasetDict]) -> ImageList:
-        """Normalised batch; smaller images are padded with black at the right and at the bottom."""
-        # They become one batch where they are and go to the device once, as bytes.
-        images = ImageList.from_tensors([x["image"] for x in batched_inputs], self.backbone.size_divisibility)
-        pixels = images.tensor.to(self.device, non_blocking=True)
-        if any("color" in x for x in batched_inputs):
-            return ImageList(self.normalize_colors(pixels, images.image_sizes, batched_inputs), images.image_sizes)
-        return ImageList(self.normalize(pixels.to(torch.float32)), images.image_sizes)
-
-    def normalize_colors(
-        self, pixels: Tensor, sizes: Sequence[tuple[int, int]], batched_inputs: Sequence[DatasetDict]
-    ) -> Tensor:
-        """(B, C, H, W) in 0..255 -> network input, in one step with the change of colours that an image waits for.
-
-        Args:
-            pixels: images of the given sizes (height, width), padded with black, which stays black.
-            sizes: of the images.
-            batched_inputs: ``color`` may have the (C, C + 1) matrix of an image, for its colours and 1.
-        """
-        same = torch.eye(len(self.pixel_mean), len(self.pixel_mean) + 1)
-        color = torch.stack([x.get("color", same) for x in batched_inputs]).to(self.device, non_blocking=True)
-        matrix = color[:, :, :-1, None, None] / self.pixel_std[:, None]
-        # By hand, since a product of matrices would be rounded under autocast or with TF32.
-        result = self.normalize(color[:, :, -1, None, None]).repeat(1, 1, *pixels.shape[-2:])
-        for channel, plane in enumerate(pixels.unbind(dim=1)):
-            result.addcmul_(matrix[:, :, channel], plane[:, None].to(torch.float32))
-        for image, (height, width) in zip(result, sizes, strict=True):
-            if (height, width) != tuple(image.shape[-2:]):
-                black = self.normalize(torch.zeros_like(self.pixel_mean))
-                image[:, height:] = black
-                image[:, :, width:] = black
-        return result
-
-    def preprocess_image(
-        self, batched_inputs: Sequence[DatasetDict], scale: float = 1.0
-    ) -> tuple[list[Tensor], list[Geometry]]:
-        """The uint8 canvas of each image, made where the image is, and its way back to the original image.
-
-        Args:
-            batched_inputs: see :meth:`forward`.
-            scale: test scale; the images are resized by it (original.md: Test resolution).
-        """
-        canvases, geometries = [], []
-        for x in batched_inputs:
-            # DefaultPredictor hands over the same whole numbers as floats.
-            image = as_bytes(x["image"])
-            if self.test_resolution == "keep":
-                canvas, matrix = keep_canvas(image, self.backbone.size_divisibility, scale)
-            else:
-                canvas, matrix = fixed_canvas(image, self.fixed_size, scale, self.test_resolution == "fixed_width")
-            image_size = (x.get("height", image.shape[1]), x.get("width", image.shape[2]))
-            # The image may have been resized before it came here.
-            zoom = np.array([image_size[1] / image.shape[2], image_size[0] / image.shape[1]])
-            to_image = matrix * zoom[:, None] * [self.stride, self.stride, 1]
-            canvases.append(canvas)
-            inputs = self.read_inputs(x)
-            canvas_size = (canvas.shape[-2], canvas.shape[-1])
-            geometries.append(Geometry(image_size, canvas_size, torch.from_numpy(to_image), inputs))
-        return canvases, geometries
-
-    def read_inputs(self, record: DatasetDict) -> dict[str, Any]:
-        """What the properties want to know of an image beside its pixels, where it is there.
-
-        Raises:
-            ValueError: an input is not what it should be.
-        """
-        return {
-            key: value
-            for prop in self.properties
-            for key, value in prop.carry({key: record[key] for key in prop.input_keys if key in record}, ()).items()
-        }
-
     @torch.no_grad()
     def visualize_training(self, batched_inputs: Sequence[DatasetDict], maps: Maps) -> None:
         """Put the first image of the batch into the event storage: ground truth, predictions, center heatmap."""
         storage = get_event_storage()
         maps = self.activate({name: tensor[:1] for name, tensor in maps.items()})
-        normalised = self.preprocess_training(batched_inputs[:1])
+        normalised = self.preprocessor.training_batch(batched_inputs[:1])
         size = normalised.image_sizes[0]
         # With its changes of colours.
         image = (normalised[0] * self.pixel_std + self.pixel_mean).round()
@@ -449,105 +376,11 @@ def _compiled(function: Callable) -> Callable:
     return torch.compile(function)
 
 
-def group_by_shape(canvases: Sequence[Tensor], limit: int | None = None) -> Iterator[list[int]]:
-    """Indices of canvases that can be stacked: groups of one shape, of `limit` members at most."""
-    groups = defaultdict(list)
-    for index, canvas in enumerate(canvases):
-        groups[canvas.shape].append(index)
-    for members in groups.values():
-        step = limit or len(members)
-        yield from (members[start : start + step] for start in range(0, len(members), step))
-
-
 def unwrap(model: nn.Module) -> CenterNet:
     """A CenterNet itself, if it is wrapped in DistributedDataParallel."""
     return cast(CenterNet, model.module if isinstance(model, DistributedDataParallel) else model)
 
 
-def check_classes(record: DatasetDict, num_classes: int) -> None:
-    """Look at the classes of a training image, as long as they are on the CPU: a GPU would have to be waited for.
-
-    Raises:
-        ValueError: an object has none of the model's; names the image.
-    """
-    instances = record["instances"]
-    classes = instances.gt_classes
-    if classes.device.type != "cpu" or not len(classes):
-        return
-    # What is ignored for all classes has -1.
-    lowest = -instances.gt_ignore.to(classes) if instances.has("gt_ignore") else 0
-    unknown = classes[(classes < lowest) | (classes >= num_classes)]
-    if len(unknown):
-        raise ValueError(
-            f"{record.get('file_name', 'an image')} has an object of class {int(unknown[0])}, but the model knows "
-            f"0..{num_classes - 1}: set MODEL.CENTERNET.NUM_CLASSES to the number of classes of the data set"
-        )
-
-
-def as_bytes(image: Tensor) -> Tensor:
-    """An image of any type as uint8, rounded."""
-    return image if image.dtype == torch.uint8 else image.float().round().clamp(0, 255).to(torch.uint8)
-
-
-def _check_finite(maps: Maps, fields: Fields, found: Tensor) -> None:
-    """Raise a FloatingPointError for NaN in a map, or an infinite (B, K, ...) field where `found` (B, K)."""
-    # No score that is NaN is above a threshold: without this, there would be no detections, and no word about it.
-    broken = [tensor.isnan().any() for tensor in maps.values()]
-    for tensor in fields.values():
-        sound = (tensor.float().abs() < _INFINITE)[..., None].flatten(2).all(dim=2)
-        broken.append((found & ~sound).any())
-    wrong = torch.stack(broken)
-    if wrong.any():
-        # A field may have the name of its map.
-        names = dict.fromkeys(name for name, bad in zip([*maps, *fields], wrong.tolist(), strict=True) if bad)
-        raise FloatingPointError(
-            f"the network says NaN or infinite values ({', '.join(names)}), so its detections mean nothing: take other "
-            "weights, and with autocast or half precision try float32"
-        )
-
-
 def _named(heads: Sequence[PointHead] | Mapping[str, PointHead]) -> list[tuple[str, PointHead]]:
-    """Heads with their names, which are those of their classes unless a mapping has others."""
+    """Return heads with their names: the keys of a mapping, or the names of their classes."""
     return list(heads.items()) if isinstance(heads, Mapping) else [(type(head).__name__, head) for head in heads]
-
-
-def _check_parts(
-    backbone: Backbone,
-    heads: Sequence[tuple[str, PointHead]],
-    nms: str,
-    fixed_size: Sequence[int],
-    names: Sequence[str] = ("heads", "nms", "fixed_size"),
-) -> None:
-    """Raise a ValueError about what does not fit together; `names` are those of arguments or config keys."""
-    _check_heads(names[0], heads)
-    check_choice(names[1], nms, NMS_MODES)
-    if nms and not any("boxes" in head.provides for _, head in heads):
-        raise ValueError(f"{names[1]} is '{nms}', which needs boxes: add BoxHead to {names[0]}")
-    divisibility = backbone.size_divisibility
-    if len(fixed_size) != 2 or any(size <= 0 or size % divisibility for size in fixed_size):
-        raise ValueError(
-            f"{names[2]} is {list(fixed_size)} (height, width), but this backbone needs positive multiples of "
-            f"{divisibility}"
-        )
-
-
-def _check_heads(where: str, heads: Sequence[tuple[str, PointHead]]) -> None:
-    """Every head must find what it builds on, and no two may make the same thing."""
-    made: dict[str, set[str]] = {"maps": set(), "decoded fields": set(), "fields": set(), "property": set()}
-    for name, head in heads:
-        if missing := set(head.requires) - made["decoded fields"]:
-            raise ValueError(f"{where}: {name} needs {', '.join(sorted(missing))} from a head listed before it")
-        own = {
-            "maps": set(head.maps),
-            "decoded fields": set(head.provides),
-            "fields": set(head.prop.fields),
-            "property": {head.prop.name, head.prop.node} - {""},
-        }
-        for kind, names in own.items():
-            if twice := made[kind] & names:
-                raise ValueError(
-                    f"{where}: an earlier head has the {kind} {', '.join(sorted(twice))} of {name} already"
-                )
-            made[kind] |= names
-    if "heatmap" not in made["maps"]:
-        raise ValueError(f"{where}: none predicts the heatmap of the centers; CenterHead does")

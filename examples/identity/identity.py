@@ -21,15 +21,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
-
 # In front of Detectron2, whose import it makes a quiet one.
 from centernet_d2.utils import cli
 
 # isort: split
 from detectron2.config import CfgNode, configurable
 from detectron2.data.transforms import Transform
-from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
@@ -37,6 +34,7 @@ from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
 from centernet_d2.modeling.losses import over_processes
 from centernet_d2.structures.points import Peaks, Points
+from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
 
 # Rings of a badge have one of these colors each, which makes so many badges.
 COLORS = 6
@@ -92,6 +90,11 @@ class IdentityHead(PointHead):
     """Identities inside the network: a map of embeddings, and a classifier for training."""
 
     property_type = IdentityProperty
+    keys = {
+        "count": "MODEL.CENTERNET.IDENTITY.COUNT",
+        "size": "MODEL.CENTERNET.IDENTITY.SIZE",
+        "weight": "MODEL.CENTERNET.IDENTITY.WEIGHT",
+    }
     provides = ("embedding",)
 
     @configurable
@@ -106,12 +109,6 @@ class IdentityHead(PointHead):
         super().__init__({"embedding": size}, **common)
         self.classifier = nn.Linear(size, count, bias=False)
         self.weight = weight
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        node = cfg.MODEL.CENTERNET.IDENTITY
-        common = cls.common_config(cfg, input_shape, num_stacks)
-        return {"count": node.COUNT, "size": node.SIZE, "weight": node.WEIGHT, **common}
 
     def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         """The number of the identity in place of an embedding, of which nobody knows what it should be."""

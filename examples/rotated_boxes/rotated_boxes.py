@@ -21,15 +21,12 @@ import cv2
 import numpy as np
 import torch
 
-from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
-
 # In front of Detectron2, whose import it makes a quiet one.
 from centernet_d2.utils import cli
 
 # isort: split
 from detectron2.config import CfgNode, configurable
 from detectron2.data.transforms import Transform
-from detectron2.layers import ShapeSpec
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
@@ -38,6 +35,7 @@ from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
 from centernet_d2.modeling.losses import regression_loss
 from centernet_d2.structures.points import Peaks, Points
+from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
 
 
 class AngleProperty(Property):
@@ -99,6 +97,7 @@ class AngleHead(PointHead):
     """The angle inside the network: sine and cosine of twice the angle, which are the same after half a turn."""
 
     property_type = AngleProperty
+    keys = {"weight": "MODEL.CENTERNET.ANGLE.WEIGHT"}
     provides = ("angle",)
 
     @configurable
@@ -110,11 +109,6 @@ class AngleHead(PointHead):
         """
         super().__init__({"angle": 2}, **common)
         self.weight = weight
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        weight = cfg.MODEL.CENTERNET.ANGLE.WEIGHT
-        return {"weight": weight, **cls.common_config(cfg, input_shape, num_stacks)}
 
     def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         twice = torch.deg2rad(2 * torch.cat([instances.gt_angle for instances in gt]))

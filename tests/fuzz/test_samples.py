@@ -178,7 +178,7 @@ def test_from_maps_to_detections(inputs):
             raw[name].flatten()[bad[0] % raw[name].numel()] = bad[1]
         maps = model.activate(raw)
         image = {"image": torch.zeros(3, 4 * size[0], 4 * size[1], dtype=torch.uint8), "camera": camera}
-        _, geometries = model.preprocess_image([image] * batch)
+        _, geometries = model.preprocessor.canvases([image] * batch)
         if bad is not None and np.isnan(bad[1]):
             with pytest.raises(FloatingPointError):
                 model.detect(maps, geometries)

@@ -104,7 +104,7 @@ def variants(cfg: CfgNode, records: Sequence[dict]) -> dict[str, Callable[[], ob
                 step(sample)
 
     def normalise(sample: dict) -> None:
-        model.preprocess_training([sample])
+        model.preprocessor.training_batch([sample])
 
     def original() -> None:
         with seeded(0):

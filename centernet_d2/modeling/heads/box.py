@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.config import configurable
 from detectron2.structures import Boxes, BoxMode, Instances
 from torch import Tensor
 
-from ...config.loading import read_choice
 from ...config.registry import POINT_HEAD_REGISTRY
 from ...imaging.geometry import Geometry, apply_affine
 from ...structures.points import Peaks, Points
@@ -41,6 +39,15 @@ class BoxHead(PointHead):
 
     property_type = BoxProperty
     original_names = {"size": "wh"}
+    keys = {
+        "num_classes": "MODEL.CENTERNET.NUM_CLASSES",
+        "class_specific": "MODEL.CENTERNET.CLASS_SPECIFIC_SIZE",
+        "loss": "MODEL.CENTERNET.SIZE_LOSS",
+        "weight": "MODEL.CENTERNET.SIZE_WEIGHT",
+        "clip": "MODEL.CENTERNET.CLIP_BOXES",
+        "loss_slots": "MODEL.CENTERNET.LOSS_SLOTS",
+        "size_as_point": "MODEL.CENTERNET.SIZE_AS_POINT",
+    }
     requires = ("centers", "classes")
     provides = ("boxes",)
 
@@ -80,20 +87,6 @@ class BoxHead(PointHead):
         self.clip = clip
         self.loss_slots = loss_slots
         self.size_as_point = size_as_point
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        node = cfg.MODEL.CENTERNET
-        return {
-            "num_classes": node.NUM_CLASSES,
-            "class_specific": node.CLASS_SPECIFIC_SIZE,
-            "loss": read_choice(cfg, "MODEL.CENTERNET.SIZE_LOSS", REGRESSION_LOSSES),
-            "weight": node.SIZE_WEIGHT,
-            "clip": node.CLIP_BOXES,
-            "loss_slots": node.LOSS_SLOTS,
-            "size_as_point": node.SIZE_AS_POINT,
-            **cls.common_config(cfg, input_shape, num_stacks),
-        }
 
     def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         size = points.boxes[:, 2:] - points.boxes[:, :2]

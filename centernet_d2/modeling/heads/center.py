@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import configurable
 from detectron2.data.transforms import Transform
-from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ...config.loading import read_choice
 from ...config.registry import POINT_HEAD_REGISTRY
 from ...imaging.geometry import Geometry
 from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
@@ -136,6 +134,16 @@ class CenterHead(PointHead):
 
     property_type = CenterProperty
     original_names = {"heatmap": "hm", "offset": "reg"}
+    keys = {
+        "num_classes": "MODEL.CENTERNET.NUM_CLASSES",
+        "offset": "MODEL.CENTERNET.OFFSET",
+        "offset_loss": "MODEL.CENTERNET.OFFSET_LOSS",
+        "heatmap_weight": "MODEL.CENTERNET.HEATMAP_WEIGHT",
+        "offset_weight": "MODEL.CENTERNET.OFFSET_WEIGHT",
+        "average_offsets": "TEST.AUG.AVERAGE_OFFSETS",
+        "ignore_regions": "MODEL.CENTERNET.IGNORE_REGIONS",
+        "loss_slots": "MODEL.CENTERNET.LOSS_SLOTS",
+    }
     heatmaps = ("heatmap",)
     provides = ("scores", "classes", "centers")
 
@@ -149,7 +157,6 @@ class CenterHead(PointHead):
         heatmap_weight: float = 1.0,
         offset_weight: float = 1.0,
         average_offsets: bool = False,
-        stride: int = 4,
         ignore_regions: str = "mask",
         loss_slots: int = 0,
         **common: Any,
@@ -161,7 +168,6 @@ class CenterHead(PointHead):
             offset_loss: "l1" or "smooth_l1".
             heatmap_weight, offset_weight: factors of the losses.
             average_offsets: average the offset over mirrored images too. The original does not.
-            stride: image pixels per cell.
             ignore_regions: "mask" takes the boxes of ``gt_ignore`` out of the loss of the heatmap; "center" and "box"
                 act on the heatmap as the original does for 3-D boxes, see :func:`render_with_ignored`.
             loss_slots: divide the loss of the offset by this many objects per image, however many there are; 0 divides
@@ -179,25 +185,8 @@ class CenterHead(PointHead):
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
         self.average_offsets = average_offsets
-        self.stride = stride
         self.ignore_regions = ignore_regions
         self.loss_slots = loss_slots
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        node = cfg.MODEL.CENTERNET
-        return {
-            "num_classes": node.NUM_CLASSES,
-            "offset": node.OFFSET,
-            "offset_loss": read_choice(cfg, "MODEL.CENTERNET.OFFSET_LOSS", REGRESSION_LOSSES),
-            "heatmap_weight": node.HEATMAP_WEIGHT,
-            "offset_weight": node.OFFSET_WEIGHT,
-            "average_offsets": cfg.TEST.AUG.AVERAGE_OFFSETS,
-            "stride": input_shape.stride,
-            "ignore_regions": read_choice(cfg, "MODEL.CENTERNET.IGNORE_REGIONS", IGNORE_POLICIES),
-            "loss_slots": node.LOSS_SLOTS,
-            **cls.common_config(cfg, input_shape, num_stacks),
-        }
 
     def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         """See :meth:`PointHead.targets`; the heatmap has no weight in regions to ignore, nor in unlabelled classes."""

@@ -16,13 +16,13 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor, nn
 
-from ...config.loading import read_choice
+from ...config.arguments import name_keys, read_keys
 from ...imaging.geometry import Geometry
 from ...structures.points import Peaks, Points
 from ...structures.types import DatasetDict, Fields, Maps, Targets
-from .branches import HEAD_INITS, MapBranches
+from .branches import MapBranches
 
-__all__ = ["PointHead", "Property", "unflip_vectors"]
+__all__ = ["PointHead", "Property", "build_property", "unflip_vectors"]
 
 
 class Property:
@@ -34,6 +34,7 @@ class Property:
     Attributes:
         name: short and unique.
         node: name of its own keys under ``MODEL.CENTERNET``; "" has none.
+        keys: argument of the constructor -> config key that supplies it.
         annotation_keys: keys of an annotation that it reads. A data set in which no annotation has any of them does not
             label the property; one without any keys needs no labels of its own.
         input_keys: keys of an image, beside its pixels, that it reads.
@@ -44,6 +45,7 @@ class Property:
 
     name: ClassVar[str] = ""
     node: ClassVar[str] = ""
+    keys: ClassVar[Mapping[str, str]] = {}
     annotation_keys: ClassVar[tuple[str, ...]] = ()
     input_keys: ClassVar[tuple[str, ...]] = ()
     fields: ClassVar[tuple[str, ...]] = ()
@@ -51,12 +53,12 @@ class Property:
 
     @configurable
     def __init__(self) -> None:
-        """Takes no arguments; subclasses take what they need, and from_config finds it in a config."""
+        """Take no arguments; subclasses define their own, and list in ``keys`` the config keys that supply them."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        return {}
+        """Return the arguments of the constructor."""
+        return read_keys(cfg, cls.keys)
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
@@ -173,10 +175,17 @@ class PointHead(nn.Module, ABC):
         maps: channels of each map.
         prop: the property outside the network.
         in_channels, head_conv, init: see :class:`MapBranches`.
+        stride: input pixels per map pixel.
         num_stacks: supervised stacks of the backbone; each has its own branches.
     """
 
-    #: What :meth:`common_config` builds from a config.
+    #: Argument of the constructor -> config key that supplies it: of the subclass, and of all heads.
+    keys: ClassVar[Mapping[str, str]] = {}
+    common_keys: ClassVar[Mapping[str, str]] = {
+        "head_conv": "MODEL.CENTERNET.HEAD_CONV",
+        "init": "MODEL.CENTERNET.HEAD_INIT",
+    }
+    #: Property that :meth:`common_config` builds from a config.
     property_type: ClassVar[type[Property]] = Property
     #: Names of the maps that are heatmaps.
     heatmaps: ClassVar[tuple[str, ...]] = ()
@@ -198,24 +207,31 @@ class PointHead(nn.Module, ABC):
         in_channels: int,
         head_conv: int = 64,
         init: str = "small_last",
+        stride: int = 4,
         num_stacks: int = 1,
     ) -> None:
         super().__init__()
         self.maps = dict(maps)
         self.prop = prop or self.property_type()
+        self.stride = stride
         self.stacks = nn.ModuleList(
             MapBranches(maps, in_channels=in_channels, head_conv=head_conv, heatmaps=self.heatmaps, init=init)
             for _ in range(num_stacks)
         )
 
     @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
+        """Return the arguments of the constructor: those in ``keys``, and those of all heads."""
+        return {**read_keys(cfg, cls.keys), **cls.common_config(cfg, input_shape, num_stacks)}
+
+    @classmethod
     def common_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        """The arguments of the constructor that all heads share, for their ``from_config``."""
+        """Return the arguments of the constructor that all heads share."""
         return {
-            "prop": cls.property_type(cfg),
+            **read_keys(cfg, cls.common_keys),
+            "prop": build_property(cls.property_type, cfg),
             "in_channels": input_shape.channels,
-            "head_conv": cfg.MODEL.CENTERNET.HEAD_CONV,
-            "init": read_choice(cfg, "MODEL.CENTERNET.HEAD_INIT", HEAD_INITS),
+            "stride": input_shape.stride,
             "num_stacks": num_stacks,
         }
 
@@ -257,6 +273,13 @@ class PointHead(nn.Module, ABC):
     @abstractmethod
     def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         """Decoded fields of one image, (K, ...) -> fields of its Instances, in pixels of the original image."""
+
+
+def build_property(kind: type[Property], cfg: CfgNode) -> Property:
+    """Build a property from a config; errors about its arguments name the config keys."""
+    with name_keys(kind.keys):
+        # @configurable is untyped: the constructor also takes a config.
+        return kind(cfg)
 
 
 def unflip_vectors(vectors: Tensor, shift: float) -> Tensor:

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.config import configurable
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ....config.loading import read_choice
 from ....config.registry import POINT_HEAD_REGISTRY
 from ....imaging.geometry import Geometry, apply_affine
 from ....structures.boxes3d import Boxes3D, alpha_to_rotation_y, location_from_center, orientation_to_alpha
@@ -67,6 +65,13 @@ class Box3DHead(PointHead):
     property_type = Box3DProperty
     prop: Box3DProperty
     original_names = {"depth": "dep", "orientation": "rot", "dimensions": "dim"}
+    keys = {
+        "depth_loss": "MODEL.CENTERNET.BOX3D.DEPTH_LOSS",
+        "depth_weight": "MODEL.CENTERNET.BOX3D.DEPTH_WEIGHT",
+        "dimensions_weight": "MODEL.CENTERNET.BOX3D.DIMENSIONS_WEIGHT",
+        "orientation_weight": "MODEL.CENTERNET.BOX3D.ORIENTATION_WEIGHT",
+        "loss_slots": "MODEL.CENTERNET.LOSS_SLOTS",
+    }
     requires = ("centers",)
     provides = ("boxes3d",)
     # Boxes in space of several test scales are not merged (original.md: Merging scales).
@@ -82,7 +87,6 @@ class Box3DHead(PointHead):
         dimensions_weight: float = 1.0,
         orientation_weight: float = 1.0,
         loss_slots: int = 0,
-        stride: int = 4,
         **common: Any,
     ) -> None:
         """
@@ -92,7 +96,6 @@ class Box3DHead(PointHead):
             depth_weight, dimensions_weight, orientation_weight: factors of the losses.
             loss_slots: divide the losses by this many objects per image, however many there are; 0 divides by the
                 objects.
-            stride: input pixels per map pixel.
             common: see :class:`PointHead`.
 
         Raises:
@@ -106,20 +109,6 @@ class Box3DHead(PointHead):
         self.dimensions_weight = dimensions_weight
         self.orientation_weight = orientation_weight
         self.loss_slots = loss_slots
-        self.stride = stride
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        node = cfg.MODEL.CENTERNET.BOX3D
-        return {
-            "depth_loss": read_choice(cfg, "MODEL.CENTERNET.BOX3D.DEPTH_LOSS", DEPTH_LOSSES),
-            "depth_weight": node.DEPTH_WEIGHT,
-            "dimensions_weight": node.DIMENSIONS_WEIGHT,
-            "orientation_weight": node.ORIENTATION_WEIGHT,
-            "loss_slots": cfg.MODEL.CENTERNET.LOSS_SLOTS,
-            "stride": input_shape.stride,
-            **cls.common_config(cfg, input_shape, num_stacks),
-        }
 
     def activate(self, maps: Maps) -> Maps:
         """Depth in metres (for the reference focal length, if there is one); the other maps are linear."""

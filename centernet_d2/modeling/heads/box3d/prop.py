@@ -21,7 +21,7 @@ from ....imaging.transforms import is_mirrored
 from ....structures.boxes3d import Boxes3D, check_camera
 from ....structures.points import known_objects
 from ....structures.types import DatasetDict
-from ....utils.validation import check_choice
+from ....utils.validation import ArgumentError, check_choice
 from ..point_head import Property
 from .cameras import Cameras, carry_camera, choose_cameras
 from .drawing import draw_birds_eye, draw_boxes3d
@@ -45,6 +45,11 @@ class Box3DProperty(Property):
 
     name = "box3d"
     node = "BOX3D"
+    keys = {
+        "augmented_depth": "MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH",
+        "reference_focal": "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL",
+        "default_camera": "MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA",
+    }
     annotation_keys = tuple(_KEYS)
     input_keys = ("camera",)
     fields = ("pred_boxes3d", "pred_alpha")
@@ -75,7 +80,15 @@ class Box3DProperty(Property):
             ValueError: an unknown choice, depths of augmented images without a reference, or a default camera that is
                 none (:func:`check_camera`).
         """
-        self.default_camera = _check_arguments(augmented_depth, reference_focal, default_camera)
+        check_choice("augmented_depth", augmented_depth, AUGMENTED_DEPTH)
+        if augmented_depth == "camera" and not reference_focal > 0:
+            raise ArgumentError(
+                "reference_focal", f"is {reference_focal}, but learning the depth of scaled images needs a positive one"
+            )
+        try:
+            self.default_camera = None if default_camera is None else check_camera(default_camera)
+        except ValueError as error:
+            raise ArgumentError("default_camera", f"is invalid: {error}") from error
         self.augmented_depth = augmented_depth
         self.reference_focal = reference_focal
         self._cameras: Cameras | None = None
@@ -86,14 +99,7 @@ class Box3DProperty(Property):
             raise ValueError(
                 f"INPUT.AFFINE.TURN is {cfg.INPUT.AFFINE.TURN}, but boxes in space stand upright: set it to 0"
             )
-        names = ("AUGMENTED_DEPTH", "REFERENCE_FOCAL", "DEFAULT_CAMERA")
-        augmented_depth, reference_focal, default_camera = (cfg.MODEL.CENTERNET.BOX3D[name] for name in names)
-        keys = [f"MODEL.CENTERNET.BOX3D.{name}" for name in names]
-        return {
-            "augmented_depth": augmented_depth,
-            "reference_focal": reference_focal,
-            "default_camera": _check_arguments(augmented_depth, reference_focal, default_camera, keys),
-        }
+        return super().from_config(cfg)
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
@@ -232,30 +238,3 @@ def _check_object(annotation: dict, where: str) -> None:
             raise ValueError(f"{where}: '{name}' is {annotation.get(name)!r} instead of {count} finite numbers")
     if min(annotation["dimensions"]) <= 0:
         raise ValueError(f"{where}: the dimensions {list(annotation['dimensions'])} are not positive")
-
-
-def _check_arguments(
-    augmented_depth: str,
-    reference_focal: float,
-    default_camera: Sequence[Sequence[float]] | Tensor | None,
-    names: Sequence[str] = ("augmented_depth", "reference_focal", "default_camera"),
-) -> Tensor | None:
-    """The default camera as a tensor, once all arguments of the property are known to be sound.
-
-    Args:
-        augmented_depth, reference_focal, default_camera: see :class:`Box3DProperty`.
-        names: what messages call them: arguments or config keys.
-
-    Raises:
-        ValueError: they are not.
-    """
-    check_choice(names[0], augmented_depth, AUGMENTED_DEPTH)
-    if augmented_depth == "camera" and not reference_focal > 0:
-        raise ValueError(
-            f"{names[0]} is 'camera', which needs a positive {names[1]}: how far away something is cannot be seen in a "
-            "scaled image without its focal length"
-        )
-    try:
-        return None if default_camera is None else check_camera(default_camera)
-    except ValueError as error:
-        raise ValueError(f"{names[2]}: {error}") from error

@@ -6,19 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.config import configurable
 from detectron2.structures import Instances
 from torch import Tensor
 
 from ....config.registry import POINT_HEAD_REGISTRY
 from ....imaging.geometry import Geometry, apply_affine
-from ....structures.points import DenseTarget, Peaks, Points, SparseTarget, optional_field
+from ....structures.points import HALF_PIXEL, DenseTarget, Peaks, Points, SparseTarget, optional_field
 from ....structures.types import Fields, Maps, Targets
 from ...heatmap import paint_gaussians, peak_filter
 from ...losses import focal_loss_with_logits, regression_loss
 from ..point_head import PointHead, unflip_vectors
-from .prop import HALF_PIXEL, KeypointProperty
+from .prop import KeypointProperty
 from .schema import KeypointSchema
 
 __all__ = ["KeypointHead", "snap_to_peaks"]
@@ -70,6 +69,15 @@ class KeypointHead(PointHead):
     prop: KeypointProperty
     property_type = KeypointProperty
     original_names = {"keypoint_displacement": "hps", "keypoint_heatmap": "hm_hp", "keypoint_offset": "hp_offset"}
+    keys = {
+        "refine": "MODEL.CENTERNET.KEYPOINTS.REFINE",
+        "offset": "MODEL.CENTERNET.KEYPOINTS.OFFSET",
+        "constant_score": "MODEL.CENTERNET.KEYPOINTS.CONSTANT_SCORE",
+        "displacement_weight": "MODEL.CENTERNET.KEYPOINTS.DISPLACEMENT_WEIGHT",
+        "heatmap_weight": "MODEL.CENTERNET.KEYPOINTS.HEATMAP_WEIGHT",
+        "offset_weight": "MODEL.CENTERNET.OFFSET_WEIGHT",
+        "average_offsets": "TEST.AUG.AVERAGE_OFFSETS",
+    }
     heatmaps = ("keypoint_heatmap",)
     requires = ("scores", "boxes")
     provides = ("keypoints",)
@@ -88,7 +96,6 @@ class KeypointHead(PointHead):
         heatmap_weight: float = 1.0,
         offset_weight: float = 1.0,
         average_offsets: bool = False,
-        stride: int = 4,
         **common: Any,
     ) -> None:
         """
@@ -99,7 +106,6 @@ class KeypointHead(PointHead):
             constant_score: give every joint the score 1, as the original does, instead of its own.
             displacement_weight, heatmap_weight, offset_weight: factors of the losses.
             average_offsets: average offsets over mirrored images too, see :meth:`unflip`.
-            stride: image pixels per cell.
             common: see :class:`PointHead`.
         """
         maps = {"keypoint_displacement": 2 * len(prop.schema)}
@@ -113,27 +119,11 @@ class KeypointHead(PointHead):
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
         self.average_offsets = average_offsets
-        self.stride = stride
 
     @property
     def schema(self) -> KeypointSchema:
         """Of the property, which may learn names and mirror images after the head was built."""
         return self.prop.schema
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        node = cfg.MODEL.CENTERNET.KEYPOINTS
-        return {
-            "refine": node.REFINE,
-            "offset": node.OFFSET,
-            "constant_score": node.CONSTANT_SCORE,
-            "displacement_weight": node.DISPLACEMENT_WEIGHT,
-            "heatmap_weight": node.HEATMAP_WEIGHT,
-            "offset_weight": cfg.MODEL.CENTERNET.OFFSET_WEIGHT,
-            "average_offsets": cfg.TEST.AUG.AVERAGE_OFFSETS,
-            "stride": input_shape.stride,
-            **cls.common_config(cfg, input_shape, num_stacks),
-        }
 
     def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         batch, height, width = points.map_size

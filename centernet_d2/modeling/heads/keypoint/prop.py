@@ -15,15 +15,13 @@ from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ....imaging.transforms import is_mirrored
+from ....structures.points import HALF_PIXEL
 from ....structures.types import DatasetDict
 from ....utils.validation import LARGEST_COORDINATE, number_table
 from ..point_head import Property
 from .schema import KeypointSchema, keypoint_schema
 
-__all__ = ["HALF_PIXEL", "KeypointProperty"]
-
-# Detectron2 moves keypoints by half a pixel when it reads and writes them; ours have pixel centers at integers.
-HALF_PIXEL = 0.5
+__all__ = ["KeypointProperty"]
 
 
 class KeypointProperty(Property):
@@ -31,6 +29,7 @@ class KeypointProperty(Property):
 
     name = "keypoint"
     node = "KEYPOINTS"
+    keys = {"needs_joints": "MODEL.CENTERNET.KEYPOINTS.NEEDS_JOINTS"}
     annotation_keys = ("keypoints",)
     fields = ("pred_keypoints",)
     arguments = {
@@ -52,7 +51,7 @@ class KeypointProperty(Property):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {"schema": keypoint_schema(cfg), "needs_joints": cfg.MODEL.CENTERNET.KEYPOINTS.NEEDS_JOINTS}
+        return {**super().from_config(cfg), "schema": keypoint_schema(cfg)}
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
