@@ -1,4 +1,4 @@
-"""The meta-architecture: backbone, point heads and the way between images and maps. Nothing in it knows a task."""
+"""Meta-architecture: backbone, point heads, losses and detection, independent of the task."""
 
 from __future__ import annotations
 
@@ -88,29 +88,27 @@ class CenterNet(nn.Module):
     ) -> None:
         """
         Args:
-            backbone: gives one feature map per supervised stack, ``{"stack_0": ..., "stack_1": ...}``, all of the same
-                shape; the last one is used at inference.
-            heads: point heads in the order in which they decode; in state dicts they have the names of their classes,
-                or those of a mapping.
+            backbone: returns one feature map per supervised stack, ``{"stack_0": ..., "stack_1": ...}``, all of the
+                same shape; inference uses the last one.
+            heads: point heads in decoding order; state dicts use the names of a mapping, or those of the classes.
             pixel_mean, pixel_std: per channel, in 0..255.
             gaussian_radius: "original" or "corrected", see :func:`centernet_d2.modeling.heatmap.gaussian_radius`.
             radius_round_up: see :func:`centernet_d2.modeling.points.build_points`.
-            vis_period: iterations between two pictures of training for TensorBoard; 0 draws none.
-            input_format: "BGR" or "RGB", for those pictures.
-            max_detections: number of peaks that are decoded.
+            vis_period: iterations between two figures of training for TensorBoard; 0 draws none.
+            input_format: "BGR" or "RGB", for those figures.
+            max_detections: number of decoded peaks.
             score_threshold: detections must score above this.
-            test_resolution: "keep", "fixed" or "fixed_width" (original.md: Test resolution).
-            fixed_size: height and width of the canvas unless "keep".
+            test_resolution, fixed_size: see :class:`Preprocessor`.
             nms: "", "class" or "agnostic", see :func:`centernet_d2.modeling.nms.suppress`.
             nms_threshold: intersection over union for it.
-            channels_last: keep weights and maps with the channels of a cell side by side; same results, other speed.
-            compiled: let torch compile the network with its losses, and the network alone at inference. The first batch
-                waits for that, and the first of another size once more.
-            precision: of the network at inference: "float32" computes as it is told to, "bfloat16" and "float16" in
-                autocast. Maps are float32 either way.
+            channels_last: use the channels-last memory format; same results, different speed.
+            compiled: compile the network (in training, with its losses) by ``torch.compile`` at the first batch of
+                each size.
+            precision: of the network at inference: "float32" without, "bfloat16" or "float16" with autocast. Maps are
+                always float32.
 
         Raises:
-            ValueError: a parameter is unknown or does not fit another.
+            ValueError: an argument is invalid or does not match another.
         """
         super().__init__()
         named = _named(heads)
@@ -171,12 +169,12 @@ class CenterNet(nn.Module):
 
     @property
     def properties(self) -> list[Property]:
-        """What the heads predict, outside the network; in their order."""
+        """Properties of the heads, in their order."""
         return [head.prop for head in self.heads.values()]
 
     @property
     def input_keys(self) -> list[str]:
-        """What images may have for the properties beside their pixels."""
+        """Keys of an image, in addition to its pixels, that the properties read."""
         return [key for prop in self.properties for key in prop.input_keys]
 
     @property
@@ -187,10 +185,10 @@ class CenterNet(nn.Module):
         """
         Args:
             batched_inputs: Detectron2's format: ``image`` (C, H, W) in 0..255 and, in training, ``instances`` with
-                ``gt_boxes``, ``gt_classes`` and whatever the heads need; ``unlabelled`` and ``labelled_classes`` say
-                what its data set does not label, see :class:`Points`; ``color``, (C, C + 1), is a change of colours
-                that the image waits for. At inference ``height`` and ``width`` may name the size of the original image,
-                if ``image`` is not it. Properties may have further inputs.
+                ``gt_boxes``, ``gt_classes`` and the fields of the heads; ``unlabelled`` and ``labelled_classes`` for
+                partially labeled datasets, see :class:`Points`; ``color``, a pending (C, C + 1) color transform. At
+                inference, ``height`` and ``width`` are the size of the original image, if ``image`` was resized.
+                Properties may have further inputs.
 
         Returns:
             In training the weighted losses; at inference ``[{"instances": Instances}]`` in original pixels.
@@ -202,15 +200,15 @@ class CenterNet(nn.Module):
         targets = self.targets(*self.ground_truth(batched_inputs, (height // self.stride, width // self.stride)))
         maps, losses = self._graph(CenterNet.compute_losses)(self, images, targets)
         if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
-            self.visualize_training(batched_inputs, maps[-1])
+            visualize_training(self, batched_inputs[0], maps[-1])
         return losses
 
     def _graph(self, method: Callable) -> Callable:
-        """A method of this class, which torch has compiled if the model is to be."""
+        """Return a method of this class, compiled if the model is."""
         return _compiled(method) if self.compiled else method
 
     def compute_losses(self, images: Tensor, targets: Mapping[str, Targets]) -> tuple[list[Maps], dict[str, Tensor]]:
-        """Normalised (B, C, H, W) images and :meth:`targets` -> the raw maps of every stack, and :meth:`losses`.
+        """Normalized (B, C, H, W) images and :meth:`targets` -> the raw maps of every stack, and :meth:`losses`.
 
         One graph without a break: nothing in it depends on values, and the number of objects is only a length. (With
         MODEL.HOURGLASS.CHECKPOINT, there are breaks where rows are recomputed.)
@@ -219,12 +217,12 @@ class CenterNet(nn.Module):
         return maps, self.losses(maps, targets)
 
     def compute_maps(self, images: Tensor) -> list[Maps]:
-        """Normalised (B, C, H, W) images -> the raw maps of every stack."""
+        """Normalized (B, C, H, W) images -> the raw maps of every stack."""
         features = self.backbone(images.contiguous(memory_format=self.memory_format))
         return [self._head_maps(feature, stack) for stack, feature in enumerate(features.values())]
 
     def compute_test_maps(self, images: Tensor) -> Maps:
-        """Normalised (B, C, H, W) images -> the activated maps of the last stack."""
+        """Normalized (B, C, H, W) images -> the activated maps of the last stack."""
         images = images.contiguous(memory_format=self.memory_format)
         if self.precision == "float32":
             return self.activate(self._head_maps(list(self.backbone(images).values())[-1], -1))
@@ -248,10 +246,10 @@ class CenterNet(nn.Module):
     def ground_truth(
         self, batched_inputs: Sequence[DatasetDict], map_size: Sequence[int]
     ) -> tuple[list[Instances], Points]:
-        """What a batch of training says, on the model's device.
+        """Return instances and points of a training batch, on the model's device.
 
         Raises:
-            ValueError: an object has a class that the model does not know.
+            ValueError: an object has a class that the model does not have.
         """
         for x in batched_inputs:
             check_classes(x, self.num_classes)
@@ -266,7 +264,7 @@ class CenterNet(nn.Module):
         return [instances.to(self.device) for instances in gt], points.to(self.device)
 
     def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, Targets]:
-        """What the maps of each head, by its name, should be; from what :meth:`ground_truth` says."""
+        """Return the targets of each head by its name, from :meth:`ground_truth`."""
         return {name: head.targets(gt, points) for name, head in self.heads.items()}
 
     def losses(self, maps: Sequence[Maps], targets: Mapping[str, Targets]) -> dict[str, Tensor]:
@@ -288,7 +286,7 @@ class CenterNet(nn.Module):
         return losses
 
     def inference(self, batched_inputs: Sequence[DatasetDict], *, keep_heatmap: bool = False) -> list[dict[str, Any]]:
-        """Detect. Images whose canvases have the same size run together; the others never influence a result.
+        """Detect objects. Images with the same canvas size are batched; results do not depend on other images.
 
         Args:
             batched_inputs: see :meth:`forward`.
@@ -315,7 +313,7 @@ class CenterNet(nn.Module):
         """Activated maps of a batch -> detections in original pixels.
 
         Raises:
-            FloatingPointError: a map has NaN, or something infinite is said of a detection.
+            FloatingPointError: a map contains NaN, or a detection an infinite value.
         """
         fields = self.decode(maps)
         found = fields["scores"] > self.score_threshold
@@ -341,39 +339,44 @@ class CenterNet(nn.Module):
             fields.update(head.decode(maps, peaks, fields))
         return fields
 
-    @torch.no_grad()
-    def visualize_training(self, batched_inputs: Sequence[DatasetDict], maps: Maps) -> None:
-        """Put the first image of the batch into the event storage: ground truth, predictions, center heatmap."""
-        storage = get_event_storage()
-        maps = self.activate({name: tensor[:1] for name, tensor in maps.items()})
-        normalised = self.preprocessor.training_batch(batched_inputs[:1])
-        size = normalised.image_sizes[0]
-        # With its changes of colours.
-        image = (normalised[0] * self.pixel_std + self.pixel_mean).round()
-        to_image = torch.tensor([[self.stride, 0, 0], [0, self.stride, 0]], dtype=torch.float64)
-        # They come from the mapper, so they need no look.
-        inputs = {key: batched_inputs[0][key] for key in self.input_keys if key in batched_inputs[0]}
-        detections = self.detect(maps, [Geometry(size, size, to_image, inputs)])[0]
-        picture = draw_training(
-            image,
-            self.input_format,
-            batched_inputs[0]["instances"],
-            detections,
-            maps["heatmap"][0],
-            self.stride,
-            properties=self.properties,
-            inputs=inputs,
-        )
-        storage.put_image("ground truth, predictions, heatmap", picture)
-
 
 @cache
 def _compiled(function: Callable) -> Callable:
-    """A function of a model and tensors, which torch compiles when it is first called.
+    """Compile a function of a model and tensors.
 
-    Of a function and not of a model's method, so that copies of a model run their own weights.
+    A function, not a bound method: copies of a model run their own weights.
     """
     return torch.compile(function)
+
+
+@torch.no_grad()
+def visualize_training(model: CenterNet, record: DatasetDict, maps: Maps) -> None:
+    """Put a training image into the event storage, with ground truth, predictions and center heatmap.
+
+    Args:
+        model: the model.
+        record: the image.
+        maps: raw maps of its batch, in which it is the first.
+    """
+    maps = model.activate({name: tensor[:1] for name, tensor in maps.items()})
+    batch = model.preprocessor.training_batch([record])
+    size = batch.image_sizes[0]
+    # With its color transforms.
+    image = (batch[0] * model.pixel_std + model.pixel_mean).round()
+    to_image = torch.tensor([[model.stride, 0, 0], [0, model.stride, 0]], dtype=torch.float64)
+    # They come from the mapper, so they are valid.
+    inputs = {key: record[key] for key in model.input_keys if key in record}
+    drawn = draw_training(
+        image,
+        model.input_format,
+        record["instances"],
+        model.detect(maps, [Geometry(size, size, to_image, inputs)])[0],
+        maps["heatmap"][0],
+        model.stride,
+        properties=model.properties,
+        inputs=inputs,
+    )
+    get_event_storage().put_image("ground truth, predictions, heatmap", drawn)
 
 
 def unwrap(model: nn.Module) -> CenterNet:

@@ -124,7 +124,7 @@ class CenterNetWithTTA(nn.Module):
             yield from zip(members, self.model.detect(maps, chosen), maps["heatmap"], chosen, strict=True)
 
     def compute_maps(self, canvases: Tensor) -> Maps:
-        """Normalised (B, C, H, W) canvases -> activated maps, mirrored ones averaged in (original.md: Flip test).
+        """Normalized (B, C, H, W) canvases -> activated maps, mirrored ones averaged in (original.md: Flip test).
 
         A map for which its head's :meth:`PointHead.unflip` gives None stays that of the upright canvas.
         """
