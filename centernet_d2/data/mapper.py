@@ -41,7 +41,7 @@ class CenterNetDatasetMapper(DatasetMapper):
     keys: ClassVar[Mapping[str, str]] = {
         "image_format": "INPUT.FORMAT",
         "num_classes": "MODEL.CENTERNET.NUM_CLASSES",
-        "crowd": "INPUT.CROWD",
+        "crowd": "MODEL.CENTERNET.QUIRKS.CROWD",
     }
 
     @configurable

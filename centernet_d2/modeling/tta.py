@@ -36,7 +36,7 @@ class CenterNetWithTTA(nn.Module):
         "flip": "TEST.AUG.FLIP",
         "scales": "TEST.AUG.SCALES",
         "soft_nms": "TEST.AUG.SOFT_NMS",
-        "keep_stale": "TEST.AUG.KEEP_STALE",
+        "keep_stale": "MODEL.CENTERNET.QUIRKS.KEEP_STALE",
     }
 
     @configurable

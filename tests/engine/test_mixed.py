@@ -41,10 +41,13 @@ MODEL:
     KEYPOINTS:
       NAMES: {list(KEYPOINTS)}
       FLIP_MAP: {[list(pair) for pair in FLIP_MAP]}
-      NEEDS_JOINTS: False
     BOX3D:
       REFERENCE_FOCAL: 135.0
-      AUGMENTED_DEPTH: camera
+    QUIRKS:
+      KEYPOINTS:
+        NEEDS_JOINTS: False
+      BOX3D:
+        AUGMENTED_DEPTH: camera
 SOLVER:
   IMS_PER_BATCH: 6
   MAX_ITER: 3

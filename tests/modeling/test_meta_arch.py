@@ -547,13 +547,13 @@ def small_config(*overrides):
             "an earlier head has the maps size of BoxHead already",
         ),
         ("MODEL.CENTERNET.TEST_RESOLUTION", "full", "TEST_RESOLUTION is 'full', known: keep, fixed, fixed_width"),
-        ("MODEL.CENTERNET.GAUSSIAN_RADIUS", "mine", "GAUSSIAN_RADIUS is 'mine', known: original, corrected"),
+        ("MODEL.CENTERNET.QUIRKS.GAUSSIAN_RADIUS", "mine", "GAUSSIAN_RADIUS is 'mine', known: original, corrected"),
         ("MODEL.UPCONV.CHANNELS", "[8]", r"MODEL.UPCONV.CHANNELS is \[8\], but must be three widths"),
         ("MODEL.DEFORM_CONV", "fast", "MODEL.DEFORM_CONV is 'fast', known"),
         ("MODEL.CENTERNET.HEAD_INIT", "other", "MODEL.CENTERNET.HEAD_INIT is 'other', known"),
         ("MODEL.CENTERNET.OFFSET_LOSS", "l3", "MODEL.CENTERNET.OFFSET_LOSS is 'l3', known"),
         ("MODEL.CENTERNET.SIZE_LOSS", "l3", "MODEL.CENTERNET.SIZE_LOSS is 'l3', known"),
-        ("MODEL.CENTERNET.IGNORE_REGIONS", "no", "MODEL.CENTERNET.IGNORE_REGIONS is 'no', known"),
+        ("MODEL.CENTERNET.QUIRKS.IGNORE_REGIONS", "no", "MODEL.CENTERNET.QUIRKS.IGNORE_REGIONS is 'no', known"),
         ("TEST.NMS", "soft", "TEST.NMS is 'soft', known"),
     ],
 )
@@ -567,9 +567,12 @@ def test_a_wrong_config_is_one_clear_error_that_names_the_key(key, value, messag
     [
         (["TEST.NMS", "class"], "TEST.NMS is 'class', which needs boxes: add BoxHead to the heads"),
         (["MODEL.CENTERNET.BOX3D.DEPTH_LOSS", "l3"], "MODEL.CENTERNET.BOX3D.DEPTH_LOSS is 'l3', known"),
-        (["MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH", "no"], "MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH is 'no', known"),
         (
-            ["MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH", "camera"],
+            ["MODEL.CENTERNET.QUIRKS.BOX3D.AUGMENTED_DEPTH", "no"],
+            "MODEL.CENTERNET.QUIRKS.BOX3D.AUGMENTED_DEPTH is 'no', known",
+        ),
+        (
+            ["MODEL.CENTERNET.QUIRKS.BOX3D.AUGMENTED_DEPTH", "camera"],
             "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL is 0.0, but learning the depth of scaled .* needs a positive one",
         ),
         (

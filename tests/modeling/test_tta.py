@@ -199,7 +199,7 @@ def test_wrong_uses_are_one_clear_error():
 def test_offsets_are_averaged_when_the_config_says_so():
     from centernet_d2.modeling import CenterNet
 
-    cfg = config("MODEL.DEVICE", "cpu", "TEST.AUG.AVERAGE_OFFSETS", True)
+    cfg = config("MODEL.DEVICE", "cpu", "MODEL.CENTERNET.QUIRKS.AVERAGE_OFFSETS", True)
     head = CenterNet(cfg).heads["CenterHead"]
     assert (head.average_offsets, head.stride) == (True, 4)
 

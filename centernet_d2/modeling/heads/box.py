@@ -44,9 +44,9 @@ class BoxHead(PointHead):
         "class_specific": "MODEL.CENTERNET.CLASS_SPECIFIC_SIZE",
         "loss": "MODEL.CENTERNET.SIZE_LOSS",
         "weight": "MODEL.CENTERNET.SIZE_WEIGHT",
-        "clip": "MODEL.CENTERNET.CLIP_BOXES",
-        "loss_slots": "MODEL.CENTERNET.LOSS_SLOTS",
-        "size_as_point": "MODEL.CENTERNET.SIZE_AS_POINT",
+        "clip": "MODEL.CENTERNET.QUIRKS.CLIP_BOXES",
+        "loss_slots": "MODEL.CENTERNET.QUIRKS.LOSS_SLOTS",
+        "size_as_point": "MODEL.CENTERNET.QUIRKS.SIZE_AS_POINT",
     }
     requires = ("centers", "classes")
     provides = ("boxes",)

@@ -140,9 +140,9 @@ class CenterHead(PointHead):
         "offset_loss": "MODEL.CENTERNET.OFFSET_LOSS",
         "heatmap_weight": "MODEL.CENTERNET.HEATMAP_WEIGHT",
         "offset_weight": "MODEL.CENTERNET.OFFSET_WEIGHT",
-        "average_offsets": "TEST.AUG.AVERAGE_OFFSETS",
-        "ignore_regions": "MODEL.CENTERNET.IGNORE_REGIONS",
-        "loss_slots": "MODEL.CENTERNET.LOSS_SLOTS",
+        "average_offsets": "MODEL.CENTERNET.QUIRKS.AVERAGE_OFFSETS",
+        "ignore_regions": "MODEL.CENTERNET.QUIRKS.IGNORE_REGIONS",
+        "loss_slots": "MODEL.CENTERNET.QUIRKS.LOSS_SLOTS",
     }
     heatmaps = ("heatmap",)
     provides = ("scores", "classes", "centers")

@@ -64,6 +64,10 @@ class Property:
     def add_config(cls, node: CfgNode) -> None:
         """Add its own config keys, and those of its head, with their defaults."""
 
+    @classmethod
+    def add_quirks(cls, node: CfgNode) -> None:
+        """Add keys that only keep or repair a behavior of a reference, under ``MODEL.CENTERNET.QUIRKS``."""
+
     @property
     def error_name(self) -> str:
         """What :meth:`errors` is about; ``_error`` behind it makes the name of the results."""

@@ -70,7 +70,7 @@ class Box3DHead(PointHead):
         "depth_weight": "MODEL.CENTERNET.BOX3D.DEPTH_WEIGHT",
         "dimensions_weight": "MODEL.CENTERNET.BOX3D.DIMENSIONS_WEIGHT",
         "orientation_weight": "MODEL.CENTERNET.BOX3D.ORIENTATION_WEIGHT",
-        "loss_slots": "MODEL.CENTERNET.LOSS_SLOTS",
+        "loss_slots": "MODEL.CENTERNET.QUIRKS.LOSS_SLOTS",
     }
     requires = ("centers",)
     provides = ("boxes3d",)

@@ -46,7 +46,7 @@ class Box3DProperty(Property):
     name = "box3d"
     node = "BOX3D"
     keys = {
-        "augmented_depth": "MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH",
+        "augmented_depth": "MODEL.CENTERNET.QUIRKS.BOX3D.AUGMENTED_DEPTH",
         "reference_focal": "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL",
         "default_camera": "MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA",
     }
@@ -118,8 +118,11 @@ class Box3DProperty(Property):
             [0.0, 707.0493, 180.5066, -0.3454157],
             [0.0, 0.0, 1.0, 0.004981016],
         ]
-        # A quirk of the original. Depth and dimensions of images that were shifted and scaled: "camera" learns them,
-        # which needs REFERENCE_FOCAL; "mask" does not (original.md: KITTI window).
+
+    @classmethod
+    def add_quirks(cls, node: CfgNode) -> None:
+        # Depth and dimensions of shifted and scaled images: "camera" learns them, which needs BOX3D.REFERENCE_FOCAL;
+        # "mask" does not (original.md: KITTI window).
         node.AUGMENTED_DEPTH = "mask"
 
     def check(self, dicts: Sequence[DatasetDict]) -> None:

@@ -72,11 +72,11 @@ class KeypointHead(PointHead):
     keys = {
         "refine": "MODEL.CENTERNET.KEYPOINTS.REFINE",
         "offset": "MODEL.CENTERNET.KEYPOINTS.OFFSET",
-        "constant_score": "MODEL.CENTERNET.KEYPOINTS.CONSTANT_SCORE",
+        "constant_score": "MODEL.CENTERNET.QUIRKS.KEYPOINTS.CONSTANT_SCORE",
         "displacement_weight": "MODEL.CENTERNET.KEYPOINTS.DISPLACEMENT_WEIGHT",
         "heatmap_weight": "MODEL.CENTERNET.KEYPOINTS.HEATMAP_WEIGHT",
         "offset_weight": "MODEL.CENTERNET.OFFSET_WEIGHT",
-        "average_offsets": "TEST.AUG.AVERAGE_OFFSETS",
+        "average_offsets": "MODEL.CENTERNET.QUIRKS.AVERAGE_OFFSETS",
     }
     heatmaps = ("keypoint_heatmap",)
     requires = ("scores", "boxes")

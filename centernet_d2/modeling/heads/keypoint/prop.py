@@ -29,7 +29,7 @@ class KeypointProperty(Property):
 
     name = "keypoint"
     node = "KEYPOINTS"
-    keys = {"needs_joints": "MODEL.CENTERNET.KEYPOINTS.NEEDS_JOINTS"}
+    keys = {"needs_joints": "MODEL.CENTERNET.QUIRKS.KEYPOINTS.NEEDS_JOINTS"}
     annotation_keys = ("keypoints",)
     fields = ("pred_keypoints",)
     arguments = {
@@ -66,8 +66,11 @@ class KeypointProperty(Property):
         node.OFFSET = True
         node.DISPLACEMENT_WEIGHT = 1.0
         node.HEATMAP_WEIGHT = 1.0
-        # Quirks of the original. Objects whose keypoints are all unlabelled: False learns their boxes, True nothing at
-        # their centers (original.md: People without joints).
+
+    @classmethod
+    def add_quirks(cls, node: CfgNode) -> None:
+        # Objects whose keypoints are all unlabeled: False learns their boxes, True nothing at their centers
+        # (original.md: People without joints).
         node.NEEDS_JOINTS = True
         # False gives every joint its own score, True gives it 1 (original.md: Pose decoding).
         node.CONSTANT_SCORE = False
