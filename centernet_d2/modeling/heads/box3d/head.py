@@ -68,8 +68,6 @@ class Box3DHead(PointHead):
     keys = {
         "depth_loss": "MODEL.CENTERNET.BOX3D.DEPTH_LOSS",
         "depth_weight": "MODEL.CENTERNET.BOX3D.DEPTH_WEIGHT",
-        "dimensions_weight": "MODEL.CENTERNET.BOX3D.DIMENSIONS_WEIGHT",
-        "orientation_weight": "MODEL.CENTERNET.BOX3D.ORIENTATION_WEIGHT",
         "loss_slots": "MODEL.CENTERNET.QUIRKS.LOSS_SLOTS",
     }
     requires = ("centers",)
@@ -82,18 +80,14 @@ class Box3DHead(PointHead):
         self,
         *,
         depth_loss: str = "l1",
-        depth_log_balance: float = 0.5,
         depth_weight: float = 1.0,
-        dimensions_weight: float = 1.0,
-        orientation_weight: float = 1.0,
         loss_slots: int = 0,
         **common: Any,
     ) -> None:
         """
         Args:
             depth_loss: "l1" or "log", see :func:`log_depth_loss`.
-            depth_log_balance: of the latter.
-            depth_weight, dimensions_weight, orientation_weight: factors of the losses.
+            depth_weight: factor of the depth loss.
             loss_slots: divide the losses by this many objects per image, however many there are; 0 divides by the
                 objects.
             common: see :class:`PointHead`.
@@ -104,10 +98,7 @@ class Box3DHead(PointHead):
         check_choice("depth_loss", depth_loss, DEPTH_LOSSES)
         super().__init__({"depth": 1, "orientation": ORIENTATION_SIZE, "dimensions": 3}, **common)
         self.depth_loss = depth_loss
-        self.depth_log_balance = depth_log_balance
         self.depth_weight = depth_weight
-        self.dimensions_weight = dimensions_weight
-        self.orientation_weight = orientation_weight
         self.loss_slots = loss_slots
 
     def activate(self, maps: Maps) -> Maps:
@@ -139,9 +130,7 @@ class Box3DHead(PointHead):
         if self.depth_loss == "l1":
             loss_depth = regression_loss(predicted, depth.value, depth.weight, slots=slots)
         else:
-            loss_depth = log_depth_loss(
-                predicted, depth.value, depth.weight, depth.image, images, self.depth_log_balance
-            )
+            loss_depth = log_depth_loss(predicted, depth.value, depth.weight, depth.image, images)
         loss_dimensions = regression_loss(
             dimensions.gather(maps["dimensions"]), dimensions.value, dimensions.weight, slots=slots
         )
@@ -150,8 +139,8 @@ class Box3DHead(PointHead):
         )
         return {
             "loss_depth": self.depth_weight * loss_depth,
-            "loss_dimensions": self.dimensions_weight * loss_dimensions,
-            "loss_orientation": self.orientation_weight * loss_orientation,
+            "loss_dimensions": loss_dimensions,
+            "loss_orientation": loss_orientation,
         }
 
     def unflip(self, maps: Maps) -> dict[str, Tensor | None]:

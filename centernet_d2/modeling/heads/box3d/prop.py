@@ -106,8 +106,6 @@ class Box3DProperty(Property):
         # "l1", or "log": the scale-invariant squared error of logarithms over the objects of an image.
         node.DEPTH_LOSS = "l1"
         node.DEPTH_WEIGHT = 1.0
-        node.DIMENSIONS_WEIGHT = 1.0
-        node.ORIENTATION_WEIGHT = 1.0
         # Focal length in input pixels for which the network predicts depths. With it, depths are scaled by the focal
         # length that an image has in the network input, so they hold for other cameras and resolutions. 0: the network
         # predicts metres whatever the camera, as in the original.

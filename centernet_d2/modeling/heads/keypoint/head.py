@@ -73,8 +73,6 @@ class KeypointHead(PointHead):
         "refine": "MODEL.CENTERNET.KEYPOINTS.REFINE",
         "offset": "MODEL.CENTERNET.KEYPOINTS.OFFSET",
         "constant_score": "MODEL.CENTERNET.QUIRKS.KEYPOINTS.CONSTANT_SCORE",
-        "displacement_weight": "MODEL.CENTERNET.KEYPOINTS.DISPLACEMENT_WEIGHT",
-        "heatmap_weight": "MODEL.CENTERNET.KEYPOINTS.HEATMAP_WEIGHT",
         "offset_weight": "MODEL.CENTERNET.OFFSET_WEIGHT",
         "average_offsets": "MODEL.CENTERNET.QUIRKS.AVERAGE_OFFSETS",
     }
@@ -92,8 +90,6 @@ class KeypointHead(PointHead):
         refine: bool = True,
         offset: bool = True,
         constant_score: bool = False,
-        displacement_weight: float = 1.0,
-        heatmap_weight: float = 1.0,
         offset_weight: float = 1.0,
         average_offsets: bool = False,
         **common: Any,
@@ -104,7 +100,7 @@ class KeypointHead(PointHead):
             refine: predict heatmaps of the joints and snap to their peaks.
             offset: predict the offset of a joint within its cell; without it peaks are taken at the middle of a cell.
             constant_score: give every joint the score 1, as the original does, instead of its own.
-            displacement_weight, heatmap_weight, offset_weight: factors of the losses.
+            offset_weight: factor of the offset loss.
             average_offsets: average offsets over mirrored images too, see :meth:`unflip`.
             common: see :class:`PointHead`.
         """
@@ -115,8 +111,6 @@ class KeypointHead(PointHead):
                 maps["keypoint_offset"] = 2
         super().__init__(maps, prop=prop, **common)
         self.constant_score = constant_score
-        self.displacement_weight = displacement_weight
-        self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
         self.average_offsets = average_offsets
 
@@ -157,14 +151,11 @@ class KeypointHead(PointHead):
         return targets
 
     def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
-        losses = {
-            "loss_keypoint_displacement": self.displacement_weight
-            * _l1(maps["keypoint_displacement"], targets["keypoint_displacement"])
-        }
+        losses = {"loss_keypoint_displacement": _l1(maps["keypoint_displacement"], targets["keypoint_displacement"])}
         if "keypoint_heatmap" in self.maps:
             target = targets["keypoint_heatmap"]
             heatmap = focal_loss_with_logits(maps["keypoint_heatmap"], target.value, target.weight)
-            losses["loss_keypoint_heatmap"] = self.heatmap_weight * heatmap
+            losses["loss_keypoint_heatmap"] = heatmap
         if "keypoint_offset" in self.maps:
             offset = _l1(maps["keypoint_offset"], targets["keypoint_offset"])
             losses["loss_keypoint_offset"] = self.offset_weight * offset

@@ -64,8 +64,6 @@ class KeypointProperty(Property):
         # Heatmaps of the joints, to whose peaks the regressed joints snap, and the sub-cell offset of those peaks.
         node.REFINE = True
         node.OFFSET = True
-        node.DISPLACEMENT_WEIGHT = 1.0
-        node.HEATMAP_WEIGHT = 1.0
 
     @classmethod
     def add_quirks(cls, node: CfgNode) -> None:
