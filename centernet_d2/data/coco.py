@@ -15,7 +15,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
 from ..config.registry import POINT_HEAD_REGISTRY
-from ..modeling.heads.keypoint.prop import HALF_PIXEL
+from ..structures.points import HALF_PIXEL
 from ..utils.files import check_local, leaves
 from ..utils.validation import LARGEST_COORDINATE
 
@@ -190,7 +190,7 @@ def _what_is_wrong(annotation: dict, classes: dict) -> str:
     if annotation.get("iscrowd") not in (None, 0, 1):
         return f"'iscrowd' is {annotation['iscrowd']!r}; it must be 0 or 1"
     if annotation.get("ignore"):
-        return "'ignore' is set, which is not read from COCO files; use 'iscrowd': 1, see INPUT.CROWD"
+        return "'ignore' is set, which is not read from COCO files; use 'iscrowd': 1, see MODEL.CENTERNET.QUIRKS.CROWD"
     keypoints = annotation.get("keypoints")
     if keypoints is not None and not (isinstance(keypoints, list) and all(map(_is_number, keypoints))):
         return f"'keypoints' is {keypoints!r:.60}; it must be a list of finite numbers x, y, visibility, ..., or null"

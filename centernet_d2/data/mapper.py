@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data.transforms import AugInput, AugmentationList, Transform, TransformList
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from ..config.arguments import configurable, read_keys
 from ..config.keys import check_keys
-from ..config.loading import read_choice
 from ..imaging.reading import read_image
 from ..modeling.heads import Property, build_properties
 from ..utils.validation import check_choice
@@ -36,6 +36,13 @@ class CenterNetDatasetMapper(DatasetMapper):
     Annotations with ``ignore`` are regions to ignore; their category may be ALL_CLASSES. Those that are EXCLUDED are
     left out.
     """
+
+    #: Argument -> config key.
+    keys: ClassVar[Mapping[str, str]] = {
+        "image_format": "INPUT.FORMAT",
+        "num_classes": "MODEL.CENTERNET.NUM_CLASSES",
+        "crowd": "MODEL.CENTERNET.QUIRKS.CROWD",
+    }
 
     @configurable
     def __init__(
@@ -72,12 +79,10 @@ class CenterNetDatasetMapper(DatasetMapper):
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         check_keys(cfg)
         return {
+            **read_keys(cfg, cls.keys),
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
-            "image_format": cfg.INPUT.FORMAT,
-            "num_classes": cfg.MODEL.CENTERNET.NUM_CLASSES,
             "properties": build_properties(cfg),
-            "crowd": read_choice(cfg, "INPUT.CROWD", CROWD_POLICIES),
             "defer_color": cfg.MODEL.META_ARCHITECTURE == "CenterNet",  # Others may not know of it.
         }
 

@@ -10,10 +10,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, PascalVOCDetectionEvaluator
 from detectron2.structures import Instances
 
-from ..config.loading import read_choice
 from ..data.classes import match_classes
 from ..data.coco import check_keypoint_names, read_json
 from ..modeling.heads import build_properties, heads_provide
+from ..utils.validation import check_choice
 from .coco import PointCOCOEvaluator, complete_ground_truth
 from .errors import ErrorEvaluator
 from .kitti import KITTIEvaluator
@@ -42,13 +42,13 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
             official = PointCOCOEvaluator(
                 complete_name,
                 properties=properties,
-                round_results=cfg.TEST.ROUND_RESULTS,
+                round_results=cfg.MODEL.CENTERNET.QUIRKS.ROUND_RESULTS,
                 output_dir=folder,
                 max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
                 kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
             )
     elif kind == "kitti":
-        official = KITTIEvaluator(dataset_name, output_dir=folder, rules=read_choice(cfg, "TEST.KITTI_RULES", RULES))
+        official = KITTIEvaluator(dataset_name, output_dir=folder, rules=cfg.MODEL.CENTERNET.QUIRKS.KITTI_RULES)
     else:
         official = PascalVOCDetectionEvaluator(dataset_name)
     evaluators = DatasetEvaluators([official, ErrorEvaluator(dataset_name, properties)])
@@ -101,7 +101,7 @@ def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
     if kind == "kitti" and not heads_provide(cfg, "boxes3d"):
         raise ValueError(f"evaluation on '{dataset_name}' needs 3-D boxes: add Box3DHead to MODEL.CENTERNET.HEADS")
     if kind == "kitti":
-        read_choice(cfg, "TEST.KITTI_RULES", RULES)
+        check_choice("MODEL.CENTERNET.QUIRKS.KITTI_RULES", cfg.MODEL.CENTERNET.QUIRKS.KITTI_RULES, RULES)
     if kind != "coco" or not heads_provide(cfg, "keypoints"):
         return
     count, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS

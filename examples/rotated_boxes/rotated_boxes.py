@@ -27,7 +27,6 @@ from centernet_d2.utils import cli
 # isort: split
 from detectron2.config import CfgNode, configurable
 from detectron2.data.transforms import Transform
-from detectron2.layers import ShapeSpec
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
@@ -35,7 +34,8 @@ from torch import Tensor
 from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
 from centernet_d2.modeling.losses import regression_loss
-from centernet_d2.structures.points import DenseTarget, Peaks, Points, SparseTarget
+from centernet_d2.structures.points import Peaks, Points
+from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
 
 
 class AngleProperty(Property):
@@ -50,14 +50,14 @@ class AngleProperty(Property):
     def add_config(cls, node: CfgNode) -> None:
         node.WEIGHT = 1.0
 
-    def check(self, dicts: Sequence[dict]) -> None:
+    def check(self, dicts: Sequence[DatasetDict]) -> None:
         for image in dicts:
             for index, annotation in enumerate(image.get("annotations", ())):
                 angle = annotation.get("angle", 0.0)
                 if not isinstance(angle, (int, float)) or not math.isfinite(angle):
                     raise ValueError(f"{image['file_name']}, annotation {index} of this image: angle is {angle!r}")
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
+    def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """``gt_angle`` (N,) degrees under the transforms, and ``gt_angle_known`` (N,), 0 where there is none."""
         annotations = record["annotations"]
         angles = np.radians([annotation.get("angle", 0.0) for annotation in annotations])
@@ -97,6 +97,7 @@ class AngleHead(PointHead):
     """The angle inside the network: sine and cosine of twice the angle, which are the same after half a turn."""
 
     property_type = AngleProperty
+    keys = {"weight": "MODEL.CENTERNET.ANGLE.WEIGHT"}
     provides = ("angle",)
 
     @configurable
@@ -109,32 +110,27 @@ class AngleHead(PointHead):
         super().__init__({"angle": 2}, **common)
         self.weight = weight
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        weight = cfg.MODEL.CENTERNET.ANGLE.WEIGHT
-        return {"weight": weight, **cls.common_config(cfg, input_shape, num_stacks)}
-
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, DenseTarget | SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         twice = torch.deg2rad(2 * torch.cat([instances.gt_angle for instances in gt]))
         known = points.weight * torch.cat([instances.gt_angle_known for instances in gt])
         value = torch.stack([twice.sin(), twice.cos()], dim=1)
         return {"angle": points.target(value, known[:, None].expand_as(value))}
 
-    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         target = targets["angle"]
         loss = regression_loss(target.gather(maps["angle"]), target.value, target.weight)
         return {"loss_angle": self.weight * loss}
 
-    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
         """A mirror takes the angle to its negative: the sine changes its sign."""
         return {"angle": maps["angle"].flip(-1) * maps["angle"].new_tensor([-1.0, 1.0]).view(2, 1, 1)}
 
-    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """(B, K) degrees in -90..90."""
         sine, cosine = peaks.gather(maps["angle"]).unbind(2)
         return {"angle": torch.rad2deg(torch.atan2(sine, cosine)) / 2}
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         # The way back to the original image moves and scales, which leaves angles as they are.
         return {"pred_angle": fields["angle"]}
 

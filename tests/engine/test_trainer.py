@@ -271,7 +271,7 @@ def test_trunk_weights_fill_the_trunk(main, arguments, tmp_path):
 
 
 def test_rounded_results_are_an_option(main, arguments, tmp_path):
-    main(arguments(TEST__ROUND_RESULTS=True))
+    main(arguments(MODEL__CENTERNET__QUIRKS__ROUND_RESULTS=True))
     path = tmp_path / "out" / "inference" / "shapes_val" / "coco_instances_results.json"
     values = [v for result in json.loads(path.read_text()) for v in (result["score"], *result["bbox"])]
     assert all(value == round(value, 2) for value in values)

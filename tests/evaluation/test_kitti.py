@@ -491,7 +491,7 @@ def test_the_rules_come_from_the_config(data_set, tmp_path):
         output["instances"] = output["instances"][:1]
     cfg = load_config(model_zoo.get_config_file("KITTI-3D/centernet_3d_R_18.yaml"), ["OUTPUT_DIR", str(tmp_path)])
     for rules, expected in (("kit", 100), ("original", 50)):
-        cfg.TEST.KITTI_RULES = rules
+        cfg.MODEL.CENTERNET.QUIRKS.KITTI_RULES = rules
         evaluator = Trainer.build_evaluator(cfg, data_set)
         evaluator.process(inputs, outputs)
         assert evaluator.evaluate()["bbox2d"]["Car_easy_R40"] == pytest.approx(expected)

@@ -34,9 +34,9 @@ OVERRIDES = {
     "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 3,
     "MODEL.CENTERNET.KEYPOINTS.NAMES": ["nose", "left", "right"],
     "MODEL.CENTERNET.KEYPOINTS.FLIP_MAP": [["left", "right"]],
-    "MODEL.CENTERNET.KEYPOINTS.NEEDS_JOINTS": False,
+    "MODEL.CENTERNET.QUIRKS.KEYPOINTS.NEEDS_JOINTS": False,
     "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL": 100.0,
-    "MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH": "camera",
+    "MODEL.CENTERNET.QUIRKS.BOX3D.AUGMENTED_DEPTH": "camera",
 }
 
 
@@ -97,7 +97,7 @@ def test_from_annotations_to_losses(inputs, tmp_path):
     configs = {}
     for mode in ("none", "crop", "jitter"):
         for crowd in ("object", "ignore"):
-            options = {**OVERRIDES, "INPUT.AFFINE.MODE": mode, "INPUT.CROWD": crowd}
+            options = {**OVERRIDES, "INPUT.AFFINE.MODE": mode, "MODEL.CENTERNET.QUIRKS.CROWD": crowd}
             flat = [part for pair in options.items() for part in pair]
             cfg = load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), flat)
             configs[mode, crowd] = CenterNetDatasetMapper(cfg, True)
@@ -178,7 +178,7 @@ def test_from_maps_to_detections(inputs):
             raw[name].flatten()[bad[0] % raw[name].numel()] = bad[1]
         maps = model.activate(raw)
         image = {"image": torch.zeros(3, 4 * size[0], 4 * size[1], dtype=torch.uint8), "camera": camera}
-        _, geometries = model.preprocess_image([image] * batch)
+        _, geometries = model.preprocessor.canvases([image] * batch)
         if bad is not None and np.isnan(bad[1]):
             with pytest.raises(FloatingPointError):
                 model.detect(maps, geometries)
