@@ -12,8 +12,9 @@ from detectron2.structures import Instances
 
 from ..config.loading import read_choice
 from ..data.classes import match_classes
-from ..data.coco import check_keypoint_names, read_json
+from ..data.coco import check_keypoint_names
 from ..modeling.heads import build_properties, heads_provide
+from ..readers.coco import read_json
 from .coco import PointCOCOEvaluator, complete_ground_truth
 from .errors import ErrorEvaluator
 from .kitti import KITTIEvaluator

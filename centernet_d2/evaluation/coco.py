@@ -17,8 +17,8 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from detectron2.structures import Instances
 
-from ..data.coco import read_json
 from ..modeling.heads import Property
+from ..readers.coco import read_json
 from ..utils.logging import errors_only
 from .faster_coco import FasterCOCOeval
 
