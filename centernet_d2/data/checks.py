@@ -15,6 +15,7 @@ from ..modeling.heads import Property
 from ..utils.validation import LARGEST_COORDINATE, number_table
 from .classes import match_classes, translate
 from .headers import read_headers
+from .loaded import load_dataset
 
 __all__ = ["ALL_CLASSES", "EXCLUDED", "check_dataset", "load_checked", "shows_something"]
 
@@ -239,7 +240,7 @@ def _load(name: str) -> list[dict]:
             f"the data set '{name}' is not registered: add it to DATASETS.REGISTER, or register it in Python"
         )
     try:
-        return DatasetCatalog.get(name)
+        return load_dataset(name)
     except FileNotFoundError as error:
         if error.filename is None:  # It has its sentence already.
             raise
