@@ -10,11 +10,10 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..imaging.reading import ImageHeader
+from ..imaging.reading import ImageHeader, read_headers
 from ..modeling.heads import Property
 from ..utils.validation import LARGEST_COORDINATE, number_table
 from .classes import match_classes, translate
-from .headers import read_headers
 from .loaded import load_dataset
 
 __all__ = ["ALL_CLASSES", "EXCLUDED", "check_dataset", "load_checked", "shows_something"]
