@@ -10,7 +10,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["cache_folder", "check_local", "folder_locked", "is_inside", "leaves", "remove_leftovers", "write_whole"]
+__all__ = [
+    "cache_folder",
+    "check_local",
+    "folder_locked",
+    "is_inside",
+    "leaves",
+    "remove_leftovers",
+    "text_lines",
+    "write_whole",
+]
 
 
 def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
@@ -165,3 +174,10 @@ def leaves(name: str, folder: str | Path) -> bool:
         root = folder
     path = os.path.normpath(os.path.join(folder, name))
     return os.path.commonpath([root, path]) != root
+
+
+def text_lines(path: str | Path) -> list[tuple[str, str]]:
+    """Return the lines of a file that are not blank, each as (file and number for errors, line)."""
+    # What is no text becomes a line that cannot be parsed, and so an error that names it.
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    return [(f"{path}, line {index}", line.strip()) for index, line in enumerate(lines, 1) if line.strip()]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
 from centernet_d2.data.coco import CocoDataset
-from centernet_d2.data.kitti import KITTI_TYPES, parse_object, read_objects
 from centernet_d2.readers import find_data
 from centernet_d2.readers.coco import read_files
+from centernet_d2.readers.kitti import TYPES, parse_object, read_objects
 from centernet_d2.readers.records import Report
 from centernet_d2.readers.tree import decode
 from centernet_d2.readers.voc import read_annotation
@@ -72,7 +72,7 @@ LABEL = "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 
 CAMERA = "P0: 1 0 0 0 0 1 0 0 0 0 1 0\nP2: 721.5 0 609.6 44.9 0 721.5 172.9 0.2 0 0 1 0.003\n"
 # A line as it should be, with some other fields, or with as many of them as there are.
 LINES = st.tuples(
-    st.sampled_from([*KITTI_TYPES, "Bus", ""]),
+    st.sampled_from([*TYPES, "Bus", ""]),
     st.dictionaries(st.integers(1, 15), NUMBERS, max_size=2),
     st.sampled_from([15, 15, 15, 14, 16]),
 ).map(lambda row: " ".join([row[0], *(row[1].get(i, text) for i, text in enumerate(LABEL.split()[1:], 1))][: row[2]]))
@@ -82,7 +82,7 @@ LINES = st.tuples(
 def test_lines_of_kitti(inputs):
     def body(line):
         thing = parse_object(line, "here")
-        assert thing.kind in KITTI_TYPES
+        assert thing.kind in TYPES
         values = (thing.truncation, thing.alpha, *thing.box, *thing.dimensions, *thing.location, thing.rotation_y)
         assert len(values) == 13
         assert all(map(math.isfinite, values))
