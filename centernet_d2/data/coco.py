@@ -16,6 +16,7 @@ from ..config.registry import POINT_HEAD_REGISTRY
 from ..modeling.heads.keypoint.prop import HALF_PIXEL
 from ..readers.coco import CocoFile, read_files
 from ..readers.records import Report
+from ..structures.types import DatasetDict
 from ..utils.files import leaves
 
 __all__ = ["CocoDataset", "check_keypoint_names", "register_coco_file"]
@@ -50,7 +51,7 @@ class CocoDataset:
         # Pickled, so that every caller gets objects of its own, and that large datasets need little memory.
         self._content = b""
 
-    def __call__(self) -> list[dict]:
+    def __call__(self) -> list[DatasetDict]:
         """Return images in Detectron2's format, in the order of their ids; masks are not read.
 
         Classes are numbered in the order of their ids. Keypoints move by half a pixel, as in Detectron2. The keys that

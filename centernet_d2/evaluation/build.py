@@ -15,6 +15,7 @@ from ..data.classes import match_classes
 from ..data.coco import check_keypoint_names
 from ..data.loaded import load_coco_content
 from ..modeling.heads import build_properties, heads_provide
+from ..structures.types import DatasetDict
 from .coco import PointCOCOEvaluator
 from .errors import ErrorEvaluator
 from .kitti import KITTIEvaluator
@@ -76,7 +77,7 @@ class OwnClassesEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         self.evaluator.reset()
 
-    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+    def process(self, inputs: Sequence[DatasetDict], outputs: Sequence[dict]) -> None:
         self.evaluator.process(inputs, [{**x, "instances": self._translate(x["instances"])} for x in outputs])
 
     def _translate(self, instances: Instances) -> Instances:

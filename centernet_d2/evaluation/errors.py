@@ -19,6 +19,7 @@ from ..data.loaded import load_dataset
 from ..data.mapper import CenterNetDatasetMapper
 from ..modeling.heads import Property
 from ..structures.points import known_objects
+from ..structures.types import DatasetDict
 
 __all__ = ["ErrorEvaluator", "assign"]
 
@@ -87,7 +88,7 @@ class ErrorEvaluator(DatasetEvaluator):
         self.pairs: list[tuple[Instances, Instances]] = []
         self.counts = torch.zeros(len(self.properties), dtype=torch.long)
 
-    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+    def process(self, inputs: Sequence[DatasetDict], outputs: Sequence[dict]) -> None:
         if not self.properties:
             return
         for x, output in zip(inputs, outputs, strict=True):

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..data.kitti import CLASSES, format_result
 from ..data.loaded import load_dataset
+from ..structures.types import DatasetDict
 from ..utils.validation import check_choice
 from .kitti_metrics import (
     DIFFICULTIES,
@@ -80,7 +81,7 @@ class KITTIEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         self._predictions: list[_Prediction] = []
 
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+    def process(self, inputs: list[DatasetDict], outputs: list[dict]) -> None:
         """Keep the detections of some images; see :class:`detectron2.evaluation.DatasetEvaluator`."""
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
