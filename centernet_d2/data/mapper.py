@@ -21,6 +21,7 @@ from ..config.arguments import configurable, read_keys
 from ..config.keys import check_keys
 from ..imaging.reading import read_image
 from ..modeling.heads import Property, build_properties
+from ..structures.types import DatasetDict
 from ..utils.validation import check_choice
 from .augmentations import ColorJitter, build_augmentations
 from .checks import ALL_CLASSES, EXCLUDED, corners, shows_something
@@ -86,7 +87,7 @@ class CenterNetDatasetMapper(DatasetMapper):
             "defer_color": cfg.MODEL.META_ARCHITECTURE == "CenterNet",  # Others may not know of it.
         }
 
-    def __call__(self, dataset_dict: dict) -> dict:
+    def __call__(self, dataset_dict: DatasetDict) -> dict:
         """See :class:`detectron2.data.DatasetMapper`, whose reading cuts 16-bit images off at 255; ours scales them.
 
         An image without annotations has no objects.
@@ -121,7 +122,7 @@ class CenterNetDatasetMapper(DatasetMapper):
         color = steps[-1].get_transform(inputs.image)
         return TransformList([*transforms, color]), color.matrix(inputs.image)
 
-    def annotate(self, record: dict, transforms: TransformList, size: tuple[int, int]) -> Instances:
+    def annotate(self, record: DatasetDict, transforms: TransformList, size: tuple[int, int]) -> Instances:
         """The annotations of an image, in their order, as ``gt_*`` fields; objects outside the image are dropped.
 
         Args:
@@ -163,7 +164,7 @@ def _channels_first(image: np.ndarray) -> Tensor:
 
 
 def annotate_properties(
-    instances: Instances, properties: Sequence[Property], record: dict, transforms: Sequence[Transform]
+    instances: Instances, properties: Sequence[Property], record: DatasetDict, transforms: Sequence[Transform]
 ) -> None:
     """Add what properties say of the annotations of an image; ``gt_weight`` is the product of what they say.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["LARGEST_COORDINATE", "ArgumentError", "check_choice", "number_table"]
+__all__ = ["LARGEST_COORDINATE", "ArgumentError", "check_choice", "finite_numbers", "number_table"]
 
 # In pixels. Beyond it, float32 does not distinguish neighboring pixels.
 LARGEST_COORDINATE = 2**24
@@ -56,3 +57,17 @@ def check_choice(argument: str, value: object, known: Sequence[object]) -> None:
     """Raise an :class:`ArgumentError` unless `value` is one of the known choices."""
     if value not in known:
         raise ArgumentError(argument, f"is {value!r}, known: {', '.join(map(str, known))}")
+
+
+def finite_numbers(fields: Sequence[str], where: str) -> list[float]:
+    """Convert texts to numbers; raise a ValueError that names `where` for a text that is not a finite number."""
+    numbers = []
+    for field in fields:
+        try:
+            number = float(field)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"{where}: '{field}' is not a finite number")
+        numbers.append(number)
+    return numbers

@@ -125,8 +125,8 @@ def test_evaluation_leaves_the_config_of_the_training_alone(main, arguments, tmp
 
 
 OUTSIDE = """
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from centernet_d2.data.coco import load_coco_file
+from detectron2.data import DatasetCatalog
+from centernet_d2.data.coco import CocoDataset
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, BoxHead, BoxProperty
 
 class LoudProperty(BoxProperty):
@@ -141,7 +141,7 @@ class LoudProperty(BoxProperty):
 class LoudHead(BoxHead):
     property_type = LoudProperty
 
-DatasetCatalog.register("outside", lambda: load_coco_file({json!r}, {images!r}, "outside"))
+DatasetCatalog.register("outside", CocoDataset("outside", {json!r}, {images!r}))
 """
 
 

@@ -10,7 +10,7 @@ from detectron2.evaluation.testing import flatten_results_dict, print_csv_format
 from detectron2.structures import Boxes, Instances
 
 from centernet_d2 import load_config, model_zoo
-from centernet_d2.data.kitti import load_kitti_3d, read_objects, register_kitti_3d
+from centernet_d2.data.kitti import load_kitti_3d, register_kitti_3d
 from centernet_d2.engine import Trainer
 from centernet_d2.evaluation.kitti import KITTIEvaluator
 from centernet_d2.evaluation.kitti_metrics import (
@@ -23,6 +23,7 @@ from centernet_d2.evaluation.kitti_metrics import (
     kitti_curves,
     recall_thresholds,
 )
+from centernet_d2.readers.kitti import read_objects
 from centernet_d2.structures.boxes3d import Boxes3D, paired_iou
 
 NEIGHBOURS = {"Car": "Van", "Pedestrian": "Person_sitting"}
