@@ -81,7 +81,8 @@ def build_run(args: argparse.Namespace) -> Run:
     """Build the config of a command line, once per process, and validate it.
 
     It comes from ``--config-file``, from a plan for ``--data``, or, with ``--resume`` or ``--eval-only`` and without
-    ``--config-file``, from the config that the run recorded in OUTPUT_DIR; keys of the command line come last.
+    ``--config-file``, from the config that the run recorded in OUTPUT_DIR; keys of the command line come last. Without
+    ``--config-file`` and MODEL.WEIGHTS, ``--eval-only`` evaluates the last weights of the run.
 
     Raises:
         FileExistsError: OUTPUT_DIR contains another run, or other data.
@@ -108,8 +109,9 @@ def build_run(args: argparse.Namespace) -> Run:
     else:
         raise ValueError("there is no config: give --data a folder of labeled images, or --config-file a file or name")
     cfg.freeze()
-    check_config(cfg, resume=args.resume, eval_only=args.eval_only, processes=number_of_processes(args))
-    return Run(cfg, args.resume, args.eval_only, recorded, tuple(args.opts[::2]))
+    resume = args.resume or (recorded is not None and "MODEL.WEIGHTS" not in args.opts[::2])
+    check_config(cfg, resume=resume, eval_only=args.eval_only, processes=number_of_processes(args))
+    return Run(cfg, resume, args.eval_only, recorded, tuple(args.opts[::2]))
 
 
 def _recorded_config(data: str | None, opts: Sequence[str]) -> CfgNode:

@@ -22,7 +22,7 @@ from ..checkpoint import find_trunk, find_weights, has_checkpoint
 from ..config.loading import check_device, flatten, load_config
 from ..data import register_from_config
 from ..utils.files import write_whole
-from ..utils.logging import drop_mapping_notice, is_for_the_screen
+from ..utils.logging import drop_mapping_notice, is_for_the_screen, quiet_imports
 from .processes import check_processes
 
 __all__ = ["Run", "check_config", "check_output_dir", "check_weights", "recorded_config", "setup_run", "start_logging"]
@@ -99,7 +99,8 @@ def setup_run(run: Run) -> None:
     # Everything of Detectron2's default_setup, which also writes config.yaml in place, and after an evaluation too.
     logger = logging.getLogger("detectron2")
     logger.info(f"Rank of current process: {comm.get_rank()}. World size: {comm.get_world_size()}")
-    logger.info(f"Environment info:\n{collect_env_info()}")
+    with quiet_imports():
+        logger.info(f"Environment info:\n{collect_env_info()}")
     logger.info(f"Command line arguments: {' '.join(sys.argv[1:])}")
     logger.info(f"Running with full config:\n{cfg.dump()}")
     if comm.is_main_process() and not run.eval_only:

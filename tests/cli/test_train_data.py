@@ -87,7 +87,7 @@ def test_a_run_is_resumed_and_evaluated_by_its_folder_alone(folder, tmp_path, ca
     cfg = load_config(out / "config.yaml")
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH) == (3, 2)
     capsys.readouterr()
-    assert run(["--data", str(folder), "--eval-only", "--resume", "OUTPUT_DIR", str(out)]) == 0
+    assert run(["--data", str(folder), "--eval-only", "OUTPUT_DIR", str(out)]) == 0
     screen = capsys.readouterr().out
     assert "Evaluation results for bbox" in screen
     assert "configuration (append" not in screen, "nothing is chosen anew"

@@ -118,7 +118,7 @@ def test_config_files_are_never_executed(tmp_path):
         (b"_BASE_: y.yaml\n", "x.yaml is its own _BASE_: .*x.yaml -> .*y.yaml -> .*x.yaml"),
         (b"_BASE_: [y.yaml]\n", "x.yaml is its own _BASE_"),
         (b"_BASE_: nowhere.yaml\n", "nowhere.yaml, the _BASE_ of .*x.yaml, does not exist"),
-        (b"_BASE_: https://example.org/x.yaml\n", "the _BASE_ https://example.org/x.yaml is a URL, and nothing is"),
+        (b"_BASE_: https://example.org/x.yaml\n", "the _BASE_ https://example.org/x.yaml is a URL, and URLs are not"),
         (b"_BASE_:\n", "_BASE_ is None, but must be a path"),
         (b"_BASE_: [1]\n", "_BASE_ is .1., but must be a path"),
         (b"SOLVER:\n  BASE_LT: 0.1\n", "x.yaml: there is no key SOLVER.BASE_LT; did you mean SOLVER.BASE_LR?"),

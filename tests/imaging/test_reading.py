@@ -161,7 +161,7 @@ def test_what_may_never_end_is_no_image(tmp_path):
 )
 def test_urls_are_refused(url):
     for read in (read_image, read_header):
-        with pytest.raises(FileNotFoundError, match=f"the image {url} is a URL, and nothing is downloaded"):
+        with pytest.raises(FileNotFoundError, match=f"the image {url} is a URL, and URLs are not downloaded"):
             read(url)
 
 

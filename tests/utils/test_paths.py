@@ -47,7 +47,7 @@ def test_nothing_is_downloaded(url, monkeypatch):
         "the image": lambda: Predictor(stub_model())(url),
     }
     for what, call in calls.items():
-        with pytest.raises(FileNotFoundError, match=f"{what}.*{url} is a URL, and nothing is downloaded"):
+        with pytest.raises(FileNotFoundError, match=f"{what}.*{url} is a URL, and URLs are not downloaded"):
             call()
 
 
