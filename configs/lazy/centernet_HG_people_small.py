@@ -1,4 +1,4 @@
-# People with their keypoints by a small hourglass, from scratch: what ../Base-HG-small.yaml is, for COCO's people.
+# Small hourglass for boxes and keypoints of COCO people, from scratch: ../Base-HG-small.yaml as a LazyConfig.
 from detectron2.config import LazyCall as L
 from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_FLIP_MAP, COCO_PERSON_KEYPOINT_NAMES
 

@@ -1,5 +1,5 @@
-# What the configs in this folder share: the original's recipe on COCO with a ResNet-18, as Base-CenterNet.yaml and
-# COCO-Detection/centernet_R_18_1x.yaml say it. Names and arguments are those of the classes.
+# Common parts of the LazyConfigs: the reference recipe for COCO with a ResNet-18, equal to Base-CenterNet.yaml and
+# COCO-Detection/centernet_R_18_1x.yaml. Names and arguments are those of the classes.
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
@@ -29,10 +29,10 @@ model = L(CenterNet)(
 )
 
 dataloader = OmegaConf.create({"num_classes": 80})
-# What is read of annotations, checked, and measured; those of the heads above.
+# Properties of the heads above: they read, validate and evaluate annotations.
 dataloader.properties = [L(CenterProperty)(), L(BoxProperty)()]
 dataloader.train = L(build_detection_train_loader)(
-    # Looks at every annotation and every image before the training starts.
+    # Validates all annotations and image headers before the training starts.
     dataset=L(load_checked)(names=["coco_2017_train"], num_classes="${...num_classes}", properties="${...properties}"),
     mapper=L(CenterNetDatasetMapper)(
         is_train=True,
@@ -67,15 +67,15 @@ dataloader.evaluator = L(DatasetEvaluators)(
 )
 
 optimizer = L(torch.optim.Adam)(
-    # params.model is set to the model by whoever trains.
+    # The training script sets params.model.
     params=L(get_default_optimizer_params)(base_lr="${..lr}", weight_decay=0.0, weight_decay_norm=0.0),
     lr=5e-4,
 )
 
-# Drops after 90 and 120 of 140 epochs, whatever train.max_iter is.
+# Drops after 90/140 and 120/140 of the training, independent of train.max_iter.
 lr_multiplier = L(MultiStepParamScheduler)(values=[1.0, 0.1, 0.01], milestones=[90, 120], num_updates=140)
 
-# What Detectron2's tools/lazyconfig_train_net.py wants to know.
+# Options of Detectron2's tools/lazyconfig_train_net.py.
 train = {
     "output_dir": "./output",
     "init_checkpoint": "",
