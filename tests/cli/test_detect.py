@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.cli import detect as demo
-from centernet_d2.cli.sinks import JsonSink, PictureSink, VideoSink
+from centernet_d2.cli.sinks import ImageFolderSink, JsonSink, VideoSink
 from centernet_d2.cli.sources import VideoSource, find_images, open_source
 from centernet_d2.modeling import BoxHead, CenterNet
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, Box3DProperty, BoxProperty
@@ -297,7 +297,7 @@ def test_inputs_keep_their_order_and_come_once(folder):
 
 
 def test_pictures_of_one_name_get_numbers(tmp_path):
-    with PictureSink(tmp_path / "out") as sink:
+    with ImageFolderSink(tmp_path / "out") as sink:
         for name in ("a.png", "a.jpg", "A.png"):
             sink.write(name, pixels())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["A-3.png", "a-2.png", "a.png"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from centernet_d2 import Predictor, load_config, model_zoo
-from centernet_d2.config.catalog import TRAINED, find_trained
+from centernet_d2.config.catalog import RELEASED, find_released
 from conftest import ROOT
 
 DLA_34 = "COCO-Detection/centernet_DLA_34_2x.yaml"
@@ -25,15 +25,15 @@ def _nothing_is_fetched(monkeypatch):
 
 
 def test_every_name_has_a_config_and_a_file_of_its_own():
-    assert {one.config for one in TRAINED} <= set(model_zoo.available())
-    assert model_zoo.available(trained=True) == [one.name for one in TRAINED]
+    assert {one.config for one in RELEASED} <= set(model_zoo.available())
+    assert model_zoo.available(trained=True) == [one.name for one in RELEASED]
     for field in ("name", "config", "file", "drive_id"):
-        values = [getattr(one, field) for one in TRAINED]
+        values = [getattr(one, field) for one in RELEASED]
         assert len(set(values)) == len(values) == 17
 
 
 def test_names_say_what_configs_are():
-    for one in TRAINED:
+    for one in RELEASED:
         cfg = load_config(one.config)
         network, data, *rest = one.name.split("-")
         kind = {"r": f"R_{cfg.MODEL.RESNETS.DEPTH}", "d": "DLA_34", "h": "HG_104"}[network[0]]
@@ -48,14 +48,14 @@ def test_names_say_what_configs_are():
 def test_the_page_has_every_name_with_its_link():
     page = (ROOT / "MODEL_ZOO.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `([^`]+)` \|.*\| \[`([^`]+)`\]\((\S+)\) \| `([^`]+)` \|$", page, flags=re.M)
-    assert sorted(rows) == sorted((one.config, one.file, one.page, one.name) for one in TRAINED)
+    assert sorted(rows) == sorted((one.config, one.file, one.page, one.name) for one in RELEASED)
 
 
 def test_ids_are_those_of_the_authors(shared):
     text = (shared / "reference" / "WEIGHTS.md").read_text(encoding="utf-8")
     theirs = dict(re.findall(r"^\| (\w+) \| ([\w-]+) \|$", text, flags=re.M))
     assert {f"{name}.pth": one for name, one in theirs.items() if not name.startswith("exdet_")} == {
-        one.file: one.drive_id for one in TRAINED
+        one.file: one.drive_id for one in RELEASED
     }
 
 
@@ -69,7 +69,7 @@ def test_a_short_name_is_a_config_with_weights(tmp_path, monkeypatch):
     assert model_zoo.get_config_file("dla34-coco") == model_zoo.get_config_file(DLA_34)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dla34-coco").write_text("SEED: 3\n")
-    assert find_trained("dla34-coco") is None
+    assert find_released("dla34-coco") is None
     cfg = load_config("dla34-coco")
     assert (cfg.SEED, cfg.MODEL.WEIGHTS) == (3, "")
 

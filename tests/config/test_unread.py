@@ -5,7 +5,7 @@ import pytest
 from detectron2.config import get_cfg
 
 from centernet_d2 import add_centernet_config, load_config
-from centernet_d2.config.unread import warn_of_unread_keys
+from centernet_d2.config.unread import warn_about_unread_keys
 from centernet_d2.modeling import CenterNet
 
 ZOO = "Shapes/centernet_R_18_shapes.yaml"
@@ -32,7 +32,7 @@ def warnings(caplog, monkeypatch):
     ],
 )
 def test_a_key_that_does_nothing_is_named_with_the_one_that_counts(warnings, key, value, instead):
-    warn_of_unread_keys(load_config(ZOO, [key, value]))
+    warn_about_unread_keys(load_config(ZOO, [key, value]))
     (message,) = warnings()
     assert key.removesuffix(".ENABLED").removesuffix(".SIZES") in message
     assert instead in message
@@ -49,11 +49,11 @@ def test_there_is_one_warning_when_a_model_is_built(warnings):
 
 
 def test_what_was_not_changed_is_not_named(warnings):
-    warn_of_unread_keys(load_config(ZOO))
+    warn_about_unread_keys(load_config(ZOO))
     assert warnings() == []
     cfg = get_cfg()
     add_centernet_config(cfg)
-    warn_of_unread_keys(cfg)
+    warn_about_unread_keys(cfg)
     (message,) = warnings()
     assert message.count("(instead:") == 1
     assert "INPUT.MIN_SIZE_TEST 800" in message

@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 from centernet_d2.imaging.reading import (
-    as_color_bytes,
     max_pixels,
     pillow_to_rgb,
     read_header,
     read_headers,
     read_image,
+    to_uint8_color,
 )
 
 COLOR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -42,7 +42,7 @@ def test_16_bits_are_scaled_and_not_cut_off(tmp_path):
     deep = (np.arange(54, dtype=np.uint16) * 1213).reshape(6, 9)
     expected = np.round(deep / 257)[..., None].astype(np.uint8)
     assert (read_image(save(tmp_path / "deep.png", deep)) == expected).all()
-    assert (as_color_bytes(deep) == expected).all()
+    assert (to_uint8_color(deep) == expected).all()
     assert len(np.unique(expected)) == 54
 
 
@@ -88,17 +88,17 @@ def test_floats_have_no_known_range(tmp_path):
 )
 def test_what_is_no_picture_is_refused(pixels, message):
     with pytest.raises(ValueError, match=message):
-        as_color_bytes(pixels)
+        to_uint8_color(pixels)
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_floats_are_rounded(kind):
-    assert (as_color_bytes(COLOR.astype(kind)) == COLOR).all()
-    assert as_color_bytes(np.array([[1.6, 0.4]], dtype=kind))[0, :, 0].tolist() == [2, 0]
+    assert (to_uint8_color(COLOR.astype(kind)) == COLOR).all()
+    assert to_uint8_color(np.array([[1.6, 0.4]], dtype=kind))[0, :, 0].tolist() == [2, 0]
     black = np.zeros((2, 2, 3), dtype=kind)
-    assert (as_color_bytes(black) == 0).all()
+    assert (to_uint8_color(black) == 0).all()
     transparent = np.dstack([COLOR.astype(kind), np.full((6, 9), -1)])
-    assert (as_color_bytes(transparent) == COLOR).all()
+    assert (to_uint8_color(transparent) == COLOR).all()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr", "HSV"])
@@ -109,7 +109,7 @@ def test_pictures_of_pillow_are_read_as_pillow_reads_files(mode):
 
 def test_deep_and_turned_pictures_of_pillow(tmp_path):
     deep = (np.arange(54, dtype=np.uint16) * 1213).reshape(6, 9)
-    assert (pillow_to_rgb(Image.fromarray(deep)) == as_color_bytes(deep)).all()
+    assert (pillow_to_rgb(Image.fromarray(deep)) == to_uint8_color(deep)).all()
     with pytest.raises(ValueError, match="its values .float32. are no grey values"):
         pillow_to_rgb(Image.fromarray(np.zeros((4, 4), dtype=np.float32)))
     exif = Image.Exif()

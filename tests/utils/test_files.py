@@ -6,7 +6,7 @@ import stat
 import pytest
 import torch
 
-from centernet_d2.utils.files import is_inside, remove_leftovers, write_whole
+from centernet_d2.utils.files import is_inside, remove_leftovers, write_atomically
 
 
 def write_too_much(file):
@@ -40,7 +40,7 @@ def test_a_disk_that_takes_no_more_leaves_the_file_before(tmp_path, write, reaso
     path = tmp_path / "model.pth"
     path.write_bytes(b"before")
     with pytest.raises(OSError, match=rf"model.pth cannot be written \({reason}\); what was there is untouched"):
-        write_whole(path, write)
+        write_atomically(path, write)
     assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
     assert path.read_bytes() == b"before"
 
@@ -54,13 +54,13 @@ def test_another_end_leaves_the_file_before_too(tmp_path, error):
     path = tmp_path / "model.pth"
     path.write_bytes(b"before")
     with pytest.raises(error):
-        write_whole(path, write)
+        write_atomically(path, write)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
 
 
 def test_until_it_is_whole_a_file_has_another_name(tmp_path):
     seen = []
-    write_whole(tmp_path / "model.pth", lambda file: seen.extend(path.name for path in tmp_path.iterdir()))
+    write_atomically(tmp_path / "model.pth", lambda file: seen.extend(path.name for path in tmp_path.iterdir()))
     assert seen == [".model.pth.tmp"]
     assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
 
@@ -79,7 +79,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after_that(tm
 
     monkeypatch.setattr("os.fsync", synced)
     monkeypatch.setattr("os.replace", replaced)
-    write_whole(path, lambda file: file.write(b"weights"))
+    write_atomically(path, lambda file: file.write(b"weights"))
     assert steps == ["7 bytes", "name", "folder"]
 
 
@@ -89,7 +89,7 @@ def test_links_are_replaced_and_not_written_through(tmp_path):
     outside.write_bytes(b"mine")
     for name in ("model.pth", ".model.pth.tmp"):
         (folder / name).symlink_to(outside)
-    write_whole(folder / "model.pth", lambda file: file.write(b"new"))
+    write_atomically(folder / "model.pth", lambda file: file.write(b"new"))
     assert outside.read_bytes() == b"mine"
     assert not (folder / "model.pth").is_symlink()
     assert (folder / "model.pth").read_bytes() == b"new"

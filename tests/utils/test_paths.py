@@ -3,7 +3,7 @@ import pytest
 from centernet_d2 import Predictor, load_config, model_zoo
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
 from centernet_d2.data.catalog import register_datasets
-from centernet_d2.utils.files import cache_folder, leaves
+from centernet_d2.utils.files import cache_folder, leaves_folder
 from support.models import stub_model
 
 URLS = ("https://example.org/model.pth", "http://127.0.0.1:9/a", "detectron2://ImageNetPretrained/a.pkl")
@@ -27,7 +27,7 @@ URLS = ("https://example.org/model.pth", "http://127.0.0.1:9/a", "detectron2://I
     ],
 )
 def test_names_stay_in_the_folder_around_the_image_folder(name, folder, expected):
-    assert leaves(name, folder) is expected
+    assert leaves_folder(name, folder) is expected
 
 
 @pytest.mark.parametrize("url", URLS)

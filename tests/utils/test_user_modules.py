@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from centernet_d2.utils import cli
-from centernet_d2.utils.cli import import_outside
+from centernet_d2.utils.cli import import_user_modules
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +39,14 @@ def runs(tmp_path):
 
 def test_a_file_is_imported_once_with_its_folder_on_the_path(folder, tmp_path, monkeypatch):
     path = folder / "heads_of_mine.py"
-    (first,) = import_outside([str(path)])
+    (first,) = import_user_modules([str(path)])
     assert (first.__name__, first.VALUE, Path(first.__file__)) == ("heads_of_mine", 7, path)
     assert sys.path.count(str(folder)) == 1
     assert sys.path[-1] == str(folder)  # behind everything, so that it hides nothing
     monkeypatch.chdir(tmp_path)
-    again = import_outside([str(path), "mine/heads_of_mine.py", "./mine/../mine/heads_of_mine.py", "heads_of_mine"])
+    again = import_user_modules(
+        [str(path), "mine/heads_of_mine.py", "./mine/../mine/heads_of_mine.py", "heads_of_mine"]
+    )
     assert all(module is first for module in again)
     assert runs(tmp_path) == 1
     assert sys.path.count(str(folder)) == 1
@@ -52,10 +54,10 @@ def test_a_file_is_imported_once_with_its_folder_on_the_path(folder, tmp_path, m
 
 def test_modules_and_packages_are_imported_by_name_and_by_folder(folder):
     sys.path.append(str(folder))
-    (inner, package) = import_outside(["pack_of_mine.inner", str(folder / "pack_of_mine")])
+    (inner, package) = import_user_modules(["pack_of_mine.inner", str(folder / "pack_of_mine")])
     assert (inner.VALUE, package.VALUE) == (9, 8)
     assert package is sys.modules["pack_of_mine"]
-    assert import_outside([]) == []
+    assert import_user_modules([]) == []
 
 
 @pytest.mark.parametrize(
