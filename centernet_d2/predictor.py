@@ -30,9 +30,9 @@ Image = np.ndarray | Pillow.Image | str | Path
 
 
 class Predictor:
-    """Model with preprocessing, for single images and lists; compatible with DefaultPredictor.
+    """Model with preprocessing, for single images and lists of images.
 
-    Example::
+    It is called like DefaultPredictor of Detectron2. Example::
 
         predictor = Predictor.from_zoo("dla34-coco")
         instances = predictor("street.jpg")["instances"]
@@ -56,10 +56,10 @@ class Predictor:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, batch_size: int = 4) -> Predictor:
-        """Build the model of a config, load MODEL.WEIGHTS, and apply test-time augmentation if enabled.
+        """Build the model of a config with MODEL.WEIGHTS.
 
-        Class names and category IDs come from the datasets of the config or, if these are not available, from the
-        metadata of the weights file.
+        With TEST.AUG.ENABLED, the model uses test-time augmentation. Class names and category IDs come from the
+        datasets of the config or, if these are not available, from the metadata of the weights file.
 
         Raises:
             FileNotFoundError: the weights file does not exist or cannot be downloaded.

@@ -1,4 +1,4 @@
-"""Convert weights between the file formats of the reference implementation and this project.
+"""Convert weights to or from the format of the reference implementation.
 
     centernet-convert INPUT.pth OUTPUT.pth --config COCO-Detection/centernet_DLA_34_2x.yaml
 

@@ -85,7 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def add_property_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of all registered properties; :func:`use_property_arguments` rejects unused ones."""
+    """Add the options of all registered properties.
+
+    :func:`use_property_arguments` rejects options that do not apply to the model.
+    """
     # Deduplicated, because a subclass of a property has the options of its base class.
     for flag, options in {flag: one for prop in known_properties() for flag, one in prop.arguments.items()}.items():
         parser.add_argument(flag, **options)
@@ -173,7 +176,10 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
 
 
 def add_inputs(frames: Iterable[Frame], properties: Sequence[Property]) -> Iterator[Frame]:
-    """Add the inputs of properties to frames; a frame whose inputs cannot be read counts as unreadable."""
+    """Add the inputs of properties to frames.
+
+    A frame whose inputs cannot be read becomes an unreadable frame.
+    """
     for frame in frames:
         if frame.image is None:
             yield frame
@@ -221,7 +227,11 @@ def batches(source: Iterable[Frame], size: int, limit: int | None = None) -> Ite
 
 
 def process(frames: Sequence[Frame], predictor: Predictor, sinks: Sinks, args: argparse.Namespace) -> int:
-    """Detect objects in frames, write the results to the sinks, and return the number of readable frames."""
+    """Detect objects in frames and write the results to the sinks.
+
+    Returns:
+        The number of readable frames.
+    """
     readable = [(frame, frame.image) for frame in frames if frame.image is not None]
     images, inputs = [image for _, image in readable], [frame.inputs for frame, _ in readable]
     results = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if readable else []

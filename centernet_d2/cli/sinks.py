@@ -1,4 +1,4 @@
-"""Output sinks: image files, videos and JSON files, which are valid whenever they are closed."""
+"""Output sinks for images, videos and JSON, which are valid whenever closed."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ class JsonSink(Sink):
         self.empty = True
 
     def write(self, results: Sequence[dict]) -> None:
-        """Append entries with one write, so that an interruption cannot truncate an entry."""
+        """Append entries with one write, so an interruption cannot truncate an entry."""
         if results:
             text = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
             self.file.write(("\n" if self.empty else ",\n") + text)
@@ -159,7 +159,9 @@ class JsonSink(Sink):
 def output_kind(
     path: Path, source: ImageSource | VideoSource
 ) -> type[ImageFileSink] | type[ImageFolderSink] | type[VideoSink]:
-    """Return the sink class of an output path: a video or an image by suffix, otherwise an image folder.
+    """Return the sink class of an output path.
+
+    The suffix selects a video or an image file; all other paths are image folders.
 
     Raises:
         ValueError: the path is a single image for several inputs, or has an unsupported suffix.

@@ -97,7 +97,7 @@ class VideoSource:
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
-    """Return files, images of folders and matches of globs, in order and without duplicates.
+    """Return files, images of folders and glob matches, without duplicates.
 
     Raises:
         FileNotFoundError: an input does not exist or contains no image.

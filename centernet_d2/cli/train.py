@@ -37,7 +37,7 @@ __all__ = ["main", "run"]
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with all processes of this machine, or as one of the processes of torchrun.
+    """Run the command line: all processes of this machine, or one of torchrun.
 
     Returns:
         The exit code, see :func:`centernet_d2.utils.cli.run`.
@@ -153,7 +153,7 @@ def _plan(args: argparse.Namespace) -> CfgNode:
 
 
 def execute(run: Run) -> dict:
-    """Execute a training or an evaluation in this process; return the metrics of the last evaluation."""
+    """Train or evaluate in this process; return the metrics of the last evaluation."""
     return _evaluate(run) if run.eval_only else _train(run)
 
 
@@ -197,7 +197,7 @@ def _report_disk_errors(folder: str) -> Iterator[None]:
 
 
 def launch_processes(args: argparse.Namespace) -> int:
-    """Execute a command line in the requested number of processes; return the exit code."""
+    """Run a command line in the requested number of processes; return the exit code."""
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus is {args.num_gpus}, but only {torch.cuda.device_count()} GPUs are visible")
     run = build_run(args)

@@ -48,7 +48,12 @@ def heatmaps(model: CenterNet, gt: Instances, size: tuple[int, int]) -> dict[str
 
 
 def figures(cfg: CfgNode, count: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield file names and (H, W, 3) RGB figures of images in DATASETS.TRAIN, repeated if necessary."""
+    """Yield file names and (H, W, 3) RGB figures of training images.
+
+    Args:
+        cfg: config whose DATASETS.TRAIN contains the images.
+        count: number of figures; images are repeated if necessary.
+    """
     with torch.device("meta"):  # Targets do not depend on weights.
         model = CenterNet(cfg)
     records = load_checked(cfg.DATASETS.TRAIN, cfg.MODEL.CENTERNET.NUM_CLASSES, model.properties)

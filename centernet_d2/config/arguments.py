@@ -30,7 +30,7 @@ def read_keys(cfg: CfgNode, keys: Mapping[str, str]) -> dict[str, Any]:
 
 @contextmanager
 def name_keys(keys: Mapping[str, str]) -> Iterator[None]:
-    """Convert errors about arguments to errors about the config keys that supplied them.
+    """Convert errors about arguments to errors about the corresponding config keys.
 
     Args:
         keys: argument -> config key.
@@ -53,7 +53,7 @@ def build_from_keys(build: Callable[..., T], cfg: CfgNode, keys: Mapping[str, st
 
 
 def configurable(init: Callable[..., None]) -> Any:
-    """Wrap ``__init__`` like Detectron2's ``configurable``, with errors that name config keys.
+    """Wrap ``__init__`` like Detectron2's ``configurable``; errors name config keys.
 
     The class attribute ``keys`` maps arguments to config keys; errors name keys only if the object is built from a
     config. Heads, properties and backbones use Detectron2's decorator, because the functions that build them already

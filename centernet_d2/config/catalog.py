@@ -1,4 +1,4 @@
-"""Config files of the project and weights released with the reference implementation."""
+"""Catalog of config files, and of weights released by the reference authors."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def _root() -> Path:
 
 
 def available(suffix: str = ".yaml", *, trained: bool = False) -> list[str]:
-    """List the configs of the model zoo, such as ``"COCO-Detection/centernet_R_18_1x.yaml"``.
+    """List the configs of the model zoo.
 
     Args:
-        suffix: ``".yaml"``, or ``".py"`` to list LazyConfigs such as ``"lazy/centernet_R_18_1x.py"``.
+        suffix: ``".yaml"`` to list configs such as ``"COCO-Detection/centernet_R_18_1x.yaml"``, or ``".py"`` to list
+            LazyConfigs such as ``"lazy/centernet_R_18_1x.py"``.
         trained: list the short names of released weights instead, such as ``"dla34-coco"``.
     """
     if trained:
@@ -63,16 +64,19 @@ def get_base_file(name: str) -> Path:
 
 
 def find_base(config: Path, base: str) -> Path:
-    """Return the path of a ``_BASE_``: relative to the config, or else a file of this project."""
+    """Return the path of a ``_BASE_`` file.
+
+    The path is relative to the config file; if no such file exists, it is relative to the configs of this project.
+    """
     relative, own = config.parent / Path(base).expanduser(), _root() / base
     return own if not relative.is_file() and own.is_file() else relative
 
 
 def find_config(name: str | Path) -> Path:
-    """Return the path of a config file, given as a path or as a name of the model zoo.
+    """Return the path of a config file or of a config in the model zoo.
 
     Raises:
-        FileNotFoundError: neither a file nor a config of the model zoo has this name.
+        FileNotFoundError: no file and no config in the model zoo has this name.
         ValueError: the file is a LazyConfig.
     """
     if Path(name).suffix == ".py":
@@ -142,6 +146,9 @@ RELEASED = tuple(
 
 
 def find_released(name: str | Path) -> ReleasedWeights | None:
-    """Return the released weights with a short name; None if unknown, or if a file has this name."""
+    """Return the released weights with a short name, or None.
+
+    The result is None if the name is unknown, or if a file with this name exists.
+    """
     released = next((weights for weights in RELEASED if weights.name == str(name)), None)
     return None if released is None or Path(name).is_file() else released

@@ -11,7 +11,7 @@ __all__ = ["add_centernet_config", "check_keys"]
 
 
 def check_keys(cfg: CfgNode) -> None:
-    """Raise a ValueError if a config does not have the keys of :func:`add_centernet_config`."""
+    """Raise a ValueError if a config lacks the keys of :func:`add_centernet_config`."""
     if "CENTERNET" not in cfg.MODEL:
         raise ValueError(
             "the config has no CenterNet keys: call centernet_d2.add_centernet_config(cfg) after get_cfg(), or use "
@@ -20,11 +20,12 @@ def check_keys(cfg: CfgNode) -> None:
 
 
 def add_centernet_config(cfg: CfgNode) -> None:
-    """Add the CenterNet keys to a Detectron2 config, with the defaults of the reference implementation.
+    """Add the CenterNet keys to a Detectron2 config.
 
-    Existing keys keep their values, except for MODEL.DEVICE "cuda", which becomes "cpu" if no GPU is available.
-    ``configs/Base-CenterNet.yaml`` overrides the other defaults of Detectron2 that are not compatible with CenterNet.
-    The keys of a custom head are added if its module has been imported.
+    The defaults are the values of the reference implementation. Existing keys keep their values, except for
+    MODEL.DEVICE "cuda", which becomes "cpu" if no GPU is available. ``configs/Base-CenterNet.yaml`` overrides the other
+    defaults of Detectron2 that are not compatible with CenterNet. The keys of a custom head are added if its module has
+    been imported.
     """
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
@@ -238,8 +239,8 @@ def _add_input_keys(inputs: CfgNode) -> None:
     # Rotation).
     inputs.AFFINE.ROTATE = 0.0
     inputs.AFFINE.ROTATE_PROB = 0.0
-    # Rotate images and boxes by a random multiple of TURN degrees (90 or 180), for aerial or microscopy images in
-    # which objects have arbitrary orientation; 0 disables it.
+    # Rotate images and boxes by a random multiple of TURN degrees (90 or 180), for aerial or microscopy images with
+    # objects of arbitrary orientation; 0 disables it.
     inputs.AFFINE.TURN = 0
     # Maximum relative change of brightness, contrast and saturation; 0 disables it.
     inputs.COLOR_JITTER = 0.4

@@ -20,7 +20,7 @@ __all__ = ["check_device", "default_config", "flatten", "load_config", "override
 
 
 def check_device(name: str) -> None:
-    """Raise a ValueError if MODEL.DEVICE is not a device, or a GPU that is not available."""
+    """Raise a ValueError if MODEL.DEVICE is invalid or a GPU that is not available."""
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Registry of point heads, and registry lookup with errors that name the config key."""
+"""Registry of point heads, and registry lookup."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ TEST_SIZE = "INPUT.MIN_SIZE_TEST"
 
 
 def warn_about_unread_keys(cfg: CfgNode) -> None:
-    """Log one warning that lists the ignored keys which a config changes from their defaults."""
+    """Log a warning that lists the ignored keys with values other than the default."""
     defaults = get_cfg()
     ignored = [
         f"{key} (instead: {other})" for key, other in UNREAD.items() if _value(cfg, key) != _value(defaults, key)

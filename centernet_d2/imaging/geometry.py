@@ -1,6 +1,7 @@
-"""Affine windows, test canvases and inverse transforms (original.md: Affine window, Test resolution).
+"""Affine windows, test canvases and inverse transforms.
 
-Points are (x, y), with x to the right and y down. Pixel centers have integer coordinates, as in the reference.
+Points are (x, y), with x to the right and y down. Pixel centers have integer coordinates, as in the reference
+implementation (original.md: Affine window, Test resolution).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Geometry:
 def affine_matrix(
     center: Sequence[float] | np.ndarray, window: float, output_size: tuple[int, int], degrees: float = 0.0
 ) -> np.ndarray:
-    """Return the similarity transform of an image window (original.md: Affine window).
+    """Return the similarity transform of a window (original.md: Affine window).
 
     Args:
         center: (x, y) of the window center in source coordinates.
@@ -88,10 +89,10 @@ def warp_affine(
 
 
 def keep_canvas(image: Tensor, size_divisibility: int, scale: float = 1.0) -> tuple[Tensor, np.ndarray]:
-    """Center an image on a black canvas: TEST_RESOLUTION "keep" (original.md: Test resolution).
+    """Pad an image to a black canvas: TEST_RESOLUTION "keep".
 
-    The canvas size is the next multiple of `size_divisibility` strictly greater than the image size, as in the
-    reference.
+    The image is centered (original.md: Test resolution). The canvas size is the next multiple of `size_divisibility`
+    strictly greater than the image size, as in the reference.
 
     Args:
         image: (C, H, W).
@@ -113,10 +114,10 @@ def keep_canvas(image: Tensor, size_divisibility: int, scale: float = 1.0) -> tu
 def fixed_canvas(
     image: Tensor, output_size: tuple[int, int], scale: float = 1.0, by_width: bool = False
 ) -> tuple[Tensor, np.ndarray]:
-    """Warp an image to a canvas: TEST_RESOLUTION "fixed" (original.md: Test resolution).
+    """Warp an image to a canvas: TEST_RESOLUTION "fixed".
 
-    The longer side is scaled to the canvas width. The window is not scaled with the image: `scale` > 1 zooms in and
-    `scale` < 1 adds a border, as in the reference.
+    The longer side is scaled to the canvas width (original.md: Test resolution). The window is not scaled with the
+    image: `scale` > 1 zooms in and `scale` < 1 adds a border, as in the reference.
 
     Args:
         image: (C, H, W).

@@ -1,4 +1,7 @@
-"""Transforms in index coordinates: pixel centers are integers, and a horizontal flip maps x to W - 1 - x."""
+"""Image transforms in index coordinates.
+
+Pixel centers have integer coordinates, so a horizontal flip maps x to W - 1 - x.
+"""
 
 from __future__ import annotations
 

@@ -38,11 +38,12 @@ def draw_instances(
     properties: Sequence[Drawable] = (),
     inputs: Mapping[str, Any] = _NO_INPUTS,
 ) -> np.ndarray:
-    """Draw detections (``pred_boxes``, ``scores``, ``pred_classes``) or ground truth (``gt_boxes``, ``gt_classes``).
+    """Draw detections or ground truth on an image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        instances: detections or ground truth in image coordinates.
+        instances: detections (``pred_boxes``, ``scores``, ``pred_classes``) or ground truth (``gt_boxes``,
+            ``gt_classes``) in image coordinates.
         class_names: names of the classes; by default, class indices are drawn.
         threshold: detections with at most this score are not drawn.
         properties: properties to draw in addition to boxes.
@@ -110,7 +111,7 @@ def draw_heatmap(image: np.ndarray, heatmap: Tensor, to_image: Tensor) -> np.nda
 
 
 def side_by_side(figures: Sequence[np.ndarray], captions: Sequence[str] = (), min_width: int = 320) -> np.ndarray:
-    """Arrange figures in a row, enlarged to a readable width, with captions above them.
+    """Join figures in a row, enlarged to a readable width, with captions above them.
 
     Args:
         figures: (H, W, 3) uint8 arrays, which may have different sizes.
@@ -143,7 +144,7 @@ def draw_training(
     properties: Sequence[Drawable] = (),
     inputs: Mapping[str, Any] = _NO_INPUTS,
 ) -> np.ndarray:
-    """Draw the ground truth, the predictions and the center heatmap of one training image.
+    """Draw ground truth, predictions and center heatmap of one training image.
 
     Args:
         image: (3, H, W) network input before normalization.

@@ -1,4 +1,4 @@
-"""Exit codes and error reporting shared by all command lines, and imports of user modules."""
+"""Exit codes, error reporting and imports of user modules for command lines."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def run(
 
 
 def is_expected(error: BaseException) -> bool:
-    """Return True for errors that are reported without a traceback; all others are bugs."""
+    """Return True for errors that are reported without a traceback."""
     return isinstance(error, EXPECTED) or _is_out_of_memory(error)
 
 
@@ -101,10 +101,10 @@ def error_message(error: BaseException) -> str:
 
 
 def import_user_modules(names: Iterable[str]) -> list[ModuleType]:
-    """Import user modules by name or by file path; the folder of a file is added to ``sys.path``.
+    """Import user modules by name or by file path.
 
-    Modules that are already imported are not imported again, so a process may call this function repeatedly. Configs
-    cannot import modules.
+    The folder of a file is added to ``sys.path``. Modules that are already imported are not imported again, so a
+    process may call this function repeatedly. Configs cannot import modules.
 
     Raises:
         FileNotFoundError: a file does not exist.

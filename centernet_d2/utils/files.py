@@ -1,4 +1,4 @@
-"""Path validation, the cache location, atomic writes and the lock of an output folder."""
+"""Path validation, cache location, atomic writes and locks of output folders."""
 
 from __future__ import annotations
 
@@ -85,14 +85,17 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove temporary files of killed processes; no other process may be writing to the folder."""
+    """Remove the temporary files of killed processes.
+
+    No other process may be writing to the folder.
+    """
     for path in Path(folder).glob(".*.tmp"):
         if path.is_symlink() or path.is_file():
             path.unlink()
 
 
 def is_inside(path: Path) -> bool:
-    """Return True for a file whose target, after resolving links, is in the same folder."""
+    """Return True for a file that is not a symbolic link to another folder."""
     return path.is_file() and path.resolve().parent == path.parent.resolve()
 
 
@@ -145,7 +148,10 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Return $CENTERNET_D2_CACHE, else $XDG_CACHE_HOME/centernet_d2, else ~/.cache/centernet_d2."""
+    """Return the cache folder.
+
+    It is $CENTERNET_D2_CACHE, else $XDG_CACHE_HOME/centernet_d2, else ~/.cache/centernet_d2.
+    """
     if own := os.environ.get("CENTERNET_D2_CACHE"):
         return Path(os.path.expanduser(own))
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "centernet_d2"
@@ -168,9 +174,10 @@ def check_local(path: str | Path, what: str) -> None:
 
 
 def leaves_folder(name: str, folder: str | Path) -> bool:
-    """Return True if a name, relative to a folder, is outside the parent of this folder.
+    """Return True if a relative name leads out of the parent of a folder.
 
-    This is False for ``../images/a.jpg`` and True for ``../../a.jpg``. Symbolic links are not resolved.
+    The name is relative to the folder. The result is False for ``../images/a.jpg`` and True for ``../../a.jpg``.
+    Symbolic links are not resolved.
     """
     if os.path.isabs(name):
         return False

@@ -23,7 +23,7 @@ CONSOLE_LOGGERS = (
 
 
 def is_user_message(record: logging.LogRecord) -> bool:
-    """Return True for warnings, progress and result tables (filter of the console handler)."""
+    """Return True for warnings, progress and result tables: a console filter."""
     if record.exc_info:  # The command line reports the error.
         return False
     # The formatter of another handler may already have abbreviated the name.
@@ -43,13 +43,13 @@ def _is_not_mapping_notice(record: logging.LogRecord) -> bool:
 
 
 def drop_pixel_notice() -> None:
-    """Suppress Pillow's warning about large images; ``imaging.reading.max_pixels`` limits them."""
+    """Suppress Pillow's warning about large images, which ``max_pixels`` limits."""
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Suppress import warnings of Detectron2 about features that this project does not use."""
+    """Suppress import warnings of Detectron2 about features that are not used."""
     # This logger reports a missing CUDA runtime, which is required only for compilation.
     with warnings.catch_warnings(), errors_only("torch.utils.cpp_extension"):
         warnings.filterwarnings("ignore", r"`torch\.jit\.script", FutureWarning)

@@ -56,7 +56,7 @@ class Signals:
 
     @contextmanager
     def raise_immediately(self) -> Iterator[None]:
-        """Raise :class:`Stopped` at the first signal in this context, or at entry if one was received."""
+        """Raise :class:`Stopped` at the first signal, or now if one was received."""
         if self:
             raise Stopped(self.number)
         self._immediate = True
@@ -68,7 +68,10 @@ class Signals:
 
 @contextmanager
 def defer_signals(*numbers: int, callback: Callable[[int], object] | None = None) -> Iterator[Signals]:
-    """Defer signals in this context, see :class:`Signals`; only the main thread receives signals."""
+    """Defer signals in this context, see :class:`Signals`.
+
+    Only the main thread receives signals.
+    """
     signals = Signals(callback)
     if threading.current_thread() is not threading.main_thread():
         yield signals

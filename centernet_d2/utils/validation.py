@@ -37,7 +37,9 @@ def number_table(rows: Sequence[object], width: int) -> np.ndarray | None:
 
 
 class ArgumentError(ValueError):
-    """Error about an argument; :func:`name_keys` converts it to an error about a config key.
+    """Error about the value of an argument.
+
+    :func:`name_keys` converts it to an error about a config key.
 
     Attributes:
         argument: name of the argument, the first part of the message.
