@@ -17,7 +17,7 @@ from centernet_d2.checkpoint import load_file
 from centernet_d2.cli import train as command
 from centernet_d2.engine import Trainer
 from centernet_d2.utils.files import lock_folder
-from conftest import data_sets_forgotten
+from conftest import restore_catalogs
 from synthetic.shapes import write_shapes
 
 # Everything that has a state, and an evaluation behind every second iteration.
@@ -106,7 +106,7 @@ def assert_same(left, right):
 def unstopped(parse, tiny_model, shapes_folder, tmp_path_factory):
     """The folder of a run that nothing stopped; its best evaluation is that behind iteration 3."""
     folder = tmp_path_factory.mktemp("unstopped") / "out"
-    with pytest.MonkeyPatch.context() as patch, data_sets_forgotten():
+    with pytest.MonkeyPatch.context() as patch, restore_catalogs():
         patch.setenv("DETECTRON2_DATASETS", str(shapes_folder))
         setup_logger.cache_clear()
         for name in ("fvcore", "detectron2", "centernet_d2"):
