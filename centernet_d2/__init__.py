@@ -1,7 +1,7 @@
 """CenterNet ("Objects as Points", arXiv 1904.07850) as a Detectron2 plugin.
 
-The public names are loaded on first access, so that ``import centernet_d2`` needs neither torch nor Detectron2.
-Accessing any of them, or importing ``centernet_d2.modeling``, registers the meta-architecture, the backbones and the
+Public names are imported on first access, so ``import centernet_d2`` works without torch and Detectron2. Accessing a
+public name, or importing ``centernet_d2.modeling``, registers the meta-architecture, the backbones and the
 point heads with Detectron2.
 """
 
@@ -20,7 +20,7 @@ __version__ = "0.1.0"
 
 __all__ = ["CenterNet", "Predictor", "add_centernet_config", "load_config", "model_zoo"]
 
-# Public name -> the module that defines it.
+# Public name -> module that defines it.
 _SOURCES = {
     "CenterNet": "modeling",
     "Predictor": "predictor",
@@ -30,7 +30,7 @@ _SOURCES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name (PEP 562)."""
+    """Import a public name on first access (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import_module(".modeling", __name__)  # Registers everything with Detectron2.

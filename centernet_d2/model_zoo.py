@@ -1,4 +1,4 @@
-"""The project's configs, and the models they describe."""
+"""Model zoo: configs of the project, and models with released weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from omegaconf import DictConfig
 
 from .checkpoint import CenterNetCheckpointer
-from .config.catalog import TRAINED, available, find_trained, get_config_file
+from .config.catalog import RELEASED, available, find_released, get_config_file
 from .config.loading import load_config
 from .modeling import CenterNet
 
@@ -17,16 +17,17 @@ __all__ = ["available", "get", "get_config", "get_config_file"]
 
 
 def get_config(name: str, *, trained: bool = False) -> CfgNode | DictConfig:
-    """The config of a name, as in Detectron2's model zoo.
+    """Return a config by name, like Detectron2's model zoo.
 
     Args:
-        name: one of :func:`available`; those of ``available(".py")`` are LazyConfigs, and those of
-            ``available(trained=True)`` have weights without being told.
-        trained: set MODEL.WEIGHTS to the weights of the original's authors, which are fetched where they are read.
+        name: one of :func:`available`. Names of ``available(".py")`` return LazyConfigs; names of
+            ``available(trained=True)`` imply `trained`.
+        trained: set MODEL.WEIGHTS to the weights released with the reference implementation, which are downloaded when
+            they are loaded.
 
     Raises:
-        FileNotFoundError: there is no such config.
-        ValueError: there are no such weights.
+        FileNotFoundError: the config does not exist.
+        ValueError: no weights are released for this config.
     """
     path = get_config_file(name)
     overrides = ["MODEL.WEIGHTS", _trained_name(name)] if trained else []
@@ -37,19 +38,19 @@ def get(name: str, weights: str | Path = "", device: str | None = None, *, train
     """Build the model of a config, in evaluation mode.
 
     Args:
-        name: one of :func:`available`, or the path of a file.
-        weights: file to load, of ours or of the original's authors; without one, the model has random weights
-            unless the name is that of some.
-        device: where the model goes; by default what the config says.
-        trained: load the weights of the original's authors.
+        name: one of :func:`available`, or the path of a config file.
+        weights: weights file of this project or of the reference implementation. By default, the weights are random,
+            unless `name` is the short name of released weights.
+        device: device of the model; by default MODEL.DEVICE of the config.
+        trained: load the weights released with the reference implementation.
 
     Raises:
-        FileNotFoundError: there is no such config, or no such file, or it cannot be fetched.
-        ValueError: the weights do not fit the model, or there are none.
+        FileNotFoundError: the config or the weights file does not exist, or the weights cannot be downloaded.
+        ValueError: the weights do not match the model, or no weights are released for this config.
     """
     if trained and weights:
-        raise ValueError(f"trained means weights of the original's authors, but {weights} are given: give one of them")
-    if trained or find_trained(name):
+        raise ValueError(f"trained=True loads released weights, but weights is '{weights}': set only one of them")
+    if trained or find_released(name):
         weights = weights or _trained_name(name)
     model = build_model(load_config(name, ["MODEL.DEVICE", device] if device else [])).eval()
     CenterNetCheckpointer(model).load(str(weights))
@@ -57,10 +58,10 @@ def get(name: str, weights: str | Path = "", device: str | None = None, *, train
 
 
 def _trained_name(name: str) -> str:
-    """The short name of the weights that the original's authors released for a config, or for itself."""
-    found = [one.name for one in TRAINED if name in (one.name, one.config)]
-    if not found:
+    """Return the short name of the weights released for a config, which may be the name itself."""
+    names = [weights.name for weights in RELEASED if name in (weights.name, weights.config)]
+    if not names:
         raise ValueError(
-            f"the original's authors released no weights for {name}; there are: {', '.join(available(trained=True))}"
+            f"no released weights exist for {name}; available weights: {', '.join(available(trained=True))}"
         )
-    return found[0]
+    return names[0]

@@ -14,18 +14,20 @@ from detectron2.utils.logger import setup_logger
 from support.released import write_released
 
 ROOT = Path(__file__).resolve().parent.parent
-# What is too large for the repository; CONTRIBUTING.md says what is in there.
+# Test data that is too large for the repository, described in CONTRIBUTING.md.
 EXTRA_DATA = Path(os.environ.get("CENTERNET_D2_TEST_DATA") or ROOT.parent / "shared")
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# Fixtures of tiny trainings.
+# Fixtures for tiny trainings.
 pytest_plugins = ["support.training"]
 
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--reference", default=None, help="folder of recorded vectors (default: the extra data, else tests/golden)"
+        "--reference",
+        default=None,
+        help="folder of recorded reference outputs (default: extra data, else tests/golden)",
     )
 
 
@@ -33,7 +35,7 @@ def reference_folder(config) -> Path:
     chosen = config.getoption("--reference")
     if chosen:
         if not any(Path(chosen).glob("*/*")):
-            raise pytest.UsageError(f"--reference {chosen} has no recorded files")
+            raise pytest.UsageError(f"--reference {chosen} contains no recorded files")
         return Path(chosen)
     recorded = EXTRA_DATA / "reference" / "golden"
     return recorded if recorded.is_dir() else ROOT / "tests" / "golden"
@@ -41,7 +43,7 @@ def reference_folder(config) -> Path:
 
 def pytest_configure(config):
     if os.environ.get("CENTERNET_D2_TEST_DATA") and not EXTRA_DATA.is_dir():
-        raise pytest.UsageError(f"CENTERNET_D2_TEST_DATA is {EXTRA_DATA}, which is no folder")
+        raise pytest.UsageError(f"CENTERNET_D2_TEST_DATA is {EXTRA_DATA}, which is not a folder")
 
 
 def pytest_generate_tests(metafunc):
@@ -53,23 +55,23 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session")
 def shared():
-    """The folder of extra data; without it, tests that need it are left out."""
+    """Folder of extra data; tests that require it are skipped if it does not exist."""
     if not EXTRA_DATA.is_dir():
         pytest.skip("needs extra data: CENTERNET_D2_TEST_DATA, see CONTRIBUTING.md")
     return EXTRA_DATA
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache_of_its_own(tmp_path_factory):
-    """Nothing is read from or written to the cache of whoever runs the tests."""
+def _temporary_cache(tmp_path_factory):
+    """Use a temporary cache instead of the cache of the user."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CENTERNET_D2_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
 
 @pytest.fixture(autouse=True)
-def _same_random_numbers():
-    """Each test draws the same random numbers, alone and after any other."""
+def _fixed_seeds():
+    """Seed random number generators, so that results do not depend on the order of tests."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -77,15 +79,15 @@ def _same_random_numbers():
 
 @pytest.fixture(scope="session")
 def released(tmp_path_factory):
-    """A cache with the file of r18-coco, its weights made up: the one of the authors cannot be had here."""
+    """Cache folder with a file of r18-coco, whose weights are random instead of the released ones."""
     folder = tmp_path_factory.mktemp("released")
     write_released(folder, "r18-coco")
     return folder
 
 
 @contextmanager
-def data_sets_forgotten():
-    """What is registered in this context is gone after it; also for fixtures that run before a test."""
+def restore_catalogs():
+    """Remove the datasets that are registered in this context."""
     catalogs = (DatasetCatalog, MetadataCatalog)
     before = [set(catalog.list()) for catalog in catalogs]
     try:
@@ -97,14 +99,14 @@ def data_sets_forgotten():
 
 
 @pytest.fixture(autouse=True)
-def _data_sets_are_forgotten():
-    with data_sets_forgotten():
+def _restore_catalogs():
+    with restore_catalogs():
         yield
 
 
 @pytest.fixture(autouse=True)
-def _log_handlers_are_forgotten(monkeypatch):
-    """A run in a test logs as in a new process; handlers of others write to what was standard output then."""
+def _reset_log_handlers(monkeypatch):
+    """Remove log handlers, which would write to the captured standard output of earlier tests."""
     setup_logger.cache_clear()
     for name in ("fvcore", "detectron2", "centernet_d2"):
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
@@ -112,7 +114,7 @@ def _log_handlers_are_forgotten(monkeypatch):
 
 @pytest.fixture(scope="session")
 def load_script():
-    """Import a script of the project by its path (Detectron2 installs a package called tools, so not by its name)."""
+    """Function that imports a script by path, because Detectron2 installs a package called tools."""
 
     def load(path: str):
         spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)

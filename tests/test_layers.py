@@ -1,4 +1,4 @@
-"""Layers: imports go down, and shared packages name no attribute of a point (docs/architecture.md)."""
+"""Package layers: no upward imports, and no property names in shared packages (docs/architecture.md)."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 PACKAGE = ROOT / "centernet_d2"
-# From the bottom up. Packages of one layer may import each other, but not in a circle; those in APART do not.
+# From bottom to top. Packages of one layer may import each other without cycles, except for those in INDEPENDENT.
 LAYERS = (
     ("utils",),
     ("structures", "imaging", "config"),
@@ -21,10 +21,10 @@ LAYERS = (
     ("cli",),
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
-APART = {"engine", "predictor"}
+INDEPENDENT = {"engine", "predictor"}
 
 PROPERTIES = re.compile("keypoint|box3d|boxes3d|rotation_y|camera", re.IGNORECASE)
-# Packages that are about attributes, or about file formats and metrics of others.
+# Packages for specific properties, file formats or metrics.
 SPECIFIC = (
     "modeling/heads/",
     "structures/",
@@ -37,10 +37,10 @@ SPECIFIC = (
     "config/catalog.py",
     "autoconfig/task.py",
 )
-# Modules in which a camera is a source of video.
-READ_CAMERAS = {"cli/detect.py", "cli/sources.py"}
-# The table of heads, and a filter that Detectron2 calls by this name.
-LISTED = {
+# Modules in which a camera is a video source.
+VIDEO_CAMERA_MODULES = {"cli/detect.py", "cli/sources.py"}
+# The list of heads, and names of Detectron2's keypoint filter.
+ALLOWED_NAMES = {
     "modeling/__init__.py": {"Box3DHead", "KeypointHead"},
     "engine/trainer.py": {
         "filter_images_with_few_keypoints",
@@ -62,7 +62,7 @@ def package_of(path):
 
 
 def imported_packages(path):
-    """The packages of this package that a module imports, those for type checkers included."""
+    """Yield the packages of the project that a module imports, including imports for type checkers."""
     parts = ("centernet_d2", *path.relative_to(PACKAGE).with_suffix("").parts)
     parent = parts[:-1]
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -87,18 +87,18 @@ def test_imports_do_not_go_up(path):
     package = package_of(path)
     if package == "__init__":
         return
-    # The configs are data, shipped as a package.
+    # The configs are data, installed as a package.
     above = {other for other in imported_packages(path) if other != "configs" and LEVEL[other] > LEVEL[package]}
-    assert not above, f"{package} imports {above} from above"
+    assert not above, f"{package} imports {above} of a higher layer"
 
 
 def test_engine_and_predictor_do_not_import_each_other():
     for path in modules():
-        if (package := package_of(path)) in APART:
-            assert not APART & set(imported_packages(path)) - {package}, path
+        if (package := package_of(path)) in INDEPENDENT:
+            assert not INDEPENDENT & set(imported_packages(path)) - {package}, path
 
 
-def test_packages_of_one_layer_import_each_other_in_no_circle():
+def test_packages_of_one_layer_have_no_circular_imports():
     known = {package: set() for package in LEVEL}
     for path in modules():
         if (package := package_of(path)) in LEVEL:
@@ -107,11 +107,11 @@ def test_packages_of_one_layer_import_each_other_in_no_circle():
     while free := [package for package, others in left.items() if not others & left.keys()]:
         for package in free:
             del left[package]
-    assert not left, f"these import each other: {left}"
+    assert not left, f"circular imports: {left}"
 
 
 def words(path):
-    """Names and texts in the code of a module, without its docstrings."""
+    """Yield the names and strings in the code of a module, without docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     docstrings = set()
     for node in ast.walk(tree):
@@ -132,14 +132,14 @@ def shared_modules():
     names = {path: path.relative_to(PACKAGE).as_posix() for path in modules()}
     own = {path: name for path, name in names.items() if not name.startswith(SPECIFIC)}
     scripts = [*(ROOT / "tools").glob("*.py"), ROOT / "train_net.py", ROOT / "demo.py"]
-    # Tools that draw the project's own data sets and the pictures of a page are about them.
-    about = {"draw_dataset.py", "draw_conventions.py"}
-    return {**own, **{path: f"{path.name}" for path in scripts if path.name not in about}}
+    # Tools that draw synthetic datasets and figures of the documentation use properties.
+    specific = {"draw_dataset.py", "draw_conventions.py"}
+    return {**own, **{path: f"{path.name}" for path in scripts if path.name not in specific}}
 
 
 @pytest.mark.parametrize(("path", "name"), list(shared_modules().items()), ids=list(shared_modules().values()))
 def test_shared_modules_name_no_property(path, name):
-    found = {word for word in words(path) if PROPERTIES.search(word)}
-    if name in READ_CAMERAS:
-        found = {word for word in found if PROPERTIES.search(word.lower().replace("camera", ""))}
-    assert found == LISTED.get(name, set())
+    matches = {word for word in words(path) if PROPERTIES.search(word)}
+    if name in VIDEO_CAMERA_MODULES:
+        matches = {word for word in matches if PROPERTIES.search(word.lower().replace("camera", ""))}
+    assert matches == ALLOWED_NAMES.get(name, set())

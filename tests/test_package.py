@@ -12,11 +12,11 @@ import pytest
 
 import centernet_d2
 from centernet_d2 import model_zoo
-from centernet_d2.utils import logging as quiet
+from centernet_d2.utils import logging as log_filters
 from conftest import ROOT
 
 
-def test_without_detectron2_one_sentence_says_how_to_get_it():
+def test_import_without_detectron2_explains_installation():
     # None in sys.modules makes an import fail as if the package were not installed.
     script = "import sys; sys.modules['detectron2'] = None; import centernet_d2; centernet_d2.Predictor"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
@@ -25,14 +25,14 @@ def test_without_detectron2_one_sentence_says_how_to_get_it():
 
 
 def run_fresh(script):
-    """Run a script in a new process, in which nothing is imported yet; raise its standard error if it fails."""
+    """Run a script in a new process and return its standard output."""
     command = [sys.executable, "-W", "ignore", "-c", script]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
 
-def test_detectron2_builds_a_model_from_its_own_config():
+def test_build_model_from_detectron2_config():
     assert "CenterNet CenterHead BoxHead" in run_fresh("""
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
@@ -47,7 +47,7 @@ print(type(model).__name__, *model.heads)
 """)
 
 
-def test_detectron2_instantiates_a_lazy_config():
+def test_instantiate_lazy_config():
     assert "CenterNet 80" in run_fresh("""
 from detectron2.config import LazyConfig, instantiate
 
@@ -56,7 +56,7 @@ print(type(model).__name__, model.num_classes)
 """)
 
 
-def test_readers_and_utils_work_without_torch_and_detectron2():
+def test_readers_and_utils_import_without_torch_and_detectron2():
     run_fresh("""
 import importlib, pkgutil, sys
 
@@ -107,22 +107,21 @@ for statement in {[*accesses, "import centernet_d2.modeling"]!r}:
 """)
 
 
-def test_an_import_says_nothing_of_others():
-    # A process of its own, as here everything is imported already.
-    # Nor does it reach for the net.
+def test_import_shows_no_warnings_of_dependencies():
+    # A new process, because everything is imported here already. Without sockets, network access would fail.
     script = "import socket, sys; socket.socket.connect = socket.getaddrinfo = None; "
     script += "import centernet_d2.engine, centernet_d2.cli.detect, logging; logging.getLogger('x').warning('heard'); "
     script += "assert 'gdown' not in sys.modules"
     command = [sys.executable, "-W", "default", "-c", script]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
-    told = [line for line in result.stderr.splitlines() if "torch.jit" in line or "CUDA" in line or "pkg_res" in line]
-    assert (told, result.stdout) == ([], "")
+    lines = [line for line in result.stderr.splitlines() if "torch.jit" in line or "CUDA" in line or "pkg_res" in line]
+    assert (lines, result.stdout) == ([], "")
     assert "heard" in result.stderr
 
 
-def test_a_notice_on_category_ids_is_dropped_and_nothing_else(caplog):
+def test_only_category_id_warning_is_suppressed(caplog):
     log = logging.getLogger("detectron2.data.datasets.coco")
-    quiet.drop_mapping_notice()
+    log_filters.drop_mapping_notice()
     with caplog.at_level(logging.WARNING, log.name):
         log.warning("Category ids in annotations are not in [1, #categories]! We'll apply a mapping for you.")
         log.warning("something else")
@@ -132,7 +131,7 @@ def test_a_notice_on_category_ids_is_dropped_and_nothing_else(caplog):
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """What `pip install -e` makes of a clone called centernet_d2: the clone, and the folder of installed packages."""
+    """Result of `pip install -e` for a clone called centernet_d2: the clone, and the site-packages folder."""
     folder = tmp_path_factory.mktemp("installed")
     clone, site = folder / "centernet_d2", folder / "site"
     for name in ("centernet_d2", "configs"):
@@ -140,25 +139,25 @@ def installed(tmp_path_factory):
     for name in ("setup.py", "pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, clone)
     build = f"from setuptools.build_meta import build_editable; build_editable({str(folder)!r})"
-    # A process of its own, because setuptools builds in the current folder.
+    # A separate process, because setuptools builds in the current folder.
     subprocess.run([sys.executable, "-c", build], cwd=clone, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
     return clone, site
 
 
-def test_beside_a_clone_the_package_is_found_and_not_the_folder_of_the_clone(installed):
+def test_installed_package_is_found_next_to_clone(installed):
     clone, site = installed
     find = (
         f"import site; site.addsitedir({str(site)!r}); import importlib.util as u; print(u.find_spec('centernet_d2'))"
     )
-    # A process of its own, without the packages of this environment (-S), which may have the project installed already.
+    # A separate process without site-packages (-S), where the project may already be installed.
     command = [sys.executable, "-E", "-S", "-c", find]
     found = subprocess.run(command, cwd=clone.parent, check=True, capture_output=True, text=True).stdout
     assert f"origin='{clone}/centernet_d2/__init__.py'" in found
 
 
-def test_what_is_installed_has_the_version_that_the_package_says(installed):
+def test_installed_version_matches_package(installed):
     (distribution,) = metadata.distributions(path=[str(installed[1])])
     assert (distribution.name, distribution.version) == ("centernet_d2", centernet_d2.__version__)
 
@@ -170,17 +169,15 @@ def test_what_is_installed_has_the_version_that_the_package_says(installed):
         ("centernet-detect", "[--camera NUMBER] (--config-file CONFIG | --model NAME)", ["x.png", "--json", "r.json"]),
     ],
 )
-def test_installed_commands_have_their_own_name_in_help_and_errors(
-    installed, monkeypatch, capsys, command, usage, arguments
-):
+def test_installed_commands_print_their_name(installed, monkeypatch, capsys, command, usage, arguments):
     (distribution,) = metadata.distributions(path=[str(installed[1])])
     (entry,) = distribution.entry_points.select(group="console_scripts", name=command)
     main = entry.load()
     monkeypatch.setattr("sys.argv", [f"/usr/bin/{command}"])
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exit_info:
         main(["--help"])
     shown = capsys.readouterr().out
-    assert end.value.code == 0
+    assert exit_info.value.code == 0
     assert shown.startswith(f"usage: {command} [-h] ")
     assert usage in " ".join(shown.split())
     assert ",".join(model_zoo.available(trained=True)) in "".join(shown.split())
@@ -190,7 +187,7 @@ def test_installed_commands_have_their_own_name_in_help_and_errors(
     assert f"{command}: " in capsys.readouterr().err
 
 
-def test_every_installed_command_prints_its_help(installed, monkeypatch, capsys):
+def test_installed_commands_print_help(installed, monkeypatch, capsys):
     (distribution,) = metadata.distributions(path=[str(installed[1])])
     commands = distribution.entry_points.select(group="console_scripts")
     assert {"centernet-train", "centernet-benchmark"} <= commands.names
@@ -201,20 +198,20 @@ def test_every_installed_command_prints_its_help(installed, monkeypatch, capsys)
         assert capsys.readouterr().out.startswith(f"usage: {entry.name} [-h] ")
 
 
-def test_an_import_leaves_detectron2_what_it_is():
+def test_import_does_not_modify_detectron2():
     assert centernet_d2.Predictor
-    theirs = detectron2.engine.defaults.DetectionCheckpointer
-    assert theirs is detectron2.checkpoint.DetectionCheckpointer
-    assert theirs.__module__ == "detectron2.checkpoint.detection_checkpoint"
+    checkpointer = detectron2.engine.defaults.DetectionCheckpointer
+    assert checkpointer is detectron2.checkpoint.DetectionCheckpointer
+    assert checkpointer.__module__ == "detectron2.checkpoint.detection_checkpoint"
 
 
-def test_every_config_is_in_the_wheel(monkeypatch):
-    said = {}
-    monkeypatch.setattr("setuptools.setup", lambda **options: said.update(options))
+def test_wheel_contains_all_configs(monkeypatch):
+    setup_options = {}
+    monkeypatch.setattr("setuptools.setup", lambda **options: setup_options.update(options))
     monkeypatch.chdir(ROOT)
     runpy.run_path("setup.py")
-    root = ROOT / said["package_dir"]["centernet_d2.configs"]
-    packed = {path for pattern in said["package_data"]["centernet_d2.configs"] for path in root.glob(pattern)}
+    root = ROOT / setup_options["package_dir"]["centernet_d2.configs"]
+    packed = {path for pattern in setup_options["package_data"]["centernet_d2.configs"] for path in root.glob(pattern)}
     files = {path for suffix in ("yaml", "py") for path in root.rglob(f"*.{suffix}")}
     assert files - packed == {root / "__init__.py"}
     assert {root / name for name in model_zoo.available(".py")} <= packed

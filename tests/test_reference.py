@@ -1,4 +1,7 @@
-"""The recorded inputs and outputs of the original, file by file (--reference DIR: others; -s: a line each)."""
+"""Comparison with recorded inputs and outputs of the reference implementation, file by file.
+
+``--reference FOLDER`` selects other recordings, and ``-s`` prints one line per file.
+"""
 
 import pytest
 
@@ -19,5 +22,5 @@ def test_reference(reference_file, tmp_path):
         raise
     finally:
         print(f"\nreference {kind}: {comparison}")
-    assert comparison.arrays > 0, "nothing was compared"
+    assert comparison.arrays > 0, "no arrays were compared"
     assert not comparison.failures, str(comparison)

@@ -13,7 +13,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
-from ..utils.files import is_inside, write_whole
+from ..utils.files import is_inside, write_atomically
 from .loading import find_trunk, find_weights, load_file
 from .reference_names import to_our_names, trunk_state_dict
 
@@ -142,13 +142,13 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         data.update({key: one.state_dict() for key, one in self.checkpointables.items()}, **kwargs)
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        write_whole(path, lambda file: torch.save(data, file))
+        write_atomically(path, lambda file: torch.save(data, file))
         self.iteration = kwargs.get("iteration")
         if self.checkpointables:
             self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        write_whole(self._note, lambda file: file.write(last_filename_basename.encode()))
+        write_atomically(self._note, lambda file: file.write(last_filename_basename.encode()))
 
     def files(self) -> list[Path]:
         """See :func:`checkpoint_files`."""

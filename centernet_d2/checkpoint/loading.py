@@ -14,7 +14,7 @@ import torchvision
 from iopath.common.file_io import file_lock
 from torch import Tensor
 
-from ..config.catalog import find_trained
+from ..config.catalog import find_released
 from ..utils.files import cache_folder, check_local
 
 __all__ = ["check_exists", "fetch_from_drive", "fetch_once", "find_trunk", "find_weights", "load_file"]
@@ -29,7 +29,7 @@ def find_weights(name: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is no such file, or it cannot be fetched.
     """
-    trained = find_trained(name)
+    trained = find_released(name)
     if trained is None:
         check_exists(name)
         return Path(name)

@@ -1,9 +1,9 @@
-"""Convert weights between files of the reference implementation and of this project, without loss.
+"""Convert weights to or from the format of the reference implementation.
 
     centernet-convert INPUT.pth OUTPUT.pth --config COCO-Detection/centernet_DLA_34_2x.yaml
 
-The direction follows from the input. Only the names of the tensors change. Training, evaluation and prediction
-read both kinds of files; conversion is for other programs.
+The direction depends on the input file. Only tensor names change, so the conversion is lossless. Training, evaluation
+and detection read both formats; the conversion is intended for other programs.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from ..utils import cli
 
 
 def convert(data: dict, names: dict[str, str]) -> dict:
-    """Convert the content of a file.
+    """Convert the content of a weights file.
 
     Args:
         data: ``{"model": ...}`` of this project, or ``{"state_dict": ...}`` or a plain state dict of the reference.
-        names: our name -> name in the reference implementation, see :func:`centernet_d2.checkpoint.original_names`.
+        names: tensor name -> name in the reference implementation, see
+            :func:`centernet_d2.checkpoint.original_names`.
 
     Raises:
         ValueError: a tensor has no counterpart.
@@ -34,13 +35,13 @@ def convert(data: dict, names: dict[str, str]) -> dict:
         rest = {key: value for key, value in data.items() if key != "model"}
         return {**rest, "state_dict": _rename(data["model"], names)}
     rest = {key: value for key, value in data.items() if key != "state_dict"} if "state_dict" in data else {}
-    ours = {original: name for name, original in names.items()}
-    return {**rest, "model": _rename(original_state_dict(data), ours)}
+    own_names = {original: name for name, original in names.items()}
+    return {**rest, "model": _rename(original_state_dict(data), own_names)}
 
 
 def _rename(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
     if unknown := [name for name in state if name not in names]:
-        raise ValueError(f"{len(unknown)} tensors are not part of the model of this config: {', '.join(unknown[:5])}")
+        raise ValueError(f"{len(unknown)} tensors do not exist in the model of this config: {', '.join(unknown[:5])}")
     return {names[name]: tensor for name, tensor in state.items()}
 
 
@@ -49,20 +50,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--config", required=True, help="config of the model: a name of the model zoo, or a file")
+    parser.add_argument("--config", required=True, help="config of the model: a file, or a name of the model zoo")
     return cli.run(parser, convert_file, argv)
 
 
 def convert_file(args: argparse.Namespace) -> None:
-    """Convert the file of a command line."""
+    """Convert the file specified on the command line."""
     if args.output.exists():
-        raise FileExistsError(f"{args.output} already exists; nothing is overwritten")
+        raise FileExistsError(f"{args.output} already exists and is not overwritten; choose another name")
     if not args.output.parent.is_dir():
-        raise FileNotFoundError(f"{args.output}: its folder does not exist")
+        raise FileNotFoundError(f"{args.output}: the output folder does not exist")
     check_exists(args.input)
     cfg = load_config(args.config, ["MODEL.DEVICE", "cpu"])
-    with torch.device("meta"):  # Only names are needed.
+    with torch.device("meta"):  # Only the names are used.
         names = original_names(CenterNet(cfg))
     data = load_file(args.input)
     torch.save(convert(data, names), args.output)
-    print(f"{args.output}: written for {'the reference implementation' if 'model' in data else 'this project'}")
+    print(f"saved {args.output} for {'the reference implementation' if 'model' in data else 'this project'}")

@@ -1,4 +1,4 @@
-"""Command line of demo.py and centernet-detect: detect in images, draw, write."""
+"""Command line of demo.py and centernet-detect."""
 
 from __future__ import annotations
 
@@ -23,50 +23,59 @@ from ..imaging.visualization import draw_heatmap, draw_instances
 from ..modeling.heads import Property, build_properties
 from ..predictor import Predictor
 from ..utils import cli
-from ..utils.signals import signals_noted
-from .sinks import CODECS, JsonSink, PictureFile, PictureSink, VideoSink, output_kind, refuse_existing
+from ..utils.signals import defer_signals
+from .sinks import CODECS, ImageFileSink, ImageFolderSink, JsonSink, VideoSink, output_kind, refuse_existing
 from .sources import Frame, ImageSource, VideoSource, open_source, unsearched_folders
 
 __all__ = ["main"]
 
-USAGE = """Detect objects in pictures, draw them, and write them down. Needs no screen.
+USAGE = """Detect objects in images, videos or a camera stream; save visualizations and JSON results.
 
-    %(prog)s photo.jpg --model dla34-coco --output drawn
-    %(prog)s photo.jpg --config-file CONFIG --weights model.pth --output drawn.jpg
-    %(prog)s photo.jpg folder/ 'more/*.png' --config-file CONFIG --weights model.pth --output pictures/
-    %(prog)s video.mp4 --config-file CONFIG --weights model.pth --output drawn.mp4 --json results.json
-    %(prog)s --camera 0 --config-file CONFIG --weights model.pth --output drawn.avi   (Ctrl-C stops)
-    %(prog)s street.png --config-file CONFIG --weights model.pth --output pictures/ --focal-length 720   (3-D boxes)
+    %(prog)s photo.jpg --model dla34-coco --output results/
+    %(prog)s photo.jpg --config-file CONFIG --weights model.pth --output result.jpg
+    %(prog)s photo.jpg folder/ 'more/*.png' --config-file CONFIG --weights model.pth --output results/
+    %(prog)s video.mp4 --config-file CONFIG --weights model.pth --output result.mp4 --json results.json
+    %(prog)s --camera 0 --config-file CONFIG --weights model.pth --output result.avi   (stop with Ctrl-C)
+    %(prog)s street.png --config-file CONFIG --weights model.pth --output results/ --focal-length 720   (3-D boxes)
 
-CONFIG is a file or the name of one in the model zoo. Exit code: 0; 1 if a picture could not be read or an option is
-wrong; 130 after Ctrl-C, which leaves valid files."""
+CONFIG is a file, or a name of the model zoo. Exit codes: 0 on success; 1 if an image cannot be read or an option is
+invalid; 130 after Ctrl-C (the files written so far are complete)."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="*", help="images, folders, globs, or one video")
-    parser.add_argument("--camera", type=int, metavar="NUMBER", help="read from a camera")
+    parser.add_argument("--camera", type=int, metavar="NUMBER", help="index of a camera to use as input")
     config = parser.add_mutually_exclusive_group(required=True)
-    config.add_argument("--config-file", metavar="CONFIG", help="a file, or a name such as COCO-Detection/...")
+    config.add_argument("--config-file", metavar="CONFIG", help="config: a file, or a name such as COCO-Detection/...")
     config.add_argument(
         "--model",
         dest="config_file",
         metavar="NAME",
-        help=f"config and weights of the original's authors: {', '.join(available(trained=True))}",
+        help=f"config with weights of the reference implementation: {', '.join(available(trained=True))}",
     )
-    parser.add_argument("--weights", default="", help="a file, or a NAME as above; default: those of the config")
-    parser.add_argument("--device", help="cpu, cuda, ...; default: MODEL.DEVICE of the config")
     parser.add_argument(
-        "--output", type=Path, help=f"folder for pictures, a picture for one image, or a video ({', '.join(CODECS)})"
+        "--weights", default="", help="a file, or a NAME as above (default: MODEL.WEIGHTS of the config)"
     )
-    parser.add_argument("--json", type=Path, help="file for all detections in COCO's results format")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: MODEL.DEVICE of the config)")
     parser.add_argument(
-        "--threshold", type=float, default=0.3, help="lowest score that is drawn, 0 to 1 (JSON has them all)"
+        "--output",
+        type=Path,
+        help=f"visualizations: a folder, an image file for a single image, or a video ({', '.join(CODECS)})",
     )
-    parser.add_argument("--heatmap", action="store_true", help="lay the heatmap of the centers over the pictures")
-    parser.add_argument("--batch-size", type=int, default=1, help="pictures that are in memory together")
-    parser.add_argument("--max-frames", type=int, help="stop after so many pictures")
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values, at the end")
+    parser.add_argument("--json", type=Path, help="file for all detections, in COCO results format")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.3,
+        help="minimum score of visualized detections, 0 to 1 (default: 0.3); the JSON file contains all detections",
+    )
+    parser.add_argument("--heatmap", action="store_true", help="overlay the center heatmap on the visualizations")
+    parser.add_argument("--batch-size", type=int, default=1, help="number of images per batch")
+    parser.add_argument("--max-frames", type=int, help="maximum number of images or frames to process")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last option"
+    )
     return parser
 
 
@@ -76,39 +85,42 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def add_property_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of all registered properties; :func:`use_property_arguments` refuses unused ones."""
-    # Once each: a derived property has the options of its base too.
+    """Add the options of all registered properties.
+
+    :func:`use_property_arguments` rejects options that do not apply to the model.
+    """
+    # Deduplicated, because a subclass of a property has the options of its base class.
     for flag, options in {flag: one for prop in known_properties() for flag, one in prop.arguments.items()}.items():
         parser.add_argument(flag, **options)
 
 
 def known_properties() -> list[type[Property]]:
-    """Return the properties of all registered heads, each once."""
+    """Return the properties of all registered heads, without duplicates."""
     return list(dict.fromkeys(head.property_type for _, head in POINT_HEAD_REGISTRY))
 
 
 def use_property_arguments(args: argparse.Namespace, properties: Sequence[Property]) -> None:
-    """Pass options to the properties of a model.
+    """Pass command-line options to the properties of a model.
 
     Raises:
-        ValueError: an option belongs to another property, or is invalid.
+        ValueError: an option belongs to a property that the model does not have, or is invalid.
     """
     own = {flag for prop in properties for flag in prop.arguments}
     for other in known_properties():
         values = {flag: getattr(args, flag[2:].replace("-", "_")) for flag in other.arguments if flag not in own}
-        given = [flag for flag, value in values.items() if value is not None and value is not False]
-        if given:
+        inapplicable = [flag for flag, value in values.items() if value is not None and value is not False]
+        if inapplicable:
             raise ValueError(
-                f"{', '.join(given)} belongs to the property {other.name}, which this config does not predict"
+                f"{', '.join(inapplicable)} requires the property {other.name}, which this config does not predict"
             )
     for prop in properties:
         prop.use_arguments(args)
 
 
 def start(args: argparse.Namespace) -> int:
-    """Validate a command line, as far as that is quick, and run it."""
+    """Validate the options that can be checked quickly, and run the command line."""
     if args.output is None and args.json is None:
-        raise ValueError("there is no output: give --output, --json or both")
+        raise ValueError("no output is specified: use --output, --json or both")
     if not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold is {args.threshold:g}, but must be from 0 to 1")
     for option, number in (("--max-frames", args.max_frames), ("--batch-size", args.batch_size)):
@@ -117,17 +129,17 @@ def start(args: argparse.Namespace) -> int:
     for path in filter(None, (args.output, args.json)):
         refuse_existing(path)
     if args.json is not None and args.json.is_dir():
-        raise IsADirectoryError(f"--json {args.json} is a folder; name a file")
+        raise IsADirectoryError(f"--json {args.json} is a folder; specify a file")
     source = open_source(args.inputs, args.camera)
     if args.output is not None:
         output_kind(args.output, source)
     for folder, count in unsearched_folders(args.inputs).items():
-        print(f"{folder}: {count} sub-folders are not searched; '{folder}/**/*.jpg' would", file=sys.stderr)
+        print(f"{folder}: {count} subfolders are not searched; use '{folder}/**/*.jpg' to search them", file=sys.stderr)
     return run(args, source)
 
 
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """Return the config of a command line."""
+    """Return the config of the command line."""
     options = list(args.opts)
     for key, value in (("MODEL.WEIGHTS", args.weights), ("MODEL.DEVICE", args.device)):
         options += [key, value] if value else []
@@ -135,9 +147,9 @@ def read_config(args: argparse.Namespace) -> CfgNode:
 
 
 def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
-    """Detect in all images of a source; return the exit code."""
+    """Detect objects in all images of a source; return the exit code."""
     cfg = read_config(args)
-    use_property_arguments(args, build_properties(cfg))  # Errors are reported before weights are loaded.
+    use_property_arguments(args, build_properties(cfg))  # Reports errors before weights are loaded.
     predictor = Predictor.from_config(cfg, batch_size=args.batch_size)
     properties = predictor.network.properties
     use_property_arguments(args, properties)
@@ -145,8 +157,8 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
     with ExitStack() as stack:
         sinks = open_sinks(args, source, stack)
         bar = stack.enter_context(tqdm(total=len(source) or None, unit=" images", smoothing=0.1))
-        signals = stack.enter_context(signals_noted(signal.SIGINT))
-        for batch in batches(with_inputs(source, properties), args.batch_size, args.max_frames):
+        signals = stack.enter_context(defer_signals(signal.SIGINT))
+        for batch in batches(add_inputs(source, properties), args.batch_size, args.max_frames):
             for frame in batch:
                 if frame.image is None:
                     tqdm.write(f"skipped: {frame.error}", file=sys.stderr)
@@ -156,15 +168,18 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
             if signals:
                 break
     rate = done / (time.perf_counter() - start)
-    print(f"{done} images, {rate:.1f} images/s" + (f", {skipped} could not be read" if skipped else ""))
+    print(f"{done} images, {rate:.1f} images/s" + (f", {skipped} unreadable images skipped" if skipped else ""))
     if signals:
-        print("stopped; the files written so far are complete", file=sys.stderr)
+        print("interrupted; the files written so far are complete", file=sys.stderr)
         return 130
     return 1 if skipped else 0
 
 
-def with_inputs(frames: Iterable[Frame], properties: Sequence[Property]) -> Iterator[Frame]:
-    """Add the inputs of the properties to frames; a frame without them counts as unreadable."""
+def add_inputs(frames: Iterable[Frame], properties: Sequence[Property]) -> Iterator[Frame]:
+    """Add the inputs of properties to frames.
+
+    A frame whose inputs cannot be read becomes an unreadable frame.
+    """
     for frame in frames:
         if frame.image is None:
             yield frame
@@ -178,19 +193,19 @@ def with_inputs(frames: Iterable[Frame], properties: Sequence[Property]) -> Iter
 
 @dataclass
 class Sinks:
-    """Sinks of a command line; None if not requested."""
+    """Output sinks of a command line; None if not requested."""
 
-    pictures: PictureFile | PictureSink | VideoSink | None = None
+    images: ImageFileSink | ImageFolderSink | VideoSink | None = None
     json: JsonSink | None = None
 
 
 def open_sinks(args: argparse.Namespace, source: ImageSource | VideoSource, stack: ExitStack) -> Sinks:
-    """Open the sinks of a command line; they are closed with the stack."""
+    """Open the sinks of a command line, which are closed with the stack."""
     sinks = Sinks()
     if args.output is not None:
         kind = output_kind(args.output, source)
-        sinks.pictures = kind(args.output, source.rate or 1.0) if issubclass(kind, VideoSink) else kind(args.output)
-        stack.enter_context(sinks.pictures)
+        sinks.images = kind(args.output, source.rate or 1.0) if issubclass(kind, VideoSink) else kind(args.output)
+        stack.enter_context(sinks.images)
     if args.json is not None:
         sinks.json = JsonSink(args.json)
         stack.enter_context(sinks.json)
@@ -198,7 +213,7 @@ def open_sinks(args: argparse.Namespace, source: ImageSource | VideoSource, stac
 
 
 def batches(source: Iterable[Frame], size: int, limit: int | None = None) -> Iterator[list[Frame]]:
-    """Group frames into lists of `size`, up to `limit` frames in all."""
+    """Group frames into lists of `size` frames, up to a total of `limit` frames."""
     batch = []
     for frame in source:
         batch.append(frame)
@@ -212,7 +227,11 @@ def batches(source: Iterable[Frame], size: int, limit: int | None = None) -> Ite
 
 
 def process(frames: Sequence[Frame], predictor: Predictor, sinks: Sinks, args: argparse.Namespace) -> int:
-    """Detect in the readable frames and write the results to the sinks; return the number of readable frames."""
+    """Detect objects in frames and write the results to the sinks.
+
+    Returns:
+        The number of readable frames.
+    """
     readable = [(frame, frame.image) for frame in frames if frame.image is not None]
     images, inputs = [image for _, image in readable], [frame.inputs for frame, _ in readable]
     results = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if readable else []
@@ -220,15 +239,15 @@ def process(frames: Sequence[Frame], predictor: Predictor, sinks: Sinks, args: a
         if sinks.json is not None:
             entries = predictor.to_coco(result["instances"], frame.number)
             sinks.json.write([{**entry, "file_name": frame.source} for entry in entries])
-        if sinks.pictures is not None:
-            sinks.pictures.write(frame.name, draw(image, frame.inputs, result, predictor, args))
+        if sinks.images is not None:
+            sinks.images.write(frame.name, draw(image, frame.inputs, result, predictor, args))
     return len(readable)
 
 
 def draw(
     image: np.ndarray, inputs: Mapping[str, Any], result: dict, predictor: Predictor, args: argparse.Namespace
 ) -> np.ndarray:
-    """Draw detections, over the heatmap if the result has one, with the views of properties next to it.
+    """Draw detections, and the heatmap if the result contains one, on an image.
 
     Returns:
         (H, W, 3) uint8 BGR.

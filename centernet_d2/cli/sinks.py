@@ -1,4 +1,4 @@
-"""Sinks of results: a folder of images, a video, a JSON file. All files are valid whenever they are closed."""
+"""Output sinks for images, videos and JSON, which are valid whenever closed."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ import numpy as np
 
 from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, VideoSource
 
-__all__ = ["JsonSink", "PictureFile", "PictureSink", "VideoSink", "output_kind", "refuse_existing"]
+__all__ = ["ImageFileSink", "ImageFolderSink", "JsonSink", "VideoSink", "output_kind", "refuse_existing"]
 
-# Codec by suffix, included in every build of OpenCV.
+# Suffix -> codec that every build of OpenCV contains.
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-# Suffixes of formats that OpenCV writes in color.
-PICTURES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Suffixes of image formats that OpenCV can write in color.
+WRITABLE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 def refuse_existing(path: Path) -> Path:
-    """Return the path, unless it exists.
+    """Return the path if it does not exist or is an empty folder.
 
     Raises:
         FileExistsError: the path is a file, or a folder that is not empty.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise FileExistsError(f"{path} already exists; nothing is overwritten, choose another name")
+        raise FileExistsError(f"{path} already exists and is not overwritten; choose another name")
     return path
 
 
 class Sink:
-    """Context that receives one result after another."""
+    """Context manager that receives one result at a time."""
 
     def close(self) -> None:
         """Complete all files."""
@@ -46,8 +46,8 @@ class Sink:
         self.close()
 
 
-class PictureSink(Sink):
-    """PNG files in a folder, named like their source; a repeated name gets a number."""
+class ImageFolderSink(Sink):
+    """Folder of PNG files, named like their source; repeated names are numbered."""
 
     def __init__(self, folder: Path) -> None:
         """
@@ -56,19 +56,19 @@ class PictureSink(Sink):
         """
         self.folder = refuse_existing(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.taken: set[str] = set()
+        self.used_names: set[str] = set()
 
-    def write(self, name: str, picture: np.ndarray) -> None:
+    def write(self, name: str, image: np.ndarray) -> None:
         """Write an (H, W, 3) uint8 BGR image."""
         stem, number = Path(name).stem, 1
-        while (title := f"{stem}.png" if number == 1 else f"{stem}-{number}.png").lower() in self.taken:
+        while (file_name := f"{stem}.png" if number == 1 else f"{stem}-{number}.png").lower() in self.used_names:
             number += 1
-        self.taken.add(title.lower())
-        _write_picture(self.folder / title, picture)
+        self.used_names.add(file_name.lower())
+        _write_image(self.folder / file_name, image)
 
 
-class PictureFile(Sink):
-    """Single image file, in the format of its suffix."""
+class ImageFileSink(Sink):
+    """Single image file, in the format given by its suffix."""
 
     def __init__(self, path: Path) -> None:
         """
@@ -78,27 +78,27 @@ class PictureFile(Sink):
         self.path = refuse_existing(path)
         path.parent.mkdir(parents=True, exist_ok=True)
 
-    def write(self, name: str, picture: np.ndarray) -> None:
+    def write(self, name: str, image: np.ndarray) -> None:
         """Write an (H, W, 3) uint8 BGR image."""
-        _write_picture(self.path, picture)
+        _write_image(self.path, image)
 
 
-def _write_picture(path: Path, picture: np.ndarray) -> None:
+def _write_image(path: Path, image: np.ndarray) -> None:
     # cv2.imwrite does not support non-ASCII paths on every system.
-    path.write_bytes(cv2.imencode(path.suffix.lower(), picture)[1].tobytes())
+    path.write_bytes(cv2.imencode(path.suffix.lower(), image)[1].tobytes())
 
 
 class VideoSink(Sink):
-    """Video with the size of its first image."""
+    """Video file with the size of its first image."""
 
     def __init__(self, path: Path, rate: float) -> None:
         """
         Args:
-            path: ends in ``.mp4`` or ``.avi``.
+            path: path that ends in ``.mp4`` or ``.avi``.
             rate: frames per second.
 
         Raises:
-            ValueError: another suffix.
+            ValueError: the path has another suffix.
             FileExistsError: the file exists.
         """
         if path.suffix.lower() not in CODECS:
@@ -109,21 +109,21 @@ class VideoSink(Sink):
         self.writer: cv2.VideoWriter | None = None
         self.size = (0, 0)
 
-    def write(self, name: str, picture: np.ndarray) -> None:
+    def write(self, name: str, image: np.ndarray) -> None:
         """Append an (H, W, 3) uint8 BGR image; an image of another size is resized.
 
         Raises:
             OSError: the file cannot be written.
         """
         if self.writer is None:
-            self.size = picture.shape[1::-1]
+            self.size = image.shape[1::-1]
             codec = cv2.VideoWriter.fourcc(*CODECS[self.path.suffix.lower()])
             self.writer = cv2.VideoWriter(str(self.path), codec, self.rate, self.size)
             if not self.writer.isOpened():
                 raise OSError(f"cannot write the video {self.path}")
-        if picture.shape[1::-1] != self.size:
-            picture = cv2.resize(picture, self.size)
-        self.writer.write(picture)
+        if image.shape[1::-1] != self.size:
+            image = cv2.resize(image, self.size)
+        self.writer.write(image)
 
     def close(self) -> None:
         if self.writer is not None:
@@ -131,7 +131,7 @@ class VideoSink(Sink):
 
 
 class JsonSink(Sink):
-    """JSON list, written entry by entry."""
+    """JSON file with a list, written entry by entry."""
 
     def __init__(self, path: Path) -> None:
         """
@@ -145,7 +145,7 @@ class JsonSink(Sink):
         self.empty = True
 
     def write(self, results: Sequence[dict]) -> None:
-        """Append entries in one write, so that an interruption cannot truncate one."""
+        """Append entries with one write, so an interruption cannot truncate an entry."""
         if results:
             text = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
             self.file.write(("\n" if self.empty else ",\n") + text)
@@ -158,22 +158,24 @@ class JsonSink(Sink):
 
 def output_kind(
     path: Path, source: ImageSource | VideoSource
-) -> type[PictureFile] | type[PictureSink] | type[VideoSink]:
-    """Return the sink for an output path: a video or an image by its suffix, otherwise a folder of images.
+) -> type[ImageFileSink] | type[ImageFolderSink] | type[VideoSink]:
+    """Return the sink class of an output path.
+
+    The suffix selects a video or an image file; all other paths are image folders.
 
     Raises:
-        ValueError: the path is one image for several inputs, or has a suffix that cannot be written.
+        ValueError: the path is a single image for several inputs, or has an unsupported suffix.
     """
     suffix = "" if path.is_dir() else path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         if not isinstance(source, ImageSource) or len(source) != 1:
-            what = f"there are {len(source)} images" if isinstance(source, ImageSource) else "a video has many"
-            raise ValueError(f"{path} is a single image, but {what}: name a folder")
-        if suffix not in PICTURES:
-            raise ValueError(f"{path}: the suffix of an image must be one of {', '.join(PICTURES)}")
-        return PictureFile
+            content = f"{len(source)} images" if isinstance(source, ImageSource) else "a video"
+            raise ValueError(f"{path} is a single image, but the input is {content}: specify a folder")
+        if suffix not in WRITABLE_SUFFIXES:
+            raise ValueError(f"{path}: the suffix of an image must be one of {', '.join(WRITABLE_SUFFIXES)}")
+        return ImageFileSink
     if suffix in CODECS:
         return VideoSink
     if suffix in VIDEO_SUFFIXES or (suffix and source.rate is not None):
         raise ValueError(f"{path}: the suffix of a video must be {' or '.join(CODECS)}")
-    return PictureSink
+    return ImageFolderSink

@@ -1,4 +1,4 @@
-"""Sources of images: files, folders, globs, a video, a camera."""
+"""Image sources: files, folders, globs, videos and cameras."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Frame:
     """One image of a source.
 
     Attributes:
-        number: 1, 2, ... in the order of the source, unreadable images included.
-        name: file name; for a video its name and the number of the frame.
-        source: path of the file as given; for a video the same as the name.
-        image: (H, W, 3) uint8 BGR; None if it cannot be read.
-        error: reason why it cannot be read.
-        inputs: inputs of properties in addition to the pixels.
+        number: position in the source, from 1, including unreadable images.
+        name: file name; for videos, the video name and the frame number.
+        source: path of the file as specified by the user; for videos, the same as `name`.
+        image: (H, W, 3) uint8 BGR; None if the image cannot be read.
+        error: reason why the image cannot be read.
+        inputs: additional inputs of properties, by key.
     """
 
     number: int
@@ -61,21 +61,21 @@ class ImageSource:
 
 
 class VideoSource:
-    """Frames of a video file, or of a camera until it is stopped."""
+    """Frames of a video file or a camera."""
 
     def __init__(self, origin: str | int) -> None:
         """
         Args:
-            origin: path of a file, or index of a camera.
+            origin: path of a video file, or index of a camera.
 
         Raises:
-            OSError: OpenCV cannot open it.
+            OSError: OpenCV cannot open the file or the camera.
         """
         self.name = f"camera{origin}" if isinstance(origin, int) else Path(origin).stem
         self.capture = cv2.VideoCapture(origin)
         if not self.capture.isOpened():
-            what = f"the camera {origin}" if isinstance(origin, int) else f"the video {origin}"
-            raise OSError(f"cannot open {what}")
+            origin_name = f"the camera {origin}" if isinstance(origin, int) else f"the video {origin}"
+            raise OSError(f"cannot open {origin_name}")
         self.rate = self.capture.get(cv2.CAP_PROP_FPS) or 25.0
 
     def __len__(self) -> int:
@@ -97,12 +97,12 @@ class VideoSource:
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
-    """Return named files, the images of folders and the matches of globs, in order and without repetition.
+    """Return files, images of folders and glob matches, without duplicates.
 
     Raises:
-        FileNotFoundError: an input contains no image.
+        FileNotFoundError: an input does not exist or contains no image.
     """
-    found = []
+    images = []
     for entry in inputs:
         path = Path(entry)
         if path.is_dir():
@@ -113,15 +113,15 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             matches = (Path(match) for match in sorted(glob.glob(entry, recursive=True)))
             own = [match for match in matches if match.is_file()]
         if not own:
-            what = "the folder contains no images" if path.is_dir() else "no such file, folder or matching glob"
-            what += f"; its {count} sub-folders are not searched" if (count := _count_folders(path)) else ""
-            raise FileNotFoundError(f"{entry}: {what}")
-        found.extend(own)
-    return list(dict.fromkeys(found))
+            problem = "the folder contains no images" if path.is_dir() else "no file, folder or glob match exists"
+            problem += f"; its {count} subfolders are not searched" if (count := _count_folders(path)) else ""
+            raise FileNotFoundError(f"{entry}: {problem}")
+        images.extend(own)
+    return list(dict.fromkeys(images))
 
 
 def unsearched_folders(inputs: Sequence[str]) -> dict[str, int]:
-    """Return the input folders that contain folders, which are not searched, with their number."""
+    """Return input folder -> number of subfolders, which are not searched."""
     return {entry: count for entry in inputs if (count := _count_folders(Path(entry)))}
 
 
@@ -133,15 +133,15 @@ def open_source(inputs: Sequence[str], camera: int | None = None) -> ImageSource
     """Open the source of a command line.
 
     Raises:
-        ValueError: there is no input, or a video among other inputs.
-        OSError: an input cannot be found or opened.
+        ValueError: no input is specified, or a video is not the only input.
+        OSError: an input does not exist or cannot be opened.
     """
     if camera is not None:
         if inputs:
-            raise ValueError("give either inputs or --camera")
+            raise ValueError("inputs and --camera are mutually exclusive")
         return VideoSource(camera)
     if not inputs:
-        raise ValueError("there is no input: name images, folders, globs or a video, or give --camera")
+        raise ValueError("no input is specified: add images, folders, globs or a video, or use --camera")
     paths = find_images(inputs)
     if not any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths):
         return ImageSource(paths)

@@ -1,4 +1,4 @@
-"""Command line of train_net.py and centernet-train: train or evaluate, in one process or several."""
+"""Command line of train_net.py and centernet-train."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ from ..engine.trainer import Trainer
 from ..layers.folding import fold_batch_norms
 from ..readers import find_data
 from ..utils import cli
-from ..utils.cli import import_outside
-from ..utils.files import folder_locked, remove_leftovers
+from ..utils.cli import import_user_modules
+from ..utils.files import lock_folder, remove_leftovers
 from ..utils.logging import errors_only
-from ..utils.signals import Stopped, signals_noted
+from ..utils.signals import Stopped, defer_signals
 
 __all__ = ["main", "run"]
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with all processes of this machine, or as one of those started by torchrun.
+    """Run the command line: all processes of this machine, or one of torchrun.
 
-    Returns the exit code, see :func:`centernet_d2.utils.cli.run`.
+    Returns:
+        The exit code, see :func:`centernet_d2.utils.cli.run`.
     """
     return cli.run(build_parser(), launch_processes, argv)
 
@@ -51,50 +52,50 @@ def main(args: argparse.Namespace) -> dict:
         args: parsed by :func:`build_parser`, or by ``detectron2.engine.default_argument_parser``.
 
     Returns:
-        The metrics of the last evaluation.
+        Metrics of the last evaluation.
     """
-    import_outside(getattr(args, "imports", ()))
+    import_user_modules(getattr(args, "imports", ()))
     return execute(build_run(args))
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser: options of Detectron2, and those for own data."""
+    """Build the argument parser: options of Detectron2, and options for custom data."""
     parser = default_argument_parser()
-    group = parser.add_argument_group("your own data", "instead of --config-file")
-    group.add_argument("--data", metavar="PATH", help="a folder of labeled images, a COCO .json, data.yaml or .csv")
+    group = parser.add_argument_group("custom data (instead of --config-file)")
+    group.add_argument("--data", metavar="PATH", help="folder of labeled images, COCO .json, data.yaml or .csv")
     group.add_argument(
-        "--val", metavar="PATH", help="other data to validate on (default: from the data, else at random)"
+        "--val", metavar="PATH", help="validation data (default: validation split of the data, or a random split)"
     )
     length = group.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=float, metavar="N", help="train for N epochs")
-    length.add_argument("--minutes", type=float, metavar="N", help="train and evaluate in N minutes")
+    length.add_argument("--epochs", type=float, metavar="N", help="number of training epochs")
+    length.add_argument("--minutes", type=float, metavar="N", help="time limit for training and evaluation in minutes")
     group.add_argument(
         "--model",
         metavar="NAME",
-        help=f"'{SMALL}', a file, or a name: {', '.join(available(trained=True))}, which start from weights of the "
-        f"reference authors, or {', '.join(available())} (default: chosen from data, weights and device)",
+        help=f"'{SMALL}', a config file, or a name: {', '.join(available(trained=True))} (start from weights of the "
+        f"reference implementation), {', '.join(available())} (default: selected from data, weights and device)",
     )
     return parser
 
 
 def build_run(args: argparse.Namespace) -> Run:
-    """Build the config of a command line, once per process, and validate it.
+    """Build and validate the config of a command line.
 
-    It comes from ``--config-file``, from a plan for ``--data``, or, with ``--resume`` or ``--eval-only`` and without
-    ``--config-file``, from the config that the run recorded in OUTPUT_DIR; keys of the command line come last. Without
-    ``--config-file`` and MODEL.WEIGHTS, ``--eval-only`` evaluates the last weights of the run.
+    The config is read from ``--config-file``, planned for ``--data``, or read from OUTPUT_DIR if ``--resume`` or
+    ``--eval-only`` is used without ``--config-file``. Overrides of the command line are applied last. In the last case,
+    ``--eval-only`` evaluates the last weights of the run, unless MODEL.WEIGHTS is set.
 
     Raises:
         FileExistsError: OUTPUT_DIR contains another run, or other data.
-        FileNotFoundError: config, data or weights do not exist.
-        ValueError: options contradict each other, or the config is wrong.
+        FileNotFoundError: the config, the data or the weights do not exist.
+        ValueError: options contradict each other, or the config is invalid.
     """
     data = getattr(args, "data", None)
     for option in ("val", "epochs", "minutes", "model"):
         if getattr(args, option, None) is not None and (data is None or args.resume or args.eval_only):
-            raise ValueError(f"--{option} is for a new training with --data; otherwise set config keys instead")
+            raise ValueError(f"--{option} requires --data and a new training; otherwise set config keys")
     if data is not None and args.config_file:
-        raise ValueError("--data creates a config, and --config-file names one: give one of them")
+        raise ValueError("--data and --config-file are mutually exclusive: use one of them")
     recorded = None
     if args.config_file:
         cfg = load_config(args.config_file, args.opts)
@@ -107,7 +108,7 @@ def build_run(args: argparse.Namespace) -> Run:
     elif data is not None:
         cfg = _plan(args)
     else:
-        raise ValueError("there is no config: give --data a folder of labeled images, or --config-file a file or name")
+        raise ValueError("no config is specified: use --data FOLDER (labeled images) or --config-file CONFIG")
     cfg.freeze()
     resume = args.resume or (recorded is not None and "MODEL.WEIGHTS" not in args.opts[::2])
     check_config(cfg, resume=resume, eval_only=args.eval_only, processes=number_of_processes(args))
@@ -115,36 +116,36 @@ def build_run(args: argparse.Namespace) -> Run:
 
 
 def _recorded_config(data: str | None, opts: Sequence[str]) -> CfgNode:
-    """Return the config recorded in OUTPUT_DIR, or in the newest default folder of the data.
+    """Return the config recorded in OUTPUT_DIR, or in the newest default output folder of the data.
 
     Raises:
-        FileNotFoundError: there is no run.
+        FileNotFoundError: no run exists.
     """
     named = dict(zip(opts[::2], opts[1::2], strict=False)).get("OUTPUT_DIR")
     folders = list(takewhile(Path.exists, output_folders(data))) if data else []
     folder = Path(named) if named else next(iter(folders[::-1]), None)
     if folder is None:
         raise FileNotFoundError(
-            "--resume and --eval-only need a run: name its folder with OUTPUT_DIR, or --config-file"
+            "--resume and --eval-only require a run: set OUTPUT_DIR to its folder, or use --config-file"
         )
     if (cfg := recorded_config(folder)) is None:
-        raise FileNotFoundError(f"OUTPUT_DIR {folder} contains no run: it needs config.yaml and weights")
+        raise FileNotFoundError(f"OUTPUT_DIR {folder} contains no run: config.yaml or weights are missing")
     cfg.OUTPUT_DIR = str(folder)
     return cfg
 
 
 def _plan(args: argparse.Namespace) -> CfgNode:
-    """Return the config of a training on own data, and print data and choices.
+    """Return the config of a training on custom data; print the dataset and the configuration.
 
     Raises:
         FileExistsError, FileNotFoundError, ValueError: see :func:`build_run`.
     """
     if by_torchrun():
         raise ValueError(
-            "--data chooses in one process; with torchrun use --config-file, for example config.yaml of a short run"
+            "--data does not support torchrun: use --config-file, for example config.yaml of a short run with --data"
         )
     if args.minutes is not None and args.num_gpus * args.num_machines > 1:
-        raise ValueError("--minutes measures one process; with several use --epochs")
+        raise ValueError("--minutes does not support several processes: use --epochs")
     draft = draft_plan(Request(args.data, args.val, args.epochs, args.minutes, args.model, tuple(args.opts)))
     data = find_data(args.data, args.val)
     print("\n".join(data.lines()), flush=True)
@@ -154,7 +155,7 @@ def _plan(args: argparse.Namespace) -> CfgNode:
 
 
 def execute(run: Run) -> dict:
-    """Execute one process of a training or an evaluation; return the metrics of the last evaluation."""
+    """Train or evaluate in this process; return the metrics of the last evaluation."""
     return _evaluate(run) if run.eval_only else _train(run)
 
 
@@ -174,7 +175,7 @@ def _evaluate(run: Run) -> dict:
 
 def _train(run: Run) -> dict:
     folder = run.cfg.OUTPUT_DIR
-    with folder_locked(folder) if comm.is_main_process() else nullcontext(), _disk_errors_named(folder):
+    with lock_folder(folder) if comm.is_main_process() else nullcontext(), _report_disk_errors(folder):
         if comm.is_main_process():
             remove_leftovers(folder)
         setup_run(run)
@@ -184,8 +185,8 @@ def _train(run: Run) -> dict:
 
 
 @contextmanager
-def _disk_errors_named(folder: str) -> Iterator[None]:
-    """Report a full or read-only disk with the name of the output folder, whichever file caused the error."""
+def _report_disk_errors(folder: str) -> Iterator[None]:
+    """Convert errors about a full or read-only disk to errors that name the output folder."""
     try:
         yield
     except OSError as error:
@@ -193,14 +194,14 @@ def _disk_errors_named(folder: str) -> Iterator[None]:
             raise
         raise OSError(
             f"OUTPUT_DIR {folder} cannot be written to ({error.strerror}); its checkpoints are complete. Continue with "
-            "--resume when it can be written to"
+            "--resume when it is writable"
         ) from error
 
 
 def launch_processes(args: argparse.Namespace) -> int:
-    """Execute a command line in as many processes as it asks for; return the exit code."""
+    """Run a command line in the requested number of processes; return the exit code."""
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
-        raise ValueError(f"--num-gpus is {args.num_gpus}, but torch sees {torch.cuda.device_count()} GPUs")
+        raise ValueError(f"--num-gpus is {args.num_gpus}, but only {torch.cuda.device_count()} GPUs are visible")
     run = build_run(args)
     if by_torchrun():
         with joined(run.cfg.MODEL.DEVICE):
@@ -213,26 +214,27 @@ def launch_processes(args: argparse.Namespace) -> int:
 
 
 def _spawn(run: Run, args: argparse.Namespace) -> int:
-    """Start the processes of this machine by Detectron2's launcher; return the exit code."""
+    """Start the processes of this machine with Detectron2's launcher; return the exit code."""
     if torch.cuda.is_available() and torch.device(run.cfg.MODEL.DEVICE).type == "cpu":
-        raise ValueError("--num-gpus with MODEL.DEVICE cpu on a machine with GPUs: start the processes with torchrun")
-    ends = multiprocessing.get_context("spawn").SimpleQueue()
-    noted = signals_noted(signal.SIGINT, signal.SIGTERM, tell=_pass_on)
+        raise ValueError("--num-gpus does not support MODEL.DEVICE cpu on a machine with GPUs: use torchrun")
+    outcomes = multiprocessing.get_context("spawn").SimpleQueue()
+    deferred = defer_signals(signal.SIGINT, signal.SIGTERM, callback=_terminate_children)
     try:
-        # The logger reports every process that ends after an error.
-        with noted as signals, errors_only("torch.multiprocessing.spawn"):
+        # The logger reports every process that fails.
+        with deferred as signals, errors_only("torch.multiprocessing.spawn"):
             launch(
                 _process,
                 args.num_gpus,
                 num_machines=args.num_machines,
                 machine_rank=args.machine_rank,
                 dist_url=args.dist_url,
-                args=(run, args.imports, args.debug, ends),
+                args=(run, args.imports, args.debug, outcomes),
             )
     except (ProcessExitedException, ProcessRaisedException):
-        if ends.empty() and not signals:
+        if outcomes.empty() and not signals:
             raise
-    message, code = ("stopped", 0) if ends.empty() else ends.get()  # Mostly, all processes report the same.
+    # Usually, all processes report the same error.
+    message, code = ("interrupted", 0) if outcomes.empty() else outcomes.get()
     if signals:
         code = 128 + signals.number
     if code:
@@ -240,21 +242,21 @@ def _spawn(run: Run, args: argparse.Namespace) -> int:
     return 0
 
 
-def _pass_on(number: int) -> None:
-    """Pass a signal on to all processes; some signals reach the parent alone."""
+def _terminate_children(number: int) -> None:
+    """Terminate all child processes, because some signals reach only the parent."""
     for process in multiprocessing.active_children():
         process.terminate()
 
 
-def _process(run: Run, imports: Sequence[str], debug: bool, ends: multiprocessing.SimpleQueue) -> None:
-    """Execute one of several processes, and send an early end to the parent as a sentence instead of a traceback."""
+def _process(run: Run, imports: Sequence[str], debug: bool, outcomes: multiprocessing.SimpleQueue) -> None:
+    """Execute one of several processes; report an interruption or an expected error to the parent."""
     try:
-        import_outside(imports)
+        import_user_modules(imports)
         execute(run)
     except Stopped as stopped:
-        ends.put((str(stopped), stopped.code))
+        outcomes.put((str(stopped), stopped.code))
     except Exception as error:
         if debug or not cli.is_expected(error):
             raise
-        ends.put((cli.sentence(error), 1))
+        outcomes.put((cli.error_message(error), 1))
         raise SystemExit(1) from error

@@ -2,8 +2,8 @@
 
     centernet-visualize CONFIG --output FOLDER [--count 16] [--opts KEY VALUE ...]
 
-CONFIG is a file or a name of the model zoo. Each figure shows the image as the network receives it with its ground
-truth, and next to it the target of every heatmap.
+CONFIG is a file, or a name of the model zoo. Each figure shows the network input with its ground truth, followed by the
+target of every heatmap.
 """
 
 from __future__ import annotations
@@ -27,11 +27,17 @@ from ..data.checks import load_checked
 from ..imaging.visualization import draw_heatmap, draw_instances, side_by_side
 from ..modeling import CenterNet
 from ..utils import cli
-from .sinks import PictureSink
+from .sinks import ImageFolderSink
 
 
 def heatmaps(model: CenterNet, gt: Instances, size: tuple[int, int]) -> dict[str, torch.Tensor]:
-    """Return the target heatmaps, (C, h, w) each, of one image of `size` (height, width)."""
+    """Return the (C, h, w) target heatmaps of one image by name.
+
+    Args:
+        model: model whose heads compute the targets.
+        gt: ground truth of the image.
+        size: (height, width) of the image.
+    """
     points = model.build_points([gt], (size[0] // model.stride, size[1] // model.stride))
     return {
         name: target.value[0]
@@ -41,8 +47,13 @@ def heatmaps(model: CenterNet, gt: Instances, size: tuple[int, int]) -> dict[str
     }
 
 
-def pictures(cfg: CfgNode, count: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Generate names and (H, W, 3) RGB figures of the first images of DATASETS.TRAIN, repeated if there are fewer."""
+def figures(cfg: CfgNode, count: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield file names and (H, W, 3) RGB figures of training images.
+
+    Args:
+        cfg: config whose DATASETS.TRAIN contains the images.
+        count: number of figures; images are repeated if necessary.
+    """
     with torch.device("meta"):  # Targets do not depend on weights.
         model = CenterNet(cfg)
     records = load_checked(cfg.DATASETS.TRAIN, cfg.MODEL.CENTERNET.NUM_CLASSES, model.properties)
@@ -65,19 +76,21 @@ def pictures(cfg: CfgNode, count: int) -> Iterator[tuple[str, np.ndarray]]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", help="a file, or a name of the model zoo")
+    parser.add_argument("config", help="config: a file, or a name of the model zoo")
     parser.add_argument("--output", type=Path, required=True, help="folder for the figures")
-    parser.add_argument("--count", type=int, default=16)
-    parser.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="config keys and values, at the end")
+    parser.add_argument("--count", type=int, default=16, help="number of figures (default: 16)")
+    parser.add_argument(
+        "--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last option"
+    )
     return cli.run(parser, visualize, argv)
 
 
 def visualize(args: argparse.Namespace) -> None:
-    """Draw the figures of a command line."""
+    """Draw the figures requested on the command line."""
     cfg = load_config(args.config, args.opts)
     register_from_config(cfg)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
-    sink = PictureSink(args.output)
-    for name, picture in pictures(cfg, args.count):
-        sink.write(name, picture[..., ::-1])
-    print(f"drew {args.count} training images into {args.output}")
+    sink = ImageFolderSink(args.output)
+    for name, figure in figures(cfg, args.count):
+        sink.write(name, figure[..., ::-1])
+    print(f"saved {args.count} figures of training images to {args.output}")

@@ -1,4 +1,4 @@
-"""Config keys, config files and the names of both."""
+"""Config keys, config loading and the catalog of configs."""
 
 from ..utils.logging import quiet_imports as _quiet_imports
 

@@ -30,13 +30,13 @@ def read_keys(cfg: CfgNode, keys: Mapping[str, str]) -> dict[str, Any]:
 
 @contextmanager
 def name_keys(keys: Mapping[str, str]) -> Iterator[None]:
-    """Turn errors about arguments into errors about the config keys that supplied them.
+    """Convert errors about arguments to errors about the corresponding config keys.
 
     Args:
         keys: argument -> config key.
 
     Raises:
-        ValueError: an argument of the table is invalid.
+        ValueError: an argument in `keys` is invalid.
     """
     try:
         yield
@@ -47,23 +47,24 @@ def name_keys(keys: Mapping[str, str]) -> Iterator[None]:
 
 
 def build_from_keys(build: Callable[..., T], cfg: CfgNode, keys: Mapping[str, str]) -> T:
-    """Call a constructor with arguments from a config; an error names the config key."""
+    """Call a constructor with arguments from a config; errors name the config key."""
     with name_keys(keys):
         return build(**read_keys(cfg, keys))
 
 
 def configurable(init: Callable[..., None]) -> Any:
-    """Decorate ``__init__`` like Detectron2's ``configurable``; errors name config keys if a config is passed.
+    """Wrap ``__init__`` like Detectron2's ``configurable``; errors name config keys.
 
-    The class attribute ``keys`` maps arguments to config keys. Heads, properties and backbones are built by functions
-    that already name keys, and use Detectron2's decorator.
+    The class attribute ``keys`` maps arguments to config keys; errors name keys only if the object is built from a
+    config. Heads, properties and backbones use Detectron2's decorator, because the functions that build them already
+    name the keys.
     """
     wrapped = detectron2_configurable(init)
 
     @functools.wraps(init)
-    def build(self: Any, *args: Any, **kwargs: Any) -> None:
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
         from_config = any(isinstance(value, CfgNode) for value in (*args[:1], kwargs.get("cfg")))
         with name_keys(type(self).keys if from_config else {}):
             wrapped(self, *args, **kwargs)
 
-    return build
+    return wrapper

@@ -1,4 +1,4 @@
-"""Names of the project's config files and of the weights released by the reference authors."""
+"""Catalog of config files, and of weights released by the reference authors."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 __all__ = [
-    "TRAINED",
+    "RELEASED",
     "available",
     "find_base",
     "find_config",
-    "find_trained",
+    "find_released",
     "get_base_file",
     "get_config_file",
 ]
 
 
 def _root() -> Path:
-    """The folder of the configs: installed as centernet_d2.configs, or beside the package in a plain checkout."""
+    """Return the config folder: centernet_d2.configs if installed, else ``configs`` next to the package."""
     try:
         from .. import configs
     except ImportError:
@@ -27,70 +27,77 @@ def _root() -> Path:
 
 
 def available(suffix: str = ".yaml", *, trained: bool = False) -> list[str]:
-    """Names of all configs, such as ``"COCO-Detection/centernet_R_18_1x.yaml"``.
+    """List the configs of the model zoo.
 
     Args:
-        suffix: ".py" for those in Detectron2's LazyConfig, such as ``"lazy/centernet_R_18_1x.py"``.
-        trained: instead, the short names of configs with weights of the original's authors, such as ``"dla34-coco"``.
+        suffix: ``".yaml"`` to list configs such as ``"COCO-Detection/centernet_R_18_1x.yaml"``, or ``".py"`` to list
+            LazyConfigs such as ``"lazy/centernet_R_18_1x.py"``.
+        trained: list the short names of released weights instead, such as ``"dla34-coco"``.
     """
     if trained:
-        return [one.name for one in TRAINED]
+        return [weights.name for weights in RELEASED]
     root = _root()
     return sorted(path.relative_to(root).as_posix() for path in root.glob(f"*/*{suffix}"))
 
 
 def get_config_file(name: str) -> str:
-    """Path of a config of the model zoo, also by the short name of weights that fit it.
+    """Return the path of a config in the model zoo.
+
+    Args:
+        name: one of :func:`available`, including short names of released weights.
 
     Raises:
-        FileNotFoundError: there is none of this name.
+        FileNotFoundError: the config does not exist.
     """
-    if trained := find_trained(name):
-        name = trained.config
+    if released := find_released(name):
+        name = released.config
     known = [*available(), *available(".py")]
     if name not in known:
         names = "\n  ".join([*known, *available(trained=True)])
-        raise FileNotFoundError(f"there is no config '{name}'; the model zoo has:\n  {names}")
+        raise FileNotFoundError(f"config '{name}' is not in the model zoo. Available configs:\n  {names}")
     return str(_root() / name)
 
 
 def get_base_file(name: str) -> Path:
-    """A config that others start from, such as ``"Base-HG-small.yaml"``."""
+    """Return the path of a base config, such as ``"Base-HG-small.yaml"``."""
     return _root() / name
 
 
 def find_base(config: Path, base: str) -> Path:
-    """The file that a ``_BASE_`` names: from the folder of the config, or else among the project's own."""
-    named, ours = config.parent / Path(base).expanduser(), _root() / base
-    return ours if not named.is_file() and ours.is_file() else named
+    """Return the path of a ``_BASE_`` file.
+
+    The path is relative to the config file; if no such file exists, it is relative to the configs of this project.
+    """
+    relative, own = config.parent / Path(base).expanduser(), _root() / base
+    return own if not relative.is_file() and own.is_file() else relative
 
 
 def find_config(name: str | Path) -> Path:
-    """The file of this path or, if there is none, the config of the model zoo of this name or short name.
+    """Return the path of a config file or of a config in the model zoo.
 
     Raises:
-        FileNotFoundError: there is neither.
-        ValueError: it is a LazyConfig, which is a program.
+        FileNotFoundError: no file and no config in the model zoo has this name.
+        ValueError: the file is a LazyConfig.
     """
     if Path(name).suffix == ".py":
-        raise ValueError(f"config file {name} is a LazyConfig; a YAML file is needed here (docs/python.md)")
+        raise ValueError(f"config file {name} is a LazyConfig; use a YAML file (see docs/python.md)")
     if Path(name).is_file():
         return Path(name)
-    if str(name) in available() or find_trained(name):
+    if str(name) in available() or find_released(name):
         return Path(get_config_file(str(name)))
-    alike = difflib.get_close_matches(str(name), [*available(), *available(trained=True)], 1)
-    hint = f"did you mean {alike[0]}?" if alike else "centernet_d2.model_zoo.available() lists ours"
+    similar = difflib.get_close_matches(str(name), [*available(), *available(trained=True)], 1)
+    hint = f"did you mean {similar[0]}?" if similar else "centernet_d2.model_zoo.available() lists the configs"
     raise FileNotFoundError(f"config file {name} does not exist; {hint}")
 
 
-class Trained(NamedTuple):
-    """Weights of the original's authors.
+class ReleasedWeights(NamedTuple):
+    """Weights released with the reference implementation.
 
     Attributes:
-        name: short, for command lines and MODEL.WEIGHTS.
-        config: of the model zoo, that the weights fit.
-        file: as the authors call it.
-        drive_id: of the file on Google Drive.
+        name: short name, for command lines and MODEL.WEIGHTS.
+        config: matching config of the model zoo.
+        file: file name chosen by the reference authors.
+        drive_id: Google Drive ID of the file.
     """
 
     name: str
@@ -100,18 +107,18 @@ class Trained(NamedTuple):
 
     @property
     def page(self) -> str:
-        """Where people get the file."""
+        """Download page, for browsers."""
         return f"https://drive.google.com/file/d/{self.drive_id}"
 
     @property
     def url(self) -> str:
-        """Where programs get it."""
+        """Download URL, for programs."""
         return f"https://drive.google.com/uc?id={self.drive_id}"
 
 
-# Name, config, file, id. The authors' list gives the id of ctdet_coco_resdcn18 to exdet_coco_dla too: one of the two is
-# a slip. If it is ours, loading will say so, as a file of another network is refused. ExtremeNet (exdet_*) is no part
-# of this project.
+# Name, config, file, ID. The list of the reference authors contains the ID of ctdet_coco_resdcn18 twice, also for
+# exdet_coco_dla, so one of the two is wrong. If it is this one, loading fails, because weights of another network are
+# rejected. ExtremeNet (exdet_*) is not part of this project.
 _TABLE = """
 r18-coco           COCO-Detection/centernet_R_18_1x         ctdet_coco_resdcn18        1RtFps3kQAyLjQyzCao7pPDclOBQ64Vyp
 r101-coco          COCO-Detection/centernet_R_101_1x        ctdet_coco_resdcn101       1tKkSyzC3iWmM6XTYNJrC4XLCIToDmnHz
@@ -132,13 +139,16 @@ dla34-kitti-3dop   KITTI-3D/centernet_3d_DLA_34_3dop        ddd_3dop            
 dla34-kitti-subcnn KITTI-3D/centernet_3d_DLA_34_subcnn      ddd_sub                    1ZUsUqrM_yTjxaJuDBxm0WTKXj1snVuvP
 """
 
-TRAINED = tuple(
-    Trained(name, f"{config}.yaml", f"{file}.pth", drive_id)
+RELEASED = tuple(
+    ReleasedWeights(name, f"{config}.yaml", f"{file}.pth", drive_id)
     for name, config, file, drive_id in map(str.split, _TABLE.strip().splitlines())
 )
 
 
-def find_trained(name: str | Path) -> Trained | None:
-    """The weights of a short name; None for other names, and where there is a file of this name."""
-    found = next((one for one in TRAINED if one.name == str(name)), None)
-    return None if found is None or Path(name).is_file() else found
+def find_released(name: str | Path) -> ReleasedWeights | None:
+    """Return the released weights with a short name, or None.
+
+    The result is None if the name is unknown, or if a file with this name exists.
+    """
+    released = next((weights for weights in RELEASED if weights.name == str(name)), None)
+    return None if released is None or Path(name).is_file() else released

@@ -1,4 +1,4 @@
-"""Reading of config files: strict, without YAML tags, with errors that name the file and the key."""
+"""Strict config loading: no YAML tags, and errors that name the file and the key."""
 
 from __future__ import annotations
 
@@ -13,54 +13,56 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..utils.files import check_local
-from .catalog import find_base, find_config, find_trained
+from .catalog import find_base, find_config, find_released
 from .keys import add_centernet_config
 
 __all__ = ["check_device", "default_config", "flatten", "load_config", "override"]
 
 
 def check_device(name: str) -> None:
-    """Raise a ValueError if MODEL.DEVICE is no device, or a GPU that torch does not see."""
+    """Raise a ValueError if MODEL.DEVICE is invalid or a GPU that is not available."""
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"MODEL.DEVICE is '{name}', which is no device; use cpu, cuda or cuda:1") from error
+        raise ValueError(f"MODEL.DEVICE is '{name}', which is not a device; use cpu, cuda or cuda:1") from error
     if device.type != "cuda":
         return
     if not torch.cuda.is_available():
         raise ValueError(
-            f"MODEL.DEVICE is '{name}', but torch sees no GPU: set MODEL.DEVICE cpu (for demo.py: --device cpu)"
+            f"MODEL.DEVICE is '{name}', but no GPU is available: set MODEL.DEVICE cpu (demo.py: --device cpu)"
         )
     if device.index is not None and device.index >= torch.cuda.device_count():
-        raise ValueError(f"MODEL.DEVICE is '{name}', but torch sees {torch.cuda.device_count()} GPUs, from cuda:0")
+        raise ValueError(
+            f"MODEL.DEVICE is '{name}', but only {torch.cuda.device_count()} GPUs are visible (indices start at 0)"
+        )
 
 
 def load_config(config_file: str | Path, overrides: Sequence[object] = ()) -> CfgNode:
-    """Read a config file with its ``_BASE_`` chain on top of the defaults.
+    """Load a config file with its ``_BASE_`` files on top of the defaults.
 
-    Unlike ``CfgNode.merge_from_file`` it never executes YAML tags, and its errors name the file that has the mistake.
+    Unlike ``CfgNode.merge_from_file``, this function never executes YAML tags, and its errors name the file.
 
     Args:
-        config_file: path of a ``.yaml`` file, or the name of one in the model zoo; or the short name of weights of the
-            original's authors, for the config that they fit with MODEL.WEIGHTS set to that name.
+        config_file: path of a ``.yaml`` file, a config of the model zoo, or the short name of released weights, which
+            selects the matching config and sets MODEL.WEIGHTS.
         overrides: alternating keys and values, as on the command line.
 
     Raises:
         FileNotFoundError: the file or a ``_BASE_`` does not exist.
-        ValueError: a file is not YAML, not a mapping or its own ``_BASE_``; a key is unknown, or its value has another
-            type than the default.
+        ValueError: a file is not a YAML mapping, or its ``_BASE_`` chain is circular; a key is unknown, or its value
+            does not have the type of the default.
     """
     cfg = default_config()
     check_local(config_file, "the config file")
     _merge_file(cfg, find_config(config_file))
-    if trained := find_trained(config_file):
-        cfg.MODEL.WEIGHTS = trained.name
+    if released := find_released(config_file):
+        cfg.MODEL.WEIGHTS = released.name
     override(cfg, overrides)
     return cfg
 
 
 def default_config() -> CfgNode:
-    """Return the defaults of Detectron2 with the keys of this project; no file is read."""
+    """Return Detectron2's default config with the keys of this project."""
     cfg = get_cfg()
     add_centernet_config(cfg)
     return cfg
@@ -70,16 +72,16 @@ def override(cfg: CfgNode, overrides: Sequence[object]) -> None:
     """Set config keys from alternating keys and values, as on the command line.
 
     Raises:
-        ValueError: a key is unknown or has no value, or its value has another type than the default.
+        ValueError: a key is unknown or has no value, or its value does not have the type of the default.
     """
     if len(overrides) % 2:
-        raise ValueError(f"config overrides are pairs of KEY and VALUE, but '{overrides[-1]}' has no value")
+        raise ValueError(f"config overrides must be pairs of KEY and VALUE, but '{overrides[-1]}' has no value")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         _set(cfg, str(key), value, "")
 
 
 def flatten(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Nested mappings -> dotted keys and values."""
+    """Yield the dotted keys and the values of nested mappings."""
     for key, value in node.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
@@ -88,10 +90,10 @@ def flatten(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def _merge_file(cfg: CfgNode, path: Path, above: tuple[Path, ...] = ()) -> None:
-    """Merge a file behind its ``_BASE_``; `above` are the files that have it as theirs, from the first on."""
+    """Merge a file after its ``_BASE_`` files; `above` is the chain of files that led to it, outermost first."""
     chain = (*above, path)
     if path.resolve() in [other.resolve() for other in above]:
-        raise ValueError(f"config file {path} is its own _BASE_: {' -> '.join(map(str, chain))}")
+        raise ValueError(f"config file {path} has a circular _BASE_: {' -> '.join(map(str, chain))}")
     if not path.is_file():
         raise FileNotFoundError(f"config file {path}, the _BASE_ of {above[-1]}, does not exist")
     content = _read_file(path)
@@ -108,12 +110,12 @@ def _merge_file(cfg: CfgNode, path: Path, above: tuple[Path, ...] = ()) -> None:
 def _read_file(path: Path) -> dict:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # the latter: no text, or an impossible date
-        raise ValueError(f"config file {path} is not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an invalid date.
+        raise ValueError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
-        raise ValueError(f"config file {path} is empty; it needs at least a _BASE_")
+        raise ValueError(f"config file {path} is empty; it must contain at least a _BASE_")
     if not isinstance(content, dict):
-        raise ValueError(f"config file {path} holds a {type(content).__name__}, but must hold keys and values")
+        raise ValueError(f"config file {path} contains a {type(content).__name__}, but must contain a mapping")
     version = content.get("VERSION", 2)
     if version != 2:
         raise ValueError(f"config file {path}: VERSION is {version!r}, but must be 2")
@@ -121,29 +123,29 @@ def _read_file(path: Path) -> dict:
 
 
 def _hint(cfg: CfgNode, key: str) -> str:
-    """What may be meant by a key that is not there."""
+    """Return a suggestion for an unknown key."""
     *nodes, _ = key.split(".")
     if nodes[:2] == ["MODEL", "CENTERNET"] and len(nodes) == 3 and nodes[2] not in cfg.MODEL.CENTERNET:
         others = [name for name, value in cfg.MODEL.CENTERNET.items() if isinstance(value, CfgNode)]
         close = difflib.get_close_matches(nodes[2], others, n=1)
-        mine = "the keys of a head of your own come with its file: --import FILE"
-        return f"; did you mean MODEL.CENTERNET.{close[0]}? Else, {mine}" if close else f"; {mine}"
+        custom = "for keys of a custom head, import its module with --import FILE"
+        return f"; did you mean MODEL.CENTERNET.{close[0]}? Otherwise, {custom}" if close else f"; {custom}"
     close = difflib.get_close_matches(key, [name for name, _ in flatten(cfg)], n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def _set(cfg: CfgNode, key: str, value: object, where: str) -> None:
-    """Set one key; `where` is the prefix of error messages."""
+    """Set one key; error messages start with `where`."""
     try:
         default = reduce(operator.getitem, key.split("."), cfg)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{where}there is no key {key}{_hint(cfg, key)}") from error
     if isinstance(default, CfgNode):
         raise ValueError(f"{where}{key} is {value!r}, but is a group of keys: {', '.join(list(default)[:5])}, ...")
-    wanted = f"{where}{key} is {value!r}, but must be of type {type(default).__name__}, such as {default!r}"
+    message = f"{where}{key} is {value!r}, but must be of type {type(default).__name__}, such as {default!r}"
     try:
         cfg.merge_from_list([key, value])
     except (AssertionError, TypeError, ValueError) as error:
-        raise ValueError(wanted) from error
-    if reduce(operator.getitem, key.split("."), cfg) is None and default is not None:  # yacs takes it for any type
-        raise ValueError(wanted)
+        raise ValueError(message) from error
+    if reduce(operator.getitem, key.split("."), cfg) is None and default is not None:  # yacs accepts None for any type.
+        raise ValueError(message)

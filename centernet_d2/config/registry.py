@@ -1,4 +1,4 @@
-"""The point heads there are, by name; and how a name of a config finds its entry in a registry."""
+"""Registry of point heads, and registry lookup."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ __all__ = ["POINT_HEAD_REGISTRY", "lookup"]
 
 POINT_HEAD_REGISTRY = Registry("POINT_HEAD")
 POINT_HEAD_REGISTRY.__doc__ = """
-Point heads: called as ``head(cfg, input_shape, num_stacks)``, where input_shape is the ShapeSpec of the feature maps.
+Point heads, which are called as ``head(cfg, input_shape, num_stacks)``; `input_shape` is the ShapeSpec of the features.
 """
 
 
 def lookup(registry: Registry, name: str, key: str) -> Any:
-    """An entry of a registry.
+    """Return an entry of a registry.
 
     Args:
-        registry: where to look.
-        name: what to look for.
-        key: the config key that names it.
+        registry: registry to search.
+        name: name of the entry.
+        key: config key that contains the name.
 
     Raises:
-        KeyError: there is none; the message lists those there are.
+        KeyError: the name is not registered; the message lists the registered names.
     """
     if name not in registry:
         known = ", ".join(sorted(entry for entry, _ in registry))
-        raise KeyError(f"{key}: there is no '{name}' in the registry {registry._name}; it has: {known}")
+        raise KeyError(f"{key}: '{name}' is not registered in {registry._name}; registered names: {known}")
     return registry.get(name)

@@ -1,4 +1,4 @@
-"""Keys of Detectron2 that a CenterNet does not read, and what counts instead."""
+"""Warning about config keys of Detectron2 that CenterNet ignores."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import MappingProxyType
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.logger import log_first_n
 
-__all__ = ["warn_of_unread_keys"]
+__all__ = ["warn_about_unread_keys"]
 
-# A key, or a group of them -> what counts instead.
+# Ignored key, or group of keys -> replacement.
 UNREAD = MappingProxyType(
     {
         "INPUT.MIN_SIZE_TRAIN": "INPUT.AFFINE.SIZE",
@@ -25,24 +25,27 @@ UNREAD = MappingProxyType(
         "MODEL.RETINANET.SCORE_THRESH_TEST": "MODEL.CENTERNET.SCORE_THRESH_TEST",
         "MODEL.ROI_HEADS.NMS_THRESH_TEST": "TEST.NMS and TEST.NMS_THRESH",
         "MODEL.RETINANET.NMS_THRESH_TEST": "TEST.NMS and TEST.NMS_THRESH",
-        "MODEL.ANCHOR_GENERATOR": "nothing: there are no anchors",
-        "MODEL.BACKBONE.FREEZE_AT": "nothing: no layer is frozen",
+        "MODEL.ANCHOR_GENERATOR": "none, CenterNet has no anchors",
+        "MODEL.BACKBONE.FREEZE_AT": "none, no layer is frozen",
         "TEST.AUG.MIN_SIZES": "TEST.AUG.SCALES",
         "TEST.AUG.MAX_SIZE": "TEST.AUG.SCALES",
     }
 )
-# The one key whose default does not suit a CenterNet: Detectron2's DefaultPredictor resizes images by it.
+# Ignored by CenterNet, but Detectron2's DefaultPredictor resizes images according to it unless it is 0.
 TEST_SIZE = "INPUT.MIN_SIZE_TEST"
 
 
-def warn_of_unread_keys(cfg: CfgNode) -> None:
-    """Name, in one warning, the keys of a config that were set to something, but do nothing."""
+def warn_about_unread_keys(cfg: CfgNode) -> None:
+    """Log a warning that lists the ignored keys with values other than the default."""
     defaults = get_cfg()
-    found = [f"{key} (instead: {other})" for key, other in UNREAD.items() if _value(cfg, key) != _value(defaults, key)]
+    ignored = [
+        f"{key} (instead: {other})" for key, other in UNREAD.items() if _value(cfg, key) != _value(defaults, key)
+    ]
     if (size := _value(cfg, TEST_SIZE)) != 0:
-        found.append(f"{TEST_SIZE} {size} (instead: MODEL.CENTERNET.TEST_RESOLUTION; DefaultPredictor resizes by it)")
-    if found:
-        message = f"a CenterNet does not read these keys of the config: {', '.join(found)}"
+        replacement = "MODEL.CENTERNET.TEST_RESOLUTION; 0 prevents DefaultPredictor from resizing"
+        ignored.append(f"{TEST_SIZE} {size} (instead: {replacement})")
+    if ignored:
+        message = f"CenterNet ignores these config keys: {', '.join(ignored)}"
         log_first_n(logging.WARNING, message, key="message")
 
 

@@ -17,7 +17,7 @@ from ..readers.coco import CocoFile, read_files
 from ..readers.records import Report
 from ..structures.points import HALF_PIXEL
 from ..structures.types import DatasetDict
-from ..utils.files import leaves
+from ..utils.files import leaves_folder
 
 __all__ = ["CocoDataset", "check_keypoint_names", "register_coco_file"]
 
@@ -107,7 +107,7 @@ class CocoDataset:
                     f"{where}, a URL, and nothing is downloaded: fetch the images, and give their names in the image "
                     "folder"
                 )
-            if leaves(name, self.image_root):
+            if leaves_folder(name, self.image_root):
                 raise ValueError(
                     f"{where}, which leads out of the folder around the image folder {self.image_root}; an absolute "
                     "path may be anywhere"

@@ -21,8 +21,8 @@ from detectron2.utils.logger import setup_logger
 from ..checkpoint import find_trunk, find_weights, has_checkpoint
 from ..config.loading import check_device, flatten, load_config
 from ..data import register_from_config
-from ..utils.files import write_whole
-from ..utils.logging import drop_mapping_notice, is_for_the_screen, quiet_imports
+from ..utils.files import write_atomically
+from ..utils.logging import drop_mapping_notice, is_user_message, quiet_imports
 from .processes import check_processes
 
 __all__ = ["Run", "check_config", "check_output_dir", "check_weights", "recorded_config", "setup_run", "start_logging"]
@@ -104,7 +104,7 @@ def setup_run(run: Run) -> None:
     logger.info(f"Command line arguments: {' '.join(sys.argv[1:])}")
     logger.info(f"Running with full config:\n{cfg.dump()}")
     if comm.is_main_process() and not run.eval_only:
-        write_whole(Path(cfg.OUTPUT_DIR, "config.yaml"), lambda file: file.write(cfg.dump().encode()))
+        write_atomically(Path(cfg.OUTPUT_DIR, "config.yaml"), lambda file: file.write(cfg.dump().encode()))
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + comm.get_rank())
     if not run.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
@@ -172,7 +172,7 @@ def start_logging(cfg: CfgNode) -> None:
     for name in ("fvcore", "detectron2", "centernet_d2"):
         for handler in logging.getLogger(name).handlers:
             if getattr(handler, "stream", None) is sys.stdout:
-                handler.addFilter(is_for_the_screen)
+                handler.addFilter(is_user_message)
             elif isinstance(handler, logging.StreamHandler):
                 handler.handleError = partial(_close, handler)  # type: ignore[method-assign]  # Of log.txt alone.
 

@@ -32,7 +32,7 @@ from ..evaluation.build import build_evaluator, check_evaluation, main_metric
 from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
 from ..modeling.heads import build_properties
 from ..modeling.tta import CenterNetWithTTA
-from ..utils.signals import Signals, Stopped, signals_noted
+from ..utils.signals import Signals, Stopped, defer_signals
 from .hooks import AverageWeights, BestWeights, CheckGradients, Checkpoints, EarlyStop, StopOnSignal
 from .solver import build_optimizer, with_iterations
 
@@ -189,7 +189,7 @@ class Trainer(DefaultTrainer):
         """
         # Several processes end together; should one of them have died, the others do not wait for ever.
         alarm = (lambda _: signal.alarm(PATIENCE)) if comm.get_world_size() > 1 else None
-        with signals_noted(signal.SIGINT, signal.SIGTERM, tell=alarm) as self.signals:
+        with defer_signals(signal.SIGINT, signal.SIGTERM, callback=alarm) as self.signals:
             self._train()
         if self.samples is not None and (bad := self.samples.bad_files()):
             logging.getLogger(__name__).warning(f"{len(bad)} images were left out: {', '.join(bad)}")
@@ -248,7 +248,7 @@ class Trainer(DefaultTrainer):
             Stopped: a signal came. Nothing is lost: a resumed run evaluates first.
         """
         try:
-            with self.signals.raised(), prints_logged():
+            with self.signals.raise_immediately(), prints_logged():
                 results = self.test(self.cfg, self.model)
                 if self.average is not None:
                     results.update(self._test_variant(self.cfg, self.average.model, "EMA"))

@@ -1,6 +1,7 @@
-"""Where things are: affine windows, test canvases and the way back (original.md: Affine window, Test resolution).
+"""Affine windows, test canvases and inverse transforms.
 
-Points are (x, y), x to the right and y down. Pixel centers lie at integers, as in the original.
+Points are (x, y), with x to the right and y down. Pixel centers have integer coordinates, as in the reference
+implementation (original.md: Affine window, Test resolution).
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ __all__ = ["Geometry", "affine_matrix", "apply_affine", "fixed_canvas", "invert_
 
 @dataclass(frozen=True)
 class Geometry:
-    """One image on its way through the network.
+    """Sizes and transform of one image in a batch.
 
     Attributes:
-        image_size: height and width of the original image.
-        input_size: height and width of the canvas that the network sees.
-        to_image: (2, 3) float64 matrix that takes map pixels to pixels of the original image.
-        inputs: what else is known of the original image, by the names of the properties that read it.
+        image_size: (height, width) of the original image.
+        input_size: (height, width) of the network input.
+        to_image: (2, 3) float64 matrix from map coordinates to coordinates of the original image.
+        inputs: additional inputs of the image by key, which are read by properties.
     """
 
     image_size: tuple[int, int]
@@ -37,11 +38,11 @@ class Geometry:
 def affine_matrix(
     center: Sequence[float] | np.ndarray, window: float, output_size: tuple[int, int], degrees: float = 0.0
 ) -> np.ndarray:
-    """The similarity that shows a window of an image (original.md: Affine window).
+    """Return the similarity transform of a window (original.md: Affine window).
 
     Args:
-        center: (x, y) of the window in the source.
-        window: width of the window in source pixels; it becomes the output width. The scale is the same vertically.
+        center: (x, y) of the window center in source coordinates.
+        window: width of the window in source pixels; it is scaled to the output width. The vertical scale is the same.
         output_size: (height, width) of the output.
         degrees: rotation of the window.
 
@@ -58,7 +59,7 @@ def affine_matrix(
 
 
 def invert_affine(matrix: np.ndarray) -> np.ndarray:
-    """The exact inverse of a (2, 3) affine matrix."""
+    """Return the inverse of a (2, 3) affine matrix."""
     linear = np.linalg.inv(matrix[:, :2])
     return np.concatenate([linear, -linear @ matrix[:, 2:]], axis=1)
 
@@ -72,30 +73,31 @@ def apply_affine(points: Tensor, matrix: Tensor) -> Tensor:
 def warp_affine(
     image: np.ndarray, matrix: np.ndarray, output_size: tuple[int, int], interpolation: int = cv2.INTER_LINEAR
 ) -> np.ndarray:
-    """Warp an (H, W) or (H, W, C) image; what lies outside it is black.
+    """Warp an (H, W) or (H, W, C) image; pixels outside the image are black.
 
-    The matrix takes care of a mirrored view, which saves a copy.
+    A horizontally flipped view is folded into the matrix, which avoids a copy.
     """
     height, width = output_size
     if image.strides[1] < 0:
         image = image[:, ::-1]
         matrix = matrix @ np.array([[-1.0, 0.0, image.shape[1] - 1], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     if image.dtype == np.uint8 and image.shape[2:] == (3,):
-        # OpenCV warps four bytes faster than three, to the same values.
-        four = cv2.warpAffine(cv2.cvtColor(image, cv2.COLOR_BGR2BGRA), matrix, (width, height), flags=interpolation)
-        return cv2.cvtColor(four, cv2.COLOR_BGRA2BGR)
+        # OpenCV warps four channels faster than three, with the same results.
+        bgra = cv2.warpAffine(cv2.cvtColor(image, cv2.COLOR_BGR2BGRA), matrix, (width, height), flags=interpolation)
+        return cv2.cvtColor(bgra, cv2.COLOR_BGRA2BGR)
     return cv2.warpAffine(image, matrix, (width, height), flags=interpolation).reshape(height, width, *image.shape[2:])
 
 
 def keep_canvas(image: Tensor, size_divisibility: int, scale: float = 1.0) -> tuple[Tensor, np.ndarray]:
-    """Center an image on a black canvas, pixel by pixel: "keep" (original.md: Test resolution).
+    """Pad an image to a black canvas: TEST_RESOLUTION "keep".
 
-    The canvas is the next multiple of `size_divisibility` strictly greater than the image, as in the original.
+    The image is centered (original.md: Test resolution). The canvas size is the next multiple of `size_divisibility`
+    strictly greater than the image size, as in the reference.
 
     Args:
         image: (C, H, W).
         size_divisibility: a power of two.
-        scale: the image is resized by this factor first.
+        scale: factor by which the image is resized first.
 
     Returns:
         The (C, H', W') canvas and the (2, 3) matrix from canvas to image coordinates.
@@ -112,15 +114,16 @@ def keep_canvas(image: Tensor, size_divisibility: int, scale: float = 1.0) -> tu
 def fixed_canvas(
     image: Tensor, output_size: tuple[int, int], scale: float = 1.0, by_width: bool = False
 ) -> tuple[Tensor, np.ndarray]:
-    """Warp an image into a canvas, its longer side to the full width: "fixed" (original.md: Test resolution).
+    """Warp an image to a canvas: TEST_RESOLUTION "fixed".
 
-    The window is not scaled with the image: `scale` > 1 zooms in, < 1 leaves a border, as in the original.
+    The longer side is scaled to the canvas width (original.md: Test resolution). The window is not scaled with the
+    image: `scale` > 1 zooms in and `scale` < 1 adds a border, as in the reference.
 
     Args:
         image: (C, H, W).
         output_size: (height, width) of the canvas.
-        scale: the image is resized by this factor first.
-        by_width: the width of the image fills that of the canvas, even if it is the shorter side, as for 3-D boxes.
+        scale: factor by which the image is resized first.
+        by_width: scale the image width to the canvas width, even if it is the shorter side (3-D boxes).
 
     Returns:
         The (C, height, width) canvas and the (2, 3) matrix from canvas to image coordinates.
@@ -134,7 +137,7 @@ def fixed_canvas(
 
 
 def _resize(image: Tensor, scale: float) -> Tensor:
-    """Resize a (C, H, W) image as the original does: bilinear, no antialiasing, rounded to the image's own type."""
+    """Resize a (C, H, W) image like the reference: bilinear, without antialiasing, rounded to its own dtype."""
     if scale == 1.0:
         return image
     height, width = (max(1, int(size * scale)) for size in image.shape[-2:])

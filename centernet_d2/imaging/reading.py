@@ -1,4 +1,4 @@
-"""Pictures of every kind as what a model reads: three colours of one byte."""
+"""Conversion of image files, Pillow images and arrays to 3-channel uint8 arrays."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from ..utils.files import check_local
 
-__all__ = ["ImageHeader", "as_color_bytes", "max_pixels", "pillow_to_rgb", "read_header", "read_headers", "read_image"]
+__all__ = ["ImageHeader", "max_pixels", "pillow_to_rgb", "read_header", "read_headers", "read_image", "to_uint8_color"]
 
 _EXIF_ORIENTATION = 274
-# Value of that tag -> the operation that makes the image upright.
+# EXIF orientation -> Pillow operation that makes the image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,35 +30,37 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Where Pillow starts to warn: a quarter of a GiB in three colours, of which there are several copies on the way to a
-# model. Cameras have half of it; a small file can say any number.
+# The limit above which Pillow warns: 256 MiB with three channels, and preprocessing makes several copies. Cameras have
+# half as many pixels, but even a small file can declare any size.
 _MAX_PIXELS = 89_478_485
-# In the pixels of a JPEG file: what is neither a byte of 255 nor a place to restart from.
+# Marker in the pixel data of a JPEG file, except for stuffed bytes (FF 00) and restart markers.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 _THREADS = 16
-_ADVICE = "set the environment variable CENTERNET_D2_MAX_PIXELS to as many if this is right"
+_ADVICE = "set the environment variable CENTERNET_D2_MAX_PIXELS to raise the limit"
 
 
 def max_pixels() -> int:
-    """$CENTERNET_D2_MAX_PIXELS, the pixels that an image may have to be read; by default 89 million.
+    """Return the maximum number of pixels of an image.
+
+    The environment variable CENTERNET_D2_MAX_PIXELS overrides the default of 89 million.
 
     Raises:
-        ValueError: the variable is no positive whole number.
+        ValueError: the variable is not a positive integer.
     """
     text = os.environ.get("CENTERNET_D2_MAX_PIXELS") or str(_MAX_PIXELS)
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(
-            f"the environment variable CENTERNET_D2_MAX_PIXELS is {text!r}, but must be a number of pixels"
+            f"the environment variable CENTERNET_D2_MAX_PIXELS is {text!r}, but must be a positive integer"
         )
     return int(text)
 
 
 class ImageHeader(NamedTuple):
-    """What an image file says of itself.
+    """Size and orientation of an image file.
 
     Attributes:
-        width, height: in pixels, as stored.
-        orientation: of EXIF: 1 is upright, 2 to 8 are mirrored or turned, from 5 on with width and height swapped.
+        width, height: size in pixels, as stored.
+        orientation: EXIF orientation: 1 is upright, 2 to 8 are flipped or rotated; 5 to 8 swap width and height.
     """
 
     width: int
@@ -72,30 +74,32 @@ class ImageHeader(NamedTuple):
 
 
 def read_header(path: str | Path) -> ImageHeader:
-    """Size and orientation of an image file, without decoding it.
+    """Read the size and the orientation of an image file without decoding it.
 
     Raises:
-        OSError: the file does not exist, is no image, or has more than :func:`max_pixels`; the message names it.
+        OSError: the file does not exist, is not an image, or exceeds :func:`max_pixels`; the message names the file.
     """
-    with _opened(path) as image:
-        # Pillow would decode a PNG in search of EXIF data behind its pixels, where hardly any program writes them.
+    with _open_image(path) as image:
+        # For a PNG file, Pillow would decode the pixels to find EXIF data after them, where few programs write them.
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if image.format != "PNG" or "exif" in image.info else 1
         return ImageHeader(*image.size, orientation if orientation in range(1, 9) else 1)
 
 
 def read_headers(paths: Sequence[str | Path], title: str) -> list[ImageHeader | OSError]:
-    """Read the headers of images in parallel: 20,000 JPEG files of 12 KB take 3 s on two cores.
+    """Read the headers of image files in parallel.
+
+    20,000 JPEG files of 12 KB take 3 s on two cores.
 
     Args:
         paths: image files.
-        title: of the progress bar.
+        title: title of the progress bar.
 
     Returns:
-        For each path its header, or the error of :func:`read_header`.
+        The header of each file, or the error of :func:`read_header`.
     """
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(_header_or_error, paths)
-        return list(tqdm(found, title, len(paths), unit=" images", leave=False, disable=len(paths) < 500))
+        headers = pool.map(_header_or_error, paths)
+        return list(tqdm(headers, title, len(paths), unit=" images", leave=False, disable=len(paths) < 500))
 
 
 def _header_or_error(path: str | Path) -> ImageHeader | OSError:
@@ -106,21 +110,22 @@ def _header_or_error(path: str | Path) -> ImageHeader | OSError:
 
 
 def read_image(path: str | Path, image_format: str = "BGR") -> np.ndarray:
-    """Read an image file, turned upright as its EXIF data say, like Detectron2's ``read_image``.
+    """Read an image file and apply its EXIF orientation.
 
-    Unlike there, 16-bit grey values are scaled and not cut off at 255; transparency is ignored in both.
+    Unlike ``read_image`` of Detectron2, it scales 16-bit gray values instead of clipping them at 255. Transparency is
+    ignored.
 
     Args:
-        path: a file of any type that Pillow knows.
+        path: file in any format that Pillow supports.
         image_format: "BGR" or "RGB".
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
-        OSError: the file does not exist, is no image, or has more than :func:`max_pixels`; the message names it.
+        OSError: the file does not exist, is not an image, or exceeds :func:`max_pixels`; the message names the file.
     """
-    with _opened(path) as image:
+    with _open_image(path) as image:
         if (pixels := _decode_plain(image, image_format)) is not None:
             return pixels
         rgb = pillow_to_rgb(image)
@@ -128,17 +133,17 @@ def read_image(path: str | Path, image_format: str = "BGR") -> np.ndarray:
 
 
 def _decode_plain(image: ImageFile.ImageFile, image_format: str) -> np.ndarray | None:
-    """The pixels of a plain JPEG file by OpenCV, which is faster than Pillow and gives the same ones.
+    """Decode a plain JPEG file with OpenCV, which is faster than Pillow and returns the same pixels.
 
-    Plain is one upright image of three colours that ends where its pixels end. OpenCV fills what was cut off with grey,
-    without an error.
+    A plain file contains a single upright RGB image, and no data after it. Truncated files are left to Pillow, because
+    OpenCV fills missing pixels with gray instead of raising an error.
 
     Args:
-        image: a file whose header is read.
+        image: opened file.
         image_format: "BGR" or "RGB".
 
     Returns:
-        (H, W, 3) uint8; None where the file is not plain, or OpenCV refuses it: Pillow has to look.
+        (H, W, 3) uint8; None if the file is not plain, or OpenCV cannot decode it.
     """
     file = image.fp
     if file is None or image.format != "JPEG" or image.mode != "RGB":
@@ -161,88 +166,88 @@ def _decode_plain(image: ImageFile.ImageFile, image_format: str) -> np.ndarray |
 
 
 def pillow_to_rgb(image: Image.Image) -> np.ndarray:
-    """An image of Pillow's, of any mode, as :func:`read_image` would read it from a file.
+    """Convert a Pillow image of any mode to RGB, like :func:`read_image`.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        OSError: its file is damaged.
-        ValueError: it has no pixels, more than :func:`max_pixels`, or numbers that are no grey values.
+        OSError: the file of the image is damaged.
+        ValueError: the image is empty, exceeds :func:`max_pixels`, or has values that are not 16-bit gray values.
     """
     _check_pixels(image)
     image = _upright(image)
-    deep = image.mode.startswith(("I", "F"))
-    return as_color_bytes(_deep_grey(np.asarray(image)) if deep else np.asarray(image.convert("RGB")))
+    is_deep = image.mode.startswith(("I", "F"))
+    return to_uint8_color(_gray_to_uint16(np.asarray(image)) if is_deep else np.asarray(image.convert("RGB")))
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation of an image; unreadable EXIF data are ignored."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # Pillow raises whatever its parser stumbles over.
+    except Exception:  # Pillow's parser raises arbitrary exceptions.
         return image
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _check_pixels(image: Image.Image) -> None:
-    """Raise a ValueError for an image, not decoded yet, that has more pixels than may be read."""
+    """Raise a ValueError if an image, which need not be decoded yet, exceeds :func:`max_pixels`."""
     limit = max_pixels()
     if image.width * image.height > limit:
-        raise ValueError(f"{image.width} x {image.height} are more than {limit} pixels; {_ADVICE}")
+        raise ValueError(f"{image.width} x {image.height} pixels exceed the limit of {limit}; {_ADVICE}")
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[ImageFile.ImageFile]:
-    """An image whose header is read; all errors, those of the block too, become an OSError that names the file."""
+def _open_image(path: str | Path) -> Iterator[ImageFile.ImageFile]:
+    """Open an image file; convert all errors, including errors in the context, to an OSError that names the file."""
     check_local(path, "the image")
     limit = max_pixels()
     if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = limit  # Pillow's own, beyond twice of which it opens nothing.
+        Image.MAX_IMAGE_PIXELS = limit  # Pillow raises an error above twice its own limit.
     try:
-        if os.path.exists(path) and not os.path.isfile(path):  # Pipes and devices may never end.
-            raise ValueError("it is no file")
+        if os.path.exists(path) and not os.path.isfile(path):  # Reading a pipe or a device may never end.
+            raise ValueError("it is not a regular file")
         with open(path, "rb") as file, Image.open(file) as image:
             _check_pixels(image)
             yield image
     except FileNotFoundError:
         raise FileNotFoundError(f"the image {path} does not exist") from None
     except Image.DecompressionBombError as error:
-        raise OSError(f"cannot read the image {path}: it has more than {limit} pixels; {_ADVICE}") from error
-    except Exception as error:  # Pillow's decoders raise whatever they stumble over.
+        raise OSError(f"cannot read the image {path}: its pixels exceed the limit of {limit}; {_ADVICE}") from error
+    except Exception as error:  # Pillow's decoders raise arbitrary exceptions.
         raise OSError(f"cannot read the image {path}: {error}") from error
 
 
-def _deep_grey(pixels: np.ndarray) -> np.ndarray:
-    """Grey values of more than 8 bits, in whichever type Pillow has them, as uint16."""
+def _gray_to_uint16(pixels: np.ndarray) -> np.ndarray:
+    """Convert gray values of more than 8 bits, of any dtype that Pillow returns, to uint16."""
     if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 65535:
-        raise ValueError(f"its values ({pixels.dtype}) are no grey values of 16 bits")
+        raise ValueError(f"its values ({pixels.dtype}) are not 16-bit gray values")
     return pixels.astype(np.uint16)
 
 
 def _floats_to_bytes(pixels: np.ndarray) -> np.ndarray:
     low, high = pixels.min(), pixels.max()
     if low >= 0 and 0 < high <= 1:
-        raise ValueError("an image of floats must have values in 0..255, but these are in 0..1: multiply it by 255")
+        raise ValueError("a float image must have values in 0..255, but its values are in 0..1: multiply it by 255")
     if not (low >= 0 and high <= 255):
-        raise ValueError(f"an image of floats must have values in 0..255, but these are in {low:g}..{high:g}: clip it")
+        raise ValueError(f"a float image must have values in 0..255, but its values are in {low:g}..{high:g}: clip it")
     return np.round(pixels).astype(np.uint8)
 
 
-def as_color_bytes(pixels: np.ndarray) -> np.ndarray:
-    """An array of one, three or four channels as (H, W, 3) uint8; the order of the channels stays.
+def to_uint8_color(pixels: np.ndarray) -> np.ndarray:
+    """Convert an image array to (H, W, 3) uint8 with the same channel order.
 
     Args:
-        pixels: (H, W) or (H, W, 1) grey, (H, W, 3), or (H, W, 4) whose last channel is ignored; uint8; uint16, which is
-            scaled from 0..65535; or floats in 0..255, which are rounded.
+        pixels: (H, W) or (H, W, 1) gray, (H, W, 3), or (H, W, 4), whose last channel is ignored. The dtype is uint8;
+            uint16, which is scaled from 0..65535; or float in 0..255, which is rounded.
 
     Raises:
-        ValueError: another shape or type, or floats in another range.
+        ValueError: unsupported shape, dtype or value range.
     """
     is_array = isinstance(pixels, np.ndarray)
     if not is_array or not (pixels.dtype in (np.uint8, np.uint16) or np.issubdtype(pixels.dtype, np.floating)):
         kind = pixels.dtype if is_array else type(pixels).__name__
-        raise ValueError(f"an image must be an array of uint8, uint16 or floats in 0..255, not {kind}")
+        raise ValueError(f"an image must be an array of uint8, uint16 or float in 0..255, not {kind}")
     if pixels.ndim == 2:
         pixels = pixels[..., None]
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or 0 in pixels.shape:

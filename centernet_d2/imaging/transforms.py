@@ -1,4 +1,7 @@
-"""What an image goes through, in index coordinates: pixel centers at integers, a mirror takes x to W - 1 - x."""
+"""Image transforms in index coordinates.
+
+Pixel centers have integer coordinates, so a horizontal flip maps x to W - 1 - x.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,13 @@ __all__ = ["AffineTransform", "MirrorTransform", "is_mirrored"]
 
 
 class MirrorTransform(HFlipTransform):
-    """Mirror in index coordinates. A subclass, because Detectron2 swaps left and right joints for this type only."""
+    """Horizontal flip in index coordinates.
+
+    A subclass of HFlipTransform, because Detectron2 swaps left and right joints only for this type.
+    """
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
-        """(N, 2) points -> the same with x' = W - 1 - x."""
+        """Flip (N, 2) points: x' = W - 1 - x."""
         coords = coords.copy()
         coords[:, 0] = self.width - 1 - coords[:, 0]
         return coords
@@ -27,12 +33,12 @@ class MirrorTransform(HFlipTransform):
 
 
 def is_mirrored(transforms: Sequence[Transform]) -> bool:
-    """Whether an image was mirrored an odd number of times."""
+    """Return True if the transforms contain an odd number of horizontal flips."""
     return sum(isinstance(transform, HFlipTransform) for transform in transforms) % 2 == 1
 
 
 class AffineTransform(Transform):
-    """Show a window of the image: one matrix for pixels, boxes, polygons, masks and keypoints."""
+    """Affine transform of pixels, boxes, polygons, masks and keypoints."""
 
     def __init__(
         self,
@@ -44,10 +50,10 @@ class AffineTransform(Transform):
     ) -> None:
         """
         Args:
-            matrix: (2, 3), from input to output pixels.
+            matrix: (2, 3) matrix from input to output coordinates.
             input_size, output_size: (height, width).
-            box_matrix: another matrix for boxes, which do not turn with the image (original.md: Rotation).
-            jittered: whether the window was shifted or scaled by chance, which hides how far away things are.
+            box_matrix: separate matrix for boxes, which are not rotated with the image (original.md: Rotation).
+            jittered: True if the window was shifted or scaled at random, so that depths cannot be inferred.
         """
         super().__init__()
         self.matrix = matrix
@@ -58,17 +64,17 @@ class AffineTransform(Transform):
 
     @property
     def rotates(self) -> bool:
-        """Whether image and points turn while boxes do not."""
+        """True if image and points are rotated, but boxes are not."""
         return self.box_matrix is not None
 
     def apply_box(self, box: np.ndarray) -> np.ndarray:
-        """(N, 4) XYXY boxes -> the same, upright."""
+        """Transform (N, 4) XYXY boxes to axis-aligned boxes."""
         if self.box_matrix is None:
             return super().apply_box(box)
         return AffineTransform(self.box_matrix, self.input_size, self.output_size).apply_box(box)
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
-        """Bilinear, black outside the image."""
+        """Warp with bilinear interpolation; pixels outside the image are black."""
         return warp_affine(img, self.matrix, self.output_size)
 
     def apply_segmentation(self, segmentation: np.ndarray) -> np.ndarray:

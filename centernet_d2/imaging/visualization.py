@@ -1,4 +1,4 @@
-"""Pictures: boxes on images, heatmaps over them, ground truth beside predictions. Needs no screen."""
+"""Visualization of detections, ground truth and heatmaps; no display is required."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from torch import Tensor
 
 __all__ = ["draw_heatmap", "draw_instances", "draw_training", "side_by_side"]
 
-# The class of regions to ignore, whatever class they are ignored for.
+# Class of all regions to ignore, independent of the class for which they are ignored.
 _IGNORED = -1
 _NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
 
 
-class Drawn(Protocol):
-    """What can be drawn beside boxes: see :class:`centernet_d2.modeling.heads.Property`."""
+class Drawable(Protocol):
+    """Property that can be drawn, see :class:`centernet_d2.modeling.heads.Property`."""
 
     def metadata(self) -> dict[str, Any]: ...
 
-    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]: ...
+    def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]: ...
 
 
 def draw_instances(
@@ -35,21 +35,22 @@ def draw_instances(
     instances: Instances,
     class_names: Sequence[str] | None = None,
     threshold: float = 0.3,
-    properties: Sequence[Drawn] = (),
+    properties: Sequence[Drawable] = (),
     inputs: Mapping[str, Any] = _NO_INPUTS,
 ) -> np.ndarray:
-    """Draw detections (``pred_boxes``, ``scores``, ``pred_classes``) or ground truth (``gt_boxes``, ``gt_classes``).
+    """Draw detections or ground truth on an image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        instances: in pixels of the image.
-        class_names: one color and name per class; without them, numbers.
-        threshold: detections below this score are not drawn.
-        properties: of the points; they draw what belongs to them.
-        inputs: what these know of the image beside its pixels.
+        instances: detections (``pred_boxes``, ``scores``, ``pred_classes``) or ground truth (``gt_boxes``,
+            ``gt_classes``) in image coordinates.
+        class_names: names of the classes; by default, class indices are drawn.
+        threshold: detections with at most this score are not drawn.
+        properties: properties to draw in addition to boxes.
+        inputs: additional inputs of the image, which are passed to the properties.
 
     Returns:
-        A new (H, W', 3) uint8 RGB picture; wider than the image if a property has more to show.
+        New (H, W', 3) uint8 RGB figure; it is wider than the image if properties draw panels next to it.
     """
     instances = instances.to("cpu")
     if instances.has("scores"):
@@ -62,18 +63,18 @@ def draw_instances(
     names = [_class_name(i, class_names) for i in classes.tolist()]
     labels = [name if score is None else f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
     metadata = Metadata(**{key: value for prop in properties for key, value in prop.metadata().items()})
-    drawer = Visualizer(image, metadata, scale=1.0)
+    visualizer = Visualizer(image, metadata, scale=1.0)
     colors = [_class_color(i) for i in classes.tolist()]
-    drawer.overlay_instances(boxes=boxes, labels=labels, assigned_colors=colors, alpha=0.3)
-    panels = [panel for prop in properties for panel in prop.draw(drawer, instances, inputs)]
-    return _beside([drawer.output.get_image(), *panels])
+    visualizer.overlay_instances(boxes=boxes, labels=labels, assigned_colors=colors, alpha=0.3)
+    panels = [panel for prop in properties for panel in prop.draw(visualizer, instances, inputs)]
+    return _concatenate([visualizer.output.get_image(), *panels])
 
 
-def _beside(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures in a row; lower ones are padded with white at the bottom."""
-    height = max(picture.shape[0] for picture in pictures)
-    padding = [((0, height - picture.shape[0]), (0, 0), (0, 0)) for picture in pictures]
-    padded = [np.pad(picture, pad, constant_values=255) for picture, pad in zip(pictures, padding, strict=True)]
+def _concatenate(figures: Sequence[np.ndarray]) -> np.ndarray:
+    """Concatenate figures horizontally, padded with white at the bottom to the same height."""
+    height = max(figure.shape[0] for figure in figures)
+    padding = [((0, height - figure.shape[0]), (0, 0), (0, 0)) for figure in figures]
+    padded = [np.pad(figure, pad, constant_values=255) for figure, pad in zip(figures, padding, strict=True)]
     return np.concatenate(padded, axis=1)
 
 
@@ -84,7 +85,7 @@ def _class_name(index: int, class_names: Sequence[str] | None) -> str:
 
 
 def _class_color(index: int) -> tuple[float, float, float]:
-    """A bright RGB color in 0..1; hues by the golden ratio, so that neighbours differ. Grey for what is ignored."""
+    """Return an RGB color in 0..1, with hues spaced by the golden ratio; gray for regions to ignore."""
     if index == _IGNORED:
         return (0.6, 0.6, 0.6)
     hue = np.array([[[int(180 * (index * 0.618 % 1)), 220, 255]]], dtype=np.uint8)
@@ -92,15 +93,15 @@ def _class_color(index: int) -> tuple[float, float, float]:
 
 
 def draw_heatmap(image: np.ndarray, heatmap: Tensor, to_image: Tensor) -> np.ndarray:
-    """Lay the strongest class of a center heatmap over an image.
+    """Overlay the maximum over the classes of a center heatmap on an image.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         heatmap: (C, h, w) probabilities.
-        to_image: (2, 3) matrix from map to image pixels.
+        to_image: (2, 3) matrix from map to image coordinates.
 
     Returns:
-        A new (H, W, 3) uint8 RGB picture; 0 leaves the image dimmed, 1 is bright yellow.
+        New (H, W, 3) uint8 RGB figure; the image is dimmed where the heatmap is 0, and bright yellow where it is 1.
     """
     height, width = image.shape[:2]
     strongest = heatmap.amax(dim=0).float().cpu().numpy()
@@ -109,21 +110,21 @@ def draw_heatmap(image: np.ndarray, heatmap: Tensor, to_image: Tensor) -> np.nda
     return np.clip(image * 0.5 + glow * 0.8, 0, 255).astype(np.uint8)
 
 
-def side_by_side(pictures: Sequence[np.ndarray], captions: Sequence[str] = (), min_width: int = 320) -> np.ndarray:
-    """Pictures in a row, enlarged by one factor to a readable width, each under its caption.
+def side_by_side(figures: Sequence[np.ndarray], captions: Sequence[str] = (), min_width: int = 320) -> np.ndarray:
+    """Join figures in a row, enlarged to a readable width, with captions above them.
 
     Args:
-        pictures: (H, W, 3) uint8 each; their sizes may differ.
-        captions: one per picture, or none.
-        min_width: smaller pictures are enlarged by a whole factor to at least this width.
+        figures: (H, W, 3) uint8 arrays, which may have different sizes.
+        captions: one per figure, or none.
+        min_width: all figures are enlarged by the smallest integer factor that makes each at least this wide.
     """
-    factor = max(1, -(-min_width // min(picture.shape[1] for picture in pictures)))
-    enlarged = [np.repeat(np.repeat(picture, factor, axis=0), factor, axis=1) for picture in pictures]
+    factor = max(1, -(-min_width // min(figure.shape[1] for figure in figures)))
+    enlarged = [np.repeat(np.repeat(figure, factor, axis=0), factor, axis=1) for figure in figures]
     if captions:
         enlarged = [np.concatenate([_caption(text, p.shape[1]), p]) for text, p in zip(captions, enlarged, strict=True)]
-    gap = np.full((max(picture.shape[0] for picture in enlarged), 6, 3), 255, dtype=np.uint8)
-    row = [part for picture in enlarged for part in (picture, gap)]
-    return _beside(row[:-1])
+    gap = np.full((max(figure.shape[0] for figure in enlarged), 6, 3), 255, dtype=np.uint8)
+    row = [part for figure in enlarged for part in (figure, gap)]
+    return _concatenate(row[:-1])
 
 
 def _caption(text: str, width: int) -> np.ndarray:
@@ -140,29 +141,29 @@ def draw_training(
     stride: int,
     *,
     threshold: float = 0.3,
-    properties: Sequence[Drawn] = (),
+    properties: Sequence[Drawable] = (),
     inputs: Mapping[str, Any] = _NO_INPUTS,
 ) -> np.ndarray:
-    """One training image three times: ground truth, predictions, center heatmap.
+    """Draw ground truth, predictions and center heatmap of one training image.
 
     Args:
-        image: (3, H, W) as the network sees it, before normalisation.
+        image: (3, H, W) network input before normalization.
         image_format: "BGR" or "RGB".
-        gt, detections: in pixels of this image.
+        gt, detections: instances in coordinates of this image.
         heatmap: (C, h, w) probabilities.
         stride: image pixels per map pixel.
-        threshold: detections below this score are not drawn.
+        threshold: detections with at most this score are not drawn.
         properties, inputs: see :func:`draw_instances`.
 
     Returns:
-        (3, h, w) uint8 RGB, as the event storage wants it.
+        (3, h, w) uint8 RGB, the format of ``EventStorage.put_image``.
     """
     pixels = image.permute(1, 2, 0).cpu().numpy().clip(0, 255).astype(np.uint8)
     pixels = convert_image_to_rgb(pixels, image_format)
     to_image = torch.tensor([[stride, 0.0, 0.0], [0.0, stride, 0.0]])
-    pictures = [
+    figures = [
         draw_instances(pixels, gt, properties=properties, inputs=inputs),
         draw_instances(pixels, detections, threshold=threshold, properties=properties, inputs=inputs),
         draw_heatmap(pixels, heatmap, to_image),
     ]
-    return side_by_side(pictures, ["ground truth", "predictions", "heatmap"]).transpose(2, 0, 1)
+    return side_by_side(figures, ["ground truth", "predictions", "heatmap"]).transpose(2, 0, 1)

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..config.arguments import configurable, read_keys
 from ..config.keys import check_keys
 from ..config.registry import lookup
-from ..config.unread import warn_of_unread_keys
+from ..config.unread import warn_about_unread_keys
 from ..imaging.geometry import Geometry
 from ..imaging.visualization import draw_training
 from ..structures.points import Peaks, Points
@@ -148,7 +148,7 @@ class CenterNet(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         check_keys(cfg)
-        warn_of_unread_keys(cfg)
+        warn_about_unread_keys(cfg)
         build_backbone = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
         backbone = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
         stacks = backbone.output_shape()

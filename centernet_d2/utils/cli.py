@@ -1,4 +1,4 @@
-"""Exit codes and error reporting shared by all command lines, and imports of user modules."""
+"""Exit codes, error reporting and imports of user modules for command lines."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from types import ModuleType
 from .logging import drop_mapping_notice, drop_pixel_notice
 from .signals import Stopped
 
-__all__ = ["Failure", "import_outside", "is_expected", "run", "sentence"]
+__all__ = ["Failure", "error_message", "import_user_modules", "is_expected", "run"]
 
-# Errors caused by options, configs, files and data, and divergence of a training. All others are bugs and keep their
-# traceback.
+# Errors caused by options, configs, files, data or divergence. All other errors are bugs and keep their traceback.
 EXPECTED = (OSError, ValueError, KeyError, FloatingPointError, MemoryError)
 
 
 class Failure(Exception):
-    """An end that another process has already reduced to a sentence and an exit code."""
+    """Error of another process, with its message and exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -37,14 +36,14 @@ def run(
     """Parse a command line and run it.
 
     Args:
-        parser: receives the options ``--import`` and ``--debug``.
-        main: called with the parsed options; may return an exit code.
-        argv: arguments; by default those of the process.
-        extend: adds options that depend on imported user modules.
+        parser: argument parser; the options ``--import`` and ``--debug`` are added.
+        main: function of the parsed options; may return an exit code.
+        argv: arguments; by default the arguments of the process.
+        extend: function that adds options which depend on imported user modules.
 
     Returns:
-        The exit code: 1 after an expected error, which is printed as one sentence to standard error (raised with
-        ``--debug``), 130 after Ctrl-C, and 143 after a SIGTERM that a training deferred.
+        The exit code: 1 after an expected error, whose message is printed to standard error (with ``--debug``, it is
+        raised), 130 after Ctrl-C, and 143 after a SIGTERM that a training deferred.
     """
     for own in (first := argparse.ArgumentParser(add_help=False, allow_abbrev=False), parser):
         own.add_argument(
@@ -53,14 +52,14 @@ def run(
             action="append",
             default=[],
             metavar="MODULE_OR_FILE",
-            help="module or file with heads or datasets of your own, imported first; may be repeated",
+            help="module or file with custom heads or datasets, imported first; may be repeated",
         )
         own.add_argument("--debug", action="store_true", help="show the traceback of an error")
     args, _ = first.parse_known_args(argv)
     drop_mapping_notice()
     drop_pixel_notice()
     try:
-        import_outside(args.imports)
+        import_user_modules(args.imports)
         if extend is not None:
             extend(parser)
         args = parser.parse_args(argv)
@@ -70,30 +69,30 @@ def run(
     except Failure as failure:
         return fail(parser, str(failure), code=failure.code)
     except KeyboardInterrupt:
-        return fail(parser, "stopped", code=130)
+        return fail(parser, "interrupted", code=130)
     except Exception as error:
         if args.debug or not is_expected(error):
             raise
-        return fail(parser, sentence(error))
+        return fail(parser, error_message(error))
 
 
 def is_expected(error: BaseException) -> bool:
-    """Return True for an error that is reported in one sentence; all others are bugs and keep their traceback."""
+    """Return True for errors that are reported without a traceback."""
     return isinstance(error, EXPECTED) or _is_out_of_memory(error)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    # By name, because torch is not imported here.
+    # Compare names, because torch is not imported here.
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def fail(parser: argparse.ArgumentParser, message: str, code: int = 1) -> int:
-    """Print a message after the name of the program to standard error; return the exit code."""
+    """Print the program name and a message to standard error; return the exit code."""
     print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
     return code
 
 
-def sentence(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """Return the message of an error, or its type if it has none."""
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if _is_out_of_memory(error):
@@ -101,15 +100,15 @@ def sentence(error: BaseException) -> str:
     return text or type(error).__name__
 
 
-def import_outside(names: Iterable[str]) -> list[ModuleType]:
-    """Import user modules by name, or by the path of a file, whose folder is added to ``sys.path``.
+def import_user_modules(names: Iterable[str]) -> list[ModuleType]:
+    """Import user modules by name or by file path.
 
-    Modules that are already imported are not imported again, so every process may call this repeatedly. Configs cannot
-    import modules.
+    The folder of a file is added to ``sys.path``. Modules that are already imported are not imported again, so a
+    process may call this function repeatedly. Configs cannot import modules.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: a module does not exist, or another module has the name of a file.
+        ValueError: a module does not exist, or a file has the name of another module.
     """
     return [_import_file(Path(name)) if _is_path(name) else _import_module(name) for name in names]
 
@@ -125,7 +124,7 @@ def _import_module(name: str) -> ModuleType:
         if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
             raise  # The module exists, but one of its imports does not.
         raise ValueError(
-            f"--import {name}: there is no module of this name; for a file, give its path with .py"
+            f"--import {name}: no module has this name; to import a file, specify its path including .py"
         ) from None
 
 
@@ -133,7 +132,7 @@ def _import_file(path: Path) -> ModuleType:
     path = path.resolve()
     source = path / "__init__.py" if path.is_dir() else path
     if not source.is_file():
-        raise FileNotFoundError(f"--import {path}: this Python file does not exist")
+        raise FileNotFoundError(f"--import {path}: the Python file does not exist")
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))
     module = _import_module(path.stem)

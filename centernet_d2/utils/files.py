@@ -1,4 +1,4 @@
-"""Path validation, the cache location, atomic writes and the lock of an output folder."""
+"""Path validation, cache location, atomic writes and locks of output folders."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ else:
 __all__ = [
     "cache_folder",
     "check_local",
-    "folder_locked",
     "is_inside",
-    "leaves",
+    "leaves_folder",
+    "lock_folder",
     "remove_leftovers",
     "text_lines",
-    "write_whole",
+    "write_atomically",
 ]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file atomically: to a temporary file next to `path`, synchronized to disk and renamed.
+def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file atomically.
 
-    A symbolic link is replaced, not followed.
+    The content is written to a temporary file next to `path`, which is synchronized to disk and renamed. A symbolic
+    link is replaced, not followed.
 
     Args:
-        path: of the file.
-        write: writes the content to an open binary file.
+        path: path of the file.
+        write: function that writes the content to an open binary file.
 
     Raises:
         OSError: the file cannot be written; an existing file is unchanged.
@@ -59,18 +60,20 @@ def write_whole(path: str | Path, write: Callable[[BinaryIO], object]) -> None:
         reason = _reason(error)
         if reason is None:
             raise
-        raise OSError(f"{path} cannot be written ({reason.strerror or reason}); what was there is untouched") from error
+        raise OSError(
+            f"{path} cannot be written ({reason.strerror or reason}); an existing file is unchanged"
+        ) from error
 
 
 def _reason(error: BaseException | None) -> OSError | None:
-    """Return the OSError that caused an error; torch raises RuntimeError if it cannot write a file."""
+    """Return the OSError that caused an error, because torch raises RuntimeError if it cannot write a file."""
     while isinstance(error, RuntimeError) and error.__context__ is not None:
         error = error.__context__
     return error if isinstance(error, OSError) else None
 
 
 def _sync_folder(folder: Path) -> None:
-    """Synchronize the directory entry of a new file to disk, where the system supports it."""
+    """Synchronize the directory entry of a new file to disk, if the system supports it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -82,23 +85,27 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> None:
-    """Remove temporary files that killed processes left in a folder; no other process may be writing there."""
+    """Remove the temporary files of killed processes.
+
+    No other process may be writing to the folder.
+    """
     for path in Path(folder).glob(".*.tmp"):
         if path.is_symlink() or path.is_file():
             path.unlink()
 
 
 def is_inside(path: Path) -> bool:
-    """Return True for a regular file that is not a symbolic link out of its folder."""
+    """Return True for a file that is not a symbolic link to another folder."""
     return path.is_file() and path.resolve().parent == path.parent.resolve()
 
 
 @contextmanager
-def folder_locked(folder: str | Path) -> Iterator[None]:
-    """Hold the lock of an output folder, which is created if needed; the kernel releases it if the process is killed.
+def lock_folder(folder: str | Path) -> Iterator[None]:
+    """Hold the lock of an output folder, which is created if needed.
 
-    The lock belongs to this process: forked processes neither hold nor release it. It does not exclude another training
-    of the same process, and there is no lock where the system or the file system does not support it.
+    The lock belongs to this process: the kernel releases it if the process is killed, and forked processes do not share
+    it. It does not prevent another training in the same process. Nothing is locked if the system or the file system
+    does not support locks.
 
     Raises:
         BlockingIOError: another process holds the lock.
@@ -112,7 +119,7 @@ def folder_locked(folder: str | Path) -> Iterator[None]:
     if not HAS_LOCKS:
         yield
         return
-    # Nothing else in this process may open the file: closing any descriptor of it would release the lock.
+    # No other code in this process may open the file, because closing any of its descriptors releases the lock.
     path = folder / ".lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
@@ -141,32 +148,36 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Return $CENTERNET_D2_CACHE, else $XDG_CACHE_HOME/centernet_d2, else ~/.cache/centernet_d2."""
+    """Return the cache folder.
+
+    It is $CENTERNET_D2_CACHE, else $XDG_CACHE_HOME/centernet_d2, else ~/.cache/centernet_d2.
+    """
     if own := os.environ.get("CENTERNET_D2_CACHE"):
         return Path(os.path.expanduser(own))
     return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "centernet_d2"
 
 
 def check_local(path: str | Path, what: str) -> None:
-    """Refuse a URL, which Detectron2 might download.
+    """Reject a URL, because Detectron2 might download it.
 
     Args:
-        path: as given by a user, a config or a file.
-        what: description of the path for the message.
+        path: path from a user, a config or a file.
+        what: description of the path for the error message.
 
     Raises:
         FileNotFoundError: the path is a URL.
     """
     if _URL.match(str(path)):
         raise FileNotFoundError(
-            f"{what} {path} is a URL, and URLs are not downloaded: download the file and give its path"
+            f"{what} {path} is a URL, but URLs are not supported: download the file and specify its path"
         )
 
 
-def leaves(name: str, folder: str | Path) -> bool:
-    """Return True if a relative name, starting at a folder, leads out of the parent of this folder.
+def leaves_folder(name: str, folder: str | Path) -> bool:
+    """Return True if a relative name leads out of the parent of a folder.
 
-    ``../images/a.jpg`` does not, ``../../a.jpg`` does. Only names are compared; symbolic links are not resolved.
+    The name is relative to the folder. The result is False for ``../images/a.jpg`` and True for ``../../a.jpg``.
+    Symbolic links are not resolved.
     """
     if os.path.isabs(name):
         return False
@@ -179,7 +190,7 @@ def leaves(name: str, folder: str | Path) -> bool:
 
 
 def text_lines(path: str | Path) -> list[tuple[str, str]]:
-    """Return the lines of a file that are not blank, each as (file and number for errors, line)."""
-    # What is no text becomes a line that cannot be parsed, and so an error that names it.
+    """Return the nonblank lines of a file as (location for error messages, line)."""
+    # Invalid UTF-8 is replaced, so that parsing fails with an error that names the line.
     lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     return [(f"{path}, line {index}", line.strip()) for index, line in enumerate(lines, 1) if line.strip()]

@@ -1,4 +1,4 @@
-"""Filters for messages of other packages that do not concern users of this project."""
+"""Filters for log messages and warnings of other packages."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 
 from PIL import Image
 
-__all__ = ["drop_mapping_notice", "drop_pixel_notice", "errors_only", "is_for_the_screen", "quiet_imports"]
+__all__ = ["drop_mapping_notice", "drop_pixel_notice", "errors_only", "is_user_message", "quiet_imports"]
 
-# Loggers whose INFO messages are shown on the screen: progress, checkpoints, results. Others go to the log file only.
-SCREEN = (
+# Loggers whose INFO messages are printed to the console: progress, checkpoints, results. The log file contains all.
+CONSOLE_LOGGERS = (
     "centernet_d2",
     "detectron2.utils.events",
     "detectron2.engine.train_loop",
@@ -22,35 +22,35 @@ SCREEN = (
 )
 
 
-def is_for_the_screen(record: logging.LogRecord) -> bool:
-    """Return True for warnings, progress and tables of results (a filter for the handler of the screen)."""
+def is_user_message(record: logging.LogRecord) -> bool:
+    """Return True for warnings, progress and result tables: a console filter."""
     if record.exc_info:  # The command line reports the error.
         return False
     # The formatter of another handler may already have abbreviated the name.
     name = record.name.replace("d2.", "detectron2.", 1) if record.name.startswith("d2.") else record.name
     is_table = name.startswith("detectron2.evaluation.") and "\n|" in record.getMessage()
-    is_shown = record.levelno == logging.INFO and (name.startswith((*SCREEN, "cn.")) or is_table)
+    is_shown = record.levelno == logging.INFO and (name.startswith((*CONSOLE_LOGGERS, "cn.")) or is_table)
     return is_shown or record.levelno >= logging.WARNING
 
 
 def drop_mapping_notice() -> None:
-    """Suppress Detectron2's warning about category ids that do not start at 1: all ids are valid here."""
-    logging.getLogger("detectron2.data.datasets.coco").addFilter(_is_no_mapping_notice)
+    """Suppress Detectron2's warning about category IDs that do not start at 1."""
+    logging.getLogger("detectron2.data.datasets.coco").addFilter(_is_not_mapping_notice)
 
 
-def _is_no_mapping_notice(record: logging.LogRecord) -> bool:
+def _is_not_mapping_notice(record: logging.LogRecord) -> bool:
     return "Category ids in annotations are not in" not in record.getMessage()
 
 
 def drop_pixel_notice() -> None:
-    """Suppress Pillow's warning about large images: they are an error here, see ``imaging.reading.max_pixels``."""
+    """Suppress Pillow's warning about large images, which ``max_pixels`` limits."""
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Suppress the warnings of Detectron2's import about features that are not used here."""
-    # This logger reports a missing CUDA runtime, which is needed only for compiling.
+    """Suppress import warnings of Detectron2 about features that are not used."""
+    # This logger reports a missing CUDA runtime, which is required only for compilation.
     with warnings.catch_warnings(), errors_only("torch.utils.cpp_extension"):
         warnings.filterwarnings("ignore", r"`torch\.jit\.script", FutureWarning)
         warnings.filterwarnings("ignore", r"`torch\.jit\.script", DeprecationWarning)
@@ -60,7 +60,7 @@ def quiet_imports() -> Iterator[None]:
 
 @contextmanager
 def errors_only(name: str) -> Iterator[None]:
-    """Raise the level of a logger to ERROR in this context."""
+    """Set the level of a logger to ERROR in this context."""
     log = logging.getLogger(name)
     level = log.level
     log.setLevel(logging.ERROR)

@@ -7,66 +7,72 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["Signals", "Stopped", "signals_noted"]
+__all__ = ["Signals", "Stopped", "defer_signals"]
 
 
 class Stopped(KeyboardInterrupt):
-    """Orderly end of a program after a signal, with a message about the state of its work."""
+    """Exception that ends a program after a signal, once its state is consistent."""
 
-    def __init__(self, number: int, message: str = "stopped") -> None:
+    def __init__(self, number: int, message: str = "interrupted") -> None:
         """
         Args:
-            number: number of the signal.
-            message: one sentence.
+            number: signal number.
+            message: state of the work, for the user.
         """
         super().__init__(message)
         self.number = number
-        # Exit code that shells expect of a process ended by a signal.
+        # Conventional exit code after a signal.
         self.code = 128 + number
 
 
 class Signals:
-    """Signals received so far; true if there are any. A Ctrl-C after another signal raises KeyboardInterrupt."""
+    """Deferred signals; true if a signal was received.
 
-    def __init__(self, tell: Callable[[int], object] | None = None) -> None:
+    A Ctrl-C after another signal raises KeyboardInterrupt.
+    """
+
+    def __init__(self, callback: Callable[[int], object] | None = None) -> None:
         """
         Args:
-            tell: called with the number of every deferred signal.
+            callback: called with the number of every deferred signal.
         """
-        # Number of the first signal; 0 before.
+        # Number of the first signal; 0 if none was received.
         self.number = 0
-        self._tell = tell
-        self._at_once = False
+        self._callback = callback
+        self._immediate = False
 
     def __bool__(self) -> bool:
         return self.number != 0
 
     def note(self, number: int, frame: object) -> None:
-        """Handle a signal: remember its number."""
+        """Handle a signal: store its number."""
         if self and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = self.number or number
-        if self._tell is not None:
-            self._tell(number)
-        if self._at_once:
+        if self._callback is not None:
+            self._callback(number)
+        if self._immediate:
             raise Stopped(self.number)
 
     @contextmanager
-    def raised(self) -> Iterator[None]:
-        """Raise :class:`Stopped` for signals in this context, and for an earlier one: the work may end anywhere."""
+    def raise_immediately(self) -> Iterator[None]:
+        """Raise :class:`Stopped` at the first signal, or now if one was received."""
         if self:
             raise Stopped(self.number)
-        self._at_once = True
+        self._immediate = True
         try:
             yield
         finally:
-            self._at_once = False
+            self._immediate = False
 
 
 @contextmanager
-def signals_noted(*numbers: int, tell: Callable[[int], object] | None = None) -> Iterator[Signals]:
-    """Defer signals in this context, see :class:`Signals`. Other threads than the main thread receive no signals."""
-    signals = Signals(tell)
+def defer_signals(*numbers: int, callback: Callable[[int], object] | None = None) -> Iterator[Signals]:
+    """Defer signals in this context, see :class:`Signals`.
+
+    Only the main thread receives signals.
+    """
+    signals = Signals(callback)
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return

@@ -1,4 +1,4 @@
-"""Validation of arguments and of tables of numbers."""
+"""Validation of arguments and numbers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 __all__ = ["LARGEST_COORDINATE", "ArgumentError", "check_choice", "finite_numbers", "number_table"]
 
-# In pixels. Beyond it, float32 does not distinguish neighboring pixels.
+# In pixels. Beyond this value, float32 cannot represent all integers.
 LARGEST_COORDINATE = 2**24
 
 
@@ -18,10 +18,10 @@ def number_table(rows: Sequence[object], width: int) -> np.ndarray | None:
 
     Args:
         rows: lists of numbers.
-        width: length of each.
+        width: required length of each list.
 
     Returns:
-        (N, width) float64; None if a row has another length, or contains a value that is not a number, not finite, or
+        (N, width) float64; None if a list has another length, or contains a value that is not a number, not finite, or
         larger than LARGEST_COORDINATE. Strings such as "1" are not numbers.
     """
     if not rows:
@@ -37,10 +37,12 @@ def number_table(rows: Sequence[object], width: int) -> np.ndarray | None:
 
 
 class ArgumentError(ValueError):
-    """Invalid argument. In a config error, :func:`name_keys` replaces its name by the config key.
+    """Error about the value of an argument.
+
+    :func:`name_keys` converts it to an error about a config key.
 
     Attributes:
-        argument: name of the argument or config key, with which the message begins.
+        argument: name of the argument, the first part of the message.
         problem: rest of the message.
     """
 
@@ -54,13 +56,17 @@ class ArgumentError(ValueError):
 
 
 def check_choice(argument: str, value: object, known: Sequence[object]) -> None:
-    """Raise an :class:`ArgumentError` unless `value` is one of the known choices."""
+    """Raise an :class:`ArgumentError` if `value` is not one of the known choices."""
     if value not in known:
         raise ArgumentError(argument, f"is {value!r}, known: {', '.join(map(str, known))}")
 
 
 def finite_numbers(fields: Sequence[str], where: str) -> list[float]:
-    """Convert texts to numbers; raise a ValueError that names `where` for a text that is not a finite number."""
+    """Convert strings to finite numbers.
+
+    Raises:
+        ValueError: a string is not a finite number; the message starts with `where`.
+    """
     numbers = []
     for field in fields:
         try:

@@ -10,7 +10,7 @@ from detectron2.data import MetadataCatalog
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.cli import detect as demo
-from centernet_d2.cli.sinks import JsonSink, PictureSink, VideoSink
+from centernet_d2.cli.sinks import ImageFolderSink, JsonSink, VideoSink
 from centernet_d2.cli.sources import VideoSource, find_images, open_source
 from centernet_d2.modeling import BoxHead, CenterNet
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, Box3DProperty, BoxProperty
@@ -20,7 +20,7 @@ ZOO = "Shapes/centernet_R_18_shapes.yaml"
 
 
 @pytest.fixture(autouse=True)
-def _no_data_sets(monkeypatch, tmp_path):
+def _no_datasets(monkeypatch, tmp_path):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
 
 
@@ -34,7 +34,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def call(weights, capsys):
-    """A function (arguments...) -> exit code, standard output, standard error of the demo."""
+    """Function (arguments...) -> exit code, standard output and standard error of the demo."""
 
     def run(*arguments, config=ZOO):
         options = ["--config-file", str(config), "--weights", str(weights), "--device", "cpu"]
@@ -56,14 +56,14 @@ def write(path, image):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Pictures of every kind under a name with spaces and non-ASCII letters."""
+    """Images of all types, in a folder whose name contains spaces and non-ASCII characters."""
     root = tmp_path / "Bilder für später"
-    write(root / "colour.png", pixels(0))
+    write(root / "color.png", pixels(0))
     write(root / "photo ü.jpg", pixels(1, (64, 50)))
-    write(root / "grey.png", pixels(2)[..., 0])
+    write(root / "gray.png", pixels(2)[..., 0])
     write(root / "alpha.PNG", np.dstack([pixels(3), pixels(3)[..., :1]]))
-    write(root / "deep.png", pixels(4)[..., 0].astype(np.uint16) * 257)
-    (root / "broken.png").write_bytes((root / "colour.png").read_bytes()[:100])
+    write(root / "gray16.png", pixels(4)[..., 0].astype(np.uint16) * 257)
+    (root / "broken.png").write_bytes((root / "color.png").read_bytes()[:100])
     (root / "notes.txt").write_text("no image")
     return root
 
@@ -82,57 +82,57 @@ def frames(path):
     return [frame.image for frame in VideoSource(str(path))]
 
 
-def test_a_folder_of_all_kinds_with_a_broken_file(call, folder, tmp_path):
-    output, results = tmp_path / "Ergebnis ö" / "pictures", tmp_path / "Ergebnis ö" / "results.json"
+def test_folder_with_all_image_types_and_a_broken_file(call, folder, tmp_path):
+    output, results = tmp_path / "Ergebnis ö" / "images", tmp_path / "Ergebnis ö" / "results.json"
     code, out, err = call(folder, "--output", output, "--json", results, "--batch-size", 4, "--threshold", 1)
     assert code == 1
     assert err.count("skipped: cannot read the image") == 1
     assert "broken.png" in err
     assert "5 images, " in out
-    assert "1 could not be read" in out
-    pictures = {path.name: cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), 1) for path in output.iterdir()}
-    assert set(pictures) == {"colour.png", "photo ü.png", "grey.png", "alpha.png", "deep.png"}
-    assert pictures["photo ü.png"].shape == (64, 50, 3)
-    # Scaled, not white all over. Before 3.11, Matplotlib moves a picture by a part of a pixel.
-    assert abs(pictures["deep.png"].mean() - pixels(4)[..., 0].mean()) < 1
+    assert "1 unreadable images skipped" in out
+    written = {path.name: cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), 1) for path in output.iterdir()}
+    assert set(written) == {"color.png", "photo ü.png", "gray.png", "alpha.png", "gray16.png"}
+    assert written["photo ü.png"].shape == (64, 50, 3)
+    # 16-bit values are scaled. Before version 3.11, Matplotlib shifts images by a fraction of a pixel.
+    assert abs(written["gray16.png"].mean() - pixels(4)[..., 0].mean()) < 1
     entries = json.loads(results.read_text(encoding="utf-8"))
-    named = {"colour.png", "photo ü.jpg", "grey.png", "alpha.PNG", "deep.png"}
+    named = {"color.png", "photo ü.jpg", "gray.png", "alpha.PNG", "gray16.png"}
     assert {entry["file_name"] for entry in entries} == {str(folder / name) for name in named}
     assert {"image_id", "category_id", "bbox", "score", "file_name"} == set(entries[0])
 
 
-def test_files_globs_and_a_config_file(call, folder, tmp_path):
+def test_files_globs_and_config_file(call, folder, tmp_path):
     config = tmp_path / "my config.yaml"
     config.write_text(load_config(model_zoo.get_config_file(ZOO)).dump())
-    arguments = [folder / "colour.png", folder / "*.jpg", folder / "colour.png"]
+    arguments = [folder / "color.png", folder / "*.jpg", folder / "color.png"]
     code, out, _ = call(*arguments, "--output", tmp_path / "out", "--heatmap", config=config)
     assert code == 0
     assert "2 images, " in out
-    drawn = cv2.imread(str(tmp_path / "out" / "colour.png"))
-    assert drawn.mean() < pixels(0).mean()  # dimmed under the heatmap
+    drawn = cv2.imread(str(tmp_path / "out" / "color.png"))
+    assert drawn.mean() < pixels(0).mean()  # The heatmap dims the image.
 
 
 @pytest.mark.parametrize(
     ("name", "start"), [("one.jpg", b"\xff\xd8\xff"), ("new/ONE.PNG", b"\x89PNG"), ("one.tif", b"II*")]
 )
-def test_one_image_becomes_the_picture_that_is_named(call, folder, tmp_path, name, start):
+def test_single_image_output_file(call, folder, tmp_path, name, start):
     output = tmp_path / name
-    assert call(folder / "colour.png", "--output", output, "--threshold", 1)[0] == 0
+    assert call(folder / "color.png", "--output", output, "--threshold", 1)[0] == 0
     assert output.is_file()
     assert output.read_bytes().startswith(start)
     assert np.abs(cv2.imread(str(output)).astype(int) - pixels(0)).mean() < 12
-    code, _, err = call(folder / "colour.png", "--output", output)
-    assert (code, "already exists; nothing is overwritten" in err) == (1, True)
+    code, _, err = call(folder / "color.png", "--output", output)
+    assert (code, "already exists and is not overwritten" in err) == (1, True)
 
 
-def test_weights_of_the_authors_by_name(released, folder, tmp_path, monkeypatch):
+def test_released_weights_by_name(released, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CENTERNET_D2_CACHE", str(released))
-    options = [str(folder / "colour.png"), "--model", "r18-coco", "--device", "cpu", "--json", str(tmp_path / "r.json")]
+    options = [str(folder / "color.png"), "--model", "r18-coco", "--device", "cpu", "--json", str(tmp_path / "r.json")]
     assert demo.main([*options, "--output", str(tmp_path / "drawn")]) == 0
-    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["colour.png"]
-    found = {entry["category_id"] for entry in json.loads((tmp_path / "r.json").read_text())}
-    assert found
-    assert found <= MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id.keys()
+    assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["color.png"]
+    category_ids = {entry["category_id"] for entry in json.loads((tmp_path / "r.json").read_text())}
+    assert category_ids
+    assert category_ids <= MetadataCatalog.get("coco_2017_val").thing_dataset_id_to_contiguous_id.keys()
 
 
 @pytest.mark.parametrize(
@@ -142,27 +142,27 @@ def test_weights_of_the_authors_by_name(released, folder, tmp_path, monkeypatch)
         ("dla34-cocoo", "config file dla34-cocoo does not exist; did you mean dla34-coco?"),
     ],
 )
-def test_weights_that_cannot_be_had_are_one_line(folder, tmp_path, monkeypatch, capsys, name, message):
+def test_unavailable_weights_are_one_line(folder, tmp_path, monkeypatch, capsys, name, message):
     monkeypatch.setitem(sys.modules, "gdown", None)
     monkeypatch.setenv("CENTERNET_D2_CACHE", str(tmp_path / "cache"))
-    assert demo.main([str(folder / "colour.png"), "--model", name, "--output", str(tmp_path / "drawn")]) == 1
+    assert demo.main([str(folder / "color.png"), "--model", name, "--output", str(tmp_path / "drawn")]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (tmp_path / "drawn").exists()
 
 
-def test_sub_folders_are_mentioned(call, tmp_path):
+def test_subfolders_are_reported(call, tmp_path):
     write(tmp_path / "set" / "a.png", pixels(0))
     write(tmp_path / "set" / "inner" / "b.png", pixels(1))
     code, out, err = call(tmp_path / "set", "--output", tmp_path / "out")
     assert (code, "1 images, " in out) == (0, True)
-    assert f"{tmp_path / 'set'}: 1 sub-folders are not searched; '{tmp_path / 'set'}/**/*.jpg' would" in err
+    assert f"{tmp_path / 'set'}: 1 subfolders are not searched; use '{tmp_path / 'set'}/**/*.jpg' to search them" in err
     code, out, err = call(f"{tmp_path / 'set'}/**/*.png", "--output", tmp_path / "all")
     assert "2 images, " in out
-    assert "sub-folders" not in err
+    assert "subfolders" not in err
 
 
-def test_a_video_becomes_a_video(call, video, tmp_path):
+def test_video_to_video(call, video, tmp_path):
     code, out, _ = call(video, "--output", tmp_path / "drawn.mp4", "--json", tmp_path / "r.json", "--threshold", 1)
     assert code == 0
     assert "7 images, " in out
@@ -172,7 +172,7 @@ def test_a_video_becomes_a_video(call, video, tmp_path):
     assert {entry["image_id"] for entry in json.loads((tmp_path / "r.json").read_text())} == set(range(1, 8))
 
 
-def test_a_video_may_become_pictures(call, video, tmp_path):
+def test_video_to_image_folder(call, video, tmp_path):
     assert call(video, "--output", tmp_path / "frames", "--max-frames", 3, "--batch-size", 2)[0] == 0
     names = sorted(path.name for path in (tmp_path / "frames").iterdir())
     assert names == [f"clip-{number:06d}.png" for number in (1, 2, 3)]
@@ -191,19 +191,19 @@ def test_ctrl_c_leaves_complete_files(call, video, tmp_path, monkeypatch):
     code, out, err = call(video, "--output", tmp_path / "drawn.avi", "--json", tmp_path / "r.json")
     assert (code, signal.getsignal(signal.SIGINT)) == (130, before)
     assert "3 images" in out
-    assert "stopped" in err
+    assert "interrupted; the files written so far are complete" in err
     assert len(frames(tmp_path / "drawn.avi")) == 3
     assert {entry["image_id"] for entry in json.loads((tmp_path / "r.json").read_text())} == {1, 2, 3}
 
 
-def test_nothing_is_overwritten(call, folder, tmp_path):
-    image = folder / "colour.png"
-    write(tmp_path / "full" / "colour.png", pixels())
+def test_existing_output_is_not_overwritten(call, folder, tmp_path):
+    image = folder / "color.png"
+    write(tmp_path / "full" / "color.png", pixels())
     (tmp_path / "r.json").write_text("mine")
     for option, path in (("--output", tmp_path / "full"), ("--json", tmp_path / "r.json")):
         code, _, err = call(image, option, path)
         assert code == 1
-        assert f"{path} already exists; nothing is overwritten" in err
+        assert f"{path} already exists and is not overwritten" in err
     assert (tmp_path / "r.json").read_text() == "mine"
     assert call(image, "--output", tmp_path / "drawn.mp4")[0] == 0
     assert call(image, "--output", tmp_path / "drawn.mp4")[0] == 1
@@ -212,46 +212,51 @@ def test_nothing_is_overwritten(call, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nowhere.png", "--json", "r.json"], "nowhere.png: no such file, folder or matching glob"),
-        (["--json", "r.json"], "there is no input"),
-        (["colour.png"], "there is no output"),
-        (["colour.png", "--camera", "0", "--json", "r.json"], "give either inputs or --camera"),
+        (["nowhere.png", "--json", "r.json"], "nowhere.png: no file, folder or glob match exists"),
+        (["--json", "r.json"], "no input is specified"),
+        (["color.png"], "no output is specified"),
+        (["color.png", "--camera", "0", "--json", "r.json"], "inputs and --camera are mutually exclusive"),
         (["--camera", "77", "--json", "r.json"], "cannot open the camera 77"),
-        (["clip.avi", "colour.png", "--json", "r.json"], "a video must be the only input"),
-        (["colour.png", "--json", "r.json", "--opts", "MODEL.NOTHING", "1"], "there is no key MODEL.NOTHING"),
-        (["colour.png", "--json", "r.json", "--opts", "MODEL.WEIGHTS", ""], "there are no weights to detect with"),
+        (["clip.avi", "color.png", "--json", "r.json"], "a video must be the only input"),
+        (["color.png", "--json", "r.json", "--opts", "MODEL.NOTHING", "1"], "there is no key MODEL.NOTHING"),
+        (
+            ["color.png", "--json", "r.json", "--opts", "MODEL.WEIGHTS", ""],
+            "MODEL.WEIGHTS is empty, but detection requires weights",
+        ),
         (["clip.avi", "--output", "drawn.mov"], "drawn.mov: the suffix of a video must be .mp4 or .avi"),
         (["broken.avi", "--json", "r.json"], "cannot open the video broken.avi"),
         (["empty", "--json", "r.json"], "empty: the folder contains no images"),
-        (["colour.png", "--json", "r.json", "--max-frames", "0"], "--max-frames is 0, but must be at least 1"),
-        (["colour.png", "--json", "r.json", "--config-file", "bad.yaml"], "bad.yaml is not YAML"),
-        (["colour.png", "--json", "r.json", "--weights", "bad.yaml"], "bad.yaml is not a file of plain weights"),
-        (["colour.png", "--json", "r.json", "--weights", "nope.pth"], "the weights file nope.pth does not exist"),
-        (["colour.png", "--json", "r.json", "--batch-size", "0"], "--batch-size is 0, but must be at least 1"),
-        (["colour.png", "--json", "empty"], "--json empty is a folder"),
-        (["colour.png", "--json", "r.json", "--threshold", "50"], "--threshold is 50, but must be from 0 to 1"),
-        (["colour.png", "--json", "r.json", "--threshold", "-0.1"], "--threshold is -0.1, but must be from 0 to 1"),
-        (["colour.png", "--json", "r.json", "--threshold", "nan"], "--threshold is nan, but must be from 0 to 1"),
+        (["color.png", "--json", "r.json", "--max-frames", "0"], "--max-frames is 0, but must be at least 1"),
+        (["color.png", "--json", "r.json", "--config-file", "bad.yaml"], "bad.yaml is not valid YAML"),
+        (["color.png", "--json", "r.json", "--weights", "bad.yaml"], "bad.yaml is not a file of plain weights"),
+        (["color.png", "--json", "r.json", "--weights", "nope.pth"], "the weights file nope.pth does not exist"),
+        (["color.png", "--json", "r.json", "--batch-size", "0"], "--batch-size is 0, but must be at least 1"),
+        (["color.png", "--json", "empty"], "--json empty is a folder"),
+        (["color.png", "--json", "r.json", "--threshold", "50"], "--threshold is 50, but must be from 0 to 1"),
+        (["color.png", "--json", "r.json", "--threshold", "-0.1"], "--threshold is -0.1, but must be from 0 to 1"),
+        (["color.png", "--json", "r.json", "--threshold", "nan"], "--threshold is nan, but must be from 0 to 1"),
         (
-            ["colour.png", "grey.png", "--output", "one.jpg"],
-            "one.jpg is a single image, but there are 2 images: name a folder",
+            ["color.png", "gray.png", "--output", "one.jpg"],
+            "one.jpg is a single image, but the input is 2 images: specify a folder",
         ),
-        (["clip.avi", "--output", "one.jpg"], "one.jpg is a single image, but a video has many"),
-        (["colour.png", "--output", "one.mov"], "one.mov: the suffix of a video must be .mp4 or .avi"),
-        (["colour.png", "--output", "one.gif"], "one.gif: the suffix of an image must be one of .bmp, "),
-        (["deep", "--json", "r.json"], "deep: the folder contains no images; its 1 sub-folders are not searched"),
-        (["colour.png", "--json", "r.json", "--device", "cuda:77"], "torch sees no GPU: set MODEL.DEVICE cpu"),
+        (["clip.avi", "--output", "one.jpg"], "one.jpg is a single image, but the input is a video"),
+        (["color.png", "--output", "one.mov"], "one.mov: the suffix of a video must be .mp4 or .avi"),
+        (["color.png", "--output", "one.gif"], "one.gif: the suffix of an image must be one of .bmp, "),
+        (["nested", "--json", "r.json"], "nested: the folder contains no images; its 1 subfolders are not searched"),
+        (["color.png", "--json", "r.json", "--device", "cuda:77"], "no GPU is available: set MODEL.DEVICE cpu"),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(weights, capsys, tmp_path, monkeypatch, arguments, message, video):
+def test_invalid_arguments_are_one_line_and_create_no_files(
+    weights, capsys, tmp_path, monkeypatch, arguments, message, video
+):
     monkeypatch.chdir(tmp_path)
-    write(tmp_path / "colour.png", pixels())
+    write(tmp_path / "color.png", pixels())
     (tmp_path / "broken.avi").write_text("nothing")
     (tmp_path / "bad.yaml").write_text("e: [1, 2\n")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    write(tmp_path / "grey.png", pixels(2)[..., 0])
+    write(tmp_path / "gray.png", pixels(2)[..., 0])
     (tmp_path / "empty").mkdir()
-    (tmp_path / "deep" / "inner").mkdir(parents=True)
+    (tmp_path / "nested" / "inner").mkdir(parents=True)
     before = {path.name for path in tmp_path.iterdir()}
     options = ["--config-file", ZOO, "--device", "cpu", *(["--weights", str(weights)] if "" not in arguments else [])]
     assert demo.main([*options, *arguments]) == 1
@@ -268,17 +273,15 @@ def test_mistakes_are_one_line_and_leave_nothing(weights, capsys, tmp_path, monk
         (["--calibration", "nowhere", "--focal-length", "9"], "--calibration, --focal-length", "box3d"),
     ],
 )
-def test_options_of_properties_that_are_not_predicted_are_refused(
-    call, folder, tmp_path, monkeypatch, options, named, name
-):
+def test_options_of_other_properties_are_rejected(call, folder, tmp_path, monkeypatch, options, named, name):
     monkeypatch.setattr("sys.argv", ["demo.py"])
     code, _, err = call(folder, "--json", tmp_path / "r.json", *options)
     assert code == 1
-    assert err == f"demo: {named} belongs to the property {name}, which this config does not predict\n"
+    assert err == f"demo: {named} requires the property {name}, which this config does not predict\n"
     assert not (tmp_path / "r.json").exists()
 
 
-def test_a_property_may_build_on_one_with_options(monkeypatch):
+def test_subclass_of_property_with_options(monkeypatch):
     prop = type("OwnProperty", (Box3DProperty,), {"name": "own", "node": ""})
     head = type("OwnHead", (BoxHead,), {"property_type": prop})
     monkeypatch.setattr(POINT_HEAD_REGISTRY, "_obj_map", {**POINT_HEAD_REGISTRY._obj_map, "OwnHead": head})
@@ -286,24 +289,24 @@ def test_a_property_may_build_on_one_with_options(monkeypatch):
     demo.add_property_arguments(parser)
     args = parser.parse_args(["a.png", "--config-file", "a.yaml", "--weights", "a.pth", "--focal-length", "9"])
     demo.use_property_arguments(args, [Box3DProperty()])
-    with pytest.raises(ValueError, match="--focal-length belongs to the property"):
+    with pytest.raises(ValueError, match="--focal-length requires the property"):
         demo.use_property_arguments(args, [BoxProperty()])
 
 
-def test_inputs_keep_their_order_and_come_once(folder):
-    names = [path.name for path in find_images([str(folder / "grey.png"), str(folder)])]
-    assert names == ["grey.png", "alpha.PNG", "broken.png", "colour.png", "deep.png", "photo ü.jpg"]
+def test_find_images_keeps_order_without_duplicates(folder):
+    names = [path.name for path in find_images([str(folder / "gray.png"), str(folder)])]
+    assert names == ["gray.png", "alpha.PNG", "broken.png", "color.png", "gray16.png", "photo ü.jpg"]
     assert len(open_source([str(folder)])) == 6
 
 
-def test_pictures_of_one_name_get_numbers(tmp_path):
-    with PictureSink(tmp_path / "out") as sink:
+def test_repeated_names_are_numbered(tmp_path):
+    with ImageFolderSink(tmp_path / "out") as sink:
         for name in ("a.png", "a.jpg", "A.png"):
             sink.write(name, pixels())
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["A-3.png", "a-2.png", "a.png"]
 
 
-def test_an_empty_list_is_valid_json_and_odd_pictures_fit_into_a_video(tmp_path):
+def test_empty_json_and_resized_video_frames(tmp_path):
     with JsonSink(tmp_path / "r.json") as sink:
         sink.write([])
     assert json.loads((tmp_path / "r.json").read_text()) == []
@@ -313,8 +316,8 @@ def test_an_empty_list_is_valid_json_and_odd_pictures_fit_into_a_video(tmp_path)
     assert len(frames(tmp_path / "v.avi")) == 2
 
 
-def test_the_script_shows_its_help(load_script, capsys):
-    with pytest.raises(SystemExit) as stop:
+def test_script_prints_help(load_script, capsys):
+    with pytest.raises(SystemExit) as exit_info:
         load_script("demo.py").main(["--help"])
-    assert stop.value.code == 0
+    assert exit_info.value.code == 0
     assert "--heatmap" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""3-D boxes from the command line: pictures with a bird's-eye view, cameras by file, by folder and by focal length."""
+"""Detection of 3-D boxes on the command line: bird's-eye views and cameras."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def call(weights, tmp_path, capsys, monkeypatch):
-    """A function (arguments...) -> exit code, standard error and the depths that the demo wrote."""
+    """Function (arguments...) -> exit code, standard error and depths in the JSON file of the demo."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
     write_boxes_on_ground(tmp_path / "scenes", {"all": 3})
 
@@ -44,7 +44,7 @@ def call(weights, tmp_path, capsys, monkeypatch):
     return run
 
 
-def test_space_is_drawn_beside_the_picture(call, tmp_path):
+def test_birds_eye_view_is_drawn_next_to_image(call, tmp_path):
     calibration = tmp_path / "scenes/training/calib"
     code, _, depths = call("--calibration", calibration, "--output", tmp_path / "out", "--threshold", 0.0)
     assert code == 0
@@ -55,7 +55,7 @@ def test_space_is_drawn_beside_the_picture(call, tmp_path):
     assert (drawn[:, :864] != source).any()
 
 
-def test_cameras_by_file_folder_focal_length_or_default(call, tmp_path, caplog, monkeypatch):
+def test_camera_from_file_folder_focal_length_or_default(call, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
     folder = tmp_path / "scenes/training/calib"
     by_folder = call("--calibration", folder, "--batch-size", 2)[2]
@@ -66,14 +66,14 @@ def test_cameras_by_file_folder_focal_length_or_default(call, tmp_path, caplog, 
     assert code == 0
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert warnings == ["no --calibration and no --focal-length: BOX3D.DEFAULT_CAMERA of the config counts"]
-    # The pictures are by cameras of focal lengths 270, 405 and 210.
+    # The focal lengths of the images are 270, 405 and 210.
     assert by_focal == pytest.approx(by_file, rel=1e-4)
     assert by_folder[3:6] == pytest.approx(by_file[3:6], rel=1e-4)
     assert [z * 405 / 270 for z in by_folder[:3]] == pytest.approx(by_file[:3], rel=1e-4)
     assert [z * 707.0493 / 405 for z in by_file] == pytest.approx(by_default, rel=1e-2)
 
 
-def test_a_picture_without_its_calibration_is_skipped(call, tmp_path):
+def test_image_without_calibration_is_skipped(call, tmp_path):
     (tmp_path / "scenes/training/calib/000000.txt").unlink()
     (tmp_path / "scenes/training/calib/000002.txt").write_text("P2: 1 2 3\n")
     code, err, depths = call("--calibration", tmp_path / "scenes/training/calib")
@@ -91,15 +91,15 @@ def test_a_picture_without_its_calibration_is_skipped(call, tmp_path):
         (["--calibration", "nowhere.txt"], "the calibration file nowhere.txt does not exist"),
     ],
 )
-def test_mistakes_are_one_line(call, arguments, message):
+def test_invalid_options_are_one_line(call, arguments, message):
     code, err, depths = call(*arguments)
     assert code == 1
     assert message in err
     assert depths is None
 
 
-def test_cameras_are_for_3d_boxes(weights, tmp_path, capsys):
+def test_camera_options_require_3d_boxes(weights, tmp_path, capsys):
     write_boxes_on_ground(tmp_path, {"all": 1})
     options = ["--config-file", "Shapes/centernet_R_18_shapes.yaml", "--weights", str(weights), "--focal-length", "9"]
     assert demo.main([str(tmp_path / "training/image_2"), "--json", str(tmp_path / "r.json"), *options]) == 1
-    assert "belongs to the property box3d, which this config does not predict" in capsys.readouterr().err
+    assert "--focal-length requires the property box3d, which this config does not predict" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What train_net.py shows, and how it ends."""
+"""Console output and exit codes of train_net.py."""
 
 import re
 
@@ -11,7 +11,7 @@ from centernet_d2.cli import train as command
 
 @pytest.fixture
 def call(arguments, capsys, monkeypatch):
-    """A function (flags, key=value...) -> exit code, standard output and standard error of a tiny training."""
+    """Function (flags, key=value...) -> exit code, standard output and standard error of a tiny training."""
     monkeypatch.setattr("sys.argv", ["train_net.py"])
 
     def run(*flags, **overrides):
@@ -22,7 +22,7 @@ def call(arguments, capsys, monkeypatch):
     return run
 
 
-def test_the_screen_has_progress_and_results_and_the_log_file_everything(call, tmp_path):
+def test_console_shows_progress_and_log_file_everything(call, tmp_path):
     code, out, err = call(SOLVER__MAX_ITER=2, SOLVER__STEPS="(1,)")
     assert (code, err) == (0, "")
     for shown in (
@@ -41,7 +41,7 @@ def test_the_screen_has_progress_and_results_and_the_log_file_everything(call, t
     assert len(log.splitlines()) > 300
 
 
-def test_a_config_may_be_named_as_in_the_model_zoo(arguments, capsys, monkeypatch):
+def test_config_by_model_zoo_name(arguments, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train_net.py"])
     args = arguments(SOLVER__MAX_ITER=1, DATASETS__TEST="()")
     code = command.run(["--config-file", "Shapes/centernet_R_18_shapes.yaml", *args.opts])
@@ -58,14 +58,14 @@ def test_a_config_may_be_named_as_in_the_model_zoo(arguments, capsys, monkeypatc
         ([], {"DATASETS__TRAIN": "('nowhere',)", "DATASETS__TEST": "()"}, "'nowhere' is not registered"),
     ],
 )
-def test_a_mistake_is_one_line(call, flags, overrides, message):
+def test_error_is_one_line(call, flags, overrides, message):
     code, out, err = call(*flags, **overrides)
     assert code == 1
     assert re.fullmatch(rf"train_net: .*{re.escape(message)}.*\n", err)
     assert len(out.splitlines()) <= 2
 
 
-def test_a_training_that_diverges_is_one_line(call, monkeypatch):
+def test_divergence_is_one_line(call, monkeypatch):
     monkeypatch.setattr(
         "centernet_d2.modeling.heads.center.CenterHead.losses", lambda self, *_: {"loss": torch.tensor(float("nan"))}
     )
@@ -77,37 +77,37 @@ def test_a_training_that_diverges_is_one_line(call, monkeypatch):
     assert "Traceback" not in out
 
 
-def test_a_failed_start_does_not_stand_in_the_way_of_the_corrected_one(call, tmp_path):
+def test_output_folder_can_be_reused_after_failed_start(call, tmp_path):
     assert call(DATASETS__TRAIN="('nowhere',)", DATASETS__TEST="()")[0] == 1
     assert (tmp_path / "out" / "config.yaml").exists()
     assert call(DATASETS__TEST="()", SOLVER__MAX_ITER=1)[0] == 0
 
 
-def test_more_gpus_than_there_are_is_one_line(call, monkeypatch):
+def test_too_many_gpus_is_one_line(call, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    assert call("--num-gpus", "2")[::2] == (1, "train_net: --num-gpus is 2, but torch sees 1 GPUs\n")
+    assert call("--num-gpus", "2")[::2] == (1, "train_net: --num-gpus is 2, but only 1 GPUs are visible\n")
 
 
-def test_processes_on_the_cpu_of_a_machine_with_gpus_need_torchrun(call, monkeypatch):
+def test_cpu_processes_on_gpu_machine_require_torchrun(call, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("it started them"))
+    monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("processes were started"))
     code, _, err = call("--num-gpus", "2")
     assert code == 1
-    assert err.endswith("on a machine with GPUs: start the processes with torchrun\n")
+    assert err.endswith("--num-gpus does not support MODEL.DEVICE cpu on a machine with GPUs: use torchrun\n")
 
 
-def test_a_mistake_shows_before_several_processes_start(call, monkeypatch):
-    monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("it started them"))
+def test_errors_are_reported_before_processes_start(call, monkeypatch):
+    monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("processes were started"))
     code, _, err = call("--num-gpus", "2", MODEL__WEIGHTS="nope.pth")
     assert (code, err) == (1, "train_net: the weights file nope.pth does not exist\n")
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_an_error_in_several_processes_is_one_line_of_the_first(arguments, capsys, monkeypatch, debug):
+def test_error_in_several_processes_is_one_line(arguments, capsys, monkeypatch, debug):
     def launch(main, processes, *, args, **options):
-        """As if processes ran one after the other: what happens in one, and what torch makes of it."""
+        """Run the processes sequentially and raise the same error as torch."""
         for _rank in range(processes):
             with pytest.raises(FileNotFoundError if debug else SystemExit):
                 main(*args)

@@ -1,4 +1,4 @@
-"""Folders of labelled images to evaluated models, by the command line."""
+"""Training and evaluation with --data."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from centernet_d2 import load_config
 from centernet_d2.cli.train import run
 from support.folders import write_coco_folders, write_labelme, write_table, write_voc, write_yolo
 
-# A network of next to nothing, for two iterations.
+# Tiny network and batch.
 TINY = {
     "MODEL.DEVICE": "cpu",
     "MODEL.HOURGLASS.WIDTHS": "[8, 8]",
@@ -32,7 +32,7 @@ MAKERS = {
 
 
 def command(data, out, *options, **keys):
-    """The arguments of a tiny training."""
+    """Return the arguments of a tiny training."""
     keys = {**TINY, "OUTPUT_DIR": str(out), **{key.replace("__", "."): value for key, value in keys.items()}}
     return ["--data", str(data), *options, *[part for pair in keys.items() for part in pair]]
 
@@ -43,7 +43,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("layout", MAKERS)
-def test_a_folder_becomes_an_evaluated_model(layout, tmp_path, capsys):
+def test_train_and_evaluate_each_layout(layout, tmp_path, capsys):
     data, out = MAKERS[layout](tmp_path / "cells"), tmp_path / f"out_{layout}"
     assert run(command(data, out, SOLVER__MAX_ITER="2")) == 0
     screen = capsys.readouterr().out
@@ -63,7 +63,7 @@ def test_a_folder_becomes_an_evaluated_model(layout, tmp_path, capsys):
     assert any("bbox/AP" in line for line in lines)
 
 
-def test_the_config_alone_trains_the_same_weights(folder, tmp_path):
+def test_recorded_config_trains_equal_weights(folder, tmp_path):
     assert run(command(folder, tmp_path / "first", "--epochs", "1")) == 0
     config = str(tmp_path / "first" / "config.yaml")
     assert run(["--config-file", config, "OUTPUT_DIR", str(tmp_path / "second")]) == 0
@@ -73,14 +73,14 @@ def test_the_config_alone_trains_the_same_weights(folder, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_config_of_a_run_goes_on_with_it(folder, tmp_path):
+def test_run_is_resumed_from_recorded_config(folder, tmp_path):
     out = tmp_path / "out"
     assert run(command(folder, out, SOLVER__MAX_ITER="1", DATASETS__TEST="()")) == 0
     assert run(["--config-file", str(out / "config.yaml"), "--resume", "SOLVER.MAX_ITER", "2"]) == 0
     assert load_config(out / "config.yaml").SOLVER.MAX_ITER == 2
 
 
-def test_a_run_is_resumed_and_evaluated_by_its_folder_alone(folder, tmp_path, capsys):
+def test_run_is_resumed_and_evaluated_from_output_folder(folder, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(command(folder, out, "--epochs", "1")) == 0
     assert run(["--resume", "OUTPUT_DIR", str(out), "SOLVER.MAX_ITER", "3"]) == 0
@@ -90,10 +90,10 @@ def test_a_run_is_resumed_and_evaluated_by_its_folder_alone(folder, tmp_path, ca
     assert run(["--data", str(folder), "--eval-only", "OUTPUT_DIR", str(out)]) == 0
     screen = capsys.readouterr().out
     assert "Evaluation results for bbox" in screen
-    assert "configuration (append" not in screen, "nothing is chosen anew"
+    assert "configuration (append" not in screen, "no new plan is made"
 
 
-def test_a_run_is_found_by_its_data(folder, tmp_path, monkeypatch):
+def test_run_is_found_by_data(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = command(folder, "", SOLVER__MAX_ITER="1", DATASETS__TEST="()")
     index = options.index("OUTPUT_DIR")
@@ -104,8 +104,8 @@ def test_a_run_is_found_by_its_data(folder, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("option", ["--epochs", "--minutes"])
-def test_every_file_is_opened_once(folder, tmp_path, monkeypatch, option):
-    """Config files and the config of the run, from the command to the end of the training."""
+def test_config_files_are_read_once(folder, tmp_path, monkeypatch, option):
+    """Each base config is read once per training, and no other YAML file."""
     opened, read_text = Counter(), Path.read_text
 
     def counted(path, *args, **kwargs):
@@ -123,7 +123,7 @@ def test_every_file_is_opened_once(folder, tmp_path, monkeypatch, option):
     assert set(files.values()) == {1}
 
 
-def test_weights_of_the_authors_become_a_model_for_other_classes(released, folder, tmp_path, monkeypatch):
+def test_released_weights_are_fine_tuned_for_other_classes(released, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CENTERNET_D2_CACHE", str(released))
     keys = {"MODEL__CENTERNET__HEAD_CONV": "64", "SOLVER__BASE_LR": "1e-12", "INPUT__AFFINE__SIZE": "[64, 64]"}
     options = command(
@@ -131,15 +131,15 @@ def test_weights_of_the_authors_become_a_model_for_other_classes(released, folde
     )
     assert run(options) == 0
     assert load_config(tmp_path / "out" / "config.yaml").MODEL.WEIGHTS == "r18-coco"
-    theirs = torch.load(released / "ctdet_coco_resdcn18.pth")["state_dict"]
-    ours = torch.load(tmp_path / "out" / "model_final.pth")["model"]
+    reference = torch.load(released / "ctdet_coco_resdcn18.pth")["state_dict"]
+    trained = torch.load(tmp_path / "out" / "model_final.pth")["model"]
     for name, original in (
         ("backbone.layer4.1.conv2.weight", "layer4.1.conv2.weight"),
         ("heads.CenterHead.stacks.0.heatmap.0.weight", "hm.0.weight"),
         ("heads.BoxHead.stacks.0.size.2.weight", "wh.2.weight"),
     ):
-        torch.testing.assert_close(ours[name], theirs[f"module.{original}"])
-    assert ours["heads.CenterHead.stacks.0.heatmap.2.weight"].shape[0] == 3
+        torch.testing.assert_close(trained[name], reference[f"module.{original}"])
+    assert trained["heads.CenterHead.stacks.0.heatmap.2.weight"].shape[0] == 3
     log = (tmp_path / "out" / "log.txt").read_text()
     (line,) = [line for line in log.splitlines() if " WARNING: " in line and "checkpoint" in line]
     assert line.endswith("start fresh, as the file has none of their shape: heads.CenterHead.stacks.0.heatmap.2")
@@ -151,7 +151,7 @@ def test_minutes_become_iterations(folder, tmp_path, capsys):
     assert load_config(tmp_path / "out" / "config.yaml").SOLVER.MAX_ITER == 1
 
 
-def test_output_goes_to_a_fresh_folder_of_the_name_of_the_data(folder, tmp_path, monkeypatch):
+def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "output" / "cells").mkdir(parents=True)
     options = command(folder, "", SOLVER__MAX_ITER="1", DATASETS__TEST="()")
@@ -164,13 +164,16 @@ def test_output_goes_to_a_fresh_folder_of_the_name_of_the_data(folder, tmp_path,
     ("options", "message"),
     [
         (["--data", "nowhere"], "nowhere do not exist"),
-        (["--data", ".", "--config-file", "a.yaml"], "give one of them"),
-        (["--data", ".", "--resume"], "name its folder with OUTPUT_DIR"),
-        (["--eval-only"], "name its folder with OUTPUT_DIR"),
+        (["--data", ".", "--config-file", "a.yaml"], "--data and --config-file are mutually exclusive"),
+        (["--data", ".", "--resume"], "set OUTPUT_DIR to its folder"),
+        (["--eval-only"], "set OUTPUT_DIR to its folder"),
         (["--data", ".", "--resume", "OUTPUT_DIR", "nowhere"], "OUTPUT_DIR nowhere contains no run"),
-        (["--data", ".", "--resume", "--minutes", "3"], "--minutes is for a new training with --data"),
+        (["--data", ".", "--resume", "--minutes", "3"], "--minutes requires --data and a new training"),
         (["--data", ".", "--epochs", "0"], "--epochs is 0, but must be above 0"),
-        (["--data", ".", "--minutes", "5", "--num-gpus", "2"], "with several use --epochs"),
+        (
+            ["--data", ".", "--minutes", "5", "--num-gpus", "2"],
+            "does not support several processes: use --epochs",
+        ),
         (["--data", ".", "--model", "yolo"], "config file yolo does not exist"),
         (["--data", ".", "--model", "dla34-coc"], "did you mean dla34-coco?"),
         (
@@ -182,10 +185,10 @@ def test_output_goes_to_a_fresh_folder_of_the_name_of_the_data(folder, tmp_path,
         (["--data", ".", "SOLVER.MAX_ITERS", "5"], "did you mean SOLVER.MAX_ITER?"),
         (["--data", ".", "SOLVER.MAX_ITER"], "has no value"),
         (["--data", "."], "has no layout that is known. Looked for:"),
-        (["--minutes", "5"], "--minutes is for a new training with --data"),
+        (["--minutes", "5"], "--minutes requires --data and a new training"),
     ],
 )
-def test_mistakes_end_in_a_message(options, message, tmp_path, monkeypatch, capsys):
+def test_invalid_options_are_reported(options, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "gdown", None)
     assert run(options) == 1
@@ -193,7 +196,7 @@ def test_mistakes_end_in_a_message(options, message, tmp_path, monkeypatch, caps
     assert not list(tmp_path.iterdir())
 
 
-def test_another_run_is_not_touched(folder, tmp_path, capsys):
+def test_folder_of_another_run_is_not_changed(folder, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
     (out / "model_final.pth").touch()
@@ -206,7 +209,7 @@ def test_another_run_is_not_touched(folder, tmp_path, capsys):
     ("name", "classes"),
     [("bccd", 3), ("coco128", 80), ("keypoints_mouse", 1), ("keypoints_coco", 1), ("kitti_sample", 3)],
 )
-def test_data_sets_as_people_have_them(name, classes, shared, tmp_path):
+def test_public_datasets(name, classes, shared, tmp_path):
     out = tmp_path / f"run_{name}"
     size = "[32, 96]" if name == "kitti_sample" else "[64, 64]"
     assert run(command(shared / "data" / name, out, SOLVER__MAX_ITER="1", INPUT__AFFINE__SIZE=size)) == 0

@@ -15,16 +15,16 @@ def tool(load_script, tmp_path, monkeypatch):
     return visualize.main
 
 
-def test_images_are_drawn_beside_their_heatmaps(tool, tmp_path, capsys):
+def test_figures_show_image_and_heatmaps(tool, tmp_path, capsys):
     assert tool([ZOO, "--output", str(tmp_path / "out"), "--count", "3", "--opts", "INPUT.AFFINE.SIZE", "[64,96]"]) == 0
-    assert "drew 3 training images" in capsys.readouterr().out
+    assert "saved 3 figures of training images" in capsys.readouterr().out
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["0000-00000.png", "0001-00001.png", "0002-00000.png"]
     drawn = cv2.imread(str(tmp_path / "out" / names[0]))
-    assert drawn.shape == (4 * 64 + 24, 2 * 4 * 96 + 6, 3)  # two panels, four times as large, under captions
+    assert drawn.shape == (4 * 64 + 24, 2 * 4 * 96 + 6, 3)  # Two panels, enlarged by 4, with captions.
 
 
-def test_nothing_is_overwritten_and_mistakes_are_one_line(tool, tmp_path, capsys):
+def test_existing_folders_and_errors_are_reported(tool, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("")
     assert tool([ZOO, "--output", str(tmp_path / "out")]) == 1
@@ -35,9 +35,9 @@ def test_nothing_is_overwritten_and_mistakes_are_one_line(tool, tmp_path, capsys
     assert "'nowhere' is not registered" in capsys.readouterr().err
 
 
-def test_space_is_drawn_too(tool, tmp_path):
+def test_3d_boxes_are_drawn(tool, tmp_path):
     write_boxes_on_ground(tmp_path / "boxes", {"train": 1})
     assert tool(["Shapes/centernet_3d_HG_boxes.yaml", "--output", str(tmp_path / "out"), "--count", "1"]) == 0
     drawn = cv2.imread(str(tmp_path / "out" / "0000-000000.png"))
-    # Ground truth with 160 pixels of its view from above, and the heatmap, twice as large.
+    # Ground truth with a bird's-eye view of 160 pixels, and the heatmap, enlarged by 2.
     assert drawn.shape == (2 * 96 + 24, 2 * (2 * 288 + 160) + 6, 3)

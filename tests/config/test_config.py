@@ -14,30 +14,32 @@ from centernet_d2.utils.validation import check_choice
 from conftest import ROOT
 
 
-def test_the_model_zoo_knows_its_configs():
+def test_model_zoo_lists_configs():
     names = model_zoo.available()
     assert "COCO-Detection/centernet_R_18_1x.yaml" in names
     assert not [name for name in names if "Base" in name]
-    with pytest.raises(FileNotFoundError, match=r"there is no config 'COCO-Detection/x.yaml'; the model zoo has:\n  "):
+    with pytest.raises(
+        FileNotFoundError, match=r"config 'COCO-Detection/x.yaml' is not in the model zoo. Available configs:\n  "
+    ):
         model_zoo.get_config_file("COCO-Detection/x.yaml")
 
 
-def test_configs_come_by_name_as_in_detectron2(tmp_path):
+def test_configs_are_loaded_by_name(tmp_path):
     name = "COCO-Detection/centernet_R_18_1x.yaml"
     assert model_zoo.get_config(name) == load_config(model_zoo.get_config_file(name)) == load_config(name)
     path = tmp_path / "mine.yaml"
     path.write_text(load_config("Shapes/centernet_R_18_shapes.yaml", ["MODEL.UPCONV.CHANNELS", [16, 16, 16]]).dump())
     assert model_zoo.get(str(path), device="cpu").num_classes == 5
     assert model_zoo.available(".py") == ["lazy/centernet_HG_people_small.py", "lazy/centernet_R_18_1x.py"]
-    with pytest.raises(FileNotFoundError, match=r"there is no config 'lazy/x.py'(.|\n)*lazy/centernet_R_18_1x.py"):
+    with pytest.raises(FileNotFoundError, match=r"'lazy/x.py' is not in the model zoo(.|\n)*lazy/centernet_R_18_1x.py"):
         model_zoo.get_config("lazy/x.py")
 
 
 @pytest.mark.parametrize("name", model_zoo.available())
-def test_every_config_builds_a_model_on_the_cpu(name, caplog):
+def test_every_config_builds_model_on_cpu(name, caplog):
     cfg = load_config(model_zoo.get_config_file(name), ["MODEL.DEVICE", "cpu"])
     CenterNet(cfg)
-    assert "does not read" not in caplog.text
+    assert "ignores these config keys" not in caplog.text
     assert cfg.SOLVER.OPTIMIZER in ("Adam", "Muon")
     assert cfg.INPUT.MIN_SIZE_TEST == 0
     assert all(step < cfg.SOLVER.MAX_ITER for step in cfg.SOLVER.STEPS) or "Cosine" in cfg.SOLVER.LR_SCHEDULER_NAME
@@ -60,7 +62,7 @@ def test_every_config_builds_a_model_on_the_cpu(name, caplog):
         ("PascalVOC-Detection/centernet_R_101_512.yaml", 16_551, 32, 1.25e-4, 70, (45, 60)),
     ],
 )
-def test_schedules_equal_the_epochs_of_the_original(name, images, batch, rate, epochs, drops):
+def test_schedules_match_reference_epochs(name, images, batch, rate, epochs, drops):
     solver = load_config(model_zoo.get_config_file(name)).SOLVER
     per_epoch = images // batch
     assert (solver.IMS_PER_BATCH, solver.REFERENCE_IMS_PER_BATCH, solver.BASE_LR) == (batch, batch, rate)
@@ -69,7 +71,7 @@ def test_schedules_equal_the_epochs_of_the_original(name, images, batch, rate, e
 
 
 @pytest.mark.parametrize(("split", "images"), [("3dop", 3712), ("subcnn", 3682)])
-def test_the_recipe_for_3d_boxes_is_the_original_one(split, images):
+def test_box3d_configs_match_reference(split, images):
     cfg = load_config(ROOT / "configs" / "KITTI-3D" / f"centernet_3d_DLA_34_{split}.yaml")
     per_epoch = images // 16
     solver, node = cfg.SOLVER, cfg.MODEL.CENTERNET
@@ -90,12 +92,12 @@ def test_the_recipe_for_3d_boxes_is_the_original_one(split, images):
     assert cfg.DATASETS.REGISTER_KITTI[0][1:] == ["kitti", f"{split}_train"]
 
 
-def test_a_missing_config_file_is_named():
+def test_missing_config_file_is_named():
     with pytest.raises(FileNotFoundError, match=r"config file nowhere.yaml does not exist"):
         load_config("nowhere.yaml")
 
 
-def test_config_files_are_never_executed(tmp_path):
+def test_yaml_tags_are_not_executed(tmp_path):
     path = tmp_path / "evil.yaml"
     path.write_text(
         f"MODEL: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{tmp_path}/x']]"
@@ -109,16 +111,19 @@ def test_config_files_are_never_executed(tmp_path):
     ("content", "message"),
     [
         (b"", "x.yaml is empty"),
-        (b"- a\n- b\n", "x.yaml holds a list, but must hold keys and values"),
-        (b"just words", "x.yaml holds a str"),
-        (b"MODEL: [1, 2\n", "x.yaml is not YAML: while parsing a flow sequence .* line 1"),
-        (b"\x80\x81\xff", "x.yaml is not YAML: .*can't decode"),
-        (b"\x00\x01", "x.yaml is not YAML"),
-        (b"_BASE_: x.yaml\n", "x.yaml is its own _BASE_: .*x.yaml -> .*x.yaml"),
-        (b"_BASE_: y.yaml\n", "x.yaml is its own _BASE_: .*x.yaml -> .*y.yaml -> .*x.yaml"),
-        (b"_BASE_: [y.yaml]\n", "x.yaml is its own _BASE_"),
+        (b"- a\n- b\n", "x.yaml contains a list, but must contain a mapping"),
+        (b"just words", "x.yaml contains a str"),
+        (b"MODEL: [1, 2\n", "x.yaml is not valid YAML: while parsing a flow sequence .* line 1"),
+        (b"\x80\x81\xff", "x.yaml is not valid YAML: .*can't decode"),
+        (b"\x00\x01", "x.yaml is not valid YAML"),
+        (b"_BASE_: x.yaml\n", "x.yaml has a circular _BASE_: .*x.yaml -> .*x.yaml"),
+        (b"_BASE_: y.yaml\n", "x.yaml has a circular _BASE_: .*x.yaml -> .*y.yaml -> .*x.yaml"),
+        (b"_BASE_: [y.yaml]\n", "x.yaml has a circular _BASE_"),
         (b"_BASE_: nowhere.yaml\n", "nowhere.yaml, the _BASE_ of .*x.yaml, does not exist"),
-        (b"_BASE_: https://example.org/x.yaml\n", "the _BASE_ https://example.org/x.yaml is a URL, and URLs are not"),
+        (
+            b"_BASE_: https://example.org/x.yaml\n",
+            "the _BASE_ https://example.org/x.yaml is a URL, but",
+        ),
         (b"_BASE_:\n", "_BASE_ is None, but must be a path"),
         (b"_BASE_: [1]\n", "_BASE_ is .1., but must be a path"),
         (b"SOLVER:\n  BASE_LT: 0.1\n", "x.yaml: there is no key SOLVER.BASE_LT; did you mean SOLVER.BASE_LR?"),
@@ -132,7 +137,7 @@ def test_config_files_are_never_executed(tmp_path):
         (b"VERSION: 1\n", "x.yaml: VERSION is 1, but must be 2"),
     ],
 )
-def test_a_broken_config_file_is_one_message_with_its_name(tmp_path, content, message):
+def test_invalid_config_file_is_named_in_one_line(tmp_path, content, message):
     (tmp_path / "x.yaml").write_bytes(content)
     (tmp_path / "y.yaml").write_text("_BASE_: x.yaml\n")
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
@@ -140,14 +145,14 @@ def test_a_broken_config_file_is_one_message_with_its_name(tmp_path, content, me
     assert "\n" not in str(error.value)
 
 
-def test_a_mistake_in_a_base_names_the_base(tmp_path):
+def test_error_in_base_file_names_base(tmp_path):
     (tmp_path / "base.yaml").write_text("SOLVER: {STEPS: 3}\n")
     (tmp_path / "x.yaml").write_text("_BASE_: base.yaml\nSOLVER: {STEPS: [1]}\n")
     with pytest.raises(ValueError, match=r"base.yaml: SOLVER.STEPS is 3, but must be of type tuple"):
         load_config(tmp_path / "x.yaml")
 
 
-def test_bases_are_merged_in_order_and_the_file_behind_them(tmp_path):
+def test_file_overrides_bases_and_later_base_overrides_earlier(tmp_path):
     (tmp_path / "a.yaml").write_text("SEED: 1\nSOLVER: {MAX_ITER: 10, BASE_LR: 0.5}\n")
     (tmp_path / "b.yaml").write_text("SEED: 2\nSOLVER: {MAX_ITER: 20}\n")
     (tmp_path / "x.yaml").write_text("_BASE_: [a.yaml, b.yaml]\nSEED: 3\n")
@@ -162,20 +167,23 @@ def test_bases_are_merged_in_order_and_the_file_behind_them(tmp_path):
         (["MODEL.DEVISE", "cpu"], "there is no key MODEL.DEVISE; did you mean MODEL.DEVICE?"),
         (
             ["MODEL.CENTERNET.MINE.WEIGHT", 1],
-            "MINE.WEIGHT; the keys of a head of your own come with its file",
+            "MINE.WEIGHT; for keys of a custom head, import its module with --import FILE",
         ),
-        (["MODEL.CENTERNET.BOX3.WEIGHT", 1], "WEIGHT; did you mean MODEL.CENTERNET.BOX3D. Else, the keys of a head"),
+        (
+            ["MODEL.CENTERNET.BOX3.WEIGHT", 1],
+            "WEIGHT; did you mean MODEL.CENTERNET.BOX3D. Otherwise, for keys",
+        ),
         (["SOLVER.BASE_LR", "None"], "SOLVER.BASE_LR is 'None', but must be of type float"),
         (["SOLVER.BASE_LR", "{[]: 1}"], "SOLVER.BASE_LR is '{.*, but must be of type float"),
         (["SOLVER", "{}"], "SOLVER is '{}', but is a group of keys"),
     ],
 )
-def test_a_broken_override_is_one_message_with_its_key(overrides, message):
+def test_invalid_override_names_key(overrides, message):
     with pytest.raises(ValueError, match=message):
         load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), overrides)
 
 
-def test_a_base_may_be_one_of_ours_wherever_the_config_is(tmp_path):
+def test_base_falls_back_to_project_configs(tmp_path):
     (tmp_path / "x.yaml").write_text("_BASE_: Base-HG-small-keypoints.yaml\nSEED: 3\n")
     cfg = load_config(tmp_path / "x.yaml")
     assert (cfg.SEED, cfg.MODEL.BACKBONE.NAME) == (3, "build_hourglass_backbone")
@@ -183,23 +191,23 @@ def test_a_base_may_be_one_of_ours_wherever_the_config_is(tmp_path):
     assert load_config(tmp_path / "x.yaml").SOLVER.MAX_ITER == 7
 
 
-def test_a_device_that_is_none_is_named(monkeypatch):
-    with pytest.raises(ValueError, match=r"MODEL.DEVICE is 'gpu', which is no device"):
+def test_invalid_device_is_named(monkeypatch):
+    with pytest.raises(ValueError, match=r"MODEL.DEVICE is 'gpu', which is not a device"):
         check_device("gpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     check_device("cuda:1")
-    with pytest.raises(ValueError, match=r"MODEL.DEVICE is 'cuda:2', but torch sees 2 GPUs"):
+    with pytest.raises(ValueError, match=r"MODEL.DEVICE is 'cuda:2', but only 2 GPUs are visible"):
         check_device("cuda:2")
 
 
-def test_an_unknown_choice_names_the_key():
+def test_unknown_choice_names_key():
     with pytest.raises(ValueError, match="A.B is 'c', known: d, e"):
         check_choice("A.B", "c", ("d", "e"))
 
 
-def head_with(monkeypatch, name, **attributes):
-    """Register, for a test, a head whose property has these attributes."""
+def register_head(monkeypatch, name, **attributes):
+    """Register a head, for one test, whose property has the given attributes."""
     prop = type(f"{name}Property", (Property,), {"name": name, **attributes})
     head = type(name, (BoxHead,), {"property_type": prop})
     monkeypatch.setattr(POINT_HEAD_REGISTRY, "_obj_map", {**POINT_HEAD_REGISTRY._obj_map, name: head})
@@ -210,8 +218,8 @@ def add_weight(cls, node):
     node.WEIGHT = 0.5
 
 
-def test_a_registered_property_has_its_keys_in_a_node_of_its_own(monkeypatch):
-    head = head_with(monkeypatch, "Tilt", node="TILT", add_config=classmethod(add_weight))
+def test_registered_property_adds_config_node(monkeypatch):
+    head = register_head(monkeypatch, "Tilt", node="TILT", add_config=classmethod(add_weight))
     # Two heads may share a property.
     monkeypatch.setattr(POINT_HEAD_REGISTRY, "_obj_map", {**POINT_HEAD_REGISTRY._obj_map, "Second": head})
     zoo = model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml")
@@ -220,16 +228,16 @@ def test_a_registered_property_has_its_keys_in_a_node_of_its_own(monkeypatch):
 
 
 @pytest.mark.parametrize("node", ["TILT", "KEYPOINTS", "HEAD_CONV"])
-def test_two_properties_of_one_node_are_refused(monkeypatch, node):
-    head_with(monkeypatch, "Tilt", node="TILT", add_config=classmethod(add_weight))
-    head_with(monkeypatch, "Slope", node=node)
-    with pytest.raises(ValueError, match=f"SlopeProperty: the name {node} is taken in MODEL.CENTERNET; give 'node'"):
+def test_duplicate_property_node_raises(monkeypatch, node):
+    register_head(monkeypatch, "Tilt", node="TILT", add_config=classmethod(add_weight))
+    register_head(monkeypatch, "Slope", node=node)
+    with pytest.raises(ValueError, match=f"SlopeProperty: MODEL.CENTERNET.{node} already exists; set `node`"):
         add_centernet_config(get_cfg())
 
 
 @pytest.mark.parametrize("key", ["IMPORT", "IMPORTS", "MODEL.IMPORTS", "MODEL.CENTERNET.IMPORTS", "DATASETS.IMPORTS"])
-def test_a_config_cannot_import_code(tmp_path, key):
-    """Only the command line can: configs come from anywhere."""
+def test_config_cannot_import_code(tmp_path, key):
+    """Only the command line can import code, because configs may come from untrusted sources."""
     source = tmp_path / "imported_by_a_config.py"
     source.write_text(f"open({str(tmp_path / 'executed')!r}, 'w')\n")
     content = [str(source)]
@@ -241,27 +249,27 @@ def test_a_config_cannot_import_code(tmp_path, key):
     (tmp_path / "y.yaml").write_text(f"_BASE_: {model_zoo.get_config_file('Shapes/centernet_R_18_shapes.yaml')}\n")
     cfg = load_config(tmp_path / "y.yaml", ["MODEL.CENTERNET.HEADS", ["CenterHead", str(source)]])
     with pytest.raises(
-        KeyError, match="MODEL.CENTERNET.HEADS: there is no '.*imported_by_a_config.py' in the registry"
+        KeyError, match="MODEL.CENTERNET.HEADS: '.*imported_by_a_config.py' is not registered in POINT_HEAD"
     ):
         CenterNet(cfg)
     assert not (tmp_path / "executed").exists()
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_the_device_is_what_the_machine_has(monkeypatch, there):
-    monkeypatch.setattr("torch.cuda.is_available", lambda: there)
+@pytest.mark.parametrize("available", [True, False])
+def test_default_device_is_gpu_if_available(monkeypatch, available):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: available)
     for name in model_zoo.available():
-        assert load_config(name).MODEL.DEVICE == ("cuda" if there else "cpu"), name
+        assert load_config(name).MODEL.DEVICE == ("cuda" if available else "cpu"), name
     cfg = get_cfg()
     cfg.MODEL.DEVICE = "cuda:1"
     add_centernet_config(cfg)
     assert cfg.MODEL.DEVICE == "cuda:1"
 
 
-def test_a_config_without_our_keys_says_what_is_missing():
+def test_config_without_centernet_keys_raises():
     cfg = get_cfg()
     cfg.MODEL.META_ARCHITECTURE = "CenterNet"
     cfg.MODEL.WEIGHTS = __file__
     for use in (build_model, Predictor.from_config, CenterNetDatasetMapper, lambda cfg: build_optimizer(cfg, None)):
-        with pytest.raises(ValueError, match=r"no keys of CenterNet: call centernet_d2.add_centernet_config\(cfg\)"):
+        with pytest.raises(ValueError, match=r"no CenterNet keys: call centernet_d2.add_centernet_config\(cfg\)"):
             use(cfg)

@@ -1,4 +1,4 @@
-"""Detectron2's LazyConfig: the configs of configs/lazy, trained and evaluated as lazyconfig_train_net.py does it."""
+"""LazyConfigs in configs/lazy, trained and evaluated like lazyconfig_train_net.py of Detectron2."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def evaluate(cfg, model):
 
 
 def train(cfg):
-    """What the script does with a config, in one process. Returns the last results."""
+    """Train like lazyconfig_train_net.py in one process; return the last results."""
     model = instantiate(cfg.model).to(cfg.train.device)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
@@ -53,7 +53,7 @@ def train(cfg):
 
 
 def tiny(name, out, dataset, *overrides):
-    """A config of the zoo for three iterations on a small data set."""
+    """Return a config of the model zoo for three iterations on a small dataset."""
     common = [
         f"train.output_dir={out}", "train.max_iter=3", "train.eval_period=0", "train.device=cpu",
         f"dataloader.train.dataset.names=[{dataset}]", f"dataloader.test.dataset.names=[{dataset}]",
@@ -62,7 +62,7 @@ def tiny(name, out, dataset, *overrides):
     return LazyConfig.apply_overrides(model_zoo.get_config(name), [*common, *overrides])
 
 
-def test_boxes_with_a_resnet(tmp_path):
+def test_train_boxes_with_resnet(tmp_path):
     write_shapes(tmp_path / "shapes", train=4, val=1, size=64)
     register_datasets([("lazy", str(tmp_path / "shapes/annotations/train.json"), str(tmp_path / "shapes/train"))])
     cfg = tiny(R_18, tmp_path / "out", "lazy", "dataloader.num_classes=5", "model.backbone.channels=[16,16,16]")
@@ -77,7 +77,7 @@ def test_boxes_with_a_resnet(tmp_path):
     assert {name.split(".")[1] for name in saved["model"] if name.startswith("heads.")} == {"CenterHead", "BoxHead"}
 
 
-def test_keypoints_with_an_hourglass(tmp_path):
+def test_train_keypoints_with_hourglass(tmp_path):
     write_kites(tmp_path / "kites", images=3)
     register_datasets([("lazy", str(tmp_path / "kites/annotations.json"), str(tmp_path / "kites/images"))])
     cfg = tiny(HOURGLASS, tmp_path / "out", "lazy", "model.fixed_size=[64,64]", "model.backbone.widths=[16,16,16]")
@@ -92,20 +92,20 @@ def test_keypoints_with_an_hourglass(tmp_path):
     assert {"bbox", "keypoints"} <= set(results)
 
 
-def test_a_lazy_config_is_the_model_and_the_data_of_the_yaml_file():
+def test_lazy_config_matches_yaml_config():
     lazy, cfg = (
         model_zoo.get_config(R_18),
         load_config("COCO-Detection/centernet_R_18_1x.yaml", ["MODEL.DEVICE", "cpu"]),
     )
     torch.manual_seed(0)
-    ours = instantiate(lazy.model)
+    from_lazy = instantiate(lazy.model)
     torch.manual_seed(0)
-    theirs = CenterNet(cfg)
-    tensors = [dict(model.named_parameters()) | dict(model.named_buffers()) for model in (ours, theirs)]
+    from_yaml = CenterNet(cfg)
+    tensors = [dict(model.named_parameters()) | dict(model.named_buffers()) for model in (from_lazy, from_yaml)]
     assert list(tensors[0]) == list(tensors[1])
     assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
-    assert settings(ours) == settings(theirs)
-    for head, other in zip(ours.heads.values(), theirs.heads.values(), strict=True):
+    assert settings(from_lazy) == settings(from_yaml)
+    for head, other in zip(from_lazy.heads.values(), from_yaml.heads.values(), strict=True):
         assert settings(head) == settings(other)
     mappers = [instantiate(lazy.dataloader.train.mapper), CenterNetDatasetMapper(cfg, True)]
     steps = [[(type(step), settings(step)) for step in mapper.augmentations.augs] for mapper in mappers]
@@ -117,18 +117,18 @@ def test_a_lazy_config_is_the_model_and_the_data_of_the_yaml_file():
     assert drops == pytest.approx(solver.STEPS)
 
 
-def settings(thing):
-    """The plain attributes of an object."""
+def settings(module):
+    """Return the attributes of an object that are plain values."""
     plain = (bool, int, float, str, tuple, type(None))
-    return {name: value for name, value in vars(thing).items() if isinstance(value, plain) and name[0] != "_"}
+    return {name: value for name, value in vars(module).items() if isinstance(value, plain) and name[0] != "_"}
 
 
-def test_every_class_can_be_instantiated_with_arguments_alone(tmp_path):
-    """Those that no config in configs/lazy has."""
+def test_classes_can_be_instantiated_without_config(tmp_path):
+    """Instantiate classes that configs/lazy does not use."""
     cfg = model_zoo.get_config(R_18)
     cfg.model.backbone = L(DLABackbone)(channels=[4, 4, 4, 8, 8, 8], tree_depths=[1, 1, 1, 1])
-    space = L(Box3DHead)(prop=L(Box3DProperty)(reference_focal=700.0), in_channels=4, head_conv=0, stride=4)
-    cfg.model.heads = [*cfg.model.heads, space]
+    box3d = L(Box3DHead)(prop=L(Box3DProperty)(reference_focal=700.0), in_channels=4, head_conv=0, stride=4)
+    cfg.model.heads = [*cfg.model.heads, box3d]
     for head in cfg.model.heads:
         head.in_channels = 4
     augmented = instantiate(L(CenterNetWithTTA)(model=cfg.model, flip=True, scales=[1.0], batch_size=2)).eval()
@@ -143,8 +143,8 @@ def test_every_class_can_be_instantiated_with_arguments_alone(tmp_path):
     assert isinstance(evaluator, KITTIEvaluator)
 
 
-def test_lazy_configs_are_not_read_as_yaml(tmp_path):
-    with pytest.raises(ValueError, match=r"centernet_R_18_1x.py is a LazyConfig; a YAML file is needed here"):
+def test_lazy_configs_are_not_loaded_as_yaml(tmp_path):
+    with pytest.raises(ValueError, match=r"centernet_R_18_1x.py is a LazyConfig; use a YAML file"):
         load_config(R_18)
     LazyConfig.save(model_zoo.get_config(HOURGLASS), str(tmp_path / "saved.yaml"))
     assert instantiate(LazyConfig.load(str(tmp_path / "saved.yaml")).model).heads["KeypointHead"].schema.names

@@ -5,7 +5,7 @@ import pytest
 from detectron2.config import get_cfg
 
 from centernet_d2 import add_centernet_config, load_config
-from centernet_d2.config.unread import warn_of_unread_keys
+from centernet_d2.config.unread import warn_about_unread_keys
 from centernet_d2.modeling import CenterNet
 
 ZOO = "Shapes/centernet_R_18_shapes.yaml"
@@ -13,7 +13,7 @@ ZOO = "Shapes/centernet_R_18_shapes.yaml"
 
 @pytest.fixture
 def warnings(caplog, monkeypatch):
-    """The warnings of a function, whatever was logged before."""
+    """Function that returns the logged warnings, with the counter of log_first_n reset."""
     monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
     return lambda: [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
@@ -28,17 +28,17 @@ def warnings(caplog, monkeypatch):
         ("MODEL.ROI_HEADS.NUM_CLASSES", 3, "MODEL.CENTERNET.NUM_CLASSES"),
         ("MODEL.RETINANET.NUM_CLASSES", 3, "MODEL.CENTERNET.NUM_CLASSES"),
         ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", 0.5, "MODEL.CENTERNET.SCORE_THRESH_TEST"),
-        ("MODEL.ANCHOR_GENERATOR.SIZES", [[32]], "there are no anchors"),
+        ("MODEL.ANCHOR_GENERATOR.SIZES", [[32]], "CenterNet has no anchors"),
     ],
 )
-def test_a_key_that_does_nothing_is_named_with_the_one_that_counts(warnings, key, value, instead):
-    warn_of_unread_keys(load_config(ZOO, [key, value]))
+def test_ignored_key_is_reported_with_replacement(warnings, key, value, instead):
+    warn_about_unread_keys(load_config(ZOO, [key, value]))
     (message,) = warnings()
     assert key.removesuffix(".ENABLED").removesuffix(".SIZES") in message
     assert instead in message
 
 
-def test_there_is_one_warning_when_a_model_is_built(warnings):
+def test_building_models_warns_once(warnings):
     keys = ["MODEL.ROI_HEADS.NUM_CLASSES", 3, "INPUT.MIN_SIZE_TRAIN", (640,), "MODEL.UPCONV.CHANNELS", [16, 16, 16]]
     cfg = load_config(ZOO, keys)
     CenterNet(cfg)
@@ -48,12 +48,12 @@ def test_there_is_one_warning_when_a_model_is_built(warnings):
     assert "INPUT.MIN_SIZE_TRAIN" in message
 
 
-def test_what_was_not_changed_is_not_named(warnings):
-    warn_of_unread_keys(load_config(ZOO))
+def test_unchanged_keys_are_not_reported(warnings):
+    warn_about_unread_keys(load_config(ZOO))
     assert warnings() == []
     cfg = get_cfg()
     add_centernet_config(cfg)
-    warn_of_unread_keys(cfg)
+    warn_about_unread_keys(cfg)
     (message,) = warnings()
     assert message.count("(instead:") == 1
     assert "INPUT.MIN_SIZE_TEST 800" in message

@@ -250,7 +250,7 @@ def test_images_too_large_to_decode_are_named(data_set, tmp_path, monkeypatch):
     name = data_set(images=1)
     load_checked([name], num_classes=2)
     monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "2399")
-    with pytest.raises(OSError, match=r"cannot read the image .*0\.png: 60 x 40 are more than 2399 pixels"):
+    with pytest.raises(OSError, match=r"cannot read the image .*0\.png: 60 x 40 pixels exceed the limit of 2399"):
         load_checked([name], num_classes=2)
 
 

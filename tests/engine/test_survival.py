@@ -16,8 +16,8 @@ from centernet_d2 import Predictor, load_config
 from centernet_d2.checkpoint import load_file
 from centernet_d2.cli import train as command
 from centernet_d2.engine import Trainer
-from centernet_d2.utils.files import folder_locked
-from conftest import data_sets_forgotten
+from centernet_d2.utils.files import lock_folder
+from conftest import restore_catalogs
 from synthetic.shapes import write_shapes
 
 # Everything that has a state, and an evaluation behind every second iteration.
@@ -106,7 +106,7 @@ def assert_same(left, right):
 def unstopped(parse, tiny_model, shapes_folder, tmp_path_factory):
     """The folder of a run that nothing stopped; its best evaluation is that behind iteration 3."""
     folder = tmp_path_factory.mktemp("unstopped") / "out"
-    with pytest.MonkeyPatch.context() as patch, data_sets_forgotten():
+    with pytest.MonkeyPatch.context() as patch, restore_catalogs():
         patch.setenv("DETECTRON2_DATASETS", str(shapes_folder))
         setup_logger.cache_clear()
         for name in ("fvcore", "detectron2", "centernet_d2"):
@@ -173,7 +173,7 @@ def test_a_second_ctrl_c_stops_at_once(call, tmp_path, monkeypatch):
         signal.raise_signal(signal.SIGINT)
 
     at_iteration(monkeypatch, 1, twice)
-    assert call(DATASETS__TEST="()") == (130, "train_net: stopped\n")
+    assert call(DATASETS__TEST="()") == (130, "train_net: interrupted\n")
     assert not list((tmp_path / "out").glob("*.pth"))
 
 
@@ -227,7 +227,7 @@ def test_a_second_training_in_a_folder_is_refused(call, tmp_path, flags):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        with folder_locked(out):
+        with lock_folder(out):
             os.write(write, b"1")
             signal.pause()
     os.read(read, 1)
@@ -470,7 +470,7 @@ def test_the_config_of_a_run_survives_a_kill_while_it_is_replaced(call, tmp_path
     assert call(**options)[0] == 0
     before = (out / "config.yaml").read_text()
     with monkeypatch.context() as patch:
-        patch.setattr("centernet_d2.engine.setup.write_whole", half)
+        patch.setattr("centernet_d2.engine.setup.write_atomically", half)
         with pytest.raises(Killed):
             call("--resume", **{**options, "SOLVER__MAX_ITER": 2})
     assert (out / "config.yaml").read_text() == before

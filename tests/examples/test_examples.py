@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from centernet_d2 import Predictor, load_config
 from centernet_d2.cli.detect import main as demo
 from centernet_d2.imaging.visualization import draw_instances
-from centernet_d2.utils.cli import import_outside
+from centernet_d2.utils.cli import import_user_modules
 from conftest import ROOT
 
 from .conftest import EXAMPLES
@@ -30,7 +30,7 @@ def detections_file(folder, name):
 
 @pytest.fixture
 def bars(tmp_path):
-    (module,) = import_outside([str(EXAMPLES / "rotated_boxes" / "rotated_boxes.py")])
+    (module,) = import_user_modules([str(EXAMPLES / "rotated_boxes" / "rotated_boxes.py")])
     for seed, name in enumerate(("train", "val")):
         module.write_bars(tmp_path / "bars", name, images=3, seed=seed)
     return module
@@ -141,7 +141,7 @@ def test_wrong_angles_are_named_at_the_start(bars, train, tmp_path, capsys):
 
 
 def test_identities_from_training_to_retrieval(train, tmp_path):
-    (module,) = import_outside([str(EXAMPLES / "identity" / "identity.py")])
+    (module,) = import_user_modules([str(EXAMPLES / "identity" / "identity.py")])
     module.write_badges(tmp_path / "badges", "train", range(6), images=3, seed=0)
     # Two identities, so that some are there more than once.
     module.write_badges(tmp_path / "badges", "val", range(6, 8), images=3, seed=1)
@@ -157,7 +157,7 @@ def test_identities_from_training_to_retrieval(train, tmp_path):
 
 
 def test_rank_1_counts_the_nearest_other_object():
-    (module,) = import_outside([str(EXAMPLES / "identity" / "identity.py")])
+    (module,) = import_user_modules([str(EXAMPLES / "identity" / "identity.py")])
     from detectron2.structures import Instances
 
     found = Instances((1, 1), pred_embedding=torch.eye(4)[[0, 0, 1, 2]] + 0.1 * torch.eye(4)[[3, 3, 0, 1]])

@@ -13,33 +13,33 @@ from centernet_d2.imaging.geometry import (
 )
 
 
-def test_window_center_goes_to_the_middle_and_its_width_fills_the_output():
+def test_affine_matrix_maps_window_to_output():
     matrix = affine_matrix((50, 20), 100, (128, 200))
     points = torch.tensor([[50.0, 20.0], [0.0, 20.0], [50.0, 70.0]], dtype=torch.float64)
     assert apply_affine(points, torch.from_numpy(matrix)).tolist() == [[100, 64], [0, 64], [100, 164]]
 
 
-def test_inverse_undoes():
+def test_invert_affine():
     matrix = affine_matrix((50, 20), 77, (128, 200), degrees=33)
     both = np.vstack([matrix, [0, 0, 1]]) @ np.vstack([invert_affine(matrix), [0, 0, 1]])
     np.testing.assert_allclose(both, np.eye(3), atol=1e-12)
 
 
 @pytest.mark.parametrize(("size", "canvas"), [((480, 640), (512, 672)), ((512, 500), (544, 512)), ((1, 31), (32, 32))])
-def test_keep_canvas_is_the_next_multiple_strictly_above(size, canvas):
-    picture = torch.randint(1, 255, (3, *size), dtype=torch.uint8)
-    result, matrix = keep_canvas(picture, 32)
+def test_keep_canvas_is_next_multiple_strictly_greater(size, canvas):
+    image = torch.randint(1, 255, (3, *size), dtype=torch.uint8)
+    result, matrix = keep_canvas(image, 32)
     assert tuple(result.shape[-2:]) == canvas
     left, top = (-matrix[:, 2]).astype(int)
-    assert torch.equal(result[:, top : top + size[0], left : left + size[1]], picture)
-    assert result.sum(dtype=torch.long) == picture.sum(dtype=torch.long)
+    assert torch.equal(result[:, top : top + size[0], left : left + size[1]], image)
+    assert result.sum(dtype=torch.long) == image.sum(dtype=torch.long)
 
 
-def test_canvas_matrices_lead_back_through_a_scale():
-    # A bright pixel block keeps its place in the original image at any test scale.
-    picture = torch.zeros(1, 80, 120)
-    picture[:, 30:38, 60:68] = 100
-    for make in (lambda scale: keep_canvas(picture, 32, scale), lambda scale: fixed_canvas(picture, (96, 160), scale)):
+def test_canvas_matrices_map_to_image_at_any_scale():
+    # A bright block keeps its position in the original image at any test scale.
+    image = torch.zeros(1, 80, 120)
+    image[:, 30:38, 60:68] = 100
+    for make in (lambda scale: keep_canvas(image, 32, scale), lambda scale: fixed_canvas(image, (96, 160), scale)):
         for scale in (0.5, 1.0, 1.5):
             canvas, matrix = make(scale)
             rows, columns = (canvas[0] > 50).nonzero(as_tuple=True)
@@ -48,27 +48,27 @@ def test_canvas_matrices_lead_back_through_a_scale():
             np.testing.assert_allclose(back, [63.5, 33.5], atol=1.0)
 
 
-def test_fixed_canvas_shows_the_longer_side_in_full_width():
+def test_fixed_canvas_fits_longer_side():
     canvas, _ = fixed_canvas(torch.full((3, 50, 100), 255, dtype=torch.uint8), (64, 64))
     assert (canvas[0] > 200).any(dim=0).sum() >= 63
-    # Half as high as wide, so about half of the rows are black border.
+    # The image is half as high as wide, so about half of the rows are black.
     assert 31 <= (canvas[0] > 200).any(dim=1).sum() <= 33
 
 
 @pytest.mark.parametrize("degrees", [0, 17])
-def test_a_mirrored_view_is_warped_as_its_copy(degrees):
-    """But for rounding: by one grey level, in less than one of a thousand pixels."""
+def test_warp_of_flipped_view_matches_copy(degrees):
+    """Due to rounding, less than 0.1 % of the pixels may differ by one gray level."""
     image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
     matrix = affine_matrix((51.3, 40.7), 97.1, (112, 128), degrees)
     view = image[:, ::-1]
     difference = warp_affine(view, matrix, (112, 128)).astype(int) - warp_affine(view.copy(), matrix, (112, 128))
-    # OpenCV 4 rounds positions to 1/32 of a pixel, and a neighbour may be 255 grey levels away.
+    # OpenCV 4 rounds positions to 1/32 of a pixel, and neighboring pixels may differ by 255 gray levels.
     exact = int(cv2.__version__.split(".")[0]) >= 5
     assert np.abs(difference).max() <= (1 if exact else 8)
     assert (difference != 0).mean() < (1e-3 if exact else 0.05)
 
 
-def test_colours_are_warped_as_each_of_them_alone():
+def test_color_warp_matches_single_channels():
     image = np.random.default_rng(0).integers(0, 256, (90, 130, 3), dtype=np.uint8)
     matrix = affine_matrix((51.3, 40.7), 177.1, (112, 128), 17)
     together = warp_affine(image, matrix, (112, 128))

@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 from centernet_d2.imaging.reading import (
-    as_color_bytes,
     max_pixels,
     pillow_to_rgb,
     read_header,
     read_headers,
     read_image,
+    to_uint8_color,
 )
 
 COLOR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -22,15 +22,15 @@ def save(path, pixels, **options):
     return path
 
 
-def test_colours_come_in_the_order_asked_for(tmp_path):
+def test_channel_order(tmp_path):
     path = save(tmp_path / "a.png", COLOR)
     assert (read_image(path, "RGB") == COLOR).all()
     assert (read_image(path) == COLOR[..., ::-1]).all()
 
 
-def test_grey_transparent_palette_and_bilevel_images_have_three_colours(tmp_path):
-    grey, alpha = COLOR[..., 0], np.full((6, 9, 1), 7, dtype=np.uint8)
-    assert (read_image(save(tmp_path / "grey.png", grey)) == grey[..., None]).all()
+def test_all_image_modes_are_read_as_three_channels(tmp_path):
+    gray, alpha = COLOR[..., 0], np.full((6, 9, 1), 7, dtype=np.uint8)
+    assert (read_image(save(tmp_path / "gray.png", gray)) == gray[..., None]).all()
     assert (read_image(save(tmp_path / "rgba.png", np.concatenate([COLOR, alpha], axis=2)), "RGB") == COLOR).all()
     for mode in ("P", "1", "LA", "CMYK"):
         path = tmp_path / f"{mode}.{'jpg' if mode == 'CMYK' else 'png'}"
@@ -38,23 +38,23 @@ def test_grey_transparent_palette_and_bilevel_images_have_three_colours(tmp_path
         assert read_image(path).shape == (6, 9, 3)
 
 
-def test_16_bits_are_scaled_and_not_cut_off(tmp_path):
-    deep = (np.arange(54, dtype=np.uint16) * 1213).reshape(6, 9)
-    expected = np.round(deep / 257)[..., None].astype(np.uint8)
-    assert (read_image(save(tmp_path / "deep.png", deep)) == expected).all()
-    assert (as_color_bytes(deep) == expected).all()
+def test_16_bit_values_are_scaled(tmp_path):
+    image16 = (np.arange(54, dtype=np.uint16) * 1213).reshape(6, 9)
+    expected = np.round(image16 / 257)[..., None].astype(np.uint8)
+    assert (read_image(save(tmp_path / "image16.png", image16)) == expected).all()
+    assert (to_uint8_color(image16) == expected).all()
     assert len(np.unique(expected)) == 54
 
 
-def test_photographs_are_turned_upright(tmp_path):
+def test_exif_orientation_is_applied(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
-    path = save(tmp_path / "turned.png", COLOR, exif=exif)
+    path = save(tmp_path / "rotated.png", COLOR, exif=exif)
     assert (read_image(path, "RGB") == np.rot90(COLOR, -1)).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\n", b"not an image", None])
-def test_what_is_no_image_is_named(tmp_path, content):
+def test_invalid_image_file_is_named(tmp_path, content):
     path = tmp_path / "größe 1.png"
     if content is None:
         save(path, COLOR)
@@ -66,18 +66,18 @@ def test_what_is_no_image_is_named(tmp_path, content):
         read_image(tmp_path / "nowhere.png")
 
 
-def test_floats_have_no_known_range(tmp_path):
+def test_float_image_file_raises(tmp_path):
     path = tmp_path / "float.tiff"
     save(path, np.zeros((4, 4), dtype=np.float32))
-    with pytest.raises(OSError, match="float.tiff: its values .float32. are no grey values"):
+    with pytest.raises(OSError, match="float.tiff: its values .float32. are not 16-bit gray values"):
         read_image(path)
 
 
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((4, 4, 3), dtype=np.int64), "uint8, uint16 or floats in 0..255, not int64"),
-        (np.full((4, 4, 3), 0.5), "these are in 0..1: multiply it by 255"),
+        (np.zeros((4, 4, 3), dtype=np.int64), "uint8, uint16 or float in 0..255, not int64"),
+        (np.full((4, 4, 3), 0.5), "its values are in 0..1: multiply it by 255"),
         (np.full((4, 4, 3), 255.5), "in 255.5..255.5: clip it"),
         (np.full((4, 4, 3), -0.5), "in -0.5..-0.5: clip it"),
         (np.full((4, 4, 3), np.nan), "in nan..nan"),
@@ -86,87 +86,87 @@ def test_floats_have_no_known_range(tmp_path):
         (np.zeros((0, 4, 3), dtype=np.uint8), r"not \(0, 4, 3\)"),
     ],
 )
-def test_what_is_no_picture_is_refused(pixels, message):
+def test_invalid_array_raises(pixels, message):
     with pytest.raises(ValueError, match=message):
-        as_color_bytes(pixels)
+        to_uint8_color(pixels)
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
-def test_floats_are_rounded(kind):
-    assert (as_color_bytes(COLOR.astype(kind)) == COLOR).all()
-    assert as_color_bytes(np.array([[1.6, 0.4]], dtype=kind))[0, :, 0].tolist() == [2, 0]
+def test_float_arrays_are_rounded(kind):
+    assert (to_uint8_color(COLOR.astype(kind)) == COLOR).all()
+    assert to_uint8_color(np.array([[1.6, 0.4]], dtype=kind))[0, :, 0].tolist() == [2, 0]
     black = np.zeros((2, 2, 3), dtype=kind)
-    assert (as_color_bytes(black) == 0).all()
+    assert (to_uint8_color(black) == 0).all()
     transparent = np.dstack([COLOR.astype(kind), np.full((6, 9), -1)])
-    assert (as_color_bytes(transparent) == COLOR).all()
+    assert (to_uint8_color(transparent) == COLOR).all()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "YCbCr", "HSV"])
-def test_pictures_of_pillow_are_read_as_pillow_reads_files(mode):
+def test_pillow_images_of_all_modes(mode):
     image = Image.fromarray(COLOR).convert(mode)
     assert (pillow_to_rgb(image) == np.asarray(image.convert("RGB"))).all()
 
 
-def test_deep_and_turned_pictures_of_pillow(tmp_path):
-    deep = (np.arange(54, dtype=np.uint16) * 1213).reshape(6, 9)
-    assert (pillow_to_rgb(Image.fromarray(deep)) == as_color_bytes(deep)).all()
-    with pytest.raises(ValueError, match="its values .float32. are no grey values"):
+def test_16_bit_and_rotated_pillow_images(tmp_path):
+    image16 = (np.arange(54, dtype=np.uint16) * 1213).reshape(6, 9)
+    assert (pillow_to_rgb(Image.fromarray(image16)) == to_uint8_color(image16)).all()
+    with pytest.raises(ValueError, match="its values .float32. are not 16-bit gray values"):
         pillow_to_rgb(Image.fromarray(np.zeros((4, 4), dtype=np.float32)))
     exif = Image.Exif()
     exif[274] = 6
-    with Image.open(save(tmp_path / "turned.png", COLOR, exif=exif)) as image:
+    with Image.open(save(tmp_path / "rotated.png", COLOR, exif=exif)) as image:
         assert (pillow_to_rgb(image) == np.rot90(COLOR, -1)).all()
 
 
-def test_images_with_too_many_pixels_are_not_decoded(tmp_path, monkeypatch):
-    # 13 KB, and half a gigabyte in memory.
+def test_too_large_images_are_not_decoded(tmp_path, monkeypatch):
+    # The file has 13 KB; the decoded image would have half a gigabyte.
     path = tmp_path / "bomb.png"
     Image.new("1", (13000, 13000)).save(path)
-    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("it was decoded"))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("the image was decoded"))
     for read in (read_image, read_header):
-        with pytest.raises(OSError, match=r"bomb\.png: 13000 x 13000 are more than 89478485 pixels; set .*MAX_PIXELS"):
+        with pytest.raises(OSError, match=r"bomb\.png: 13000 x 13000 pixels exceed .* 89478485; set .*MAX_PIXELS"):
             read(path)
-    with Image.open(path) as image, pytest.raises(ValueError, match="are more than 89478485 pixels"):
+    with Image.open(path) as image, pytest.raises(ValueError, match="pixels exceed the limit of 89478485"):
         pillow_to_rgb(image)
     monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", str(13000**2))
     assert read_header(path)[:2] == (13000, 13000)
 
 
-def test_the_limit_may_be_above_and_below_that_of_pillow(tmp_path, monkeypatch):
+def test_pixel_limit_is_independent_of_pillow(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
     path = save(tmp_path / "a.png", COLOR)
     monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "54")
     assert (read_image(path, "RGB") == COLOR).all()
     monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "20")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(OSError, match="it has more than 20 pixels; set the environment variable"):
+    with pytest.raises(OSError, match="its pixels exceed the limit of 20; set the environment variable"):
         read_image(path)
     for wrong in ("many", "-1", "1e6", "0"):
         monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", wrong)
-        with pytest.raises(ValueError, match=f"CENTERNET_D2_MAX_PIXELS is '{wrong}', but must be a number of pixels"):
+        with pytest.raises(ValueError, match=f"CENTERNET_D2_MAX_PIXELS is '{wrong}', but must be a positive integer"):
             read_image(path)
     monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "")
     assert max_pixels() == 89478485
 
 
-def test_what_may_never_end_is_no_image(tmp_path):
+def test_special_files_raise(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", "/dev/zero", tmp_path):
-        with pytest.raises(OSError, match="it is no file"):
+        with pytest.raises(OSError, match="it is not a regular file"):
             read_image(path)
 
 
 @pytest.mark.parametrize(
     "url", ["https://example.org/a.png", "detectron2://a.png", "file:///etc/passwd", "s3://a/b.png"]
 )
-def test_urls_are_refused(url):
+def test_urls_raise(url):
     for read in (read_image, read_header):
-        with pytest.raises(FileNotFoundError, match=f"the image {url} is a URL, and URLs are not downloaded"):
+        with pytest.raises(FileNotFoundError, match=f"the image {url} is a URL, but URLs are not supported"):
             read(url)
 
 
 def outcome(path, image_format="BGR"):
-    """The pixels of a file, or what is wrong with it."""
+    """Return the pixels of a file, or the error message."""
     try:
         return read_image(path, image_format)
     except OSError as error:
@@ -174,8 +174,8 @@ def outcome(path, image_format="BGR"):
 
 
 @pytest.fixture
-def by_pillow(monkeypatch):
-    """Reads images as if none were plain."""
+def read_by_pillow(monkeypatch):
+    """Function that reads images with Pillow only."""
 
     def read(path, image_format="BGR"):
         with monkeypatch.context() as patch:
@@ -199,33 +199,33 @@ SMOOTH = cv2.resize(np.random.default_rng(1).integers(0, 256, (9, 11, 3), dtype=
         {"keep_rgb": True},
     ],
 )
-def test_plain_photographs_are_read_faster_with_the_same_pixels(tmp_path, monkeypatch, by_pillow, options):
+def test_plain_jpeg_is_decoded_by_opencv_with_equal_pixels(tmp_path, monkeypatch, read_by_pillow, options):
     path = save(tmp_path / "a.jpg", SMOOTH, **options)
-    expected = {order: by_pillow(path, order) for order in ("BGR", "RGB")}
+    expected = {order: read_by_pillow(path, order) for order in ("BGR", "RGB")}
     monkeypatch.setattr("centernet_d2.imaging.reading.pillow_to_rgb", lambda _: pytest.fail("Pillow decoded it"))
     for order, pixels in expected.items():
         assert (read_image(path, order) == pixels).all()
 
 
-def test_photographs_that_are_not_plain_are_left_to_pillow(tmp_path, monkeypatch):
+def test_other_jpeg_is_decoded_read_by_pillow(tmp_path, monkeypatch):
     exif = Image.Exif()
     exif[274] = 6
-    turned = save(tmp_path / "turned.jpg", SMOOTH, exif=exif)
-    assert read_image(turned).shape == (67, 45, 3)
+    rotated = save(tmp_path / "rotated.jpg", SMOOTH, exif=exif)
+    assert read_image(rotated).shape == (67, 45, 3)
     longer = save(tmp_path / "longer.jpg", SMOOTH)
     longer.write_bytes(longer.read_bytes() + bytes(4))
     Image.fromarray(SMOOTH).convert("CMYK").save(tmp_path / "ink.jpg")
     monkeypatch.setattr("cv2.imdecode", lambda *_: pytest.fail("OpenCV decoded it"))
-    for path in (turned, longer, tmp_path / "ink.jpg", save(tmp_path / "grey.jpg", SMOOTH[..., 0])):
+    for path in (rotated, longer, tmp_path / "ink.jpg", save(tmp_path / "gray.jpg", SMOOTH[..., 0])):
         assert read_image(path).ndim == 3
     monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "54")
-    with pytest.raises(OSError, match=r"plain\.jpg: 67 x 45 are more than 54 pixels"):
+    with pytest.raises(OSError, match=r"plain\.jpg: 67 x 45 pixels exceed the limit of 54"):
         read_image(save(tmp_path / "plain.jpg", SMOOTH))
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}])
-def test_photographs_that_were_cut_off_are_refused_wherever_the_cut_is(tmp_path, options):
-    """OpenCV would fill the rest with grey."""
+def test_truncated_jpeg_raises(tmp_path, options):
+    """OpenCV would fill the missing pixels with gray."""
     path = save(tmp_path / "cut.jpg", SMOOTH, **options)
     content = path.read_bytes()
     for length in range(0, len(content), 29):
@@ -234,17 +234,17 @@ def test_photographs_that_were_cut_off_are_refused_wherever_the_cut_is(tmp_path,
             read_image(path)
 
 
-def test_damaged_photographs_are_what_pillow_says(tmp_path, by_pillow):
-    """The same pixels or the same error, whatever happened to some bytes."""
+def test_damaged_jpeg_matches_pillow(tmp_path, read_by_pillow):
+    """Damaged bytes lead to the same pixels or the same error as in Pillow."""
     random, path = np.random.default_rng(0), tmp_path / "damaged.jpg"
     contents = [save(path, SMOOTH, **options).read_bytes() for options in ({}, {"progressive": True})]
     outcomes = set()
-    for turn in range(150):
-        content = contents[turn % 2]
+    for index in range(150):
+        content = contents[index % 2]
         start, length = random.integers(len(content)), random.choice([1, 3, 40])
-        damage = [random.bytes(length), content[start : start + length] * 2, b""][turn % 3]
+        damage = [random.bytes(length), content[start : start + length] * 2, b""][index % 3]
         path.write_bytes(content[:start] + damage + content[start + length :])
-        ours, pillow = outcome(path), by_pillow(path)
+        ours, pillow = outcome(path), read_by_pillow(path)
         assert type(ours) is type(pillow)
         assert ours == pillow if isinstance(ours, str) else (ours == pillow).all()
         outcomes.add(type(ours))
@@ -263,7 +263,7 @@ def paths(tmp_path):
     return [str(folder / name) for name in ("a.png", "b.jpg", "c.png", "d.png")]
 
 
-def test_headers_come_in_order_and_errors_are_named(paths):
+def test_read_headers_keeps_order_and_returns_errors(paths):
     first, second, broken, missing = read_headers(paths, "headers")
     assert (tuple(first), first.upright_size) == ((60, 40, 1), (60, 40))
     assert (tuple(second), second.upright_size) == ((50, 30, 8), (30, 50))

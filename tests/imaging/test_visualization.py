@@ -19,7 +19,7 @@ def detections(scores):
     return result
 
 
-def test_only_detections_above_the_threshold_are_drawn():
+def test_threshold_of_drawn_detections():
     image = np.full((60, 80, 3), 90, dtype=np.uint8)
     assert (draw_instances(image, detections([0.2])) == image).all()
     drawn = draw_instances(image, detections([0.9]), ["cell"])
@@ -28,7 +28,7 @@ def test_only_detections_above_the_threshold_are_drawn():
     assert (image == 90).all()
 
 
-def test_ground_truth_has_no_scores():
+def test_ground_truth_without_scores_is_drawn():
     gt = Instances((60, 80))
     gt.gt_boxes, gt.gt_classes = Boxes(torch.tensor([[10.0, 10, 40, 50]])), torch.tensor([1])
     image = np.zeros((60, 80, 3), dtype=np.uint8)
@@ -43,18 +43,18 @@ def keypoints(names, lines=(), scores=False):
 
 def test_keypoints_are_drawn_with_lines_and_scores():
     image = np.full((60, 80, 3), 90, dtype=np.uint8)
-    found = detections([0.9])
-    found.pred_keypoints = torch.tensor([[[15.0, 20, 0.8], [35.0, 40, 0.9], [25.0, 45, 0.01]]])
-    plain = draw_instances(image, found)
-    dots = draw_instances(image, found, properties=keypoints("abc"))
+    predictions = detections([0.9])
+    predictions.pred_keypoints = torch.tensor([[[15.0, 20, 0.8], [35.0, 40, 0.9], [25.0, 45, 0.01]]])
+    plain = draw_instances(image, predictions)
+    dots = draw_instances(image, predictions, properties=keypoints("abc"))
     assert (dots[20, 15] != plain[20, 15]).any()
     assert (dots[45, 25] == plain[45, 25]).all()
-    lines = draw_instances(image, found, properties=keypoints("abc", ["ab"]))
+    lines = draw_instances(image, predictions, properties=keypoints("abc", ["ab"]))
     assert (lines[30, 25] != dots[30, 25]).any()
-    assert (draw_instances(image, found, properties=keypoints("abc", ["ab"], scores=True)) != lines).any()
+    assert (draw_instances(image, predictions, properties=keypoints("abc", ["ab"], scores=True)) != lines).any()
 
 
-def test_the_heatmap_glows_where_its_peak_is():
+def test_heatmap_peak_is_brightest():
     heatmap = torch.zeros(2, 15, 20)
     heatmap[1, 5, 12] = 1
     to_image = torch.tensor([[4.0, 0, 0], [0, 4, 0]])
@@ -62,53 +62,53 @@ def test_the_heatmap_glows_where_its_peak_is():
     assert np.unravel_index(drawn.argmax(), drawn.shape) == pytest.approx((20, 48), abs=2)
 
 
-def test_small_pictures_are_enlarged_side_by_side():
-    picture = np.zeros((60, 80, 3), dtype=np.uint8)
-    row = side_by_side([picture, picture], ["one", "two"], min_width=150)
+def test_side_by_side_enlarges_small_figures():
+    figure = np.zeros((60, 80, 3), dtype=np.uint8)
+    row = side_by_side([figure, figure], ["one", "two"], min_width=150)
     assert row.shape == (120 + 24, 2 * 160 + 6, 3)
 
 
-def test_keypoints_are_drawn_and_connected():
+def test_keypoints_are_connected():
     image = np.zeros((60, 80, 3), dtype=np.uint8)
-    found = detections([0.9, 0.1])
-    plain = draw_instances(image, found)
-    found.pred_keypoints = torch.tensor([[[12.0, 12, 1], [38, 48, 1]]] * 2)
+    predictions = detections([0.9, 0.1])
+    plain = draw_instances(image, predictions)
+    predictions.pred_keypoints = torch.tensor([[[12.0, 12, 1], [38, 48, 1]]] * 2)
     properties = keypoints("ab", ["ab"])
-    drawn = draw_instances(image, found, properties=properties)
+    drawn = draw_instances(image, predictions, properties=properties)
     assert (drawn != plain).any(axis=2).sum() > 20
-    assert (draw_instances(image, found, threshold=0.95, properties=properties) == image).all()
+    assert (draw_instances(image, predictions, threshold=0.95, properties=properties) == image).all()
 
 
 CAMERA = torch.tensor([[60.0, 0, 40, 0], [0, 60, 30, 0], [0, 0, 1, 0]])
 CAR = [0.5, 1.5, 10, 1.5, 1.6, 3.9, 0.4]
 
 
-def true_car(**more):
+def ground_truth_car(**more):
     gt = Instances((60, 80), **more)
     gt.gt_boxes, gt.gt_classes = Boxes(torch.tensor([[10.0, 10, 40, 50]])), torch.tensor([1])
     gt.gt_boxes3d, gt.gt_space = Boxes3D([CAR]), torch.ones(1)
     return gt
 
 
-def test_a_training_picture_shows_space_if_there_is_a_camera():
-    """Ground truth and predictions each with a view from above of their own."""
-    gt, found = true_car(gt_ignore=torch.tensor([False])), detections([0.9])
-    found.pred_boxes3d = gt.gt_boxes3d
-    arguments = (torch.zeros(3, 60, 80), "BGR", gt, found, torch.zeros(2, 15, 20), 4)
-    flat = draw_training(*arguments)
-    assert flat.shape == (3, 4 * 60 + 24, 3 * 4 * 80 + 2 * 6)
-    space = draw_training(*arguments, properties=[Box3DProperty()], inputs={"camera": CAMERA})
-    assert space.shape == (3, 4 * 60 + 24, 4 * (3 * 80 + 2 * 160) + 2 * 6)
-    # Outside the boxes of both: green in the first panel, orange in the second.
-    truth, predictions = space[:, 24:, : 4 * 240].astype(int), space[:, 24:, 4 * 240 + 6 : 4 * 480 + 6].astype(int)
+def test_training_figure_shows_birds_eye_views():
+    """With a camera, ground truth and predictions each have a bird's-eye view."""
+    gt, predictions = ground_truth_car(gt_ignore=torch.tensor([False])), detections([0.9])
+    predictions.pred_boxes3d = gt.gt_boxes3d
+    arguments = (torch.zeros(3, 60, 80), "BGR", gt, predictions, torch.zeros(2, 15, 20), 4)
+    figure = draw_training(*arguments)
+    assert figure.shape == (3, 4 * 60 + 24, 3 * 4 * 80 + 2 * 6)
+    panels = draw_training(*arguments, properties=[Box3DProperty()], inputs={"camera": CAMERA})
+    assert panels.shape == (3, 4 * 60 + 24, 4 * (3 * 80 + 2 * 160) + 2 * 6)
+    # Ground truth is green in the first panel, and predictions are orange in the second.
+    truth, predictions = panels[:, 24:, : 4 * 240].astype(int), panels[:, 24:, 4 * 240 + 6 : 4 * 480 + 6].astype(int)
     assert (truth[1] - truth[0] > 100).any()
     assert not (truth[0] - truth[2] > 150).any()
     assert (predictions[0] - predictions[2] > 150).any()
 
 
-def test_what_properties_draw_beside_the_image_is_put_in_a_row():
+def test_panels_of_properties_are_joined_in_a_row():
     class Panel(Property):
-        def draw(self, picture, instances, inputs):
+        def draw(self, visualizer, instances, inputs):
             return [np.full((inputs["height"], 10, 3), 7, dtype=np.uint8)]
 
     image = np.full((60, 80, 3), 90, dtype=np.uint8)
@@ -123,7 +123,7 @@ def test_what_properties_draw_beside_the_image_is_put_in_a_row():
     assert (row[60:, 90:] == 255).all()
 
 
-def test_regions_to_ignore_are_grey():
+def test_regions_to_ignore_are_gray():
     gt = Instances((60, 80))
     gt.gt_boxes, gt.gt_classes = Boxes(torch.tensor([[10.0, 10, 40, 50]])), torch.tensor([-1])
     black = np.zeros((60, 80, 3), dtype=np.uint8)

@@ -474,7 +474,7 @@ def small_config(*overrides):
         (
             "MODEL.CENTERNET.HEADS",
             "['CenterHead','Nose']",
-            "no 'Nose' in the registry POINT_HEAD; it has: Box3DHead, Box",
+            "HEADS: 'Nose' is not registered in POINT_HEAD; registered names: Box3DHead, Box",
         ),
         (
             "MODEL.CENTERNET.HEADS",

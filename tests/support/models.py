@@ -1,4 +1,4 @@
-"""Small stand-ins for networks."""
+"""Small stub networks."""
 
 import torch.nn.functional as F
 from detectron2.layers import ShapeSpec
@@ -9,7 +9,7 @@ from centernet_d2.modeling import BoxHead, CenterHead, CenterNet
 
 
 class StubBackbone(Backbone):
-    """One convolution on the image, averaged to stride 4; as many stacks as wanted."""
+    """Backbone with one convolution per stack and average pooling to stride 4."""
 
     def __init__(self, channels=4, stacks=1, divisibility=32):
         super().__init__()
@@ -37,7 +37,7 @@ def stub_heads(num_classes=3, stacks=1, box=(), **center):
 
 
 def stub_model(heads=None, stacks=1, divisibility=32, **options):
-    """A CenterNet with a tiny backbone; `options` as for CenterNet."""
+    """Build a CenterNet with a stub backbone; `options` are arguments of CenterNet."""
     defaults = {"pixel_mean": [104.0, 114.0, 120.0], "pixel_std": [73.0, 70.0, 71.0], "fixed_size": (64, 64)}
     return CenterNet(
         backbone=StubBackbone(stacks=stacks, divisibility=divisibility),

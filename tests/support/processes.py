@@ -1,4 +1,4 @@
-"""Functions run in several processes of this machine that talk to each other."""
+"""Functions that run in several communicating processes."""
 
 import os
 import traceback
@@ -7,15 +7,15 @@ import torch
 
 
 def run_forked(function, count, folder):
-    """Call function(rank) in `count` copies of this process, and return what they return, by rank.
+    """Call function(rank) in `count` forked processes; return the results by rank.
 
-    Forked and not started anew: imports alone would take ten seconds each. The copies use one thread, since those of
-    OpenMP do not live on in them.
+    Processes are forked, because imports in new processes would take ten seconds each. They use one thread, because
+    OpenMP threads do not survive a fork.
 
     Args:
-        function: returns anything that torch can save without code.
+        function: function whose result can be loaded with ``weights_only=True``.
         count: number of processes.
-        folder: empty, for their results.
+        folder: empty folder for the results.
     """
     children = {}
     for rank in range(count):
@@ -24,13 +24,13 @@ def run_forked(function, count, folder):
             _run(function, rank, folder)
         children[child] = rank
     codes = {children[child]: os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children}
-    said = "\n".join(path.read_text() for path in sorted(folder.glob("*.error")))
-    assert not any(codes.values()), f"exit codes by rank: {codes}\n{said}"
+    tracebacks = "\n".join(path.read_text() for path in sorted(folder.glob("*.error")))
+    assert not any(codes.values()), f"exit codes by rank: {codes}\n{tracebacks}"
     return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(count)]
 
 
 def _run(function, rank, folder):
-    """The life of a copy: it must never go on with the tests of the process that it was forked from."""
+    """Run a forked process and exit, so that it does not continue with the tests."""
     code = 1
     try:
         torch.set_num_threads(1)

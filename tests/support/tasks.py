@@ -1,4 +1,4 @@
-"""Small models of every task, and ground truth that suits them all."""
+"""Small models for each task, and ground truth for all of them."""
 
 import torch
 from detectron2.structures import Boxes, Instances
@@ -15,7 +15,7 @@ TASKS = ("boxes", "smooth boxes", "pose", "space", "log space", "space by slots"
 
 
 def task_model(task, **options):
-    """A CenterNet of a task with weights that are always the same; classes are 0, 1, 2."""
+    """Build a CenterNet for a task with fixed weights and classes 0, 1, 2."""
     torch.manual_seed(0)
     slots = {"loss_slots": 2} if task == "space by slots" else {}
     box = {"loss": "smooth_l1"} if task == "smooth boxes" else {}
@@ -30,18 +30,18 @@ def task_model(task, **options):
 
 
 def objects(boxes, size, seed=0):
-    """Instances of an image of (height, width) with what every task wants to know of boxes XYXY; the rest is random."""
+    """Return ground truth for all tasks: the given XYXY boxes, and random values for all other fields."""
     random = torch.Generator().manual_seed(seed)
     boxes = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
     count = len(boxes)
     gt = Instances(size, gt_boxes=Boxes(boxes))
     gt.gt_classes = torch.randint(0, 3, (count,), generator=random)
-    places = (
+    joints = (
         boxes[:, None, :2] + torch.rand(count, JOINTS, 2, generator=random) * (boxes[:, 2:] - boxes[:, :2])[:, None]
     )
-    gt.gt_keypoints = torch.cat([places, torch.randint(0, 3, (count, JOINTS, 1), generator=random)], dim=2)
+    gt.gt_keypoints = torch.cat([joints, torch.randint(0, 3, (count, JOINTS, 1), generator=random)], dim=2)
     gt.gt_boxes3d = Boxes3D(1 + torch.rand(count, 7, generator=random))
-    gt.gt_depth = 60 * torch.rand(count, generator=random) - 2  # some are not in front of the camera
+    gt.gt_depth = 60 * torch.rand(count, generator=random) - 2  # Some objects are behind the camera.
     gt.gt_alpha = 6.28 * torch.rand(count, generator=random) - 3.14
     gt.gt_focal = torch.full((count,), 100.0)
     gt.gt_space, gt.gt_metric = torch.ones(count), torch.ones(count)
@@ -49,14 +49,14 @@ def objects(boxes, size, seed=0):
 
 
 def random_objects(count, size, seed=0):
-    """:func:`objects` in boxes of all sizes."""
+    """Return :func:`objects` with random boxes of all sizes."""
     random = torch.Generator().manual_seed(seed)
     corners = torch.rand(count, 2, 2, generator=random).sort(dim=1).values * torch.tensor(size[::-1])
     return objects(corners.flatten(1), size, seed)
 
 
 def training_input(gt, seed=0):
-    """A random image with this ground truth, as the mapper gives it."""
+    """Return a random image with ground truth, in the format of the dataset mapper."""
     pixels = torch.randint(
         0, 256, (3, *gt.image_size), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
     )

@@ -27,13 +27,13 @@ def shapes_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_model():
-    """A function (config) -> a network of a thousand weights, for Trainer.build_model: files are what takes time."""
+    """Function (config) -> network of a thousand weights for Trainer.build_model, which makes checkpoints fast."""
     return lambda cfg: stub_model(heads=stub_heads(num_classes=cfg.MODEL.CENTERNET.NUM_CLASSES))
 
 
 @pytest.fixture(scope="session")
 def parse():
-    """A function (flags, key=value...) -> parsed command line of a tiny training."""
+    """Function (flags, key=value...) -> parsed command line of a tiny training."""
 
     def make(*flags, **overrides):
         options = {**SMALL, **{k.replace("__", "."): v for k, v in overrides.items()}}
@@ -46,6 +46,6 @@ def parse():
 
 @pytest.fixture
 def arguments(parse, shapes_folder, tmp_path, monkeypatch):
-    """The same, for a training into tmp_path / "out"."""
+    """Function like `parse`, for a training with the output folder tmp_path / "out"."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_folder))
     return lambda *flags, **overrides: parse(*flags, **{"OUTPUT_DIR": str(tmp_path / "out"), **overrides})

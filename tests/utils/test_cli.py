@@ -9,7 +9,7 @@ from centernet_d2.utils import cli
 
 
 def run(error, *argv):
-    """Run a program that raises an error, or returns a value."""
+    """Run a program that raises an error or returns a value."""
 
     def main(args):
         if isinstance(error, BaseException):
@@ -32,7 +32,7 @@ def run(error, *argv):
         (torch.cuda.OutOfMemoryError("CUDA is full"), "out of memory; use smaller batches or images. CUDA is full"),
     ],
 )
-def test_an_expected_error_is_one_sentence_behind_the_name_of_the_program(capsys, error, message):
+def test_expected_error_is_printed_after_program_name(capsys, error, message):
     assert run(error) == 1
     assert capsys.readouterr() == ("", f"draw: {message}\n")
     with pytest.raises(type(error)):
@@ -40,7 +40,7 @@ def test_an_expected_error_is_one_sentence_behind_the_name_of_the_program(capsys
 
 
 @pytest.mark.parametrize("error", [TypeError("x"), AttributeError("x"), AssertionError("x"), RuntimeError("x")])
-def test_a_fault_of_the_program_keeps_its_traceback(error):
+def test_unexpected_error_keeps_traceback(error):
     with pytest.raises(type(error)):
         run(error)
 
@@ -48,7 +48,7 @@ def test_a_fault_of_the_program_keeps_its_traceback(error):
 def test_exit_codes(capsys):
     assert (run(None), run(0), run(3)) == (0, 0, 3)
     assert run(KeyboardInterrupt()) == 130
-    assert capsys.readouterr().err == "draw: stopped\n"
+    assert capsys.readouterr().err == "draw: interrupted\n"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_exit_codes(capsys):
         ("tools/voc_to_coco.py", ["no", "--output", "x"]),
     ],
 )
-def test_every_program_of_the_project_ends_in_that_way(load_script, tmp_path, monkeypatch, capsys, tool, arguments):
+def test_all_programs_report_errors_without_traceback(load_script, tmp_path, monkeypatch, capsys, tool, arguments):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DETECTRON2_DATASETS", "")
     monkeypatch.setattr("sys.argv", [tool])

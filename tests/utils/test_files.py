@@ -6,11 +6,11 @@ import stat
 import pytest
 import torch
 
-from centernet_d2.utils.files import is_inside, remove_leftovers, write_whole
+from centernet_d2.utils.files import is_inside, remove_leftovers, write_atomically
 
 
 def write_too_much(file):
-    """torch raises an error of its own when the file takes no more."""
+    """Exceed the file size limit, for which torch raises RuntimeError instead of OSError."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
@@ -36,17 +36,17 @@ def write_on_a_read_only_disk(file):
         (write_on_a_read_only_disk, "Read-only file system"),
     ],
 )
-def test_a_disk_that_takes_no_more_leaves_the_file_before(tmp_path, write, reason):
+def test_write_error_keeps_existing_file(tmp_path, write, reason):
     path = tmp_path / "model.pth"
     path.write_bytes(b"before")
-    with pytest.raises(OSError, match=rf"model.pth cannot be written \({reason}\); what was there is untouched"):
-        write_whole(path, write)
+    with pytest.raises(OSError, match=rf"model.pth cannot be written \({reason}\); an existing file is unchanged"):
+        write_atomically(path, write)
     assert [file.name for file in tmp_path.iterdir()] == ["model.pth"]
     assert path.read_bytes() == b"before"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, RuntimeError])
-def test_another_end_leaves_the_file_before_too(tmp_path, error):
+def test_exception_in_write_keeps_existing_file(tmp_path, error):
     def write(file):
         file.write(b"half")
         raise error
@@ -54,18 +54,18 @@ def test_another_end_leaves_the_file_before_too(tmp_path, error):
     path = tmp_path / "model.pth"
     path.write_bytes(b"before")
     with pytest.raises(error):
-        write_whole(path, write)
+        write_atomically(path, write)
     assert [file.read_bytes() for file in tmp_path.iterdir()] == [b"before"]
 
 
-def test_until_it_is_whole_a_file_has_another_name(tmp_path):
+def test_incomplete_file_has_temporary_name(tmp_path):
     seen = []
-    write_whole(tmp_path / "model.pth", lambda file: seen.extend(path.name for path in tmp_path.iterdir()))
+    write_atomically(tmp_path / "model.pth", lambda file: seen.extend(path.name for path in tmp_path.iterdir()))
     assert seen == [".model.pth.tmp"]
     assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after_that(tmp_path, monkeypatch):
+def test_file_is_synced_before_rename_and_folder_after(tmp_path, monkeypatch):
     path, steps, fsync, replace = tmp_path / "model.pth", [], os.fsync, os.replace
 
     def synced(descriptor):
@@ -79,23 +79,23 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after_that(tm
 
     monkeypatch.setattr("os.fsync", synced)
     monkeypatch.setattr("os.replace", replaced)
-    write_whole(path, lambda file: file.write(b"weights"))
+    write_atomically(path, lambda file: file.write(b"weights"))
     assert steps == ["7 bytes", "name", "folder"]
 
 
-def test_links_are_replaced_and_not_written_through(tmp_path):
+def test_symbolic_links_are_replaced(tmp_path):
     outside, folder = tmp_path / "outside.pth", tmp_path / "folder"
     folder.mkdir()
     outside.write_bytes(b"mine")
     for name in ("model.pth", ".model.pth.tmp"):
         (folder / name).symlink_to(outside)
-    write_whole(folder / "model.pth", lambda file: file.write(b"new"))
+    write_atomically(folder / "model.pth", lambda file: file.write(b"new"))
     assert outside.read_bytes() == b"mine"
     assert not (folder / "model.pth").is_symlink()
     assert (folder / "model.pth").read_bytes() == b"new"
 
 
-def test_leftovers_are_removed_and_nothing_else(tmp_path):
+def test_remove_leftovers(tmp_path):
     outside = tmp_path / "outside"
     outside.write_bytes(b"mine")
     folder = tmp_path / "folder"
@@ -108,7 +108,7 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path):
     assert outside.read_bytes() == b"mine"
 
 
-def test_what_lies_in_a_folder(tmp_path):
+def test_is_inside(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     for path in (folder / "a.pth", tmp_path / "b.pth"):

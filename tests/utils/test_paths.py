@@ -3,7 +3,7 @@ import pytest
 from centernet_d2 import Predictor, load_config, model_zoo
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
 from centernet_d2.data.catalog import register_datasets
-from centernet_d2.utils.files import cache_folder, leaves
+from centernet_d2.utils.files import cache_folder, leaves_folder
 from support.models import stub_model
 
 URLS = ("https://example.org/model.pth", "http://127.0.0.1:9/a", "detectron2://ImageNetPretrained/a.pkl")
@@ -26,14 +26,14 @@ URLS = ("https://example.org/model.pth", "http://127.0.0.1:9/a", "detectron2://I
         ("..a/b.jpg", "/data", False),
     ],
 )
-def test_names_stay_in_the_folder_around_the_image_folder(name, folder, expected):
-    assert leaves(name, folder) is expected
+def test_leaves_folder(name, folder, expected):
+    assert leaves_folder(name, folder) is expected
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_nothing_is_downloaded(url, monkeypatch):
+def test_urls_raise_and_are_not_opened(url, monkeypatch):
     def fetch(*_, **__):
-        pytest.fail("it was opened")
+        pytest.fail("the URL was opened")
 
     monkeypatch.setattr("iopath.common.file_io.PathManager.get_local_path", fetch)
     monkeypatch.setattr("iopath.common.file_io.PathManager.open", fetch)
@@ -47,11 +47,11 @@ def test_nothing_is_downloaded(url, monkeypatch):
         "the image": lambda: Predictor(stub_model())(url),
     }
     for what, call in calls.items():
-        with pytest.raises(FileNotFoundError, match=f"{what}.*{url} is a URL, and URLs are not downloaded"):
+        with pytest.raises(FileNotFoundError, match=f"{what}.*{url} is a URL, but URLs are not supported"):
             call()
 
 
-def test_where_the_cache_is(monkeypatch, tmp_path):
+def test_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("CENTERNET_D2_CACHE", "~/own")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("HOME", str(tmp_path))

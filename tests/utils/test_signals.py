@@ -3,11 +3,11 @@ import threading
 
 import pytest
 
-from centernet_d2.utils.signals import Stopped, signals_noted
+from centernet_d2.utils.signals import Stopped, defer_signals
 
 
-def test_a_second_ctrl_c_stops_at_once():
-    with signals_noted(signal.SIGINT) as signals:
+def test_second_ctrl_c_raises():
+    with defer_signals(signal.SIGINT) as signals:
         assert not signals
         signal.raise_signal(signal.SIGINT)
         assert signals
@@ -15,13 +15,13 @@ def test_a_second_ctrl_c_stops_at_once():
             signal.raise_signal(signal.SIGINT)
 
 
-def test_the_first_signal_counts_and_handlers_come_back():
+def test_first_signal_is_stored_and_handlers_are_restored():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    told = []
-    with signals_noted(signal.SIGINT, signal.SIGTERM, tell=told.append) as signals:
+    received = []
+    with defer_signals(signal.SIGINT, signal.SIGTERM, callback=received.append) as signals:
         for _ in range(2):
             signal.raise_signal(signal.SIGTERM)
-        assert (signals.number, told) == (signal.SIGTERM, [signal.SIGTERM] * 2)
+        assert (signals.number, received) == (signal.SIGTERM, [signal.SIGTERM] * 2)
         with pytest.raises(KeyboardInterrupt) as error:
             signal.raise_signal(signal.SIGINT)
         assert not isinstance(error.value, Stopped)
@@ -30,14 +30,14 @@ def test_the_first_signal_counts_and_handlers_come_back():
 
 @pytest.mark.parametrize("early", [False, True])
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_work_that_may_end_anywhere_does(number, code, early):
+def test_raise_immediately(number, code, early):
     def work():
-        with signals.raised():
+        with signals.raise_immediately():
             assert not early
             signal.raise_signal(number)
-            pytest.fail("it went on")
+            pytest.fail("the work continued")
 
-    with signals_noted(signal.SIGINT, signal.SIGTERM) as signals:
+    with defer_signals(signal.SIGINT, signal.SIGTERM) as signals:
         if early:
             signal.raise_signal(number)
         with pytest.raises(Stopped) as stopped:
@@ -45,11 +45,11 @@ def test_work_that_may_end_anywhere_does(number, code, early):
     assert stopped.value.code == code
 
 
-def test_another_thread_has_no_signals_to_note():
+def test_other_threads_do_not_handle_signals():
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def work():
-        with signals_noted(signal.SIGINT) as signals:
+        with defer_signals(signal.SIGINT) as signals:
             seen.append((bool(signals), signal.getsignal(signal.SIGINT)))
 
     thread = threading.Thread(target=work)

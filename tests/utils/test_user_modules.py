@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from centernet_d2.utils import cli
-from centernet_d2.utils.cli import import_outside
+from centernet_d2.utils.cli import import_user_modules
 
 
 @pytest.fixture(autouse=True)
-def _imports_are_forgotten(monkeypatch):
+def _restore_imports(monkeypatch):
     before = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
@@ -19,16 +19,16 @@ def _imports_are_forgotten(monkeypatch):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A file that counts how often it is run, beside one that it needs; a package; files that cannot be imported."""
+    """Folder with a module that counts its executions, its dependency, a package, and invalid modules."""
     root = tmp_path / "mine"
-    (root / "pack_of_mine").mkdir(parents=True)
+    (root / "user_pack").mkdir(parents=True)
     count = f"with open({str(tmp_path / 'runs')!r}, 'a') as file:\n    file.write('x')\n"
-    (root / "heads_of_mine.py").write_text(f"import helper_of_mine\nVALUE = helper_of_mine.VALUE\n{count}")
-    (root / "helper_of_mine.py").write_text("VALUE = 7\n")
-    (root / "pack_of_mine" / "__init__.py").write_text("VALUE = 8\n")
-    (root / "pack_of_mine" / "inner.py").write_text("VALUE = 9\n")
-    (root / "needs_of_mine.py").write_text("import not_installed_anywhere\n")
-    (root / "wrong_of_mine.py").write_text("VALUE = undefined_name\n")
+    (root / "user_heads.py").write_text(f"import user_helper\nVALUE = user_helper.VALUE\n{count}")
+    (root / "user_helper.py").write_text("VALUE = 7\n")
+    (root / "user_pack" / "__init__.py").write_text("VALUE = 8\n")
+    (root / "user_pack" / "inner.py").write_text("VALUE = 9\n")
+    (root / "user_needs.py").write_text("import not_installed_anywhere\n")
+    (root / "user_wrong.py").write_text("VALUE = undefined_name\n")
     (root / "argparse.py").write_text("VALUE = 0\n")
     return root
 
@@ -37,48 +37,51 @@ def runs(tmp_path):
     return len((tmp_path / "runs").read_text())
 
 
-def test_a_file_is_imported_once_with_its_folder_on_the_path(folder, tmp_path, monkeypatch):
-    path = folder / "heads_of_mine.py"
-    (first,) = import_outside([str(path)])
-    assert (first.__name__, first.VALUE, Path(first.__file__)) == ("heads_of_mine", 7, path)
+def test_file_is_imported_once_and_folder_added_to_path(folder, tmp_path, monkeypatch):
+    path = folder / "user_heads.py"
+    (first,) = import_user_modules([str(path)])
+    assert (first.__name__, first.VALUE, Path(first.__file__)) == ("user_heads", 7, path)
     assert sys.path.count(str(folder)) == 1
-    assert sys.path[-1] == str(folder)  # behind everything, so that it hides nothing
+    assert sys.path[-1] == str(folder)  # At the end, so that it shadows no other module.
     monkeypatch.chdir(tmp_path)
-    again = import_outside([str(path), "mine/heads_of_mine.py", "./mine/../mine/heads_of_mine.py", "heads_of_mine"])
+    again = import_user_modules([str(path), "mine/user_heads.py", "./mine/../mine/user_heads.py", "user_heads"])
     assert all(module is first for module in again)
     assert runs(tmp_path) == 1
     assert sys.path.count(str(folder)) == 1
 
 
-def test_modules_and_packages_are_imported_by_name_and_by_folder(folder):
+def test_modules_and_packages_are_imported_by_name_or_folder(folder):
     sys.path.append(str(folder))
-    (inner, package) = import_outside(["pack_of_mine.inner", str(folder / "pack_of_mine")])
+    (inner, package) = import_user_modules(["user_pack.inner", str(folder / "user_pack")])
     assert (inner.VALUE, package.VALUE) == (9, 8)
-    assert package is sys.modules["pack_of_mine"]
-    assert import_outside([]) == []
+    assert package is sys.modules["user_pack"]
+    assert import_user_modules([]) == []
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("mine/nowhere.py", "draw: --import {root}/mine/nowhere.py: this Python file does not exist"),
-        ("mine/nowhere/", "draw: --import {root}/mine/nowhere: this Python file does not exist"),
-        ("nowhere.py", "draw: --import {root}/nowhere.py: this Python file does not exist"),
-        ("mine", "draw: --import mine: there is no module of this name; for a file, give its path with .py"),
-        ("nowhere_at_all", "draw: --import nowhere_at_all: there is no module of this name; for a file, give its path"),
-        ("pytest.nowhere", "draw: --import pytest.nowhere: there is no module of this name"),
+        ("mine/nowhere.py", "draw: --import {root}/mine/nowhere.py: the Python file does not exist"),
+        ("mine/nowhere/", "draw: --import {root}/mine/nowhere: the Python file does not exist"),
+        ("nowhere.py", "draw: --import {root}/nowhere.py: the Python file does not exist"),
+        ("mine", "draw: --import mine: no module has this name; to import a file, specify its path including .py"),
+        (
+            "nowhere_at_all",
+            "draw: --import nowhere_at_all: no module has this name; to import a file, ",
+        ),
+        ("pytest.nowhere", "draw: --import pytest.nowhere: no module has this name"),
         (
             "mine/argparse.py",
             "draw: --import {root}/mine/argparse.py: the module name 'argparse' already belongs to {argparse}; rename",
         ),
     ],
 )
-def test_what_cannot_be_found_is_one_sentence(folder, tmp_path, monkeypatch, capsys, name, message):
+def test_missing_module_is_reported_in_one_line(folder, tmp_path, monkeypatch, capsys, name, message):
     monkeypatch.chdir(tmp_path)
     (folder / "__init__.py").unlink(missing_ok=True)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     parser = argparse.ArgumentParser(prog="draw.py")
-    assert cli.run(parser, lambda args: pytest.fail("it ran"), ["--import", name]) == 1
+    assert cli.run(parser, lambda args: pytest.fail("main was called"), ["--import", name]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(message.format(root=tmp_path, argparse=argparse.__file__))
 
@@ -86,26 +89,26 @@ def test_what_cannot_be_found_is_one_sentence(folder, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("needs_of_mine.py", ModuleNotFoundError, "No module named 'not_installed_anywhere'"),
-        ("wrong_of_mine.py", NameError, "name 'undefined_name' is not defined"),
+        ("user_needs.py", ModuleNotFoundError, "No module named 'not_installed_anywhere'"),
+        ("user_wrong.py", NameError, "name 'undefined_name' is not defined"),
     ],
 )
-def test_an_error_within_the_file_keeps_its_own_words_and_traceback(folder, name, error, message):
+def test_error_in_module_keeps_message_and_traceback(folder, name, error, message):
     parser = argparse.ArgumentParser(prog="draw.py")
     with pytest.raises(error, match=message) as caught:
         cli.run(parser, lambda args: None, ["--import", str(folder / name)])
     assert str(folder / name) in [str(entry.path) for entry in caught.traceback]
 
 
-def test_a_command_line_imports_first_and_may_grow_by_what_was_imported(folder):
+def test_imported_modules_can_add_options(folder):
     def extend(parser):
-        parser.add_argument("--value", type=int, default=sys.modules["heads_of_mine"].VALUE)
+        parser.add_argument("--value", type=int, default=sys.modules["user_heads"].VALUE)
 
     def main(args):
         seen.append((args.imports, args.value))
 
     seen = []
-    files = [str(folder / name) for name in ("heads_of_mine.py", "pack_of_mine")]
+    files = [str(folder / name) for name in ("user_heads.py", "user_pack")]
     argv = ["--import", files[0], "--import", files[1]]
     for more in ([], ["--value", "3"]):
         parser = argparse.ArgumentParser(prog="draw.py")
@@ -113,16 +116,16 @@ def test_a_command_line_imports_first_and_may_grow_by_what_was_imported(folder):
     assert seen == [(files, 7), (files, 3)]
 
 
-def test_the_help_names_the_options_of_what_was_imported(folder, capsys):
+def test_help_lists_options_of_imported_modules(folder, capsys):
     parser = argparse.ArgumentParser(prog="draw.py")
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit) as exit_info:
         cli.run(
             parser,
             lambda args: None,
-            ["--help", "--import", str(folder / "heads_of_mine.py")],
+            ["--help", "--import", str(folder / "user_heads.py")],
             extend=lambda parser: parser.add_argument("--tilt"),
         )
-    assert stop.value.code == 0
+    assert exit_info.value.code == 0
     out = capsys.readouterr().out
     assert "--tilt" in out
     assert "--import MODULE_OR_FILE" in out
