@@ -26,10 +26,10 @@ __all__ = [
 
 
 def dataset_metadata(cfg: CfgNode) -> Metadata:
-    """Names and ids of the classes: MODEL.CENTERNET.CLASS_NAMES, else of the first data set of a config that has them.
+    """Names and ids of the classes: MODEL.CENTERNET.CLASS_NAMES, else of the first dataset of a config that has them.
 
     Returns:
-        Metadata without classes where no data set is at hand, or where it has other classes than the model.
+        Metadata without classes where no dataset is at hand, or where it has other classes than the model.
     """
     if names := cfg.MODEL.CENTERNET.CLASS_NAMES:
         return Metadata(thing_classes=list(names))
@@ -78,21 +78,21 @@ def _are(values: object, kind: type | tuple[type, ...], count: int) -> bool:
 
 
 def register_from_config(cfg: CfgNode) -> None:
-    """Register the data sets that ``DATASETS.REGISTER`` and ``REGISTER_KITTI`` name, see :func:`register_datasets`."""
+    """Register the datasets that ``DATASETS.REGISTER`` and ``REGISTER_KITTI`` name, see :func:`register_datasets`."""
     metadata = {key: value for prop in build_properties(cfg) for key, value in prop.metadata().items()}
     register_datasets(cfg.DATASETS.REGISTER, metadata)
     register_kitti_sets(cfg.DATASETS.REGISTER_KITTI)
 
 
 def register_datasets(entries: Sequence[Sequence[str]], metadata: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Register the COCO-format data sets of ``DATASETS.REGISTER``; those already registered as they are, stay.
+    """Register the COCO-format datasets of ``DATASETS.REGISTER``; those already registered as they are, stay.
 
     Args:
         entries: (name, annotations.json, image folder); relative paths start at $DETECTRON2_DATASETS.
         metadata: of all of them.
 
     Raises:
-        ValueError: an entry is malformed, or its name stands for another data set already.
+        ValueError: an entry is malformed, or its name stands for another dataset already.
         FileNotFoundError: a file or folder does not exist.
     """
     root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
@@ -106,13 +106,13 @@ def register_datasets(entries: Sequence[Sequence[str]], metadata: Mapping[str, A
         for path in (json_file, image_root):
             if not os.path.exists(path):
                 raise FileNotFoundError(
-                    f"DATASETS.REGISTER: {path} of the data set '{name}' does not exist; relative paths start at "
+                    f"DATASETS.REGISTER: {path} of the dataset '{name}' does not exist; relative paths start at "
                     f"$DETECTRON2_DATASETS ({root})"
                 )
         if name not in DatasetCatalog.list():
             register_coco_file(name, dict(metadata), json_file, image_root)
         elif _source(name) != (json_file, image_root):
-            raise ValueError(f"DATASETS.REGISTER: the name '{name}' is taken by another data set")
+            raise ValueError(f"DATASETS.REGISTER: the name '{name}' is taken by another dataset")
 
 
 def _source(name: str) -> tuple[str | None, str | None]:

@@ -1,4 +1,4 @@
-"""Looks at a data set before hours are spent on it."""
+"""Looks at a dataset before hours are spent on it."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ def check_dataset(name: str, dicts: Sequence[DatasetDict], num_classes: int) -> 
     boxes that seem to be written in another convention.
 
     Args:
-        name: of the registered data set.
+        name: of the registered dataset.
         dicts: its images in Detectron2's format.
         num_classes: classes of the model.
 
     Raises:
         OSError: an image does not exist, or cannot be opened.
-        ValueError: the data set is empty, has other classes than the model, an image of another size than its
+        ValueError: the dataset is empty, has other classes than the model, an image of another size than its
             annotations say, or a box that is not four finite numbers.
     """
     if not dicts:
-        raise ValueError(f"the data set '{name}' has no images")
+        raise ValueError(f"the dataset '{name}' has no images")
     classes = MetadataCatalog.get(name).get("thing_classes", [])
     if classes and len(classes) != num_classes:
         raise ValueError(
-            f"the data set '{name}' has {len(classes)} classes ({', '.join(classes[:10])}"
+            f"the dataset '{name}' has {len(classes)} classes ({', '.join(classes[:10])}"
             f"{', ...' if len(classes) > 10 else ''}), but MODEL.CENTERNET.NUM_CLASSES is {num_classes}"
         )
     _check_boxes(name, dicts, check_images(name, dicts), num_classes)
@@ -71,14 +71,14 @@ def _check_boxes(name: str, dicts: Sequence[DatasetDict], sizes: Sequence[tuple[
     limits = np.array([sizes[image] for image, _ in places], dtype=np.float64).reshape(-1, 2)
     if dropped := int((~shows_something(annotations, limits)).sum()):
         logger.warning(
-            f"data set '{name}': {dropped} boxes without area or outside their image are left out of training"
+            f"dataset '{name}': {dropped} boxes without area or outside their image are left out of training"
         )
     if convention := _other_convention(annotations, limits):
-        logger.warning(f"data set '{name}': are its boxes right? {convention}")
+        logger.warning(f"dataset '{name}': are its boxes right? {convention}")
 
 
 def check_images(name: str, dicts: Sequence[DatasetDict]) -> list[tuple[int, int]]:
-    """Compare the sizes that a data set gives with those of the image files.
+    """Compare the sizes that a dataset gives with those of the image files.
 
     Returns:
         (width, height) of every image.
@@ -90,16 +90,16 @@ def check_images(name: str, dicts: Sequence[DatasetDict]) -> list[tuple[int, int
     found = read_headers([record["file_name"] for record in dicts], f"reading image headers of {name}")
     if errors := [header for header in found if isinstance(header, OSError)]:
         more = f" ({len(errors)} of {len(dicts)} images cannot be opened)" if len(errors) > 1 else ""
-        raise type(errors[0])(f"the data set '{name}': {errors[0]}{more}")
+        raise type(errors[0])(f"the dataset '{name}': {errors[0]}{more}")
     headers = [header for header in found if not isinstance(header, OSError)]
     wrong = [(r, h) for r, h in zip(dicts, headers, strict=True) if _given_size(r, h) != h.upright_size]
     if wrong:
         more = f" ({len(wrong)} of {len(dicts)} images differ)" if len(wrong) > 1 else ""
-        raise ValueError(f"the data set '{name}': {_size_fault(*wrong[0])}{more}")
+        raise ValueError(f"the dataset '{name}': {_size_fault(*wrong[0])}{more}")
     turned = [header for header in headers if header.orientation > 1]
     if doubtful := sum(header.orientation < 5 or header.width == header.height for header in turned):
         logger.warning(
-            f"data set '{name}': EXIF data turn or mirror {doubtful} images without changing their size; their "
+            f"dataset '{name}': EXIF data turn or mirror {doubtful} images without changing their size; their "
             "annotations must be those of the upright images"
         )
     return [header.upright_size for header in headers]
@@ -198,26 +198,26 @@ def load_checked(
     properties: Sequence[Property] = (),
     class_names: Sequence[str] = (),
 ) -> list[DatasetDict]:
-    """The images of registered data sets, checked one set after the other by :func:`check_dataset` and the properties.
+    """The images of registered datasets, checked one set after the other by :func:`check_dataset` and the properties.
 
     Images without annotations get an empty list of them; values of annotations that are ``None`` or empty lists are
-    left out. Of a data set that does not label a property, every image names it in ``unlabelled``.
+    left out. Of a dataset that does not label a property, every image names it in ``unlabelled``.
 
     Args:
-        names: of the data sets.
+        names: of the datasets.
         num_classes: of the model.
         properties: of the model.
-        class_names: of the model, for data sets that label different classes: these are matched by name, and
-            ``labelled_classes`` says which of the model's a data set labels. Empty: all have the classes of the model.
+        class_names: of the model, for datasets that label different classes: these are matched by name, and
+            ``labelled_classes`` says which of the model's a dataset labels. Empty: all have the classes of the model.
 
     Raises:
-        KeyError: a data set is not registered.
+        KeyError: a dataset is not registered.
         OSError: an image cannot be opened.
-        ValueError: a data set cannot be loaded, or does not pass.
+        ValueError: a dataset cannot be loaded, or does not pass.
     """
     images = []
     if not names:
-        raise ValueError("no data set is named: set DATASETS.TRAIN and DATASETS.TEST")
+        raise ValueError("no dataset is named: set DATASETS.TRAIN and DATASETS.TEST")
     for name in names:
         dicts = _load(name)
         own = MetadataCatalog.get(name).get("thing_classes", [])
@@ -237,7 +237,7 @@ def load_checked(
 def _load(name: str) -> list[DatasetDict]:
     if name not in DatasetCatalog.list():
         raise KeyError(
-            f"the data set '{name}' is not registered: add it to DATASETS.REGISTER, or register it in Python"
+            f"the dataset '{name}' is not registered: add it to DATASETS.REGISTER, or register it in Python"
         )
     try:
         return load_dataset(name)
@@ -246,18 +246,18 @@ def _load(name: str) -> list[DatasetDict]:
             raise
         root = os.getenv("DETECTRON2_DATASETS", "datasets")
         raise FileNotFoundError(
-            f"the data set '{name}' needs {error.filename}, which does not exist; data sets are looked for in "
+            f"the dataset '{name}' needs {error.filename}, which does not exist; datasets are looked for in "
             f"$DETECTRON2_DATASETS ({root})"
         ) from error
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         source = MetadataCatalog.get(name).get("json_file", "its source")
         if str(source) in str(error):
             raise
-        raise ValueError(f"the data set '{name}' cannot be loaded from {source}: {error!r}") from error
+        raise ValueError(f"the dataset '{name}' cannot be loaded from {source}: {error!r}") from error
 
 
 def labels(dicts: Sequence[DatasetDict], prop: Property) -> bool:
-    """Whether a data set says anything of a property; every data set labels one that has no keys of its own."""
+    """Whether a dataset says anything of a property; every dataset labels one that has no keys of its own."""
     keys = prop.annotation_keys
     return not keys or any(key in x for image in dicts for x in image.get("annotations", ()) for key in keys)
 

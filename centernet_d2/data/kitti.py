@@ -1,4 +1,4 @@
-"""KITTI's 3-D benchmark as a Detectron2 data set, and its files (original.md: KITTI data, Regions to ignore).
+"""KITTI's 3-D benchmark as a Detectron2 dataset, and its files (original.md: KITTI data, Regions to ignore).
 
 Boxes are in pixels, XYXY; 3-D quantities in the coordinates of :mod:`centernet_d2.structures.boxes3d`.
 """
@@ -133,12 +133,12 @@ def register_kitti_3d(name: str, root: str | Path, split: str) -> None:
     """Register a split of KITTI; it is read when it is used first. See :func:`load_kitti_3d`.
 
     Args:
-        name: of the data set.
+        name: of the dataset.
         root: a relative path starts at $DETECTRON2_DATASETS.
         split: name of a file in ``ImageSets``, without its suffix.
 
     Raises:
-        ValueError: the name stands for another data set already.
+        ValueError: the name stands for another dataset already.
     """
     root = os.path.join(os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets")), root)
     metadata = MetadataCatalog.get(name)
@@ -146,17 +146,17 @@ def register_kitti_3d(name: str, root: str | Path, split: str) -> None:
         DatasetCatalog.register(name, partial(load_kitti_3d, root, split))
         metadata.set(thing_classes=list(CLASSES), evaluator_type="kitti", root=root, split=split)
     elif (metadata.get("root"), metadata.get("split")) != (root, split):
-        raise ValueError(f"the name '{name}' is taken by another data set")
+        raise ValueError(f"the name '{name}' is taken by another dataset")
 
 
 def register_kitti_sets(entries: Sequence[Sequence[str]]) -> None:
-    """Register the data sets of ``DATASETS.REGISTER_KITTI``; those already registered as they are, stay.
+    """Register the datasets of ``DATASETS.REGISTER_KITTI``; those already registered as they are, stay.
 
     Args:
         entries: (name, folder, split), see :func:`register_kitti_3d`.
 
     Raises:
-        ValueError: an entry is malformed, or its name stands for another data set already.
+        ValueError: an entry is malformed, or its name stands for another dataset already.
     """
     for entry in entries:
         if len(entry) != 3 or not all(isinstance(part, str) for part in entry):

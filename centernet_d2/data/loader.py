@@ -66,7 +66,7 @@ def keep_signals_from_workers(loader: DataLoader) -> None:
 
     Else they would be gone before the process that they work for has come to an end. Without it they end by themselves.
     """
-    inner: Any = loader  # With aspect ratio grouping, it is inside another data set.
+    inner: Any = loader  # With aspect ratio grouping, it is inside another dataset.
     while not isinstance(inner, DataLoader):
         inner = inner.dataset
     inner.worker_init_fn = _start_worker

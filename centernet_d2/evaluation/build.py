@@ -1,4 +1,4 @@
-"""Which evaluator a data set has, and whether a model and a config suit it."""
+"""Which evaluator a dataset has, and whether a model and a config suit it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from .kitti_metrics import MIN_OVERLAPS, RULES
 
 __all__ = ["build_evaluator", "check_evaluation", "main_metric"]
 
-# Values of ``evaluator_type`` in the metadata of a data set.
+# Values of ``evaluator_type`` in the metadata of a dataset.
 EVALUATORS = ("coco", "pascal_voc", "kitti")
 COCO_KEYPOINTS = 17
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
-    """The metric of a data set by its ``evaluator_type`` (COCO, Pascal VOC, KITTI), and what properties measure.
+    """The metric of a dataset by its ``evaluator_type`` (COCO, Pascal VOC, KITTI), and what properties measure.
 
     Args:
         cfg: of the model.
@@ -61,12 +61,12 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
 
 
 class OwnClassesEvaluator(DatasetEvaluator):
-    """An evaluator of a data set that labels some of a model's classes: it gets detections of these, by its numbers."""
+    """An evaluator of a dataset that labels some of a model's classes: it gets detections of these, by its numbers."""
 
     def __init__(self, evaluator: DatasetEvaluator, numbers: Sequence[int], num_classes: int) -> None:
         """
         Args:
-            evaluator: of the data set.
+            evaluator: of the dataset.
             numbers: of its classes in the model, see :func:`match_classes`.
             num_classes: of the model.
         """
@@ -91,7 +91,7 @@ class OwnClassesEvaluator(DatasetEvaluator):
 
 
 def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
-    """Everything that would otherwise fail at the first evaluation on a data set.
+    """Everything that would otherwise fail at the first evaluation on a dataset.
 
     Raises:
         ValueError: it has no evaluator, the model does not predict what is to be evaluated, or names or sigmas are for
@@ -145,7 +145,7 @@ def evaluator_type(dataset_name: str) -> str:
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in EVALUATORS:
         raise ValueError(
-            f"the data set '{dataset_name}' has evaluator_type {kind!r}; known are {', '.join(EVALUATORS)}. "
+            f"the dataset '{dataset_name}' has evaluator_type {kind!r}; known are {', '.join(EVALUATORS)}. "
             "Set it with MetadataCatalog.get(name).evaluator_type, or override Trainer.build_evaluator"
         )
     return kind

@@ -65,7 +65,7 @@ class ErrorEvaluator(DatasetEvaluator):
     def __init__(self, dataset_name: str, properties: Sequence[Property], threshold: float = 0.3) -> None:
         """
         Args:
-            dataset_name: registered data set with annotations.
+            dataset_name: registered dataset with annotations.
             properties: of the model.
             threshold: detections that score less are not used.
         """

@@ -40,7 +40,7 @@ _Prediction = tuple[str, list[str], np.ndarray]
 
 
 class KITTIEvaluator(DatasetEvaluator):
-    """Evaluates a data set of :func:`centernet_d2.data.kitti.register_kitti_3d`, on the images it is given.
+    """Evaluates a dataset of :func:`centernet_d2.data.kitti.register_kitti_3d`, on the images it is given.
 
     Instances need ``pred_boxes``, ``pred_boxes3d``, ``pred_alpha``, ``pred_classes`` and ``scores``.
     """
@@ -56,7 +56,7 @@ class KITTIEvaluator(DatasetEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: of the registered data set.
+            dataset_name: of the registered dataset.
             output_dir: write the official result files into its folder ``data``.
             distributed: gather the results of all processes.
             round_results: evaluate what the result files say, two decimals, as the original did.
@@ -64,7 +64,7 @@ class KITTIEvaluator(DatasetEvaluator):
                 them, as the tool behind the original's published figures does.
 
         Raises:
-            ValueError: unknown rules, or the data set has other classes than KITTI.
+            ValueError: unknown rules, or the dataset has other classes than KITTI.
         """
         check_choice("rules", rules, RULES)
         self._logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class KITTIEvaluator(DatasetEvaluator):
         self._rules = rules
         self._classes = list(MetadataCatalog.get(dataset_name).thing_classes)
         if unknown := set(self._classes) - set(CLASSES):
-            raise ValueError(f"the data set '{dataset_name}' has classes that KITTI has not: {', '.join(unknown)}")
+            raise ValueError(f"the dataset '{dataset_name}' has classes that KITTI has not: {', '.join(unknown)}")
         self.reset()
 
     def reset(self) -> None:
@@ -92,7 +92,7 @@ class KITTIEvaluator(DatasetEvaluator):
         """See :func:`evaluate_kitti`; None in all processes but the first, an empty dict if there are no images.
 
         Raises:
-            KeyError: an image is not of the data set.
+            KeyError: an image is not of the dataset.
         """
         predictions = self._predictions
         if self._distributed:
@@ -107,7 +107,7 @@ class KITTIEvaluator(DatasetEvaluator):
             self._write(os.path.join(self._output_dir, "data"), predictions)
         records = {record["image_id"]: record for record in load_dataset(self._dataset_name)}
         if strangers := [image_id for image_id, _, _ in predictions if image_id not in records]:
-            raise KeyError(f"the image '{strangers[0]}' is not in the data set '{self._dataset_name}'")
+            raise KeyError(f"the image '{strangers[0]}' is not in the dataset '{self._dataset_name}'")
         truth = _collect_truth([records[image_id]["annotations"] for image_id, _, _ in predictions])
         detections = _collect_detections(predictions, self._round_results)
         if broken := int(is_broken(detections).sum()):

@@ -69,7 +69,7 @@ _VALID, _IGNORED, _OUT = 0, 1, -1
 
 @dataclass
 class Detections:
-    """All detections of a data set, those of an image together, images in ascending order.
+    """All detections of a dataset, those of an image together, images in ascending order.
 
     Attributes:
         image: (N,) index of the image.
@@ -90,7 +90,7 @@ class Detections:
 
 @dataclass
 class GroundTruth:
-    """All labelled objects of a data set, those of an image together and in its order, images in ascending order.
+    """All labelled objects of a dataset, those of an image together and in its order, images in ascending order.
 
     Attributes:
         image: (N,) index of the image.

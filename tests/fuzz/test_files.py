@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
 from centernet_d2.data.coco import CocoDataset
-from centernet_d2.readers import find_data
+from centernet_d2.readers import discover_dataset
 from centernet_d2.readers.coco import read_files
 from centernet_d2.readers.kitti import TYPES, parse_object, read_objects
 from centernet_d2.readers.records import Report
@@ -217,7 +217,7 @@ def test_folders_of_own_data(inputs, layout, file, tmp_path):
 
     def body(content):
         (root / file).write_bytes(content)
-        found = find_data(root)
+        found = discover_dataset(root)
         for split in found.splits.values():
             for image in split.images:
                 assert image.path.is_file()

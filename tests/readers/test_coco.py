@@ -4,7 +4,7 @@ import math
 import pytest
 
 from centernet_d2.readers import coco_content as written_content
-from centernet_d2.readers import find_data
+from centernet_d2.readers import discover_dataset
 from centernet_d2.readers.coco import json_kind, read_files
 from centernet_d2.readers.records import Report
 from support.folders import CLASSES, TRUTH, annotations, coco_content, write_coco_folders, write_image
@@ -30,7 +30,7 @@ def edit(path, change):
 
 @pytest.mark.parametrize("images", ["{}", "images/{}", "images"])
 def test_images_are_found_beside_the_annotations(tmp_path, images):
-    found = find_data(write_pair(tmp_path, images=images))
+    found = discover_dataset(write_pair(tmp_path, images=images))
     assert {n: set(i) for n, i in annotations(found).items()} == {n: set(i) for n, i in TRUTH.items()}
 
 
@@ -59,7 +59,7 @@ def test_one_of_everything_wrong_is_counted(tmp_path):
         content["categories"] += [{"id": 9, "name": "nothing"}, {"id": 10}]
 
     edit(root / "train" / "_annotations.coco.json", spoil)
-    found = find_data(root)
+    found = discover_dataset(root)
     assert found.report.counts == {
         "boxes that are not finite, left out": 2,
         "boxes without area, left out": 1,
@@ -90,7 +90,7 @@ def test_roboflows_empty_category_is_left_out_with_a_word(tmp_path):
 
     for split in ("train", "valid"):
         edit(root / split / "_annotations.coco.json", add_root)
-    found = find_data(root)
+    found = discover_dataset(root)
     assert (found.class_names, found.class_ids) == (CLASSES, (1, 2, 3))
     assert "category 0 (cells) is left out: it stands above the others and has no objects" in found.report.notes
 
@@ -102,7 +102,7 @@ def test_category_0_with_objects_is_a_class(tmp_path):
     for image in TRUTH["train"]:
         write_image(tmp_path / f"{image}.jpg")
     (tmp_path / "labels.json").write_text(json.dumps(content))
-    assert find_data(tmp_path).class_ids == (0, 1, 2)
+    assert discover_dataset(tmp_path).class_ids == (0, 1, 2)
 
 
 def test_classes_of_files_are_joined_by_name(tmp_path):
@@ -115,7 +115,7 @@ def test_classes_of_files_are_joined_by_name(tmp_path):
             item["category_id"] = 30 - item["category_id"]
 
     edit(root / "valid" / "_annotations.coco.json", renumber)
-    found = find_data(root)
+    found = discover_dataset(root)
     assert (found.class_names, found.class_ids) == (CLASSES, (1, 2, 3))
     assert annotations(found)["val"]["e"] == sorted(TRUTH["val"]["e"])
 
@@ -128,7 +128,7 @@ def test_ids_crowds_and_areas_stay(tmp_path):
     for item in content["annotations"]:
         item.update(image_id=391895 if item["image_id"] == 1 else 2, iscrowd=1, area=3.5)
     (tmp_path / "a.json").write_text(json.dumps(content))
-    found = find_data(tmp_path / "a.json")
+    found = discover_dataset(tmp_path / "a.json")
     assert found.class_ids == (7, 8, 9)
     images = [image for split in found.splits.values() for image in split.images]
     assert {image.image_id for image in images} == {391895, 2}
@@ -145,7 +145,7 @@ def test_what_else_is_said_stays_for_properties_that_read_it(tmp_path):
         "categories": [{"id": 1, "name": "cell"}],
     }
     (tmp_path / "labels.json").write_text(json.dumps(content))
-    found = find_data(tmp_path)
+    found = discover_dataset(tmp_path)
     written = [written_content(found, split) for split in found.splits.values()]
     images = [image for part in written for image in part["images"]]
     assert {image["file_name"]: image["camera"] for image in images} == {"a.jpg": 0, "b.jpg": 1}
@@ -163,7 +163,7 @@ def test_boxes_come_from_polygons_where_there_are_none(tmp_path):
             item["segmentation"] = [[x, y, x + w, y], [x + w, y + h, x, y + h]]
 
     edit(root / "train" / "_annotations.coco.json", to_polygon)
-    assert annotations(find_data(root))["train"]["a"] == sorted(TRUTH["train"]["a"])
+    assert annotations(discover_dataset(root))["train"]["a"] == sorted(TRUTH["train"]["a"])
 
 
 def test_keypoints_that_are_broken_are_counted_and_the_box_stays(tmp_path):
@@ -177,7 +177,7 @@ def test_keypoints_that_are_broken_are_counted_and_the_box_stays(tmp_path):
 
     for split in ("train", "valid"):
         edit(root / split / "_annotations.coco.json", add_keypoints)
-    found = find_data(root)
+    found = discover_dataset(root)
     assert found.keypoints.names == ("nose", "left_eye", "right_eye")
     assert found.keypoints.flip_pairs == (("left_eye", "right_eye"),)
     assert found.keypoints.skeleton == (("nose", "left_eye"), ("nose", "right_eye"))
@@ -194,7 +194,7 @@ def test_keypoints_without_names_are_numbered(tmp_path):
             root / split / "_annotations.coco.json",
             lambda content: [item.update(keypoints=[1, 1, 2] * 2) for item in content["annotations"]],
         )
-    assert find_data(root).keypoints.names == ("keypoint_1", "keypoint_2")
+    assert discover_dataset(root).keypoints.names == ("keypoint_1", "keypoint_2")
 
 
 def test_cocos_own_folder_is_read_for_its_boxes(tmp_path):
@@ -204,7 +204,7 @@ def test_cocos_own_folder_is_read_for_its_boxes(tmp_path):
         (root / "annotations" / f"person_keypoints_{split}.json").write_text(source.read_text())
         captions = json.dumps({"images": [], "annotations": []})
         (root / "annotations" / f"captions_{split}.json").write_text(captions)
-    found = find_data(root)
+    found = discover_dataset(root)
     assert found.splits["train"].num_objects == 6
     assert any("person_keypoints_train2017.json is not used beside" in note for note in found.report.notes)
 
@@ -213,14 +213,14 @@ def test_two_files_of_one_split_are_refused(tmp_path):
     root = write_pair(tmp_path)
     (root / "train.json").write_text((root / "annotations" / "instances_train2017.json").read_text())
     with pytest.raises(ValueError, match=r"train2017\.json and train\.json of .* both hold the split train"):
-        find_data(root)
+        discover_dataset(root)
 
 
 def test_a_file_is_enough(tmp_path):
     root = write_pair(tmp_path)
     files = [root / "annotations" / f"instances_{split}2017.json" for split in ("train", "val")]
-    assert len(find_data(files[0], files[1]).splits["val"].images) == 2
-    assert find_data(files[0]).split_rule == "splits: 1 of the 4 images of train drawn for val (seed 0)"
+    assert len(discover_dataset(files[0], files[1]).splits["val"].images) == 2
+    assert discover_dataset(files[0]).split_rule == "splits: 1 of the 4 images of train drawn for val (seed 0)"
 
 
 @pytest.mark.parametrize(
@@ -235,14 +235,14 @@ def test_a_file_is_enough(tmp_path):
 def test_damaged_files_are_named(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        find_data(tmp_path / "a.json")
+        discover_dataset(tmp_path / "a.json")
 
 
 def test_a_damaged_file_among_others_is_named(tmp_path):
     root = write_coco_folders(tmp_path)
     (root / "valid" / "_annotations.coco.json").write_text('{"images": [')
     with pytest.raises(ValueError, match=r"valid/_annotations\.coco\.json is not a JSON file"):
-        find_data(root)
+        discover_dataset(root)
 
 
 def test_large_files_are_told_without_parsing(tmp_path, monkeypatch):
@@ -269,7 +269,7 @@ def test_byte_order_marks_and_absolute_names_work(tmp_path):
     (tmp_path / "here" / "labels.json").write_bytes(
         json.dumps(content, indent=1).replace("\n", "\r\n").encode("utf-8-sig")
     )
-    found = find_data(tmp_path / "here")
+    found = discover_dataset(tmp_path / "here")
     assert {i.path.name for split in found.splits.values() for i in split.images} == {"a.jpg", "b.jpg"}
     assert found.report.counts["images with an absolute name"] == 1
 

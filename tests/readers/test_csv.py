@@ -1,6 +1,6 @@
 import pytest
 
-from centernet_d2.readers import find_data
+from centernet_d2.readers import discover_dataset
 from support.folders import TRUTH, annotations, write_image, write_table
 
 HEADER = "path,x1,y1,x2,y2,label"
@@ -40,7 +40,7 @@ def boxes(found):
     ],
 )
 def test_headers_are_read_in_the_usual_spellings(tmp_path, header, row):
-    found = find_data(write(tmp_path, "\n".join((header, row.format("a"), row.format("b")))))
+    found = discover_dataset(write(tmp_path, "\n".join((header, row.format("a"), row.format("b")))))
     assert found.layout == "CSV"
     for things in boxes(found).values():
         assert things == [("ant", pytest.approx((1, 2, 11, 22), abs=1e-3))]
@@ -67,7 +67,7 @@ def test_one_of_everything_wrong_is_counted(tmp_path):
         file.write("\n".join(rows))
     (root / "images" / "bad.jpg").write_text("no image")
     write_image(root / "images" / "unlisted.jpg")
-    found = find_data(root)
+    found = discover_dataset(root)
     assert found.report.counts == {
         "boxes that are not finite, left out": 1,
         "boxes without area, left out": 1,
@@ -85,7 +85,7 @@ def test_one_of_everything_wrong_is_counted(tmp_path):
 
 def test_images_without_a_row_are_background_if_there_is_one_table(tmp_path):
     text = f"{HEADER}\na.jpg,1,1,9,9,ant\nb.jpg,1,1,9,9,ant\n"
-    found = find_data(write(tmp_path, text, images=("a", "b", "c")))
+    found = discover_dataset(write(tmp_path, text, images=("a", "b", "c")))
     assert boxes(found)["c"] == []
     assert found.report.examples["images without labels, kept as background"] == ["c.jpg"]
 
@@ -100,10 +100,10 @@ def test_a_column_names_splits(tmp_path):
     names = [name for images in TRUTH.values() for name, things in images.items() if things]
     root = write(tmp_path, "\n".join((f"{HEADER},split", *rows)), names)
     wanted = {split: {name for name, things in images.items() if things} for split, images in TRUTH.items()}
-    assert {split: set(images) for split, images in annotations(find_data(root)).items()} == wanted
+    assert {split: set(images) for split, images in annotations(discover_dataset(root)).items()} == wanted
     write(root, "\n".join((f"{HEADER},split", *rows, "a.jpg,1,1,5,5,RBC,val")))
     with pytest.raises(ValueError, match=r"labels\.csv, line .*: a\.jpg is in the splits train and val"):
-        find_data(root)
+        discover_dataset(root)
 
 
 def test_splits_come_from_folders(tmp_path):
@@ -111,7 +111,7 @@ def test_splits_come_from_folders(tmp_path):
         (tmp_path / split).mkdir()
         text = f"filename,class,xmin,ymin,xmax,ymax\n{name}.jpg,ant,1,1,9,9\n"
         write(tmp_path / split, text, (name,), "_annotations.csv")
-    assert {split: set(images) for split, images in annotations(find_data(tmp_path)).items()} == {
+    assert {split: set(images) for split, images in annotations(discover_dataset(tmp_path)).items()} == {
         "train": {"a"},
         "val": {"b"},
     }
@@ -120,30 +120,30 @@ def test_splits_come_from_folders(tmp_path):
 def test_a_table_of_a_split_that_has_no_boxes_is_named(tmp_path):
     root = write_table(tmp_path)
     (root / "test.csv").write_text("image_id\nq.jpg\n")
-    assert "test.csv is not used: its first row names no image and box" in find_data(root).report.notes
+    assert "test.csv is not used: its first row names no image and box" in discover_dataset(root).report.notes
 
 
 def test_without_classes_there_is_one(tmp_path):
-    found = find_data(write(tmp_path, "path,x1,y1,x2,y2\na.jpg,1,1,9,9\nb.jpg,1,1,9,9\n"))
+    found = discover_dataset(write(tmp_path, "path,x1,y1,x2,y2\na.jpg,1,1,9,9\nb.jpg,1,1,9,9\n"))
     assert found.class_names == ("object",)
     assert "labels.csv names no classes: there is one, called object" in found.report.notes
 
 
 def test_classes_that_are_numbers_keep_their_order(tmp_path):
     rows = [f"{name}.jpg,1,1,9,9,{label}" for label in (10, 9, 1) for name in "ab"]
-    assert find_data(write(tmp_path, "\n".join((HEADER, *rows)))).class_names == ("1", "9", "10")
+    assert discover_dataset(write(tmp_path, "\n".join((HEADER, *rows)))).class_names == ("1", "9", "10")
 
 
 @pytest.mark.parametrize("name", ["", "labels.csv"])
 def test_a_table_without_header_is_refused_with_a_sentence(tmp_path, name):
     write(tmp_path, "a.jpg,1,1,9,9,ant\nb.jpg,1,1,9,9,ant\n")
     with pytest.raises(ValueError, match=r"labels\.csv: the first row must be a header .* RetinaNet-style tables"):
-        find_data(tmp_path / name)
+        discover_dataset(tmp_path / name)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
 def test_files_of_other_platforms_are_read(tmp_path, encoding):
     text = f"{HEADER}\r\nÄ b.jpg,1,1,9,9,Ähre\r\n\r\nb.jpg,1,1,9,9,Ähre\r\n"
-    found = find_data(write(tmp_path, text, images=("Ä b", "b"), encoding=encoding))
+    found = discover_dataset(write(tmp_path, text, images=("Ä b", "b"), encoding=encoding))
     assert found.class_names == ("Ähre",)
     assert not found.report.counts

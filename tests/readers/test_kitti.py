@@ -1,6 +1,6 @@
 import pytest
 
-from centernet_d2.readers import find_data, write_coco
+from centernet_d2.readers import discover_dataset, write_coco
 from support.folders import write_image
 
 CAR = "Car 0.00 0 -1.57 10.00 10.00 30.00 30.00 1.5 1.6 3.7 1.0 1.5 20.0 -1.5"
@@ -27,7 +27,7 @@ def write_lists(root, **lists):
 
 def test_lists_that_are_here_in_full_are_named(root):
     write_lists(root, train=range(100), small_train=range(4), val=(4, 5), trainval=range(6), test=(0, 1))
-    found = find_data(root)
+    found = discover_dataset(root)
     assert {name: (s.kitti_list, len(s.images)) for name, s in found.splits.items()} == {
         "train": ("small_train", 4),
         "val": ("val", 2),
@@ -39,7 +39,7 @@ def test_lists_that_are_here_in_full_are_named(root):
 
 def test_splits_by_lot_are_written_elsewhere(root, tmp_path):
     before = sorted(root.rglob("*"))
-    found = find_data(root, val_share=0.5)
+    found = discover_dataset(root, val_share=0.5)
     files = write_coco(found, tmp_path / "out")
     frames = {name: path.read_text().split() for name, path in files.items()}
     assert [len(frames[name]) for name in ("train", "val")] == [3, 3]
@@ -52,13 +52,13 @@ def test_splits_by_lot_are_written_elsewhere(root, tmp_path):
 def test_the_files_can_be_registered(root, tmp_path):
     from centernet_d2.data.kitti import load_kitti_3d
 
-    files = write_coco(find_data(root), tmp_path / "out")
+    files = write_coco(discover_dataset(root), tmp_path / "out")
     assert len(load_kitti_3d(root, str(files["train"].with_suffix("")))) == 5
 
 
 def test_lists_that_are_here_in_part_are_cut(root):
     write_lists(root, train=range(4), val=range(4, 90))
-    found = find_data(root)
+    found = discover_dataset(root)
     assert {name: (s.kitti_list, len(s.images)) for name, s in found.splits.items()} == {
         "train": ("train", 4),
         "val": ("", 2),
@@ -73,7 +73,7 @@ def test_frames_that_lack_a_file_are_counted(root):
     (training / "calib" / "000002.txt").unlink()
     (training / "image_2" / "000003.png").write_text("no image")
     write_lists(root, train=(3, 4), val=(5,))
-    found = find_data(root)
+    found = discover_dataset(root)
     counts = {reason: found.report.examples[reason] for reason in found.report.counts if "classes" not in reason}
     assert counts == {
         "labels without an image": ["training/label_2/000000.txt"],
@@ -95,19 +95,19 @@ def test_frames_that_lack_a_file_are_counted(root):
 def test_broken_rows_are_named(root, row, message):
     (root / "training" / "label_2" / "000000.txt").write_text(row)
     with pytest.raises(ValueError, match=rf"000000\.txt, line 1: {message}"):
-        find_data(root)
+        discover_dataset(root)
 
 
 def test_classes_cannot_be_chosen(root):
     with pytest.raises(ValueError, match="the classes of KITTI are Pedestrian, Car, Cyclist"):
-        find_data(root, classes=["Car"])
+        discover_dataset(root, classes=["Car"])
 
 
 def test_the_folder_must_be_called_training(root):
     (root / "training").rename(root / "mine")
     with pytest.raises(ValueError, match=r"must be in one folder called training, not .*mine"):
-        find_data(root)
+        discover_dataset(root)
 
 
 def test_the_folder_itself_will_do(root):
-    assert find_data(root / "training").splits["train"].root == root
+    assert discover_dataset(root / "training").splits["train"].root == root

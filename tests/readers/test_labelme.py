@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from centernet_d2.readers import find_data
+from centernet_d2.readers import discover_dataset
 from support.folders import TRUTH, annotations, labelme_content, write_image, write_labelme
 
 
@@ -19,7 +19,7 @@ def write(root, name, shapes, image_path=None, images=""):
 
 
 def objects_of(root):
-    found = find_data(root)
+    found = discover_dataset(root)
     return {i.path.stem: list(i.objects) for split in found.splits.values() for i in split.images}, found
 
 
@@ -52,7 +52,7 @@ def test_one_of_everything_wrong_is_counted(tmp_path):
     (root / "train" / "bad.jpg").write_text("no image")
     (root / "train" / "bad.json").write_text(json.dumps(labelme_content("bad.jpg", [])))
     (root / "train" / "d.json").write_text(json.dumps(labelme_content("d.jpg", TRUTH["train"]["d"], size=(9, 9))))
-    found = find_data(root)
+    found = discover_dataset(root)
     assert found.report.counts == {
         "broken rows, left out": 4,
         "broken label files, left out": 1,

@@ -1,6 +1,6 @@
 import pytest
 
-from centernet_d2.readers import find_data
+from centernet_d2.readers import discover_dataset
 from centernet_d2.readers.voc import read_annotation
 from support.folders import TRUTH, annotations, voc_xml, write_image, write_voc
 
@@ -58,7 +58,7 @@ def test_one_of_everything_wrong_is_counted(root):
     write_image(root / "JPEGImages" / "bare.jpg")
     for name in ("bad", "bare", "nowhere"):
         append(root, "train", name)
-    found = find_data(root)
+    found = discover_dataset(root)
     assert found.report.counts == {
         "broken rows, left out": 3,
         "boxes that are not finite, left out": 1,
@@ -107,21 +107,21 @@ def test_folders_without_lists_are_split_by_their_names(tmp_path):
         for name, objects in images.items():
             write_image(tmp_path / split / "nested" / f"{name}.JPG")
             (tmp_path / split / "nested" / f"{name}.xml").write_text(voc_xml("renamed.jpg", objects))
-    assert {n: set(i) for n, i in annotations(find_data(tmp_path)).items()} == {n: set(i) for n, i in TRUTH.items()}
+    assert {n: set(i) for n, i in annotations(discover_dataset(tmp_path)).items()} == {n: set(i) for n, i in TRUTH.items()}
 
 
 def test_a_folder_without_splits_is_split_by_lot(root):
     for path in (root / "ImageSets" / "Main").iterdir():
         path.unlink()
-    found = find_data(root, seed=3, val_share=0.5)
+    found = discover_dataset(root, seed=3, val_share=0.5)
     assert found.split_rule == "splits: 3 of the 6 images drawn for val (seed 3)"
-    assert annotations(found) == annotations(find_data(root, seed=3, val_share=0.5))
+    assert annotations(found) == annotations(discover_dataset(root, seed=3, val_share=0.5))
 
 
 def test_trainval_alone_is_split(root):
     for name in ("train", "val"):
         (root / "ImageSets" / "Main" / f"{name}.txt").unlink()
-    found = find_data(root)
+    found = discover_dataset(root)
     assert found.split_rule == "splits: 1 of the 6 images of trainval drawn for val (seed 0)"
 
 
@@ -129,7 +129,7 @@ def test_several_data_sets_beside_one_another_are_one(tmp_path):
     write_voc(tmp_path / "VOC2007")
     more = {"train": {"x": [("cat", (1, 1, 9, 9))]}, "val": {"a2": [("cat", (2, 2, 9, 9))]}}
     write_voc(tmp_path / "VOC2012", more)
-    found = find_data(tmp_path)
+    found = discover_dataset(tmp_path)
     assert {name: len(split.images) for name, split in found.splits.items()} == {"train": 5, "val": 3}
     assert found.class_names == ("Platelets", "RBC", "WBC", "cat")
 
@@ -138,14 +138,14 @@ def test_masks_are_no_backgrounds(root):
     write_image(root / "SegmentationClass" / "a.png")
     for path in (root / "ImageSets" / "Main").iterdir():
         path.unlink()
-    found = find_data(root)
+    found = discover_dataset(root)
     assert sum(len(split.images) for split in found.splits.values()) == 6
     assert found.report.examples["images called like a labeled one, left out"] == ["SegmentationClass/a.png"]
 
 
 def test_lists_per_class_are_read_by_their_flags(root):
-    from centernet_d2.readers import find_lists
+    from centernet_d2.readers import discover_voc_lists
 
     (root / "ImageSets" / "Main" / "RBC_train.txt").write_text("a  1\nb  0\nd -1\n")
-    found = find_lists(root, ["RBC_train"])
+    found = discover_voc_lists(root, ["RBC_train"])
     assert [image.path.stem for image in found.splits["RBC_train"].images] == ["a", "b"]

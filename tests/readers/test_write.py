@@ -4,13 +4,13 @@ import os
 import pytest
 from detectron2.data.datasets import load_coco_json
 
-from centernet_d2.readers import Split, coco_content, find_data, write_coco
+from centernet_d2.readers import Split, coco_content, discover_dataset, write_coco
 from support.folders import TRUTH, write_image, write_table, write_voc
 
 
 @pytest.fixture
 def found(tmp_path):
-    return find_data(write_voc(tmp_path / "voc"))
+    return discover_dataset(write_voc(tmp_path / "voc"))
 
 
 def test_detectron2_reads_what_is_written(found, tmp_path):
@@ -33,7 +33,7 @@ def test_evaluation_has_what_it_needs(found, tmp_path):
 
 def test_the_same_data_may_be_written_again(found, tmp_path):
     first = write_coco(found, tmp_path / "out")["train"].stat()
-    second = write_coco(find_data(tmp_path / "voc"), tmp_path / "out")["train"].stat()
+    second = write_coco(discover_dataset(tmp_path / "voc"), tmp_path / "out")["train"].stat()
     assert first.st_mtime_ns == second.st_mtime_ns
     assert sorted(os.listdir(tmp_path / "out")) == ["train.json", "val.json"]
 
@@ -53,7 +53,7 @@ def test_images_elsewhere_have_absolute_names(found, tmp_path):
 
 
 def test_keypoints_are_written(shared, tmp_path):
-    found = find_data(shared / "data" / "keypoints_mouse")
+    found = discover_dataset(shared / "data" / "keypoints_mouse")
     content = json.loads(write_coco(found, tmp_path)["val"].read_text())
     source = json.loads((shared / "data/keypoints_mouse/annotations/keypoints_val.json").read_text())
     (category,) = content["categories"]
@@ -66,7 +66,7 @@ def test_keypoints_are_written(shared, tmp_path):
 
 def test_what_is_written_is_read_back(found, tmp_path):
     files = write_coco(found, tmp_path / "voc" / "JPEGImages")
-    again = find_data(files["train"], val=files["val"])
+    again = discover_dataset(files["train"], val=files["val"])
     for name, split in found.splits.items():
         boxes = [[thing.box for thing in image.objects] for image in split.images]
         assert [[thing.box for thing in image.objects] for image in again.splits[name].images] == boxes
@@ -74,5 +74,5 @@ def test_what_is_written_is_read_back(found, tmp_path):
 
 def test_tables_in_sub_folders_keep_names_relative(tmp_path):
     write_image(tmp_path / "t" / "images" / "deep" / "x.jpg")
-    found = find_data(write_table(tmp_path / "t"))
+    found = discover_dataset(write_table(tmp_path / "t"))
     assert coco_content(found, found.splits["val"])["images"][0]["file_name"] == "images/e.jpg"
