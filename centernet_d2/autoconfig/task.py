@@ -123,7 +123,9 @@ def _keypoint_keys(keypoints: Keypoints) -> tuple[dict[str, object], tuple[str, 
     return {**keys, "INPUT.RANDOM_FLIP": "none"}, (note,)
 
 
-def _boxes3d(found: DiscoveredDataset, files: Mapping[str, Path], sets: Mapping[str, str], keys: dict[str, object]) -> Task:
+def _boxes3d(
+    found: DiscoveredDataset, files: Mapping[str, Path], sets: Mapping[str, str], keys: dict[str, object]
+) -> Task:
     # Lists outside of ImageSets are given by their path.
     lists = {
         name: split.kitti_list or os.path.abspath(files[name].with_suffix("")) for name, split in found.splits.items()

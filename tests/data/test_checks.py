@@ -10,7 +10,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from centernet_d2.data.catalog import register_datasets
-from centernet_d2.data.checks import check_dataset, load_checked, shows_something
+from centernet_d2.data.checks import check_dataset, has_visible_area, load_checked
 from centernet_d2.modeling.heads import BoxProperty, KeypointProperty
 from centernet_d2.modeling.heads.keypoint import KeypointSchema
 
@@ -153,10 +153,10 @@ def test_which_boxes_show_something():
     boxes = [[1, 1, 5, 5], [5, 5, 1, 1], [5, 1, 1, 5], [1, 1, 1, 5], [-9, 1, 0, 5], [60, 1, 70, 5], [-5, -5, 70, 70]]
     annotations = [{"bbox": box, "bbox_mode": BoxMode.XYXY_ABS} for box in boxes]
     expected = [True, False, False, False, False, False, True]
-    assert shows_something(annotations, (60, 40)).tolist() == expected
+    assert has_visible_area(annotations, (60, 40)).tolist() == expected
     annotations = [{"bbox": [x1, y1, x2 - x1, y2 - y1], "bbox_mode": BoxMode.XYWH_ABS} for x1, y1, x2, y2 in boxes]
-    assert shows_something(annotations, np.array([[60, 40]] * 7)).tolist() == expected
-    assert shows_something([], (60, 40)).tolist() == []
+    assert has_visible_area(annotations, np.array([[60, 40]] * 7)).tolist() == expected
+    assert has_visible_area([], (60, 40)).tolist() == []
 
 
 def test_keypoints_that_are_null_or_empty_are_none(tmp_path):

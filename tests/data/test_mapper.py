@@ -9,7 +9,7 @@ from detectron2.structures import BoxMode
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.data import CenterNetDatasetMapper
 from centernet_d2.data.augmentations import ColorJitter, RandomMirror, ShiftScaleWindow
-from centernet_d2.data.checks import shows_something
+from centernet_d2.data.checks import has_visible_area
 from centernet_d2.imaging.geometry import affine_matrix
 from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling.heads import CenterProperty, Property
@@ -227,7 +227,7 @@ def test_boxes_are_those_of_detectron2_one_by_one(record):
     matrix = affine_matrix((20.3, 30.1), 41.7, (64, 96))
     steps = [MirrorTransform(64), AffineTransform(matrix, (48, 64), (64, 96))]
     ours = mapper(augmentations=steps)(record)["instances"]
-    shown = [x for x in record["annotations"] if shows_something([x], (64, 48))[0]]
+    shown = [x for x in record["annotations"] if has_visible_area([x], (64, 48))[0]]
     moved = [utils.transform_instance_annotations(dict(x), TransformList(steps), (64, 96)) for x in shown]
     theirs = utils.filter_empty_instances(utils.annotations_to_instances(moved, (64, 96)))
     assert 0 < len(ours) < len(shown)

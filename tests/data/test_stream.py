@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from centernet_d2 import load_config
-from centernet_d2.data.loader import SAMPLERS, build_train_loader, stream_of
+from centernet_d2.data.loader import SAMPLERS, build_train_loader, find_stream
 from centernet_d2.data.stream import SampleStream, StreamDataset, seeded
 
 FACTORS = torch.tensor([1.0, 1.5, 2.2, 0.3, 1.0])
@@ -125,7 +125,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path, sampler):
     def images(workers, start):
         overrides = ("DATALOADER.NUM_WORKERS", workers, "DATALOADER.SAMPLER_TRAIN", sampler)
         loader = build_train_loader(config(tmp_path, *overrides), dicts, seed=1)
-        stream_of(loader)[0].start = 2 * start
+        find_stream(loader)[0].start = 2 * start
         return [torch.stack([x["image"] for x in batch]) for batch in itertools.islice(loader, 5 - start)]
 
     reference = images(0, 0)

@@ -107,7 +107,9 @@ def test_folders_without_lists_are_split_by_their_names(tmp_path):
         for name, objects in images.items():
             write_image(tmp_path / split / "nested" / f"{name}.JPG")
             (tmp_path / split / "nested" / f"{name}.xml").write_text(voc_xml("renamed.jpg", objects))
-    assert {n: set(i) for n, i in annotations(discover_dataset(tmp_path)).items()} == {n: set(i) for n, i in TRUTH.items()}
+    assert {n: set(i) for n, i in annotations(discover_dataset(tmp_path)).items()} == {
+        n: set(i) for n, i in TRUTH.items()
+    }
 
 
 def test_a_folder_without_splits_is_split_by_lot(root):
