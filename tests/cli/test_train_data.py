@@ -181,7 +181,7 @@ def test_output_goes_to_a_fresh_folder_of_the_name_of_the_data(folder, tmp_path,
         (["--data", ".", "MODEL.WEIGHTS", "a.pth"], "name it with --model"),
         (["--data", ".", "SOLVER.MAX_ITERS", "5"], "did you mean SOLVER.MAX_ITER?"),
         (["--data", ".", "SOLVER.MAX_ITER"], "has no value"),
-        (["--data", "."], "has no layout that is known. Looked for:"),
+        (["--data", "."], "has no supported layout. Supported layouts:"),
         (["--minutes", "5"], "--minutes is for a new training with --data"),
     ],
 )
