@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from centernet_d2.readers import find_lists, write_coco
+from centernet_d2.readers import discover_voc_lists, write_coco
 from centernet_d2.utils import cli
 
 
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def convert_folder(args: argparse.Namespace) -> None:
     """Convert the folder that a command line names."""
-    found = find_lists(args.folder, args.splits, args.classes)
+    found = discover_voc_lists(args.folder, args.splits, args.classes)
     files = write_coco(found, args.output)
     for name, split in found.splits.items():
         print(f"{files[name]}: {len(split.images)} images, {split.num_objects} objects")

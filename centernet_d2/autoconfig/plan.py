@@ -14,7 +14,7 @@ from detectron2.modeling import build_backbone
 from ..config.catalog import find_config, get_base_file
 from ..config.loading import check_device, default_config, load_config, override
 from ..engine.setup import check_output_dir, check_weights, start_logging
-from ..readers import FoundData, write_coco
+from ..readers import DiscoveredDataset, write_coco
 from .budget import Pace, iterations_within, measure_pace
 from .choices import (
     Choice,
@@ -143,7 +143,7 @@ def _name_of(data: str) -> str:
     return path.name or "data"
 
 
-def plan_training(draft: Draft, data: FoundData) -> Plan:
+def plan_training(draft: Draft, data: DiscoveredDataset) -> Plan:
     """Choose how to train on data, and write the data as COCO files (KITTI: lists) to OUTPUT_DIR/data.
 
     With ``Request.minutes``, a few iterations are timed.
@@ -183,7 +183,7 @@ def _choose_network(draft: Draft, task: Task, machine: Machine, images: int) -> 
 
 
 def _choose_training(
-    cfg: CfgNode, network: CfgNode, task: Task, data: FoundData, machine: Machine, user: Overrides
+    cfg: CfgNode, network: CfgNode, task: Task, data: DiscoveredDataset, machine: Machine, user: Overrides
 ) -> list[Choice]:
     """Return the choices that depend on dataset, network and machine.
 

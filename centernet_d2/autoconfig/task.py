@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..readers.kitti import LAYOUT as KITTI
-from ..readers.records import FoundData, Keypoints
+from ..readers.records import DiscoveredDataset, Keypoints
 from ..structures.calibration import read_camera
 
 __all__ = ["Task", "task_of"]
@@ -59,7 +59,7 @@ class Task:
         return {"MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL": round(self.focal * shown, 1)} if self.focal else {}
 
 
-def task_of(found: FoundData, files: Mapping[str, Path], name: str) -> Task:
+def task_of(found: DiscoveredDataset, files: Mapping[str, Path], name: str) -> Task:
     """Determine the task of a dataset.
 
     Args:
@@ -92,7 +92,7 @@ def task_of(found: FoundData, files: Mapping[str, Path], name: str) -> Task:
     return Task("boxes and keypoints", _KEYPOINT_NETWORKS, {**keys, **more}, notes)
 
 
-def _has_keypoints(found: FoundData) -> bool:
+def _has_keypoints(found: DiscoveredDataset) -> bool:
     return any(
         thing.keypoints is not None and any(thing.keypoints[2::3])
         for image in found.splits["train"].images
@@ -123,7 +123,9 @@ def _keypoint_keys(keypoints: Keypoints) -> tuple[dict[str, object], tuple[str, 
     return {**keys, "INPUT.RANDOM_FLIP": "none"}, (note,)
 
 
-def _boxes3d(found: FoundData, files: Mapping[str, Path], sets: Mapping[str, str], keys: dict[str, object]) -> Task:
+def _boxes3d(
+    found: DiscoveredDataset, files: Mapping[str, Path], sets: Mapping[str, str], keys: dict[str, object]
+) -> Task:
     # Lists outside of ImageSets are given by their path.
     lists = {
         name: split.kitti_list or os.path.abspath(files[name].with_suffix("")) for name, split in found.splits.items()

@@ -26,7 +26,7 @@ from ..engine.processes import by_torchrun, joined, number_of_processes
 from ..engine.setup import Run, check_config, recorded_config, setup_run
 from ..engine.trainer import Trainer
 from ..layers.folding import fold_batch_norms
-from ..readers import find_data
+from ..readers import discover_dataset
 from ..utils import cli
 from ..utils.cli import import_user_modules
 from ..utils.files import lock_folder, remove_leftovers
@@ -147,7 +147,7 @@ def _plan(args: argparse.Namespace) -> CfgNode:
     if args.minutes is not None and args.num_gpus * args.num_machines > 1:
         raise ValueError("--minutes does not support several processes: use --epochs")
     draft = draft_plan(Request(args.data, args.val, args.epochs, args.minutes, args.model, tuple(args.opts)))
-    data = find_data(args.data, args.val)
+    data = discover_dataset(args.data, args.val)
     print("\n".join(data.lines()), flush=True)
     plan = plan_training(draft, data)
     print("\n".join(plan.lines()), flush=True)

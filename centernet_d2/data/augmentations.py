@@ -1,6 +1,7 @@
-"""The original's augmentations (original.md: Training images) as Detectron2's: mirror, affine window, colour.
+"""Augmentations of the reference implementation as Detectron2 augmentations.
 
-Coordinates are index coordinates: pixel centers at integers, a mirror takes x to W - 1 - x.
+Horizontal flip, affine window and color (original.md: Training images). Pixel centers have integer coordinates, so a
+horizontal flip maps x to W - 1 - x.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ __all__ = [
 ]
 
 CROP_MODES = ("crop", "jitter", "none", "kitti")
-# Boxes stay boxes when they turn by right angles.
+# Rotation steps in degrees; rotated boxes stay axis-aligned.
 TURNS = (0, 90, 180)
 
-# Colour axes of ImageNet in BGR order, values in 0..1 (original.md: Color).
+# Principal components of ImageNet colors in BGR order, for values in 0..1 (original.md: Color).
 EIGENVALUES = np.array([0.2141788, 0.01817699, 0.00341571])
 EIGENVECTORS = np.array(
     [
@@ -41,11 +42,14 @@ EIGENVECTORS = np.array(
         [-0.56089297, 0.71832671, 0.41158938],
     ]
 )
-GREY_WEIGHTS = np.array([0.114, 0.587, 0.299])
+GRAY_WEIGHTS = np.array([0.114, 0.587, 0.299])
 
 
 class ColorTransform(Transform):
-    """:func:`color_jitter` with drawn values; makes float32 images in 0..255, not clipped. Coordinates stay."""
+    """Transform that applies :func:`color_jitter` with fixed parameters.
+
+    The output is a float32 image in 0..255 that is not clipped. Coordinates are unchanged.
+    """
 
     def __init__(
         self, order: Sequence[str], factors: Sequence[float] | np.ndarray, lighting: np.ndarray, is_bgr: bool
@@ -57,7 +61,10 @@ class ColorTransform(Transform):
         self.is_bgr = is_bgr
 
     def matrix(self, img: np.ndarray) -> np.ndarray:
-        """The (3, 4) float32 matrix that changes the colours of an (H, W, 3) image in 0..255, whose mean it needs."""
+        """Return the (3, 4) float32 color matrix for an (H, W, 3) image in 0..255.
+
+        The matrix depends on the mean of the image.
+        """
         mean = np.array(cv2.mean(img)[:3]) / 255
         matrix = color_matrix(mean if self.is_bgr else mean[::-1], self.order, self.factors, self.lighting)
         matrix[:, 3] *= 255
@@ -73,35 +80,35 @@ class ColorTransform(Transform):
         return segmentation
 
     def inverse(self) -> Transform:
-        """Colours cannot be undone; coordinates never changed."""
+        """Return the inverse for coordinates; color changes are not inverted."""
         return NoOpTransform()
 
 
 def color_jitter(
     image: np.ndarray, order: Sequence[str], factors: Sequence[float] | np.ndarray, lighting: np.ndarray
 ) -> np.ndarray:
-    """Change brightness, contrast and saturation, then the lighting (original.md: Color).
+    """Change brightness, contrast, saturation and lighting (original.md: Color).
 
-    Grey values and their mean are those of the image as it came. Nothing is clipped.
+    Gray values and their mean are computed from the input image. The output is not clipped.
 
     Args:
         image: (H, W, 3) float32 BGR in 0..1.
         order: any of "brightness", "contrast", "saturation", applied in this order.
-        factors: one for each; 1 changes nothing.
-        lighting: (3,) amount along each colour axis.
+        factors: one factor per operation; 1 is the identity.
+        lighting: (3,) weights of the principal components.
 
     Returns:
-        A new (H, W, 3) float32 image.
+        New (H, W, 3) float32 image.
     """
     mean = np.array(cv2.mean(image)[:3])
     return _change_colors(image, color_matrix(mean, order, factors, lighting).astype(np.float32))
 
 
 def _change_colors(image: np.ndarray, matrix: np.ndarray, rows: int = 32) -> np.ndarray:
-    """Apply a (3, 4) float32 matrix to the colours of an (H, W, 3) image, by rows that fit into the cache.
+    """Apply a (3, 4) float32 color matrix to an (H, W, 3) image, in strips of rows that fit into the cache.
 
     Returns:
-        (H, W, 3) float32, stored channel after channel as models want it.
+        (H, W, 3) float32 in channels-first memory order, as models require it.
     """
     planes = np.empty((3, *image.shape[:2]), dtype=np.float32)
     for top in range(0, len(image), rows):
@@ -113,17 +120,19 @@ def _change_colors(image: np.ndarray, matrix: np.ndarray, rows: int = 32) -> np.
 def color_matrix(
     mean: np.ndarray, order: Sequence[str], factors: Sequence[float] | np.ndarray, lighting: np.ndarray
 ) -> np.ndarray:
-    """:func:`color_jitter` as one matrix: grey values and their mean are linear in the colours, so all of it is affine.
+    """Compute the matrix of :func:`color_jitter`.
+
+    All operations are affine because gray values and their mean are linear in the colors.
 
     Args:
         mean: (3,) mean BGR of the image, in 0..1.
         order, factors, lighting: see :func:`color_jitter`.
 
     Returns:
-        (3, 4) float64, for colours (b, g, r, 1) in 0..1.
+        (3, 4) float64 matrix for colors (b, g, r, 1) in 0..1.
     """
-    grey = np.append(GREY_WEIGHTS, 0.0)
-    background = {"brightness": 0.0 * grey, "contrast": np.array([0, 0, 0, GREY_WEIGHTS @ mean]), "saturation": grey}
+    gray = np.append(GRAY_WEIGHTS, 0.0)
+    background = {"brightness": 0.0 * gray, "contrast": np.array([0, 0, 0, GRAY_WEIGHTS @ mean]), "saturation": gray}
     matrix = np.eye(3, 4)
     for name, factor in zip(order, factors, strict=True):
         matrix = matrix * factor + background[name] * (1 - factor)
@@ -132,7 +141,10 @@ def color_matrix(
 
 
 def crop_border(size: int, border: int = 128) -> int:
-    """How far a window center stays away from the edge: `border`, halved until it fits (original.md: Random window)."""
+    """Return the minimum distance of a window center from the image edge.
+
+    The distance is `border`, halved until it fits into the image (original.md: Random window).
+    """
     divisor = 1
     while size - border // divisor <= border // divisor:
         divisor *= 2
@@ -140,7 +152,7 @@ def crop_border(size: int, border: int = 128) -> int:
 
 
 class RandomMirror(Augmentation):
-    """Mirror with a probability."""
+    """Random horizontal flip."""
 
     def __init__(self, prob: float = 0.5) -> None:
         super().__init__()
@@ -151,13 +163,13 @@ class RandomMirror(Augmentation):
 
 
 class Window(Augmentation):
-    """A part of the image in an output of fixed size; what the ways of drawing one share.
+    """Base class of augmentations that crop a window and resize it to a fixed size.
 
     Args:
         size: (height, width) of the output.
-        rotate: standard deviation of the rotation in degrees, clipped at twice that.
-        rotate_prob: how often there is one.
-        turn: one of TURNS; if it is not 0, the window turns by a random multiple of so many degrees, boxes too.
+        rotate: standard deviation of the rotation in degrees, clipped at twice this value.
+        rotate_prob: probability of the rotation.
+        turn: one of TURNS; if not 0, image and boxes are rotated by a random multiple of this angle.
     """
 
     def __init__(
@@ -169,27 +181,30 @@ class Window(Augmentation):
         self.rotate_prob = rotate_prob
         self.turn = turn
 
-    def _show(
+    def _make_transform(
         self, image: np.ndarray, center: Sequence[float] | np.ndarray, window: float, jittered: bool = True
     ) -> AffineTransform:
-        """The transform to a window of the given center and width, rotated by chance."""
+        """Return the transform to a window with the given center and width, with random rotation."""
         turn = self.turn * np.random.randint(round(360 / self.turn)) if self.turn else 0.0
         upright, input_size = affine_matrix(center, window, self.size, turn), image.shape[:2]
         if self._rand_range() >= self.rotate_prob:
             return AffineTransform(upright, input_size, self.size, jittered=jittered)
         degrees = turn + np.clip(np.random.randn() * self.rotate, -2 * self.rotate, 2 * self.rotate)
-        turned = affine_matrix(center, window, self.size, degrees)
-        return AffineTransform(turned, input_size, self.size, upright, jittered)
+        rotated = affine_matrix(center, window, self.size, degrees)
+        return AffineTransform(rotated, input_size, self.size, upright, jittered)
 
 
 class RandomWindow(Window):
-    """A window around a random pixel, its side a random multiple of the longer side of the image."""
+    """Window around a random pixel with random size.
+
+    The window size is a random multiple of the longer side of the image.
+    """
 
     def __init__(self, size: tuple[int, int], scales: Sequence[float], **rotation: float) -> None:
         """
         Args:
             size, rotation: see :class:`Window`.
-            scales: the multiples to choose from.
+            scales: multiples to sample from.
         """
         super().__init__(size, **rotation)
         self.scales = tuple(scales)
@@ -198,18 +213,18 @@ class RandomWindow(Window):
         height, width = image.shape[:2]
         window = max(height, width) * np.random.choice(self.scales)
         center = [np.random.randint(border := crop_border(side), side - border) for side in (width, height)]
-        return self._show(image, center, window)
+        return self._make_transform(image, center, window)
 
 
 class ShiftScaleWindow(Window):
-    """The whole image, shifted and scaled by clipped normal noise; without noise, just the whole image."""
+    """Window of the full image, shifted and scaled by clipped normal noise."""
 
     def __init__(self, size: tuple[int, int], shift: float = 0.0, scale: float = 0.0, **rotation: float) -> None:
         """
         Args:
             size, rotation: see :class:`Window`.
-            shift, scale: standard deviations, relative to the longer side of the image. Noise is clipped at twice the
-                shift and at once the scale.
+            shift, scale: standard deviations relative to the longer side of the image. The noise is clipped at twice
+                `shift` and at `scale`.
         """
         super().__init__(size, **rotation)
         self.shift = shift
@@ -221,19 +236,22 @@ class ShiftScaleWindow(Window):
         shift = window * np.clip(np.random.randn(2) * self.shift, -2 * self.shift, 2 * self.shift)
         center = np.array([width / 2, height / 2]) + shift
         window *= np.clip(np.random.randn() * self.scale + 1, 1 - self.scale, 1 + self.scale)
-        return self._show(image, center, window, jittered=bool(self.shift or self.scale))
+        return self._make_transform(image, center, window, jittered=bool(self.shift or self.scale))
 
 
 class KittiWindow(Window):
-    """The whole width of an image, or by chance a window shifted and scaled by noise (original.md: KITTI window)."""
+    """Window of the full image width, randomly shifted and scaled.
+
+    See original.md: KITTI window.
+    """
 
     def __init__(self, size: tuple[int, int], shift: float, scale: float, prob: float, **rotation: float) -> None:
         """
         Args:
             size, rotation: see :class:`Window`.
-            shift, scale: standard deviations, relative to width and height of the image. Noise is clipped at twice the
-                shift and at once the scale.
-            prob: how often there is noise.
+            shift, scale: standard deviations relative to width and height of the image. The noise is clipped at twice
+                `shift` and at `scale`.
+            prob: probability of the noise.
         """
         super().__init__(size, **rotation)
         self.shift = shift
@@ -243,20 +261,20 @@ class KittiWindow(Window):
     def get_transform(self, image: np.ndarray) -> AffineTransform:
         side = np.array([image.shape[1], image.shape[0]])
         if self._rand_range() >= self.prob:
-            return self._show(image, side / 2, float(side[0]), jittered=False)
+            return self._make_transform(image, side / 2, float(side[0]), jittered=False)
         window = side[0] * np.clip(np.random.randn() * self.scale + 1, 1 - self.scale, 1 + self.scale)
         center = side / 2 + side * np.clip(np.random.randn(2) * self.shift, -2 * self.shift, 2 * self.shift)
-        return self._show(image, center, window)
+        return self._make_transform(image, center, window)
 
 
 class ColorJitter(Augmentation):
-    """Random brightness, contrast and saturation in random order, then lighting noise."""
+    """Random brightness, contrast and saturation in random order, and lighting."""
 
     def __init__(self, strength: float = 0.4, lighting: float = 0.1, image_format: str = "BGR") -> None:
         """
         Args:
-            strength: factors are drawn from 1 - strength .. 1 + strength.
-            lighting: standard deviation along each colour axis.
+            strength: factors are sampled from 1 - strength .. 1 + strength.
+            lighting: standard deviation of the weight of each principal component.
             image_format: "BGR" or "RGB".
         """
         super().__init__()
@@ -272,10 +290,11 @@ class ColorJitter(Augmentation):
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[Augmentation]:
-    """The augmentations of a config. None at test time: the model makes its own canvas.
+    """Build the augmentations of a config.
 
-    Mirroring comes first, so the window is drawn in the mirrored image. Where the original mirrors the drawn window
-    instead, the distribution is the same, but for one pixel with INPUT.AFFINE.MODE "jitter" or "none".
+    The list is empty at test time because the model resizes images to its canvas. The horizontal flip is applied
+    first, so the window is sampled in the flipped image. The reference implementation flips the sampled window instead;
+    the distribution is the same except for one pixel with INPUT.AFFINE.MODE "jitter" or "none".
 
     Raises:
         ValueError: a key has an unknown value.

@@ -1,4 +1,4 @@
-"""The way of a batch from a worker to the process that trains."""
+"""Transfer of batches from worker processes to the training process."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 
 __all__ = ["Batch"]
 
-# Bytes from which a tensor goes through shared memory, as an image does.
+# Minimum size in bytes of tensors that are sent through shared memory, such as images.
 LARGE = 1 << 16
 
 
 class Batch(list):
-    """Samples; a list like any other, but sent to another process faster.
+    """List of samples with faster transfer to another process.
 
-    torch sends every tensor by a file of its own in shared memory. A sample has about ten, most of them a few numbers,
-    and opening all those files would take the receiving process longer than a GPU takes for an image. So small tensors
-    travel in the message itself.
+    torch sends every tensor through a separate file in shared memory. A sample has about ten tensors, most of them
+    with a few numbers, and opening their files takes longer than processing an image on a GPU. This class sends small
+    tensors in the message itself.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -31,7 +31,7 @@ class Batch(list):
 
 
 class _Packer(pickle.Pickler):
-    """Leaves out large tensors, and those that NumPy does not know, which are then in `large`."""
+    """Pickler that collects large tensors, and tensors unsupported by NumPy, in `large`."""
 
     def __init__(self, file: io.BytesIO, protocol: int) -> None:
         super().__init__(file, protocol)
@@ -52,7 +52,7 @@ def _is_plain(tensor: Tensor) -> bool:
         return False
     try:
         tensor.numpy()
-    except (TypeError, RuntimeError):  # NumPy has no such type, or it is part of a graph.
+    except (TypeError, RuntimeError):  # NumPy does not support the type, or the tensor requires gradients.
         return False
     return True
 
@@ -67,5 +67,5 @@ class _Unpacker(pickle.Unpickler):
 
 
 def _unpack(message: bytes, large: list[Tensor]) -> list:
-    """A batch out of a message of a worker of this very training: nothing that a user could write."""
+    """Unpickle a batch. Messages come from worker processes of the same training, so they are trusted."""
     return _Unpacker(io.BytesIO(message), large).load()

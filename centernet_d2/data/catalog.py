@@ -1,4 +1,4 @@
-"""Registration of datasets from a config, their classes and their metadata."""
+"""Registration of datasets from a config, and their metadata."""
 
 from __future__ import annotations
 
@@ -26,28 +26,34 @@ __all__ = [
 
 
 def dataset_metadata(cfg: CfgNode) -> Metadata:
-    """Names and ids of the classes: MODEL.CENTERNET.CLASS_NAMES, else of the first data set of a config that has them.
+    """Return metadata with names and ids of the classes.
+
+    They are MODEL.CENTERNET.CLASS_NAMES or, if empty, the classes of the first dataset of the config with matching
+    classes.
 
     Returns:
-        Metadata without classes where no data set is at hand, or where it has other classes than the model.
+        Metadata without classes if no dataset is available, or if its number of classes differs from the model.
     """
     if names := cfg.MODEL.CENTERNET.CLASS_NAMES:
         return Metadata(thing_classes=list(names))
     try:
         register_from_config(cfg)
-    except FileNotFoundError:  # Its annotations are needed for training only.
+    except FileNotFoundError:  # Annotations are required for training only.
         return Metadata()
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         metadata = MetadataCatalog.get(name) if name in DatasetCatalog.list() else Metadata()
         if metadata.get("json_file") and not metadata.get("thing_classes"):
-            load_dataset(name)  # Sets the names of the classes.
+            load_dataset(name)  # Sets `thing_classes`.
         if len(metadata.get("thing_classes", ())) == cfg.MODEL.CENTERNET.NUM_CLASSES:
             return metadata
     return Metadata()
 
 
 def to_plain(metadata: Metadata, properties: Sequence[Property]) -> dict[str, object]:
-    """What a checkpoint keeps: ``thing_classes`` and ``category_ids`` where they are known, and what properties say."""
+    """Convert metadata to plain values for a checkpoint.
+
+    The result contains ``thing_classes`` and ``category_ids``, if known, and the metadata of the properties.
+    """
     kept = {key: value for prop in properties for key, value in prop.metadata().items()}
     if names := metadata.get("thing_classes"):
         kept["thing_classes"] = list(names)
@@ -57,11 +63,14 @@ def to_plain(metadata: Metadata, properties: Sequence[Property]) -> dict[str, ob
 
 
 def from_plain(kept: object, num_classes: int) -> Metadata:
-    """Names and ids of the classes from what :func:`to_plain` made; files of others may have anything in its place.
+    """Convert the output of :func:`to_plain` to metadata.
+
+    The metadata contain the names and ids of the classes. Invalid values, for example in checkpoints of other programs,
+    are ignored.
 
     Args:
-        kept: what a checkpoint has.
-        num_classes: of the model; names and ids of another number are none.
+        kept: metadata in a checkpoint.
+        num_classes: number of classes of the model; lists of another length are ignored.
     """
     kept = kept if isinstance(kept, dict) else {}
     names, ids = kept.get("thing_classes", ()), kept.get("category_ids", ())
@@ -78,27 +87,32 @@ def _are(values: object, kind: type | tuple[type, ...], count: int) -> bool:
 
 
 def register_from_config(cfg: CfgNode) -> None:
-    """Register the data sets that ``DATASETS.REGISTER`` and ``REGISTER_KITTI`` name, see :func:`register_datasets`."""
+    """Register the datasets of ``DATASETS.REGISTER`` and ``REGISTER_KITTI``.
+
+    See :func:`register_datasets` and :func:`register_kitti_sets`.
+    """
     metadata = {key: value for prop in build_properties(cfg) for key, value in prop.metadata().items()}
     register_datasets(cfg.DATASETS.REGISTER, metadata)
     register_kitti_sets(cfg.DATASETS.REGISTER_KITTI)
 
 
 def register_datasets(entries: Sequence[Sequence[str]], metadata: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Register the COCO-format data sets of ``DATASETS.REGISTER``; those already registered as they are, stay.
+    """Register the COCO-format datasets of ``DATASETS.REGISTER``.
+
+    Existing registrations with the same paths are kept.
 
     Args:
         entries: (name, annotations.json, image folder); relative paths start at $DETECTRON2_DATASETS.
-        metadata: of all of them.
+        metadata: additional metadata of all datasets.
 
     Raises:
-        ValueError: an entry is malformed, or its name stands for another data set already.
+        ValueError: an entry is malformed, or its name is registered with other paths.
         FileNotFoundError: a file or folder does not exist.
     """
     root = os.path.expanduser(os.getenv("DETECTRON2_DATASETS", "datasets"))
     for entry in entries:
         if len(entry) != 3 or not all(isinstance(part, str) for part in entry):
-            raise ValueError(f"DATASETS.REGISTER: {entry} is not [name, annotations.json, image folder]")
+            raise ValueError(f"DATASETS.REGISTER: {entry} must be [name, annotations.json, image folder]")
         for path in entry[1:]:
             check_local(path, "DATASETS.REGISTER:")
         name = entry[0]
@@ -106,13 +120,13 @@ def register_datasets(entries: Sequence[Sequence[str]], metadata: Mapping[str, A
         for path in (json_file, image_root):
             if not os.path.exists(path):
                 raise FileNotFoundError(
-                    f"DATASETS.REGISTER: {path} of the data set '{name}' does not exist; relative paths start at "
+                    f"DATASETS.REGISTER: {path} of the dataset '{name}' does not exist; relative paths start at "
                     f"$DETECTRON2_DATASETS ({root})"
                 )
         if name not in DatasetCatalog.list():
             register_coco_file(name, dict(metadata), json_file, image_root)
         elif _source(name) != (json_file, image_root):
-            raise ValueError(f"DATASETS.REGISTER: the name '{name}' is taken by another data set")
+            raise ValueError(f"DATASETS.REGISTER: '{name}' is already registered with other paths; use another name")
 
 
 def _source(name: str) -> tuple[str | None, str | None]:

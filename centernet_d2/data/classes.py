@@ -1,4 +1,4 @@
-"""One list of classes for data sets that label different ones."""
+"""Merging of datasets that label different classes."""
 
 from __future__ import annotations
 
@@ -12,41 +12,43 @@ __all__ = ["match_classes", "translate"]
 
 
 def match_classes(name: str, own: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """Where the classes of a data set are in the list of the model.
+    """Match the classes of a dataset with the classes of the model by name.
 
     Args:
-        name: of the data set.
-        own: names of its classes.
-        classes: names of the model's, in order.
+        name: name of the dataset.
+        own: class names of the dataset.
+        classes: class names of the model, in order.
 
     Returns:
-        For each class of the data set the number of that of the model.
+        Index of the model's class for every class of the dataset.
 
     Raises:
-        ValueError: a class of the data set is none of the model's.
+        ValueError: the model does not have a class of the dataset.
     """
     if unknown := [one for one in own if one not in classes]:
         raise ValueError(
-            f"the data set '{name}' has the classes {', '.join(unknown)}, which MODEL.CENTERNET.CLASS_NAMES "
-            f"({', '.join(classes)}) does not have: add them there"
+            f"the dataset '{name}' has the classes {', '.join(unknown)}, which MODEL.CENTERNET.CLASS_NAMES "
+            f"({', '.join(classes)}) does not contain; add them"
         )
     return [list(classes).index(one) for one in own]
 
 
 def translate(dicts: Sequence[DatasetDict], numbers: Sequence[int], num_classes: int) -> list[DatasetDict]:
-    """The images of a data set with the model's classes, and with what is labelled: ``labelled_classes``, (C,) bool.
+    """Convert the classes of a dataset to the classes of the model.
+
+    Every image gets ``labelled_classes``, a (C,) bool tensor that marks the classes that the dataset labels.
 
     Args:
-        dicts: in Detectron2's format; not changed. Categories below 0, which are no class, stay.
-        numbers: from :func:`match_classes`.
-        num_classes: of the model.
+        dicts: images in Detectron2's format, not modified. Special categories below 0 are unchanged.
+        numbers: output of :func:`match_classes`.
+        num_classes: number of classes of the model.
     """
-    labelled = torch.zeros(num_classes, dtype=torch.bool)
-    labelled[list(numbers)] = True
+    labeled = torch.zeros(num_classes, dtype=torch.bool)
+    labeled[list(numbers)] = True
     return [
         {
             **image,
-            "labelled_classes": labelled,
+            "labelled_classes": labeled,
             "annotations": [
                 x if x["category_id"] < 0 else {**x, "category_id": numbers[x["category_id"]]}
                 for x in image.get("annotations", ())

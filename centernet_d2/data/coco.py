@@ -21,12 +21,12 @@ from ..utils.files import leaves_folder
 
 __all__ = ["CocoDataset", "check_keypoint_names", "register_coco_file"]
 
-# Keys of an annotation that the evaluation reads.
+# Annotation keys that the evaluation reads.
 _TRUTH_KEYS = frozenset(("id", "image_id", "category_id", "bbox", "area", "iscrowd", "keypoints", "num_keypoints"))
 
 
 def register_coco_file(name: str, metadata: dict[str, Any], json_file: str, image_root: str) -> None:
-    """Register a :class:`CocoDataset`, like ``register_coco_instances`` of Detectron2."""
+    """Register a :class:`CocoDataset`, like Detectron2's ``register_coco_instances``."""
     DatasetCatalog.register(name, CocoDataset(name, json_file, image_root))
     MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco", **metadata)
 
@@ -34,32 +34,32 @@ def register_coco_file(name: str, metadata: dict[str, Any], json_file: str, imag
 class CocoDataset:
     """Function of a registered dataset that parses its COCO file once per process.
 
-    :func:`centernet_d2.readers.coco.read_files` defines repairs and errors; the log reports repairs and skipped
-    entries.
+    :func:`centernet_d2.readers.coco.read_files` repairs and skips entries and raises errors. Repairs and skipped
+    entries are logged.
     """
 
     def __init__(self, name: str, json_file: str, image_root: str) -> None:
         """
         Args:
-            name: of the dataset; its metadata get ``thing_classes`` and ``thing_dataset_id_to_contiguous_id``.
+            name: name of the dataset; its metadata get ``thing_classes`` and ``thing_dataset_id_to_contiguous_id``.
             json_file: the COCO file.
             image_root: folder that relative names of images start from.
         """
         self.name = name
         self.json_file = json_file
         self.image_root = image_root
-        # Pickled, so that every caller gets objects of its own, and that large datasets need little memory.
+        # Pickled: every caller gets a separate copy, and large datasets need less memory.
         self._content = b""
 
     def __call__(self) -> list[DatasetDict]:
         """Return images in Detectron2's format, in the order of their ids; masks are not read.
 
-        Classes are numbered in the order of their ids. Keypoints move by half a pixel, as in Detectron2. The keys that
-        properties of registered heads read (``annotation_keys``, ``input_keys``) are kept unchanged.
+        Classes are numbered in the order of their ids. Keypoints are shifted by half a pixel, as in Detectron2. The
+        keys that properties of registered heads read (``annotation_keys``, ``input_keys``) are kept unchanged.
 
         Raises:
             FileNotFoundError: the file does not exist.
-            ValueError: the file is damaged or ambiguous, or names other keypoints than the metadata.
+            ValueError: the file is damaged or ambiguous, or its keypoint names differ from the metadata.
         """
         file = self.read()
         classes = {category["id"]: index for index, category in enumerate(file.categories)}
@@ -98,50 +98,52 @@ class CocoDataset:
         return pickle.loads(self._content)
 
     def _check_names(self, images: Sequence[dict]) -> None:
-        """Refuse image names that are URLs or lead out of the dataset; report absolute names."""
+        """Reject image names that are URLs or outside of the dataset; log absolute paths."""
         for image in images:
             name = image["file_name"]
             where = f"{self.json_file}: image {image['id']!r}: 'file_name' is {name!r}"
             if "://" in name:
                 raise ValueError(
-                    f"{where}, a URL, and nothing is downloaded: fetch the images, and give their names in the image "
-                    "folder"
+                    f"{where}, a URL; images are not downloaded. Download them, and set 'file_name' relative to the "
+                    "image folder"
                 )
             if leaves_folder(name, self.image_root):
                 raise ValueError(
-                    f"{where}, which leads out of the folder around the image folder {self.image_root}; an absolute "
-                    "path may be anywhere"
+                    f"{where}, which is outside of the parent of the image folder {self.image_root}; use an absolute "
+                    "path for such images"
                 )
         if absolute := sum(os.path.isabs(image["file_name"]) for image in images):
             logging.getLogger(__name__).info(
-                f"{self.json_file}: {absolute} of {len(images)} images have absolute names, which may be anywhere on "
-                "this machine"
+                f"{self.json_file}: {absolute} of {len(images)} images have absolute paths, which may be outside of "
+                "the image folder"
             )
 
 
 def check_keypoint_names(path: str, categories: Sequence[dict], names: Sequence[str]) -> None:
-    """Compare the keypoints of the categories of a COCO file, if present, with those of the config or metadata.
+    """Compare the keypoint names in a COCO file with the config or metadata.
+
+    Categories without keypoint names are accepted.
 
     Raises:
-        ValueError: they differ.
+        ValueError: the names differ.
     """
     for category in categories:
         own = category.get("keypoints")
         if names and own and list(own) != list(names):
             raise ValueError(
-                f"{path}: the keypoints of {category['name']} are {', '.join(map(str, own))}, but those of the config "
-                f"or of the metadata {', '.join(names)}"
+                f"{path}: the keypoints of {category['name']} are {', '.join(map(str, own))}, but the keypoints in the "
+                f"config or metadata are {', '.join(names)}"
             )
 
 
 def _keys_of_properties() -> tuple[set[str], set[str]]:
-    """Return the keys of annotations and of images that properties of registered heads read."""
+    """Return the annotation keys and the image keys that properties of registered heads read."""
     properties = [head.property_type for _, head in POINT_HEAD_REGISTRY]
     return {key for x in properties for key in x.annotation_keys}, {key for x in properties for key in x.input_keys}
 
 
 def _to_detectron2(annotation: dict, classes: dict, own_keys: Collection[str]) -> dict:
-    """Return an annotation in Detectron2's format."""
+    """Convert an annotation to Detectron2's format."""
     result = {
         **{key: annotation[key] for key in own_keys if annotation.get(key) is not None},
         "bbox": annotation["bbox"],
@@ -151,6 +153,6 @@ def _to_detectron2(annotation: dict, classes: dict, own_keys: Collection[str]) -
     }
     result.pop("keypoints", None)
     if keypoints := annotation.get("keypoints"):
-        moves = (HALF_PIXEL, HALF_PIXEL, 0)
-        result["keypoints"] = [value + moves[index % 3] for index, value in enumerate(keypoints)]
+        shift = (HALF_PIXEL, HALF_PIXEL, 0)
+        result["keypoints"] = [value + shift[index % 3] for index, value in enumerate(keypoints)]
     return result

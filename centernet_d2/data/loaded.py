@@ -18,12 +18,14 @@ __all__ = ["load_coco_content", "load_dataset"]
 
 _Content = TypeVar("_Content")
 
-# (name, kind) -> the registered function, and what was loaded. Pickled, so that every caller gets objects of its own.
+# (name, kind) -> registered function and loaded content. Pickled, so that every caller gets a separate copy.
 _LOADED: dict[tuple[str, str], tuple[object, bytes]] = {}
 
 
 def load_dataset(name: str) -> list[DatasetDict]:
-    """Return the images of a registered dataset; its function is called once per process.
+    """Return the images of a registered dataset.
+
+    The registered function is called once per process.
 
     Raises:
         KeyError: no dataset is registered under this name.
@@ -35,7 +37,10 @@ def load_dataset(name: str) -> list[DatasetDict]:
 
 
 def load_coco_content(name: str) -> dict[str, Any]:
-    """Return the content of the COCO file of a dataset, or its images converted to such a content."""
+    """Return the content of the COCO file of a dataset.
+
+    The images of a dataset without a COCO file are converted.
+    """
     function = DatasetCatalog.data.get(name)
     if isinstance(function, CocoDataset):
         file = function.read()
@@ -45,7 +50,7 @@ def load_coco_content(name: str) -> dict[str, Any]:
 
 
 def _once(name: str, kind: str, load: Callable[[], _Content]) -> _Content:
-    """Return what `load` returned when the dataset was registered last."""
+    """Return the cached result of `load`; call it again after the dataset was registered again."""
     function = DatasetCatalog.data.get(name)
     known, content = _LOADED.get((name, kind), (None, b""))
     if known is not function or not content:

@@ -1,4 +1,4 @@
-"""The loader of a training."""
+"""Data loader for training."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from .batches import Batch
 from .mapper import CenterNetDatasetMapper
 from .stream import SampleStream, StreamDataset
 
-__all__ = ["build_train_loader", "keep_signals_from_workers", "stream_of"]
+__all__ = ["build_train_loader", "find_stream", "shield_workers_from_signals"]
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
 
 def build_train_loader(cfg: CfgNode, dicts: Sequence[DatasetDict], seed: int) -> DataLoader:
-    """Detectron2's loader on a stream of samples that can be entered anywhere, see :class:`SampleStream`.
+    """Build Detectron2's training loader on a resumable :class:`SampleStream`.
 
     Args:
-        cfg: of the training.
+        cfg: config of the training.
         dicts: images in Detectron2's format, with annotations.
-        seed: of everything random; the same in all processes.
+        seed: random seed; the same in all processes.
 
     Raises:
-        ValueError: an unknown DATALOADER.SAMPLER_TRAIN.
+        ValueError: DATALOADER.SAMPLER_TRAIN is unknown.
     """
     node = cfg.DATALOADER
     check_choice("DATALOADER.SAMPLER_TRAIN", node.SAMPLER_TRAIN, SAMPLERS)
@@ -45,7 +45,8 @@ def build_train_loader(cfg: CfgNode, dicts: Sequence[DatasetDict], seed: int) ->
         )
     if node.ASPECT_RATIO_GROUPING:
         logging.getLogger(__name__).warning(
-            "DATALOADER.ASPECT_RATIO_GROUPING holds images back, so that a resumed training reads others first"
+            "DATALOADER.ASPECT_RATIO_GROUPING buffers images, so that a resumed training does not reproduce the order "
+            "of images of an uninterrupted one"
         )
     loader = build_detection_train_loader(
         StreamDataset(dicts, CenterNetDatasetMapper(cfg, True), seed, max_bad_images=node.MAX_BAD_IMAGES),
@@ -54,19 +55,20 @@ def build_train_loader(cfg: CfgNode, dicts: Sequence[DatasetDict], seed: int) ->
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         aspect_ratio_grouping=node.ASPECT_RATIO_GROUPING,
         num_workers=node.NUM_WORKERS,
-        # Groups are made here, of samples that come one by one.
+        # With grouping, samples are transferred individually and grouped in the training process.
         collate_fn=None if node.ASPECT_RATIO_GROUPING else Batch,
     )
-    keep_signals_from_workers(loader)
+    shield_workers_from_signals(loader)
     return loader
 
 
-def keep_signals_from_workers(loader: DataLoader) -> None:
-    """Workers get no signals that are meant for a whole group of processes (Ctrl-C, a scheduler's SIGTERM).
+def shield_workers_from_signals(loader: DataLoader) -> None:
+    """Start workers in their own process groups, shielded from the parent's signals.
 
-    Else they would be gone before the process that they work for has come to an end. Without it they end by themselves.
+    Signals such as Ctrl-C or the SIGTERM of a scheduler would end the workers before the training process has
+    finished. Workers exit on their own when the training process has ended.
     """
-    inner: Any = loader  # With aspect ratio grouping, it is inside another data set.
+    inner: Any = loader  # With aspect ratio grouping, the loader is wrapped in another dataset.
     while not isinstance(inner, DataLoader):
         inner = inner.dataset
     inner.worker_init_fn = _start_worker
@@ -76,17 +78,17 @@ def _start_worker(number: int) -> None:
     worker_init_reset_seed(number)
     if hasattr(os, "setpgrp"):
         os.setpgrp()
-    Finalize(None, _leave_if_orphaned, args=(os.getppid(),), exitpriority=10)
+    Finalize(None, _exit_if_orphaned, args=(os.getppid(),), exitpriority=10)
 
 
-def _leave_if_orphaned(parent: int) -> None:
-    """At the end of a worker: if its process was killed, nobody will read what it has sent, for which it would wait."""
+def _exit_if_orphaned(parent: int) -> None:
+    """Exit at once if the parent was killed; the worker would wait forever for its messages to be read."""
     if os.getppid() != parent:
         os._exit(1)
 
 
-def stream_of(loader: Any) -> tuple[SampleStream, StreamDataset] | tuple[None, None]:
-    """The stream that a loader reads, and its images; None and None for a loader of another kind."""
+def find_stream(loader: Any) -> tuple[SampleStream, StreamDataset] | tuple[None, None]:
+    """Return the stream and dataset of a loader; (None, None) for other loaders."""
     while loader is not None and not isinstance(getattr(loader, "sampler", None), SampleStream):
         loader = getattr(loader, "dataset", None)
     return (None, None) if loader is None else (loader.sampler, loader.dataset)

@@ -1,4 +1,4 @@
-"""From a dataset dict to what the model reads."""
+"""Dataset mapper for CenterNet."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..modeling.heads import Property, build_properties
 from ..structures.types import DatasetDict
 from ..utils.validation import check_choice
 from .augmentations import ColorJitter, build_augmentations
-from .checks import ALL_CLASSES, EXCLUDED, corners, shows_something
+from .checks import ALL_CLASSES, EXCLUDED, corners, has_visible_area
 
 __all__ = ["CenterNetDatasetMapper"]
 
@@ -32,10 +32,10 @@ CROWD_POLICIES = ("object", "ignore")
 
 
 class CenterNetDatasetMapper(DatasetMapper):
-    """Detectron2's mapper with our augmentations, keeping what it drops: crowd regions, and what the properties read.
+    """Detectron2's mapper with crowd regions, regions to ignore and properties.
 
-    Annotations with ``ignore`` are regions to ignore; their category may be ALL_CLASSES. Those that are EXCLUDED are
-    left out.
+    Annotations with ``ignore`` are regions to ignore; their category may be ALL_CLASSES. Annotations of the category
+    EXCLUDED are skipped.
     """
 
     #: Argument -> config key.
@@ -58,16 +58,16 @@ class CenterNetDatasetMapper(DatasetMapper):
     ) -> None:
         """
         Args:
-            is_train: whether annotations are wanted.
-            num_classes: classes of the model.
-            properties: of the points; they make the ``gt_*`` fields beside boxes and classes.
+            is_train: convert annotations to ``instances``.
+            num_classes: number of classes of the model.
+            properties: properties of points; they add ``gt_*`` fields to boxes and classes.
             crowd: "object" keeps crowd annotations as objects, "ignore" marks them in ``gt_ignore``.
-            defer_color: a :class:`ColorJitter` that comes last only writes its (3, 4) matrix into the sample, as
-                ``color``; the image stays uint8, and the model has to apply it, as CenterNet does on its device.
+            defer_color: do not apply a final :class:`ColorJitter`, but store its (3, 4) matrix in the sample as
+                ``color``. The image stays uint8, and the model must apply the matrix, as CenterNet does on its device.
             kwargs: see :class:`detectron2.data.DatasetMapper`.
 
         Raises:
-            ValueError: unknown crowd policy.
+            ValueError: the crowd policy is unknown.
         """
         super().__init__(is_train, **kwargs)
         check_choice("crowd", crowd, CROWD_POLICIES)
@@ -84,19 +84,20 @@ class CenterNetDatasetMapper(DatasetMapper):
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
             "properties": build_properties(cfg),
-            "defer_color": cfg.MODEL.META_ARCHITECTURE == "CenterNet",  # Others may not know of it.
+            "defer_color": cfg.MODEL.META_ARCHITECTURE == "CenterNet",  # Other models may not support it.
         }
 
     def __call__(self, dataset_dict: DatasetDict) -> dict:
-        """See :class:`detectron2.data.DatasetMapper`, whose reading cuts 16-bit images off at 255; ours scales them.
+        """Map a dataset dict, see :class:`detectron2.data.DatasetMapper`.
 
-        An image without annotations has no objects.
+        Unlike Detectron2, which clips 16-bit images at 255, this mapper scales them. An image without annotations has
+        no objects.
 
         Raises:
-            OSError: the image cannot be read; the message names it.
+            OSError: the image cannot be read; the message contains its path.
         """
         annotations = dataset_dict.get("annotations", [])
-        # They are only read, and there may be many.
+        # Annotations are not modified, so they do not need a copy.
         sample = copy.deepcopy({key: value for key, value in dataset_dict.items() if key != "annotations"})
         image = read_image(sample["file_name"], self.image_format)
         utils.check_image_size(sample, image)
@@ -114,7 +115,11 @@ class CenterNetDatasetMapper(DatasetMapper):
         return sample
 
     def augment(self, inputs: AugInput) -> tuple[TransformList, np.ndarray | None]:
-        """Change an image; all that was drawn for it, and the (3, 4) matrix of colours if its pixels wait for that."""
+        """Augment an image.
+
+        Returns:
+            The applied transforms, and the (3, 4) color matrix if color is deferred, else None.
+        """
         steps = self.augmentations.augs
         if not (self.defer_color and steps and isinstance(steps[-1], ColorJitter)):
             return self.augmentations(inputs), None
@@ -123,24 +128,26 @@ class CenterNetDatasetMapper(DatasetMapper):
         return TransformList([*transforms, color]), color.matrix(inputs.image)
 
     def annotate(self, record: DatasetDict, transforms: TransformList, size: tuple[int, int]) -> Instances:
-        """The annotations of an image, in their order, as ``gt_*`` fields; objects outside the image are dropped.
+        """Convert the annotations of an image to ``gt_*`` fields, in order.
+
+        Objects outside the image are dropped.
 
         Args:
-            record: the image in Detectron2's format; ``width`` and ``height`` are those before the transforms.
-            transforms: what the image went through.
-            size: (height, width) of the image after that.
+            record: image in Detectron2's format; ``width`` and ``height`` are the size before the transforms.
+            transforms: transforms of the image.
+            size: (height, width) of the transformed image.
 
         Raises:
-            ValueError: an object has a class that the model does not know.
+            ValueError: an object has a class that the model does not have.
         """
         annotations = [x for x in record["annotations"] if x["category_id"] != EXCLUDED]
-        # Before the transforms, which put the corners of a box in order and may move it into the window.
+        # Before the transforms, which sort the corners of a box and may move an outside box into the window.
         before = (record.get("width", np.inf), record.get("height", np.inf))
-        annotations = list(compress(annotations, shows_something(annotations, before)))
+        annotations = list(compress(annotations, has_visible_area(annotations, before)))
         if any(not (ALL_CLASSES if x.get("ignore") else 0) <= x["category_id"] < self.num_classes for x in annotations):
             raise ValueError(
-                f"{record['file_name']} has objects of a class that MODEL.CENTERNET.NUM_CLASSES = "
-                f"{self.num_classes} does not know"
+                f"{record['file_name']} has objects with a class outside 0..{self.num_classes - 1} "
+                "(MODEL.CENTERNET.NUM_CLASSES)"
             )
         boxes = transforms.apply_box(corners(annotations)).clip(0, [size[1], size[0]] * 2)
         instances = Instances(size)
@@ -150,36 +157,38 @@ class CenterNetDatasetMapper(DatasetMapper):
             ignore = [x.get("ignore", self.crowd == "ignore" and bool(x.get("iscrowd", 0))) for x in annotations]
             instances.gt_ignore = torch.tensor(ignore, dtype=torch.bool)
         annotate_properties(instances, self.properties, {**record, "annotations": annotations}, transforms.transforms)
-        # Where centers are not known, what else is known may belong to a box that is anywhere.
+        # Objects with unknown centers are kept even if their box is empty.
         return instances if instances.has("gt_blind") else utils.filter_empty_instances(instances)
 
 
 def _channels_first(image: np.ndarray) -> Tensor:
-    """(H, W, C) -> (C, H, W)."""
+    """Convert (H, W, C) to (C, H, W)."""
     if image.dtype != np.uint8:
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     planes = np.empty((image.shape[2], *image.shape[:2]), dtype=np.uint8)
-    cv2.split(image, list(planes))  # Several times as fast as NumPy.
+    cv2.split(image, list(planes))  # Several times faster than NumPy.
     return torch.from_numpy(planes)
 
 
 def annotate_properties(
     instances: Instances, properties: Sequence[Property], record: DatasetDict, transforms: Sequence[Transform]
 ) -> None:
-    """Add what properties say of the annotations of an image; ``gt_weight`` is the product of what they say.
+    """Add the ``gt_*`` fields of properties to instances.
+
+    The field ``gt_weight`` is the product over all properties.
 
     Raises:
-        ValueError: two properties give the same field, or one has another length than the annotations.
+        ValueError: two properties return the same field, or the length of a field differs from the annotations.
     """
     for prop in properties:
         for name, value in prop.annotate(record, transforms, instances.image_size).items():
             if len(value) != len(instances):
                 raise ValueError(
-                    f"{record.get('file_name', 'an image')}: the property {prop.name} gives {len(value)} {name} for "
+                    f"{record.get('file_name', 'an image')}: the property {prop.name} returned {len(value)} {name} for "
                     f"{len(instances)} annotations"
                 )
             if name == "gt_weight" and instances.has(name):
                 value = value * instances.gt_weight
             elif instances.has(name):
-                raise ValueError(f"the property {prop.name} gives {name}, which an earlier one gives too")
+                raise ValueError(f"the property {prop.name} returned {name}, which an earlier property returned too")
             instances.set(name, value)

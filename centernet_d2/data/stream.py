@@ -1,7 +1,7 @@
-"""The samples of a training as one endless stream over all processes, which can be entered anywhere.
+"""Resumable infinite stream of training samples over all processes.
 
-What happens at a position of the stream depends on the seed and the position alone: which image it is, and how it is
-augmented. So a resumed training reads on where it stopped, whatever the number of workers or processes.
+The image at a position of the stream and its augmentation depend only on the seed and the position. A training can
+resume at any position with any number of workers or processes.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from ..structures.types import DatasetDict
 __all__ = ["SampleStream", "StreamDataset", "seeded"]
 
 # Position in the stream, and index of the image.
-Place = tuple[int, int]
+StreamItem = tuple[int, int]
 
 
 class SampleStream(Sampler):
-    """Places of one process: every world-size-th position of the stream, from where a training begins.
+    """Sampler of the stream positions of one process: every world-size-th position.
 
-    The stream is one epoch after the other, each in an order of its own. In an epoch an image is there as often as its
-    repeat factor says, which is rounded up or down by chance where it is no whole number, as in Detectron2's
-    ``RepeatFactorTrainingSampler``.
+    The stream is a sequence of epochs with different random orders. An epoch repeats an image according to its repeat
+    factor; fractional factors are rounded up or down at random, as in Detectron2's ``RepeatFactorTrainingSampler``.
+
+    Attributes:
+        start: first position of all processes together; set it to resume a training.
     """
 
     def __init__(
@@ -46,26 +48,25 @@ class SampleStream(Sampler):
         """
         Args:
             size: number of images.
-            seed: of all orders; the same in all processes.
-            repeat_factors: (size,) how often each image is there in an epoch on average; None: once.
-            rank, world_size: of this process; by default as Detectron2 knows them.
+            seed: random seed of the orders; the same in all processes.
+            repeat_factors: (size,) mean repetitions of each image per epoch; None for 1.
+            rank, world_size: of this process; by default from Detectron2.
         """
         if size < 1:
-            raise ValueError("there are no images to train on")
+            raise ValueError("the training set has no images")
         self.size = size
         self.seed = seed
         self.repeat_factors = repeat_factors
         self.rank = comm.get_rank() if rank is None else rank
         self.world_size = comm.get_world_size() if world_size is None else world_size
-        # First position of all processes together.
         self.start = 0
 
     @property
     def epoch_length(self) -> float:
-        """Images in an epoch, on average."""
+        """Mean number of images per epoch."""
         return self.size if self.repeat_factors is None else float(self.repeat_factors.sum())
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[StreamItem]:
         epoch, first = self._epoch_at(self.start)
         position = self.start + self.rank
         while True:
@@ -76,7 +77,7 @@ class SampleStream(Sampler):
             epoch, first = epoch + 1, first + len(order)
 
     def _epoch_at(self, position: int) -> tuple[int, int]:
-        """The epoch that a position belongs to, and the first position of that epoch; no order is drawn for it."""
+        """Return the epoch of a position and the first position of this epoch, without sampling orders."""
         factors = self.repeat_factors
         if factors is None:
             return position // self.size, position // self.size * self.size
@@ -93,45 +94,48 @@ class SampleStream(Sampler):
         return indices[torch.randperm(len(indices), generator=generator)]
 
     def _repeats(self, factors: Tensor, generator: torch.Generator) -> Tensor:
-        """(size,) how often each image is there in one epoch."""
-        whole = factors.floor()
-        chance = torch.rand(self.size, generator=generator)
-        return (whole + (chance < factors - whole)).long()
+        """Return the (size,) repetitions of each image in one epoch."""
+        lower = factors.floor()
+        random = torch.rand(self.size, generator=generator)
+        return (lower + (random < factors - lower)).long()
 
     def _generator(self, epoch: int) -> torch.Generator:
         return torch.Generator().manual_seed(_mix(self.seed, epoch))
 
 
 class StreamDataset(Dataset):
-    """Images by their places in a stream; the augmentation of a place is always the same one."""
+    """Dataset of augmented images, indexed by items of a :class:`SampleStream`.
+
+    The augmentation of a stream position is deterministic.
+    """
 
     def __init__(
         self, dicts: Sequence[DatasetDict], mapper: Callable[[dict], dict], seed: int, *, max_bad_images: int = 0
     ) -> None:
         """
         Args:
-            dicts: images in Detectron2's format; kept in memory that workers share.
-            mapper: makes a sample of a copy of one.
-            seed: of the augmentations.
-            max_bad_images: so many images that cannot be read are left out, each with a warning; the next one that can
-                takes their place. 0: the first is an error.
+            dicts: images in Detectron2's format; stored in shared memory.
+            mapper: function that converts a copy of a dict to a sample.
+            seed: random seed of the augmentations.
+            max_bad_images: maximum number of unreadable images to skip, with a warning for each; the next readable
+                image replaces a skipped image. 0: the first unreadable image raises an error.
         """
-        self.records = DatasetFromList(list(dicts), copy=False)  # Every look at one unpacks a new copy.
+        self.records = DatasetFromList(list(dicts), copy=False)  # Every access unpickles a new copy.
         self.mapper = mapper
         self.seed = seed
         self.max_bad_images = max_bad_images
-        # In memory that workers share, so that they warn once, and the main process can count.
+        # In shared memory, so that workers warn only once and the main process can count.
         self.bad = torch.zeros(len(dicts), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, place: Place) -> dict:
+    def __getitem__(self, item: StreamItem) -> dict:
         """
         Raises:
-            OSError: an image cannot be read, or too many; the message names it.
+            OSError: too many images are unreadable; the message contains the path of the last one.
         """
-        position, index = place
+        position, index = item
         for candidate in range(index, index + len(self)):
             candidate %= len(self)
             if self.bad[candidate]:
@@ -140,29 +144,29 @@ class StreamDataset(Dataset):
                 with seeded(self.seed, position):
                     return self.mapper(self.records[candidate])
             except OSError as error:
-                self._leave_out(candidate, error)
-        raise OSError("no image can be read")
+                self._skip(candidate, error)
+        raise OSError("all images of the training set are unreadable")
 
-    def _leave_out(self, index: int, error: OSError) -> None:
+    def _skip(self, index: int, error: OSError) -> None:
         if self.max_bad_images == 0:
             raise error
         self.bad[index] = True
         count = int(self.bad.sum())
         if count > self.max_bad_images:
             raise OSError(
-                f"{count} images cannot be read, more than DATALOADER.MAX_BAD_IMAGES ({self.max_bad_images}); the "
+                f"{count} images are unreadable, more than DATALOADER.MAX_BAD_IMAGES ({self.max_bad_images}); the "
                 f"last one: {error}"
             ) from error
-        logging.getLogger(__name__).warning(f"{error}; it is left out (DATALOADER.MAX_BAD_IMAGES)")
+        logging.getLogger(__name__).warning(f"{error}; the image is skipped (DATALOADER.MAX_BAD_IMAGES)")
 
     def bad_files(self) -> list[str]:
-        """The images that were left out until now."""
+        """Return the paths of the images skipped so far."""
         return [self.records[index]["file_name"] for index in self.bad.nonzero()[:, 0].tolist()]
 
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Global random generators (Python's, NumPy's, torch's) start from these numbers, and later go on as before."""
+    """Set the seeds of Python, NumPy and torch, and restore their states on exit."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     seed = _mix(*numbers)
     random.seed(seed)
@@ -177,6 +181,6 @@ def seeded(*numbers: int) -> Iterator[None]:
 
 
 def _mix(*numbers: int) -> int:
-    """One number of 63 bits that looks random, from some that do not."""
+    """Hash numbers to a 63-bit seed."""
     state = np.random.SeedSequence([number % 2**63 for number in numbers]).generate_state(1, np.uint64)
-    return int(state[0]) >> 1  # NumPy 1 would make a float of it.
+    return int(state[0]) >> 1  # Shift a Python int: NumPy 1 would convert the result to float.

@@ -26,7 +26,7 @@ from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.catalog import dataset_metadata, to_plain
 from ..data.checks import load_checked
-from ..data.loader import build_train_loader, keep_signals_from_workers, stream_of
+from ..data.loader import build_train_loader, find_stream, shield_workers_from_signals
 from ..data.stream import SampleStream, StreamDataset
 from ..evaluation.build import build_evaluator, check_evaluation, main_metric
 from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
@@ -68,7 +68,7 @@ class Trainer(DefaultTrainer):
             self.check_test_sets(cfg)
         optimizer = self.build_optimizer(cfg, model)
         loader = self.build_train_loader(cfg)
-        stream, samples = stream_of(loader)
+        stream, samples = find_stream(loader)
         self.stream: SampleStream | None = stream
         self.samples: StreamDataset | None = samples
         cfg = with_iterations(cfg, None if self.stream is None else self.stream.epoch_length)
@@ -305,7 +305,7 @@ class Trainer(DefaultTrainer):
             mapper=(OracleMapper if cfg.TEST.CENTERNET_ORACLE else CenterNetDatasetMapper)(cfg, False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
-        keep_signals_from_workers(loader)
+        shield_workers_from_signals(loader)
         return loader
 
     @classmethod

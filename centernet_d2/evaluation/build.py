@@ -1,4 +1,4 @@
-"""Which evaluator a data set has, and whether a model and a config suit it."""
+"""Construction of evaluators, and validation of the config for evaluation."""
 
 from __future__ import annotations
 
@@ -23,18 +23,20 @@ from .kitti_metrics import MIN_OVERLAPS, RULES
 
 __all__ = ["build_evaluator", "check_evaluation", "main_metric"]
 
-# Values of ``evaluator_type`` in the metadata of a data set.
+# Supported values of ``evaluator_type`` in the metadata of a dataset.
 EVALUATORS = ("coco", "pascal_voc", "kitti")
 COCO_KEYPOINTS = 17
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
-    """The metric of a data set by its ``evaluator_type`` (COCO, Pascal VOC, KITTI), and what properties measure.
+    """Build the evaluator of a dataset, which includes the errors of the properties.
+
+    The ``evaluator_type`` of the dataset selects COCO, Pascal VOC or KITTI evaluation.
 
     Args:
-        cfg: of the model.
-        dataset_name: registered.
-        folder: for results.
+        cfg: config of the model.
+        dataset_name: name of the registered dataset.
+        folder: output folder of the results.
     """
     properties = build_properties(cfg)
     kind = evaluator_type(dataset_name)
@@ -57,18 +59,21 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
     if not (names := cfg.MODEL.CENTERNET.CLASS_NAMES):
         return evaluators
     numbers = match_classes(dataset_name, MetadataCatalog.get(dataset_name).thing_classes, names)
-    return OwnClassesEvaluator(evaluators, numbers, len(names))
+    return ClassSubsetEvaluator(evaluators, numbers, len(names))
 
 
-class OwnClassesEvaluator(DatasetEvaluator):
-    """An evaluator of a data set that labels some of a model's classes: it gets detections of these, by its numbers."""
+class ClassSubsetEvaluator(DatasetEvaluator):
+    """Evaluator for a dataset that labels a subset of the model's classes.
+
+    It passes the detections of these classes, converted to the classes of the dataset, to another evaluator.
+    """
 
     def __init__(self, evaluator: DatasetEvaluator, numbers: Sequence[int], num_classes: int) -> None:
         """
         Args:
-            evaluator: of the data set.
-            numbers: of its classes in the model, see :func:`match_classes`.
-            num_classes: of the model.
+            evaluator: evaluator of the dataset.
+            numbers: indices of its classes in the model, see :func:`match_classes`.
+            num_classes: number of classes of the model.
         """
         self.evaluator = evaluator
         self.own = torch.full((num_classes,), -1)
@@ -91,38 +96,41 @@ class OwnClassesEvaluator(DatasetEvaluator):
 
 
 def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
-    """Everything that would otherwise fail at the first evaluation on a data set.
+    """Validate the config for the evaluation on a dataset, before training.
 
     Raises:
-        ValueError: it has no evaluator, the model does not predict what is to be evaluated, or names or sigmas are for
-            other keypoints.
+        ValueError: the dataset has no evaluator, the model does not predict the required fields, or keypoint names or
+            sigmas do not match the model.
     """
     kind = evaluator_type(dataset_name)
     if not heads_provide(cfg, "boxes"):
-        raise ValueError("evaluation needs boxes: add BoxHead to MODEL.CENTERNET.HEADS, or empty DATASETS.TEST")
+        raise ValueError("evaluation requires boxes; add BoxHead to MODEL.CENTERNET.HEADS, or clear DATASETS.TEST")
     if kind == "kitti" and not heads_provide(cfg, "boxes3d"):
-        raise ValueError(f"evaluation on '{dataset_name}' needs 3-D boxes: add Box3DHead to MODEL.CENTERNET.HEADS")
+        raise ValueError(f"evaluation on '{dataset_name}' requires 3-D boxes; add Box3DHead to MODEL.CENTERNET.HEADS")
     if kind == "kitti":
         check_choice("MODEL.CENTERNET.QUIRKS.KITTI_RULES", cfg.MODEL.CENTERNET.QUIRKS.KITTI_RULES, RULES)
     if kind != "coco" or not heads_provide(cfg, "keypoints"):
         return
     count, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS
     if len(sigmas) not in (0, count):
-        raise ValueError(f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} values for {count} keypoints")
+        raise ValueError(f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} values, but there are {count} keypoints")
     if not sigmas and count != COCO_KEYPOINTS:
         raise ValueError(
-            f"TEST.KEYPOINT_OKS_SIGMAS is empty, which stands for COCO's {COCO_KEYPOINTS} keypoints, but there are "
-            f"{count}; 0.05 for each is a sensible start"
+            f"TEST.KEYPOINT_OKS_SIGMAS is empty, which selects the sigmas of COCO's {COCO_KEYPOINTS} keypoints, but "
+            f"there are {count} keypoints. Set one value per keypoint; 0.05 is a reasonable start"
         )
     metadata = MetadataCatalog.get(dataset_name)
     path, names = metadata.get("json_file"), metadata.get("keypoint_names")
-    # Files of DATASETS.REGISTER were checked when they were read.
+    # Files of DATASETS.REGISTER are validated when they are read.
     if path and names and dataset_name not in [entry[0] for entry in cfg.DATASETS.REGISTER]:
         check_keypoint_names(path, load_coco_content(dataset_name).get("categories", ()), names)
 
 
 def main_metric(cfg: CfgNode) -> str:
-    """The name of the metric that counts on the first of DATASETS.TEST, in what :meth:`Trainer.test` returns."""
+    """Return the name of the main metric of the first dataset of DATASETS.TEST.
+
+    The name is a key of the flattened results of :meth:`Trainer.test`.
+    """
     dataset_name = cfg.DATASETS.TEST[0]
     kind = evaluator_type(dataset_name)
     if kind == "kitti":
@@ -137,15 +145,15 @@ def main_metric(cfg: CfgNode) -> str:
 
 
 def evaluator_type(dataset_name: str) -> str:
-    """One of EVALUATORS.
+    """Return the evaluator type of a dataset, one of EVALUATORS.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the evaluator type is unknown.
     """
     kind = MetadataCatalog.get(dataset_name).get("evaluator_type")
     if kind not in EVALUATORS:
         raise ValueError(
-            f"the data set '{dataset_name}' has evaluator_type {kind!r}; known are {', '.join(EVALUATORS)}. "
-            "Set it with MetadataCatalog.get(name).evaluator_type, or override Trainer.build_evaluator"
+            f"the dataset '{dataset_name}' has evaluator_type {kind!r}, but must have one of {', '.join(EVALUATORS)}. "
+            "Set MetadataCatalog.get(name).evaluator_type, or override Trainer.build_evaluator"
         )
     return kind

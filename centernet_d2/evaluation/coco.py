@@ -1,4 +1,4 @@
-"""COCO evaluation, optionally with the rounding of the original's result files."""
+"""COCO evaluation, optionally with the rounding of the reference implementation."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ __all__ = ["PointCOCOEvaluator", "build_ground_truth", "fill_annotations", "roun
 
 
 def round_result(result: dict) -> dict:
-    """One COCO result as the original writes it: two decimals for boxes, scores and joints (original.md: COCO results).
+    """Round a COCO result like the result files of the reference implementation.
 
-    The third value of every joint becomes the constant 1.
+    Boxes, scores and keypoints get two decimals, and the score of every keypoint becomes 1 (original.md: COCO results).
     """
     rounded = {**result, "bbox": _two_decimals(result["bbox"]), "score": _two_decimals([result["score"]])[0]}
     if "keypoints" in result:
-        joints = _two_decimals(result["keypoints"])
-        joints[2::3] = [1.0] * len(joints[2::3])
-        rounded["keypoints"] = joints
+        keypoints = _two_decimals(result["keypoints"])
+        keypoints[2::3] = [1.0] * len(keypoints[2::3])
+        rounded["keypoints"] = keypoints
     return rounded
 
 
@@ -45,10 +45,10 @@ def _two_decimals(values: Sequence[float]) -> list[float]:
 
 
 def build_ground_truth(dataset_name: str, num_keypoints: int = 0) -> COCO:
-    """Return the annotations of a dataset with everything that the COCO evaluation needs; the dataset is unchanged.
+    """Build the ground truth of the COCO evaluation; the dataset is not modified.
 
     Args:
-        dataset_name: a dataset with a COCO file, or one whose dicts can be converted.
+        dataset_name: name of a dataset with a COCO file, or with dicts that can be converted.
         num_keypoints: see :func:`fill_annotations`.
 
     Raises:
@@ -63,14 +63,14 @@ def build_ground_truth(dataset_name: str, num_keypoints: int = 0) -> COCO:
 
 
 def fill_annotations(content: dict, num_keypoints: int = 0) -> None:
-    """Complete the annotations of a COCO file in memory with what may be missing there.
+    """Add missing values to the annotations of a COCO file in memory.
 
-    The area is that of the box, the crowd flag 0, keypoints are not labeled. If ids are missing, repeated, texts, or 0,
-    which pycocotools takes for no match, all annotations are numbered anew.
+    The default area is the area of the box, the default crowd flag is 0, and default keypoints are unlabeled.
+    Annotations are renumbered if ids are missing, repeated, strings, or 0, which pycocotools confuses with no match.
 
     Args:
-        content: of a COCO file; changed.
-        num_keypoints: that annotations without keypoints get, and a count of; 0 leaves keypoints alone.
+        content: content of a COCO file, modified in place.
+        num_keypoints: number of keypoints to add to annotations without keypoints; 0 does not add keypoints.
     """
     annotations = content.get("annotations", ())
     ids = [annotation.get("id") for annotation in annotations]
@@ -95,16 +95,17 @@ def to_coco(
     properties: Sequence[Property],
     category_ids: Sequence[int] | None = None,
 ) -> list[dict[str, Any]]:
-    """Detections of one image in COCO's results format.
+    """Convert the detections of one image to COCO's results format.
 
     Args:
-        instances: as the model gives them.
-        image_id: of the image.
-        properties: of the model; each writes what belongs to it, see :meth:`Property.to_json`.
-        category_ids: of each class; by default the number of the class, from 0.
+        instances: detections of the model.
+        image_id: id of the image.
+        properties: properties of the model, which convert their fields, see :meth:`Property.to_json`.
+        category_ids: category id of each class; default: the index of the class.
 
     Returns:
-        One dict per detection: image_id, category_id, score, bbox (x, y, width, height) and what else is predicted.
+        One dict per detection with image_id, category_id, score, bbox (x, y, width, height) and the values of the
+        properties.
     """
     instances = instances.to("cpu")
     parts = [prop.to_json(instances) for prop in properties]
@@ -118,9 +119,9 @@ def to_coco(
 
 
 class PointCOCOEvaluator(COCOEvaluator):
-    """Detectron2's COCOEvaluator with a result file of everything that a model predicts.
+    """Detectron2's COCOEvaluator with result files that contain all properties.
 
-    It adds ground truth in memory and faster-coco-eval; gathering and tables are Detectron2's.
+    It also keeps the ground truth in memory and supports faster-coco-eval.
     """
 
     def __init__(
@@ -137,18 +138,18 @@ class PointCOCOEvaluator(COCOEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: of the registered dataset.
-            properties: of the model.
-            num_keypoints: of the model; annotations without keypoints get this number of unlabeled ones.
-            round_results: evaluate numbers of two decimals as the original did, which gives score ties; the score of
-                every joint is then 1 (original.md: COCO results).
-            use_fast_impl: evaluate by faster-coco-eval where it is installed; by pycocotools otherwise, with the same
-                figures.
-            output_dir: folder for result files; None writes none.
-            max_dets_per_image: limit of detections per image, for boxes.
-            kpt_oks_sigmas: of the keypoints; empty for those of COCO.
+            dataset_name: name of the registered dataset.
+            properties: properties of the model.
+            num_keypoints: number of keypoints of the model; annotations without keypoints get this number of unlabeled
+                keypoints.
+            round_results: evaluate numbers with two decimals, like the reference implementation. This causes ties of
+                scores, and the score of every keypoint is 1 (original.md: COCO results).
+            use_fast_impl: use faster-coco-eval if it is installed; pycocotools gives the same metrics.
+            output_dir: folder for result files, or None for no files.
+            max_dets_per_image: maximum number of detections per image, for boxes.
+            kpt_oks_sigmas: sigmas of the keypoints; empty for the sigmas of COCO.
         """
-        # The constructor of Detectron2 parses the annotation file again; these are the attributes that it sets.
+        # Detectron2's constructor would parse the annotation file again, so its attributes are set here.
         self._logger = logging.getLogger("detectron2.evaluation.coco_evaluation")
         self._distributed = True
         self._output_dir = output_dir
@@ -156,7 +157,7 @@ class PointCOCOEvaluator(COCOEvaluator):
         self._kpt_oks_sigmas = kpt_oks_sigmas
         self._metadata = MetadataCatalog.get(dataset_name)
         if not self._metadata.get("thing_classes"):
-            load_dataset(dataset_name)  # Sets the names of the classes.
+            load_dataset(dataset_name)  # Sets `thing_classes`.
         self._coco_api = build_ground_truth(dataset_name, num_keypoints)
         self._faster = use_fast_impl and find_spec("faster_coco_eval") is not None
         self._properties = properties
@@ -184,7 +185,7 @@ class PointCOCOEvaluator(COCOEvaluator):
             self._logger.info("Annotations are not available for evaluation.")
             return
         self._logger.info(f"Evaluating with {'faster-coco-eval' if self._faster else 'the official COCO API'} ...")
-        # Detectron2 replaces the class of the evaluation if it gets other limits than 100.
+        # Detectron2 replaces `cocoeval_fn` if the last limit is not 100.
         options: dict[str, Any] = {"cocoeval_fn": COCOeval, "max_dets_per_image": self._max_dets_per_image}
         if self._faster:
             options = {"cocoeval_fn": partial(FasterCOCOeval, max_dets=self._max_dets_per_image)}

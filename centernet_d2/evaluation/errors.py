@@ -1,4 +1,4 @@
-"""By how much predictions are off, in their own units: what an average precision does not tell."""
+"""Per-property errors in physical units, which complement average precision."""
 
 from __future__ import annotations
 
@@ -23,51 +23,56 @@ from ..structures.types import DatasetDict
 
 __all__ = ["ErrorEvaluator"]
 
-# A detection belongs to an object whose box it overlaps at least this much.
+# Minimum IoU of an object and its detection.
 MIN_OVERLAP = 0.5
 
 
-def assign(truth: Instances, detections: Instances) -> tuple[Tensor, Tensor]:
-    """The detection of its class whose box overlaps that of an object most; several objects may share one.
+def match_detections(truth: Instances, detections: Instances) -> tuple[Tensor, Tensor]:
+    """Match each object with the detection of the same class and the largest IoU.
+
+    Several objects may share a detection.
 
     Args:
-        truth: N objects, ``gt_boxes`` and ``gt_classes``.
-        detections: ``pred_boxes`` and ``pred_classes``.
+        truth: N objects with ``gt_boxes`` and ``gt_classes``.
+        detections: detections with ``pred_boxes`` and ``pred_classes``.
 
     Returns:
-        (M,) indices of the objects that were found, and (M,) of the detections that found them.
+        (M,) indices of the detected objects, and (M,) indices of their detections.
     """
     if not len(truth) or not len(detections):
         return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
     same = truth.gt_classes[:, None] == detections.pred_classes
     best, detection = (pairwise_iou(truth.gt_boxes, detections.pred_boxes) * same).max(dim=1)
-    found = (best >= MIN_OVERLAP).nonzero()[:, 0]
-    return found, detection[found]
+    detected = (best >= MIN_OVERLAP).nonzero()[:, 0]
+    return detected, detection[detected]
 
 
-def finite(instances: Instances) -> Instances:
-    """The detections all of whose numbers are finite, as far as fields are tensors or have one; others find nothing."""
+def drop_non_finite(instances: Instances) -> Instances:
+    """Remove detections with NaN or Inf in any tensor field."""
     values = (getattr(value, "tensor", value) for value in instances.get_fields().values())
-    sound = torch.ones(len(instances), dtype=torch.bool)
+    finite = torch.ones(len(instances), dtype=torch.bool)
     for tensor in (value for value in values if isinstance(value, Tensor)):
-        sound &= tensor.flatten(1).isfinite().all(dim=1) if tensor.dim() > 1 else tensor.isfinite()
-    return instances[sound]
+        finite &= tensor.flatten(1).isfinite().all(dim=1) if tensor.dim() > 1 else tensor.isfinite()
+    return instances[finite]
 
 
-def collect(parts: Sequence[Instances]) -> Instances:
-    """Objects of many images, which have nothing in common but their fields, as one list."""
+def concatenate(parts: Sequence[Instances]) -> Instances:
+    """Join the instances of images with different sizes."""
     return Instances.cat([Instances((0, 0), **part.get_fields()) for part in parts])
 
 
 class ErrorEvaluator(DatasetEvaluator):
-    """What the properties say of the objects that were found (:meth:`Property.errors`), and how many were."""
+    """Evaluator of property errors on detected objects, and of their percentage.
+
+    Errors are computed by :meth:`Property.errors`.
+    """
 
     def __init__(self, dataset_name: str, properties: Sequence[Property], threshold: float = 0.3) -> None:
         """
         Args:
-            dataset_name: registered data set with annotations.
-            properties: of the model.
-            threshold: detections that score less are not used.
+            dataset_name: name of a registered dataset with annotations.
+            properties: properties of the model.
+            threshold: minimum score of detections.
         """
         self.properties = [prop for prop in properties if type(prop).errors is not Property.errors]
         records = load_dataset(dataset_name) if self.properties else ()
@@ -84,7 +89,7 @@ class ErrorEvaluator(DatasetEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        # Of every image: detections, the objects that they found, and by property how many objects there are.
+        # (matched detections, matched objects) of every image, and the number of objects per property.
         self.pairs: list[tuple[Instances, Instances]] = []
         self.counts = torch.zeros(len(self.properties), dtype=torch.long)
 
@@ -92,17 +97,20 @@ class ErrorEvaluator(DatasetEvaluator):
         if not self.properties:
             return
         for x, output in zip(inputs, outputs, strict=True):
-            detections = finite(output["instances"].to("cpu"))
+            detections = drop_non_finite(output["instances"].to("cpu"))
             detections = detections[detections.scores > self.threshold]
             record = self.records[x["image_id"]]
             truth = known_objects(self.mapper.annotate(record, TransformList([]), detections.image_size))
             self.counts += torch.tensor([int(prop.labelled(truth).sum()) for prop in self.properties])
-            found, by = assign(truth, detections)
-            if len(found):
-                self.pairs.append((detections[by], truth[found]))
+            objects, matches = match_detections(truth, detections)
+            if len(objects):
+                self.pairs.append((detections[matches], truth[objects]))
 
     def evaluate(self) -> dict[str, dict[str, float]] | None:
-        """The errors by property, and ``found``, percent of the objects; nothing of what is not labelled."""
+        """Return the errors of all labeled properties.
+
+        The metric ``found`` is the percentage of detected objects.
+        """
         gathered = comm.gather((self.pairs, self.counts))
         if not comm.is_main_process():
             return None
@@ -117,13 +125,13 @@ class ErrorEvaluator(DatasetEvaluator):
     def _errors(self, prop: Property, pairs: Sequence[tuple[Instances, Instances]], count: int) -> dict[str, float]:
         results, number = {}, 0
         if pairs:
-            found, truth = (collect(side) for side in zip(*pairs, strict=True))
+            detections, truth = (concatenate(side) for side in zip(*pairs, strict=True))
             known = prop.labelled(truth)
             number = int(known.sum())
         if number:
-            results = prop.errors(found[known], truth[known])
+            results = prop.errors(detections[known], truth[known])
         results["found"] = 100.0 * number / count
         table = create_small_table(results)
-        message = f"errors of {prop.error_name}, and percent of the objects that were found:\n{table}"
+        message = f"errors of {prop.error_name}, and percentage of detected objects (found):\n{table}"
         logging.getLogger(__name__).info(message)
         return results

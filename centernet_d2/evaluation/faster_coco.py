@@ -1,4 +1,4 @@
-"""pycocotools' evaluation with its slow steps done by faster-coco-eval."""
+"""COCO evaluation of pycocotools, accelerated by faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -12,40 +12,41 @@ from pycocotools.coco import COCO
 
 __all__ = ["FasterCOCOeval"]
 
-# faster-coco-eval keeps ids in double precision.
+# faster-coco-eval stores ids in double precision.
 MAX_ID = 2**53
 
 
 class FasterCOCOeval(COCOevalMaxDets):
-    """A COCOeval of pycocotools whose matches and curves are those of faster-coco-eval.
+    """COCOeval of pycocotools that computes matches and curves by faster-coco-eval.
 
-    Annotations, parameters and summary stay with pycocotools. All figures are the same, but for the last digit of
-    double precision. If faster-coco-eval fails, a warning says why, and pycocotools does everything.
+    pycocotools handles annotations, parameters and the summary. All metrics are equal up to rounding errors in double
+    precision. If faster-coco-eval fails, the error is logged as a warning and pycocotools is used.
     """
 
     params: Any
     eval: dict
 
-    def __init__(self, truth: COCO, found: COCO, task: str, max_dets: Sequence[int] = (1, 10, 100)) -> None:
+    def __init__(self, truth: COCO, detections: COCO, task: str, max_dets: Sequence[int] = (1, 10, 100)) -> None:
         """
         Args:
             truth: the ground truth.
-            found: detections, as ``truth.loadRes`` gives them.
+            detections: output of ``truth.loadRes``.
             task: bbox, segm or keypoints.
-            max_dets: three limits of detections per image, for all tasks but keypoints. They are kept here, as
-                Detectron2 takes another class for a last one that is not 100.
+            max_dets: three limits of detections per image, for all tasks except keypoints. They are an argument
+                because Detectron2 replaces this class if the last limit is not 100.
         """
-        super().__init__(truth, found, task)
+        super().__init__(truth, detections, task)
         self._max_dets = list(max_dets)
 
     def evaluate(self) -> None:
-        """Match, and draw the curves, which pycocotools leaves to :meth:`accumulate`."""
+        """Compute matches and curves; pycocotools computes curves in :meth:`accumulate`."""
         if self.params.iouType != "keypoints":
             self.params.maxDets = self._max_dets
         try:
             self._evaluate_faster()
-        except Exception as error:  # Releases that nobody tried may fail in any way; that shall not end a training.
-            log_first_n(logging.WARNING, f"pycocotools evaluates, since faster-coco-eval fails: {error}", key="message")
+        except Exception as error:  # Untested releases may fail in any way, which must not end a training.
+            message = f"faster-coco-eval failed, so pycocotools is used: {error}"
+            log_first_n(logging.WARNING, message, key="message")
             super().evaluate()
 
     def accumulate(self, p: object = None) -> None:
@@ -57,12 +58,12 @@ class FasterCOCOeval(COCOevalMaxDets):
 
         ids = (*self.cocoGt.imgs, *self.cocoGt.anns, *self.cocoGt.cats)
         if not all(isinstance(one, int) and 0 <= one < MAX_ID for one in ids):
-            raise ValueError("it needs ids that are whole numbers from 0 to 2^53")
+            raise ValueError("ids must be integers from 0 to 2^53")
         faster = COCOeval_faster(iouType=self.params.iouType, print_function=print)
-        # Its constructor would ask for more than pycocotools' COCO has, and choose the categories of keypoints itself.
+        # The constructor requires attributes that pycocotools' COCO does not have, and selects keypoint categories.
         faster.cocoGt, faster.cocoDt = self.cocoGt, self.cocoDt
         vars(faster.params).update(vars(self.params))
         faster.evaluate()
         faster.accumulate()
         self.params, self.eval = faster.params, faster.eval
-        logging.getLogger(__name__).debug(f"{self.params.iouType} is evaluated by faster-coco-eval {__version__}")
+        logging.getLogger(__name__).debug(f"evaluated {self.params.iouType} with faster-coco-eval {__version__}")

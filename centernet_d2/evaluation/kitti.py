@@ -1,4 +1,4 @@
-"""The evaluator of KITTI's 3-D object benchmark, with the official result files."""
+"""Evaluator of the KITTI 3-D object benchmark, with official result files."""
 
 from __future__ import annotations
 
@@ -35,14 +35,15 @@ from .kitti_metrics import (
 
 __all__ = ["KITTIEvaluator"]
 
-# What is kept of an image: its id, the class of each detection, and (N, 13) values as format_result wants them.
+# Image id, class of each detection, and (N, 13) values in the order of `format_result`.
 _Prediction = tuple[str, list[str], np.ndarray]
 
 
 class KITTIEvaluator(DatasetEvaluator):
-    """Evaluates a data set of :func:`centernet_d2.data.kitti.register_kitti_3d`, on the images it is given.
+    """Evaluator of datasets of :func:`centernet_d2.data.kitti.register_kitti_3d`.
 
-    Instances need ``pred_boxes``, ``pred_boxes3d``, ``pred_alpha``, ``pred_classes`` and ``scores``.
+    It evaluates the processed images only. Instances must have ``pred_boxes``, ``pred_boxes3d``, ``pred_alpha``,
+    ``pred_classes`` and ``scores``.
     """
 
     def __init__(
@@ -56,15 +57,15 @@ class KITTIEvaluator(DatasetEvaluator):
     ) -> None:
         """
         Args:
-            dataset_name: of the registered data set.
-            output_dir: write the official result files into its folder ``data``.
+            dataset_name: name of the registered dataset.
+            output_dir: folder for the official result files, which are written to its subfolder ``data``.
             distributed: gather the results of all processes.
-            round_results: evaluate what the result files say, two decimals, as the original did.
-            rules: "kit" ignores labelled boxes of exactly the minimum height as KITTI's own kit does, "original" counts
-                them, as the tool behind the original's published figures does.
+            round_results: evaluate numbers with two decimals as in the result files, like the reference implementation.
+            rules: "kit" ignores labeled boxes of exactly the minimum height like KITTI's development kit; "original"
+                counts them like the evaluation tool of the reference implementation.
 
         Raises:
-            ValueError: unknown rules, or the data set has other classes than KITTI.
+            ValueError: the rules are unknown, or the dataset has classes outside of KITTI's.
         """
         check_choice("rules", rules, RULES)
         self._logger = logging.getLogger(__name__)
@@ -75,24 +76,26 @@ class KITTIEvaluator(DatasetEvaluator):
         self._rules = rules
         self._classes = list(MetadataCatalog.get(dataset_name).thing_classes)
         if unknown := set(self._classes) - set(CLASSES):
-            raise ValueError(f"the data set '{dataset_name}' has classes that KITTI has not: {', '.join(unknown)}")
+            raise ValueError(f"the dataset '{dataset_name}' has classes that KITTI does not have: {', '.join(unknown)}")
         self.reset()
 
     def reset(self) -> None:
         self._predictions: list[_Prediction] = []
 
     def process(self, inputs: list[DatasetDict], outputs: list[dict]) -> None:
-        """Keep the detections of some images; see :class:`detectron2.evaluation.DatasetEvaluator`."""
+        """Add the detections of a batch, see :meth:`DatasetEvaluator.process`."""
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
             kinds = [self._classes[index] for index in instances.pred_classes.tolist()]
             self._predictions.append((image["image_id"], kinds, _result_rows(instances)))
 
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
-        """See :func:`evaluate_kitti`; None in all processes but the first, an empty dict if there are no images.
+        """Return the metrics of :func:`evaluate_kitti`, in the main process only.
+
+        The result is an empty dict without images, and None in other processes.
 
         Raises:
-            KeyError: an image is not of the data set.
+            KeyError: an image does not belong to the dataset.
         """
         predictions = self._predictions
         if self._distributed:
@@ -101,18 +104,18 @@ class KITTIEvaluator(DatasetEvaluator):
             if not comm.is_main_process():
                 return None
         if not predictions:
-            self._logger.warning("no image was processed, so there is nothing to evaluate")
+            self._logger.warning("no images were processed; skipping the evaluation")
             return OrderedDict()
         if self._output_dir:
             self._write(os.path.join(self._output_dir, "data"), predictions)
         records = {record["image_id"]: record for record in load_dataset(self._dataset_name)}
-        if strangers := [image_id for image_id, _, _ in predictions if image_id not in records]:
-            raise KeyError(f"the image '{strangers[0]}' is not in the data set '{self._dataset_name}'")
+        if unknown := [image_id for image_id, _, _ in predictions if image_id not in records]:
+            raise KeyError(f"the image '{unknown[0]}' is not in the dataset '{self._dataset_name}'")
         truth = _collect_truth([records[image_id]["annotations"] for image_id, _, _ in predictions])
         detections = _collect_detections(predictions, self._round_results)
-        if broken := int(is_broken(detections).sum()):
+        if invalid := int(is_broken(detections).sum()):
             self._logger.warning(
-                f"{broken} of {len(detections.score)} detections have a number that is not finite and count as wrong"
+                f"{invalid} of {len(detections.score)} detections contain NaN or Inf and count as false positives"
             )
         results = evaluate_kitti(truth, detections, self._classes, rules=self._rules)
         self._log(truth, results)
@@ -141,13 +144,13 @@ class KITTIEvaluator(DatasetEvaluator):
         ]
         if few:
             self._logger.warning(
-                f"with fewer than {SAMPLES} objects, not even perfect detections reach 100 in KITTI's evaluation: "
+                f"with fewer than {SAMPLES} objects, KITTI's metrics stay below 100 even for perfect detections: "
                 + ", ".join(few)
             )
 
 
 def _result_rows(instances: Instances) -> np.ndarray:
-    """(N, 13) alpha, 2-D box, dimensions, location, rotation_y and score, as :func:`format_result` wants them."""
+    """Return the (N, 13) values of :func:`format_result` for N detections."""
     boxes = instances.pred_boxes3d
     columns = [
         instances.pred_alpha.reshape(-1, 1),
@@ -163,7 +166,7 @@ def _result_rows(instances: Instances) -> np.ndarray:
 def _collect_detections(predictions: Sequence[_Prediction], round_results: bool) -> Detections:
     rows = np.concatenate([rows for _, _, rows in predictions])
     if round_results:
-        # Through text: the nearest decimal of a binary number is not always what numpy rounds it to.
+        # Round by formatting: np.round may differ from the decimals in the result files.
         rows = np.array([f"{value:.2f}" for value in rows.ravel().tolist()], dtype=np.float64).reshape(rows.shape)
     return Detections(
         image=np.repeat(np.arange(len(predictions)), [len(kinds) for _, kinds, _ in predictions]),

@@ -1,7 +1,7 @@
-"""KITTI's metrics: 2-D AP, orientation similarity (AOS), bird's-eye and 3-D AP, as the official tool computes them.
+"""KITTI metrics: 2-D AP, orientation similarity (AOS), bird's-eye and 3-D AP.
 
-All images are handled at once: objects are flat arrays, and the greedy matching advances in all images and at all score
-thresholds together, one ground truth per image and step (original.md: KITTI evaluation).
+The metrics equal those of the official tool. All images are processed at once: objects are flat arrays, and every step
+of the greedy matching processes one ground truth per image at all score thresholds (original.md: KITTI evaluation).
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ RECALL_POINTS = (11, 40)
 
 @dataclass(frozen=True)
 class Difficulty:
-    """Which objects count; others are ignored.
+    """Difficulty level; objects that exceed its limits are ignored.
 
     Attributes:
-        name: for results.
-        min_height: of the 2-D box, in pixels; what it means for a labelled box of just this height, RULES say.
-        max_occlusion: the largest level.
-        max_truncation: the largest share outside the image.
+        name: name in the results.
+        min_height: minimum height of the 2-D box in pixels; RULES define if a labeled box of this height counts.
+        max_occlusion: maximum occlusion level.
+        max_truncation: maximum fraction outside the image.
     """
 
     name: str
@@ -55,10 +55,12 @@ class Difficulty:
 
 
 DIFFICULTIES = (Difficulty("easy", 40, 0, 0.15), Difficulty("moderate", 25, 1, 0.3), Difficulty("hard", 25, 2, 0.5))
-NEIGHBOURS = {"Car": "Van", "Pedestrian": "Person_sitting"}
-# Who counts a labelled box of exactly the minimum height: the original's own tool does, KITTI's kit does not.
+NEIGHBORS = {"Car": "Van", "Pedestrian": "Person_sitting"}
+# Rules for labeled boxes of exactly the minimum height: KITTI's development kit ("kit") ignores them, the tool of the
+# reference implementation ("original") counts them.
 RULES = ("kit", "original")
-# Metric -> class -> overlaps that detections must exceed; in space those of the original's tool, and the official ones.
+# Metric -> class -> overlaps that detections must exceed: for bev and box3d those of the reference implementation's
+# tool, then the official ones.
 MIN_OVERLAPS: dict[str, dict[str, tuple[float, ...]]] = {
     "bbox2d": {"Pedestrian": (0.5,), "Car": (0.7,), "Cyclist": (0.5,)},
     "bev": {"Pedestrian": (0.25, 0.5), "Car": (0.5, 0.7), "Cyclist": (0.25, 0.5)},
@@ -69,11 +71,11 @@ _VALID, _IGNORED, _OUT = 0, 1, -1
 
 @dataclass
 class Detections:
-    """All detections of a data set, those of an image together, images in ascending order.
+    """All detections of a dataset, sorted by image.
 
     Attributes:
         image: (N,) index of the image.
-        kind: (N,) names of classes.
+        kind: (N,) class names.
         boxes: (N, 4) XYXY in pixels.
         boxes3d: (N, 7) as in :class:`centernet_d2.structures.Boxes3D`.
         alpha: (N,) radians.
@@ -90,16 +92,16 @@ class Detections:
 
 @dataclass
 class GroundTruth:
-    """All labelled objects of a data set, those of an image together and in its order, images in ascending order.
+    """All labeled objects of a dataset, sorted by image, in annotation order.
 
     Attributes:
         image: (N,) index of the image.
-        kind: (N,) names of KITTI's types.
+        kind: (N,) names of KITTI types.
         boxes: (N, 4) XYXY in pixels.
         boxes3d: (N, 7) as in :class:`centernet_d2.structures.Boxes3D`.
         alpha: (N,) radians.
-        occlusion: (N,) level.
-        truncation: (N,) share.
+        occlusion: (N,) occlusion level.
+        truncation: (N,) fraction outside the image.
     """
 
     image: np.ndarray
@@ -113,12 +115,12 @@ class GroundTruth:
 
 @dataclass
 class Curves:
-    """Precision over recall.
+    """Precision and orientation similarity at 41 recall positions.
 
     Attributes:
-        thresholds: (T,) scores at which samples of recall are reached, T <= 41.
-        precision: (41,) share of true positives, raised to the best at its recall or more; 0 where it is not reached.
-        similarity: (41,) the same of orientation similarity.
+        thresholds: (T,) scores that reach the recall positions, T <= 41.
+        precision: (41,) interpolated precision: the maximum at this or higher recall; 0 at unreached positions.
+        similarity: (41,) interpolated orientation similarity.
     """
 
     thresholds: np.ndarray
@@ -128,7 +130,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Setting:
-    """What one AP is about; see MIN_OVERLAPS."""
+    """Parameters of one AP; see MIN_OVERLAPS."""
 
     metric: str
     kind: str
@@ -142,7 +144,7 @@ class Setting:
 
 @dataclass
 class _Pairs:
-    """(K,) pairs of a ground truth and a detection of the same image, and (K,) overlaps by metric."""
+    """K pairs of a ground truth and a detection in the same image, and their (K,) overlaps by metric."""
 
     truth: np.ndarray
     detection: np.ndarray
@@ -151,13 +153,13 @@ class _Pairs:
 
 @dataclass
 class _Matching:
-    """The part that objects play in one setting, and who may be matched with whom.
+    """States of all objects in one setting, and pairs that may be matched.
 
     Attributes:
-        truth_state: (G,) _VALID: to be found; _IGNORED: may be found; _OUT.
-        detection_state: (D,) _VALID: a true or a false positive; _IGNORED: neither, but may find something; _OUT.
-        rows, columns: (K,) pairs of a ground truth and a detection.
-        overlap: (K,) of the pairs.
+        truth_state: (G,) _VALID: must be detected; _IGNORED: may be detected; _OUT: not matched.
+        detection_state: (D,) _VALID: true or false positive; _IGNORED: neither, but may be matched; _OUT: not matched.
+        rows, columns: (K,) indices of the ground truth and of the detection of each pair.
+        overlap: (K,) overlaps of the pairs.
     """
 
     truth_state: np.ndarray
@@ -170,16 +172,16 @@ class _Matching:
 def evaluate_kitti(
     truth: GroundTruth, detections: Detections, classes: Sequence[str] = CLASSES, *, rules: str = "kit"
 ) -> OrderedDict[str, dict[str, float]]:
-    """All metrics of all classes.
+    """Compute all metrics of all classes.
 
     Args:
-        truth, detections: of the same images; see :func:`kitti_curves`.
-        classes: among CLASSES.
+        truth, detections: objects of the same images; see :func:`kitti_curves`.
+        classes: a subset of CLASSES.
         rules: one of RULES.
 
     Returns:
-        Percentages, NaN where there is nothing to find: bbox2d and aos with names such as "Car_moderate_R40", bev and
-        box3d with names such as "Car_moderate_R40@0.7", where 0.7 is the overlap that detections must exceed.
+        Percentages, or NaN without objects. bbox2d and aos have names such as "Car_moderate_R40"; bev and box3d have
+        names such as "Car_moderate_R40@0.7", where 0.7 is the overlap that detections must exceed.
     """
     results: OrderedDict[str, dict[str, float]] = OrderedDict((name, {}) for name in ("bbox2d", "aos", "bev", "box3d"))
     for setting, curves in kitti_curves(truth, detections, classes, rules=rules):
@@ -194,18 +196,18 @@ def evaluate_kitti(
 def kitti_curves(
     truth: GroundTruth, detections: Detections, classes: Sequence[str] = CLASSES, *, rules: str = "kit"
 ) -> Iterator[tuple[Setting, Curves]]:
-    """The curves of all classes, difficulties and overlaps; those of "bbox2d" hold the orientation similarity.
+    """Compute the curves of all classes, difficulties and overlaps.
 
-    A detection that :func:`is_broken` finds nothing: it is a false positive of its class wherever its score counts, and
-    at every threshold if its score is no finite number.
+    Only the curves of "bbox2d" contain a meaningful orientation similarity. Detections that are :func:`is_broken` are
+    false positives at all thresholds up to their score, or at all thresholds if their score is not finite.
 
     Args:
-        truth, detections: of the same images.
-        classes: among CLASSES.
+        truth, detections: objects of the same images.
+        classes: a subset of CLASSES.
         rules: one of RULES.
 
     Yields:
-        Curves are NaN, without thresholds, where there is nothing to find.
+        Settings and their curves. Curves without objects are NaN and have no thresholds.
     """
     check_choice("rules", rules, RULES)
     detections = _without_broken(detections)
@@ -221,34 +223,38 @@ def kitti_curves(
 
 
 def is_broken(detections: Detections) -> np.ndarray:
-    """(N,) whether a detection has a number that is not finite."""
+    """Return an (N,) mask of the detections that contain NaN or Inf."""
     columns = [detections.boxes, detections.boxes3d, detections.alpha[:, None], detections.score[:, None]]
     return ~np.isfinite(np.concatenate(columns, axis=1)).all(axis=1)
 
 
 def count_objects(truth: GroundTruth, kind: str, difficulty: Difficulty, rules: str = "kit") -> int:
-    """How many objects of a class there are to be found, by one of RULES."""
+    """Count the objects of a class that must be detected, by one of RULES."""
     return int((_truth_state(truth, kind, difficulty, rules) == _VALID).sum())
 
 
 def average(curve: np.ndarray, points: int) -> float:
-    """Mean of (41,) samples in percent: over every fourth (11 points), or over all but the first (40 points)."""
+    """Average a (41,) curve in percent.
+
+    The mean is taken over every fourth sample (11 points), or over all samples except the first (40 points).
+    """
     chosen = curve[::4] if points == 11 else curve[1:]
     return float(chosen.sum() / points * 100)
 
 
 def recall_thresholds(scores: np.ndarray, count: int) -> list[float]:
-    """The scores at which recall comes closest to 0, 1/40, 2/40, ... (official tool).
+    """Return the scores at which recall is closest to 0, 1/40, 2/40, ...
 
-    There is one per score at most, so with fewer than 41 objects the last samples are never reached.
+    Like in the official tool, every score is used once, so the last positions are unreachable with fewer than 41
+    objects.
 
     Args:
-        scores: (N,) of the objects that were found.
-        count: number of objects to find.
+        scores: (N,) scores of the true positives.
+        count: number of objects that must be detected.
     """
     thresholds, recall = [], 0.0
     ordered = np.sort(scores)[::-1].tolist()
-    # One by one, with the tool's own operations: rounding decides which of two equally good scores is taken.
+    # The same operations as in the official tool: rounding decides which of two equally close scores is selected.
     for index, score in enumerate(ordered):
         left, right = (index + 1) / count, (index + 2) / count
         if index + 1 < len(ordered) and right - recall < recall - left:
@@ -259,7 +265,7 @@ def recall_thresholds(scores: np.ndarray, count: int) -> list[float]:
 
 
 def _without_broken(detections: Detections) -> Detections:
-    """The same detections, of which the broken ones have no box at all: it overlaps nothing, and is not small."""
+    """Replace the boxes of broken detections by NaN: they overlap nothing and are not ignored as too small."""
     broken = is_broken(detections)
     return replace(
         detections,
@@ -273,19 +279,19 @@ def _without_broken(detections: Detections) -> Detections:
 def _curves(
     truth: GroundTruth, detections: Detections, pairs: _Pairs, stuff: np.ndarray, setting: Setting, rules: str
 ) -> Curves:
-    """The curves of one setting; NaN if there is nothing to find. `stuff`: :func:`_stuff_overlap`."""
+    """Compute the curves of one setting, NaN without objects; `stuff` is the output of :func:`_stuff_overlap`."""
     matching = _candidates(truth, detections, pairs, setting, rules)
     count = int((matching.truth_state == _VALID).sum())
     if count == 0:
         return Curves(np.empty(0), np.full(SAMPLES, np.nan), np.full(SAMPLES, np.nan))
-    thresholds = np.array(recall_thresholds(_found_scores(matching, truth, detections), count))
-    hit, turned, free = _match_at(matching, truth, detections, thresholds)
-    # DontCare has no place in space: the official tool excuses false positives in the image only.
+    thresholds = np.array(recall_thresholds(_true_positive_scores(matching, truth, detections), count))
+    hit, angle, free = _match_at(matching, truth, detections, thresholds)
+    # DontCare regions have no 3-D box, so the official tool uses them for the 2-D metric only.
     counted = stuff <= setting.min_overlap if setting.metric == "bbox2d" else slice(None)
-    true = hit.sum(axis=0)
-    claimed = true + free[counted].sum(axis=0)
-    similarity = (hit * (1 + np.cos(turned)) / 2).sum(axis=0)
-    return Curves(thresholds, _sample(true, claimed), _sample(similarity, claimed))
+    positives = hit.sum(axis=0)
+    detected = positives + free[counted].sum(axis=0)
+    similarity = (hit * (1 + np.cos(angle)) / 2).sum(axis=0)
+    return Curves(thresholds, _interpolate(positives, detected), _interpolate(similarity, detected))
 
 
 def _candidates(truth: GroundTruth, detections: Detections, pairs: _Pairs, setting: Setting, rules: str) -> _Matching:
@@ -297,58 +303,60 @@ def _candidates(truth: GroundTruth, detections: Detections, pairs: _Pairs, setti
     return _Matching(truth_state, detection_state, pairs.truth[chosen], pairs.detection[chosen], overlap[chosen])
 
 
-def _found_scores(matching: _Matching, truth: GroundTruth, detections: Detections) -> np.ndarray:
-    """Scores of the true positives when every ground truth takes the detection with the highest score."""
+def _true_positive_scores(matching: _Matching, truth: GroundTruth, detections: Detections) -> np.ndarray:
+    """Return the scores of true positives if every ground truth is matched with the highest score."""
     order = np.lexsort((matching.columns, -detections.score[matching.columns], matching.rows))
     usable = (matching.detection_state != _OUT)[:, None]
-    found, picked, _ = _match(matching.rows[order], matching.columns[order], truth.image, usable)
+    objects, picked, _ = _match(matching.rows[order], matching.columns[order], truth.image, usable)
     picked = picked[:, 0]
-    hit = (picked >= 0) & (matching.truth_state[found] == _VALID) & (matching.detection_state[picked] == _VALID)
+    hit = (picked >= 0) & (matching.truth_state[objects] == _VALID) & (matching.detection_state[picked] == _VALID)
     return detections.score[picked[hit]]
 
 
 def _match_at(
     matching: _Matching, truth: GroundTruth, detections: Detections, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Match at T thresholds; every ground truth takes the detection with the largest overlap.
+    """Match every ground truth with the detection of the largest overlap, at T thresholds.
 
-    Ignored detections are left out here: the tool gives them to what finds nothing else, which changes no precision.
+    Ignored detections are excluded. The official tool matches them with objects without other candidates, which does
+    not change the precision.
 
     Returns:
-        (G', T) whether a ground truth is a true positive, (G', T) angle from its alpha to that of what it took, and
-        (D, T) whether a detection reaches the threshold and was not taken.
+        (G', T) mask of detected ground truths, (G', T) difference of alpha between their detection and them, and (D, T)
+        mask of unmatched detections that reach the threshold.
     """
     order = np.lexsort((matching.columns, -matching.overlap, matching.rows))
     usable = (matching.detection_state == _VALID)[:, None] & (detections.score[:, None] >= thresholds)
-    found, picked, free = _match(matching.rows[order], matching.columns[order], truth.image, usable)
-    hit = (picked >= 0) & (matching.truth_state[found] == _VALID)[:, None]
-    return hit, detections.alpha[picked] - truth.alpha[found][:, None], free
+    objects, picked, free = _match(matching.rows[order], matching.columns[order], truth.image, usable)
+    hit = (picked >= 0) & (matching.truth_state[objects] == _VALID)[:, None]
+    return hit, detections.alpha[picked] - truth.alpha[objects][:, None], free
 
 
-def _sample(counted: np.ndarray, claimed: np.ndarray) -> np.ndarray:
-    """(41,) shares of (T,) counts, T <= 41, each raised to the best at its recall or more.
+def _interpolate(counted: np.ndarray, detected: np.ndarray) -> np.ndarray:
+    """Divide (T,) counts by numbers of detections, T <= 41, and interpolate to a (41,) curve.
 
-    Where nothing is claimed the share is 0; the official tool leaves it undefined. It happens because thresholds come
-    from matching by score, and counts from matching by overlap, in which an ignored object may take the only detection.
+    Every value is the maximum at this or higher recall. The ratio is 0 without detections, which the official tool
+    leaves undefined. This happens because thresholds are determined by matching by score, but counts by matching by
+    overlap, which may match an ignored object with the only detection.
     """
-    shares = np.zeros(SAMPLES)
-    shares[: len(counted)] = counted / np.maximum(claimed, 1)
-    return np.maximum.accumulate(shares[::-1])[::-1]
+    ratios = np.zeros(SAMPLES)
+    ratios[: len(counted)] = counted / np.maximum(detected, 1)
+    return np.maximum.accumulate(ratios[::-1])[::-1]
 
 
 def _truth_state(truth: GroundTruth, kind: str, difficulty: Difficulty, rules: str) -> np.ndarray:
-    """(G,) states; ignored is what is too hard, or of the neighbouring class."""
-    own = truth.kind == kind
+    """Return (G,) states; too difficult objects and objects of the neighbor class are ignored."""
+    same_class = truth.kind == kind
     clear = (truth.occlusion <= difficulty.max_occlusion) & (truth.truncation <= difficulty.max_truncation)
     height = truth.boxes[:, 3] - truth.boxes[:, 1]
     clear &= height >= difficulty.min_height if rules == "original" else height > difficulty.min_height
-    state = np.where(own & clear, _VALID, _IGNORED)
-    state[~own & (truth.kind != NEIGHBOURS.get(kind, ""))] = _OUT
+    state = np.where(same_class & clear, _VALID, _IGNORED)
+    state[~same_class & (truth.kind != NEIGHBORS.get(kind, ""))] = _OUT
     return state
 
 
 def _detection_state(detections: Detections, kind: str, difficulty: Difficulty) -> np.ndarray:
-    """(D,) states; small detections of all classes are ignored, not out, so all can be matched: so says the tool."""
+    """Return (D,) states; like in the official tool, small detections of all classes are ignored, not _OUT."""
     height = np.abs(detections.boxes[:, 3] - detections.boxes[:, 1])
     state = np.where(detections.kind == kind, _VALID, _OUT)
     state[height < difficulty.min_height] = _IGNORED
@@ -358,24 +366,25 @@ def _detection_state(detections: Detections, kind: str, difficulty: Difficulty) 
 def _match(
     rows: np.ndarray, columns: np.ndarray, image: np.ndarray, usable: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Let each ground truth, in the order of its image, take the detection that it prefers among those left.
+    """Match each ground truth, in the order of its image, with its first unmatched candidate.
 
     Args:
-        rows: (K,) ground truths in ascending order, and
-        columns: (K,) detections that they may take, the preferred ones first.
-        image: image of every ground truth, ascending.
-        usable: (D, T) detections that may be taken at each of T thresholds.
+        rows: (K,) indices of ground truths, ascending.
+        columns: (K,) indices of their candidate detections, in order of preference.
+        image: (G,) image of every ground truth, ascending.
+        usable: (D, T) mask of the detections that may be matched at each of T thresholds.
 
     Returns:
-        (G,) ground truths that have anything to choose from, (G, T) what they took or -1, (D, T) what is left.
+        (G',) ground truths with candidates, (G', T) their detections or -1, and (D, T) mask of unmatched usable
+        detections.
     """
-    # One more detection, never usable, fills up lists of candidates.
+    # An additional detection, which is never usable, pads the lists of candidates.
     free = np.concatenate([usable, np.zeros_like(usable[:1])])
-    found, start, count = np.unique(rows, return_index=True, return_counts=True)
-    picked = np.full((len(found), usable.shape[1]), -1)
-    images, first = np.unique(image[found], return_index=True)
-    rank = np.arange(len(found)) - first[np.searchsorted(images, image[found])]
-    # Ground truths of the same rank are in different images, so they never want the same detection.
+    objects, start, count = np.unique(rows, return_index=True, return_counts=True)
+    picked = np.full((len(objects), usable.shape[1]), -1)
+    images, first = np.unique(image[objects], return_index=True)
+    rank = np.arange(len(objects)) - first[np.searchsorted(images, image[objects])]
+    # Ground truths of the same rank are in different images, so they have no common candidates.
     for members in _groups(rank):
         slot = np.arange(count[members].max())
         filled = slot < count[members, None]
@@ -386,17 +395,22 @@ def _match(
         taken, threshold = np.nonzero(open_slots.any(axis=1))
         picked[members[taken], threshold] = choice[taken, threshold]
         free[choice[taken, threshold], threshold] = False
-    return found, picked, free[:-1]
+    return objects, picked, free[:-1]
 
 
 def _groups(labels: np.ndarray) -> Iterator[np.ndarray]:
-    """Indices of equal labels, labels ascending."""
+    """Return the indices of each label, in ascending order of labels."""
     order = np.argsort(labels, kind="stable")
     return iter(np.split(order, np.flatnonzero(np.diff(labels[order])) + 1) if len(labels) else [])
 
 
 def _pairs_in_images(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All pairs of indices with the same image, given the (N,) and (M,) images of two lists, the second ascending."""
+    """Return all pairs of indices with the same image.
+
+    Args:
+        first: (N,) images.
+        second: (M,) images, ascending.
+    """
     start = np.searchsorted(second, first, side="left")
     count = np.searchsorted(second, first, side="right") - start
     rows = np.repeat(np.arange(len(first)), count)
@@ -405,10 +419,10 @@ def _pairs_in_images(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray,
 
 
 def _overlapping(truth: GroundTruth, detections: Detections) -> _Pairs:
-    """All pairs that overlap by any metric."""
-    wanted = np.flatnonzero(np.isin(truth.kind, [*CLASSES, *NEIGHBOURS.values()]))
-    rows, columns = _pairs_in_images(truth.image[wanted], detections.image)
-    rows = wanted[rows]
+    """Return all pairs with a positive overlap in the image or in bird's-eye view."""
+    relevant = np.flatnonzero(np.isin(truth.kind, [*CLASSES, *NEIGHBORS.values()]))
+    rows, columns = _pairs_in_images(truth.image[relevant], detections.image)
+    rows = relevant[rows]
     shared, sizes, others = _image_overlap(truth.boxes[rows], detections.boxes[columns])
     bev, volume = paired_iou(truth.boxes3d, detections.boxes3d, rows, columns)
     overlap = {"bbox2d": shared / np.maximum(sizes + others - shared, 1e-12), "bev": bev, "box3d": volume}
@@ -417,18 +431,18 @@ def _overlapping(truth: GroundTruth, detections: Detections) -> _Pairs:
 
 
 def _stuff_overlap(truth: GroundTruth, detections: Detections) -> np.ndarray:
-    """(N,) the largest share of each detection's 2-D box in one DontCare region."""
+    """Return the (D,) largest fraction of each detection's 2-D box inside one DontCare region."""
     stuff = np.flatnonzero(truth.kind == "DontCare")
     rows, columns = _pairs_in_images(truth.image[stuff], detections.image)
     shared, _, own = _image_overlap(truth.boxes[stuff[rows]], detections.boxes[columns])
     largest = np.zeros(len(detections.image))
-    # What is NaN, the share of a broken box, counts for nothing.
+    # fmax ignores NaN, the fraction of broken boxes.
     np.fmax.at(largest, columns, shared / np.maximum(own, 1e-12))
     return largest
 
 
 def _image_overlap(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(K,) shared area, and the areas, of (K, 4) boxes; no pixel is added to any side."""
+    """Return the (K,) intersections and both (K,) areas of (K, 4) boxes; sides are x2 - x1, without adding 1."""
     corner = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
     areas = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for boxes in (first, second))
     return np.prod(corner.clip(min=0), axis=1), *areas

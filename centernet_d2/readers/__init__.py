@@ -1,18 +1,18 @@
-"""Reads folders of labelled images in the layouts that people have, and writes COCO files from them."""
+"""Readers of labeled image folders in common layouts, and a writer of COCO files."""
 
-from .discover import find_data, find_lists
-from .records import FoundData, Keypoints, LabeledImage, LabeledObject, Report, Split
+from .discover import discover_dataset, discover_voc_lists
+from .records import DiscoveredDataset, Keypoints, LabeledImage, LabeledObject, Report, Split
 from .write import coco_content, write_coco
 
 __all__ = [
-    "FoundData",
+    "DiscoveredDataset",
     "Keypoints",
     "LabeledImage",
     "LabeledObject",
     "Report",
     "Split",
     "coco_content",
-    "find_data",
-    "find_lists",
+    "discover_dataset",
+    "discover_voc_lists",
     "write_coco",
 ]

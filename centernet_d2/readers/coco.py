@@ -1,7 +1,7 @@
-"""Reader of COCO files, of one or of a folder with one file per split.
+"""Reader of COCO files: a single file, or a folder with one file per split.
 
-Entries that can be repaired without doubt are repaired, entries that cannot be used are skipped; a :class:`Report`
-counts both. A file that is ambiguous or damaged is refused, with its path and the entry.
+Entries with an unambiguous repair are repaired and unusable entries are skipped; a :class:`Report` counts both. An
+ambiguous or damaged file raises an error with the path and the entry.
 """
 
 from __future__ import annotations
@@ -18,18 +18,28 @@ from typing import Any, TypeAlias, TypeGuard
 from ..utils.files import check_local
 from ..utils.validation import LARGEST_COORDINATE
 from .keypoints import flip_pairs_of
-from .records import Keypoints, LabeledImage, LabeledObject, Reading, Report, unique
+from .records import Keypoints, LabeledImage, LabeledObject, ParsedDataset, Report, unique
 from .splits import split_of_name
 from .tree import Tree, decode, read_text, stated_size
 
-__all__ = ["LAYOUT", "LOOKED_FOR", "MADE_BY", "CocoFile", "find", "json_kind", "read", "read_files", "read_json"]
+__all__ = [
+    "CONTRIBUTOR",
+    "EXPECTED_FILES",
+    "LAYOUT",
+    "CocoFile",
+    "find",
+    "json_kind",
+    "read",
+    "read_files",
+    "read_json",
+]
 
 LAYOUT = "COCO"
-LOOKED_FOR = "a .json with images, annotations and categories"
-MADE_BY = "centernet_d2"
+EXPECTED_FILES = "a .json with images, annotations and categories"
+CONTRIBUTOR = "centernet_d2"
 
 _SMALL = 8_000_000
-# What is read, or means nothing here; properties of the user's own may read the rest.
+# Keys that are read or ignored here. All other keys are kept for custom properties.
 _IMAGE_KEYS = {"id", "file_name", "width", "height", "license", "coco_url", "flickr_url", "date_captured"}
 _ANNOTATION_KEYS = {
     *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "difficult"),
@@ -38,7 +48,10 @@ _ANNOTATION_KEYS = {
 
 
 def json_kind(path: Path) -> str:
-    """Either coco, labelme, own (written by this package), other or broken; large files are not parsed for it."""
+    """Return the kind of a JSON file: coco, labelme, own, other or broken.
+
+    Files of kind own were written by this package. Large files are searched for their keys, not parsed.
+    """
     try:
         if path.stat().st_size > _SMALL:
             return _kind_of_large(path)
@@ -54,7 +67,7 @@ def _kind(content: Any) -> str:
         return "labelme"
     if {"images", "annotations", "categories"} <= set(content):
         info = content.get("info")
-        return "own" if isinstance(info, dict) and info.get("contributor") == MADE_BY else "coco"
+        return "own" if isinstance(info, dict) and info.get("contributor") == CONTRIBUTOR else "coco"
     return "other"
 
 
@@ -69,11 +82,14 @@ def _kind_of_large(path: Path) -> str:
         return "labelme"
     if not {"images", "annotations", "categories"} <= keys:
         return "other"
-    return "own" if re.search(rb'"contributor"\s*:\s*"' + MADE_BY.encode() + rb'"', data) else "coco"
+    return "own" if re.search(rb'"contributor"\s*:\s*"' + CONTRIBUTOR.encode() + rb'"', data) else "coco"
 
 
 def find(tree: Tree) -> list[Path]:
-    """The annotation files of a folder, and damaged files that look like the rest of them, which are named later."""
+    """Return the COCO files of a folder and the damaged JSON files among them.
+
+    :func:`read` raises an error for damaged files.
+    """
     kinds = {path: json_kind(path) for path in tree.with_suffix(".json")}
     folders = {path.parent for path, kind in kinds.items() if kind == "coco"}
 
@@ -85,13 +101,15 @@ def find(tree: Tree) -> list[Path]:
     return [path for path, kind in kinds.items() if kind == "coco" or (kind == "broken" and belongs(path))]
 
 
-def read(tree: Tree, files: list[Path]) -> Reading:
-    """Read annotation files; each is a split, named by its file name or else by its folder.
+def read(tree: Tree, files: list[Path]) -> ParsedDataset:
+    """Read annotation files with one split each.
+
+    The split is named after the file, or after a folder if the file name contains no split.
 
     Raises:
-        ValueError: a file is damaged or ambiguous (:func:`read_files`), or two files hold one split.
+        ValueError: a file is damaged or ambiguous (:func:`read_files`), or two files contain the same split.
     """
-    contents = read_files(_one_task(tree, files), tree.report, tree.name)
+    contents = read_files(_box_files(tree, files), tree.report, tree.name)
     categories = _Categories(tree, contents)
     groups: dict[str | None, list[LabeledImage]] = {}
     of_split: dict[str | None, Path] = {}
@@ -100,29 +118,32 @@ def read(tree: Tree, files: list[Path]) -> Reading:
         split = split_of_name(path.stem) or tree.split_of(path)
         if split in groups:
             raise ValueError(
-                f"{tree.name(of_split[split])} and {tree.name(path)} of {tree.root} both hold "
-                f"{f'the split {split}' if split else 'images of no split'}: name the files to train and validate on"
+                f"{tree.name(of_split[split])} and {tree.name(path)} of {tree.root} both contain "
+                f"{f'the split {split}' if split else 'images of no split'}. Pass the files for training and "
+                "validation explicitly"
             )
         of_split[split] = path
         groups[split] = _images(tree, content, categories)
-    return Reading(LAYOUT, tree.root, groups, categories.names, categories.ids, categories.keypoints)
+    return ParsedDataset(LAYOUT, tree.root, groups, categories.names, categories.ids, categories.keypoints)
 
 
-def _one_task(tree: Tree, files: list[Path]) -> list[Path]:
-    """COCO's own folder has several files per split; those with boxes of all classes are meant."""
+def _box_files(tree: Tree, files: list[Path]) -> list[Path]:
+    """Keep the ``instances_*`` files of the official COCO folder, which has several annotation files per split."""
     instances = [path for path in files if path.stem.startswith("instances_")]
     others = [path for path in files if path.stem.startswith(("person_keypoints_", "stuff_", "panoptic_"))]
     if others and {split_of_name(path.stem) for path in others} <= {split_of_name(path.stem) for path in instances}:
-        tree.report.note(f"{tree.name(others[0])} is not used beside {tree.name(instances[0])}; to use it, name it")
+        tree.report.note(
+            f"{tree.name(others[0])} is not used because there is {tree.name(instances[0])}; pass the file to use it"
+        )
         return [path for path in files if path not in others]
     return files
 
 
-# Id of an image or category.
+# Type of the id of an image or category.
 _Id: TypeAlias = int | str
 _LISTS = ("images", "annotations", "categories")
 _NEEDED = "but must contain an object with the lists " + ", ".join(_LISTS)
-_BROKEN = "broken rows, left out"
+_BROKEN = "broken rows, skipped"
 _TEXTS = "numbers stored as text, converted"
 
 
@@ -131,12 +152,12 @@ class CocoFile:
     """Validated content of a COCO file.
 
     Attributes:
-        path: of the file.
-        images: each has an ``id`` of its own and a ``file_name``; ``width`` and ``height`` are positive integers if
+        path: path of the file.
+        images: entries with a unique ``id`` and a ``file_name``; ``width`` and ``height`` are positive integers if
             present.
-        annotations: each has the ``image_id`` of an image, the ``category_id`` of a category, and a ``bbox`` of four
-            numbers; ``area``, ``iscrowd`` and ``keypoints`` are missing, None or valid. Other keys are unchanged.
-        categories: sorted by their ids; each has an ``id`` and a ``name`` of its own.
+        annotations: entries with the ``image_id`` of an image, the ``category_id`` of a category, and a ``bbox`` of
+            four numbers; ``area``, ``iscrowd`` and ``keypoints`` are missing, None or valid. Other keys are unchanged.
+        categories: entries with a unique ``id`` and a unique ``name``, sorted by id.
     """
 
     path: Path
@@ -146,11 +167,11 @@ class CocoFile:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Return the object in a JSON file, with or without a byte-order mark.
+    """Return the JSON object in a file, with or without a byte-order mark.
 
     Raises:
-        FileNotFoundError: the file does not exist, or its name is a URL.
-        ValueError: the file contains something else; the message names the file.
+        FileNotFoundError: the file does not exist, or the path is a URL.
+        ValueError: the file does not contain a JSON object; the message contains the path.
     """
     check_local(path, "the annotation file")
     try:
@@ -163,17 +184,17 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def read_files(paths: Sequence[Path], report: Report, name: Callable[[Path], str] = str) -> list[CocoFile]:
-    """Read the COCO files of one dataset, with repairs.
+    """Read and repair the COCO files of one dataset.
 
     Args:
-        paths: of the files.
-        report: counts repairs and skipped entries.
-        name: returns the name of a file in the report.
+        paths: paths of the files.
+        report: receives the counts of repairs and skipped entries.
+        name: function that returns the name of a file in the report.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: a file is not a COCO file; an id occurs twice; `iscrowd` or `ignore` is ambiguous; or a list has
-            entries, but none that can be used. The message names the file and the entry.
+        ValueError: a file is not a COCO file; an id occurs twice; `iscrowd` or `ignore` is ambiguous; or all entries
+            of a list are unusable. The message contains the file and the entry.
     """
     lists = {path: _lists(path) for path in paths}
     annotations = (item for part in lists.values() for item in part["annotations"] if isinstance(item, dict))
@@ -189,24 +210,24 @@ def _lists(path: Path) -> dict[str, list]:
                 f"{path} is not a COCO file: it has no list '{key}', {_NEEDED}; [] is allowed for annotations"
             )
     if not content["categories"]:
-        raise ValueError(f"{path}: the list 'categories' is empty; name at least one class there")
+        raise ValueError(f"{path}: the list 'categories' is empty; add at least one class")
     return {key: content[key] for key in _LISTS}
 
 
 class _Unusable(ValueError):
-    """Entry that is skipped.
+    """Error for an entry to skip.
 
     Attributes:
-        reason: for the report.
+        reason: reason in the report.
     """
 
-    def __init__(self, what: str, reason: str = _BROKEN) -> None:
-        super().__init__(what)
+    def __init__(self, message: str, reason: str = _BROKEN) -> None:
+        super().__init__(message)
         self.reason = reason
 
 
 class _Reader:
-    """Validation and repair of the lists of one file."""
+    """Validation and repair of the lists in one file."""
 
     def __init__(self, path: Path, report: Report, name: str) -> None:
         self.path, self.report, self.name = path, report, name
@@ -217,8 +238,8 @@ class _Reader:
     def read(self, lists: Mapping[str, list], used: Set[str]) -> CocoFile:
         """
         Args:
-            lists: images, annotations and categories; their entries are changed.
-            used: ids of categories with objects in any file of the dataset, as text.
+            lists: images, annotations and categories; their entries are modified in place.
+            used: ids of categories with objects in any file of the dataset, as strings.
         """
         categories = self._with_ids("categories", self._usable("categories", lists["categories"], self._category))
         categories = self._join(_without_root(sorted(categories, key=lambda item: item["id"]), used, self.report))
@@ -229,9 +250,9 @@ class _Reader:
         return CocoFile(self.path, images, annotations, categories)
 
     def _usable(self, key: str, entries: list, repair: Callable[[dict, int], None]) -> list[dict[str, Any]]:
-        """Return the repaired entries that can be used; count the others, or refuse the file if it has no usable entry.
+        """Return the repaired usable entries and count the others; raise an error if all entries are unusable.
 
-        Annotations of a file without images are only counted.
+        In a file without images, unusable annotations are only counted.
         """
         usable, first = [], None
         for index, entry in enumerate(entries):
@@ -253,29 +274,29 @@ class _Reader:
         self.report.count(reason, f"{self.name}, {kind} {own if _is_id(own) else index}")
 
     def _with_ids(self, key: str, entries: list[dict]) -> list[dict]:
-        """Refuse entries whose ids are repeated or of two types."""
+        """Raise an error for repeated ids and for ids of mixed types."""
         ids = Counter(entry["id"] for entry in entries)
         if len({type(one) for one in ids}) > 1:
-            raise ValueError(f"{self.path}: some ids of {key} are numbers and some are texts; use one of both")
+            raise ValueError(f"{self.path}: the ids of {key} mix numbers and strings; use one type")
         for one, count in ids.items():
             if count > 1:
-                raise ValueError(f"{self.path}: {count} entries of {key} have the id {one!r}; give each its own")
+                raise ValueError(f"{self.path}: {count} entries of {key} have the id {one!r}; ids must be unique")
         return entries
 
     def _count_repeated_ids(self, annotations: Sequence[dict]) -> None:
-        """Count ids of several annotations, which are kept because nothing refers to these ids."""
+        """Count repeated annotation ids. The annotations are kept because nothing refers to these ids."""
         for one, count in Counter(item["id"] for item in annotations if _is_id(item.get("id"))).items():
             if count > 1:
-                self.report.count("ids of several annotations, which are kept", f"{self.name}, annotation {one}")
+                self.report.count("repeated annotation ids, annotations kept", f"{self.name}, annotation {one}")
 
     def _category(self, entry: dict, index: int) -> None:
         _check_id(entry)
         if not _is_id(entry.get("name")) or not str(entry["name"]).strip():
-            raise _Unusable(f"{_own(entry)}: 'name' is {_shown(entry, 'name')}; it must be the name of the class")
+            raise _Unusable(f"{_own(entry)}: 'name' is {_shown(entry, 'name')}; it must be the class name")
         entry["name"] = str(entry["name"]).strip()
 
     def _join(self, categories: list[dict]) -> list[dict]:
-        """Take categories that share a name as one, and prepare the lookup of categories by id."""
+        """Merge categories with the same name, and prepare the lookup of categories by id."""
         by_name: dict[str, dict] = {}
         shared = set()
         for item in categories:
@@ -283,7 +304,9 @@ class _Reader:
             self.categories[item["id"]] = first["id"]
             if first is not item and item["name"] not in shared:
                 shared.add(item["name"])
-                self.report.count("categories that share a name, taken as one class", f"{item['name']} in {self.name}")
+                self.report.count(
+                    "categories with the same name, merged into one class", f"{item['name']} in {self.name}"
+                )
             if isinstance(item.get("keypoints"), list) and item["keypoints"]:
                 self.lengths[first["id"]] = 3 * len(item["keypoints"])
         return list(by_name.values())
@@ -302,7 +325,7 @@ class _Reader:
             if number is not None and number >= 1 and number.is_integer():
                 entry[key] = int(number)
             elif entry.pop(key, None) is not None:
-                self._count("widths or heights that are not pixels, taken from the image file", entry, index, "images")
+                self._count("invalid widths or heights, read from the image file instead", entry, index, "images")
 
     def _annotation(self, entry: dict, index: int) -> None:
         image = self._resolve(entry, index, "image_id", self.images)
@@ -318,7 +341,7 @@ class _Reader:
             raise _Unusable(
                 f"{_own(entry)}: 'category_id' is {_shown(entry, 'category_id')}, but the ids of the categories are "
                 f"{known}",
-                "labels of an unknown category, left out" if _is_id(value) else _BROKEN,
+                "labels of an unknown category, skipped" if _is_id(value) else _BROKEN,
             )
         entry["image_id"], entry["category_id"] = image, category
         self._box(entry, index)
@@ -335,7 +358,7 @@ class _Reader:
             self._keypoints(entry, index)
 
     def _resolve(self, entry: dict, index: int, key: str, known: Mapping[_Id, _Id]) -> _Id | None:
-        """Return the id that an annotation refers to, as a number or a text like the id itself; None if unknown."""
+        """Return the id that an annotation refers to, converted to the type of the known ids; None if unknown."""
         value: Any = entry.get(key)
         if not _is_id(value):
             return None
@@ -347,7 +370,7 @@ class _Reader:
                 return None
             other = int(value)
         if other in known:
-            self._count(f"values of {key} whose type is not that of the id, converted", entry, index)
+            self._count(f"values of {key} with another type than the id, converted", entry, index)
         return known.get(other)
 
     def _box(self, entry: dict, index: int) -> None:
@@ -360,8 +383,8 @@ class _Reader:
         if numbers is None or len(numbers) != 4:
             raise _Unusable(f"{_own(entry)}: 'bbox' is {box!r:.60}; it must be four numbers x, y, width, height")
         if not _are_coordinates(numbers):
-            message = f"{_own(entry)}: 'bbox' is {box!r:.60}, but finite numbers up to {LARGEST_COORDINATE} are needed"
-            raise _Unusable(message, "boxes that are not finite, left out")
+            message = f"{_own(entry)}: 'bbox' is {box!r:.60}; its numbers must be finite and at most "
+            raise _Unusable(f"{message}{LARGEST_COORDINATE}", "non-finite boxes, skipped")
         if any(isinstance(value, str) for value in box):
             self._count(_TEXTS, entry, index)
         entry["bbox"] = numbers
@@ -376,7 +399,7 @@ class _Reader:
             self._count(_TEXTS, entry, index)
         else:
             del entry["area"]
-            self._count("areas that are not square pixels, replaced by the areas of the boxes", entry, index)
+            self._count("invalid areas, replaced by box areas", entry, index)
 
     def _keypoints(self, entry: dict, index: int) -> None:
         points = entry["keypoints"]
@@ -388,9 +411,9 @@ class _Reader:
             or len(numbers) != (length or len(numbers))
             or not set(numbers[2::3]) <= {0, 1, 2}
         ):
-            reason = "objects with broken keypoints, kept without them"
+            reason = "objects with invalid keypoints, kept without keypoints"
         elif not _are_coordinates(numbers):
-            reason = "objects whose keypoints are not finite, kept without them"
+            reason = "objects with non-finite keypoints, kept without keypoints"
         else:
             if numbers is not points:
                 self._count(_TEXTS, entry, index)
@@ -402,7 +425,7 @@ class _Reader:
 
 
 def _without_root(categories: list[dict], used: Set[str], report: Report) -> list[dict]:
-    """Return categories without the category 0 that Roboflow puts above all others and gives to no object."""
+    """Remove the unused category 0 that Roboflow adds as the parent of all other categories."""
     kept = []
     for item in categories:
         parents = [other.get("supercategory") for other in categories if other is not item]
@@ -410,13 +433,13 @@ def _without_root(categories: list[dict], used: Set[str], report: Report) -> lis
         if item["id"] != 0 or "0" in used or not parents or not is_parent:
             kept.append(item)
         else:
-            report.note(f"category 0 ({item['name']}) is left out: it stands above the others and has no objects")
+            report.note(f"category 0 ({item['name']}) is skipped: it is the parent of the others and has no objects")
     return kept
 
 
 def _check_id(entry: dict) -> None:
     if not _is_id(entry.get("id")):
-        raise _Unusable(f": 'id' is {_shown(entry, 'id')}; it must be a number or a text")
+        raise _Unusable(f": 'id' is {_shown(entry, 'id')}; it must be a number or a string")
 
 
 def _is_id(value: object) -> bool:
@@ -432,7 +455,7 @@ def _shown(entry: dict, key: str) -> str:
 
 
 def _are_plain(values: object) -> TypeGuard[list]:
-    """Return True for a list of numbers whose absolute values add up to at most LARGEST_COORDINATE."""
+    """Return True for a list of numbers whose absolute values sum to at most LARGEST_COORDINATE."""
     if not isinstance(values, list) or not {*map(type, values)} <= {int, float}:
         return False
     try:
@@ -442,7 +465,7 @@ def _are_plain(values: object) -> TypeGuard[list]:
 
 
 def _number(value: object) -> float | None:
-    """Return a number, or the number in a text, which may be infinite or NaN; None for other values."""
+    """Convert a number or a string to float, which may be infinite or NaN; return None for other values."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -454,7 +477,7 @@ def _number(value: object) -> float | None:
 
 
 def _numbers(values: object) -> list[float] | None:
-    """Return a list with its texts converted to numbers; None if it is another object or contains other values."""
+    """Convert the strings in a list to numbers; return None for other objects and for lists with other values."""
     if not isinstance(values, list):
         return None
     numbers = [number for value in values if (number := _number(value)) is not None]
@@ -466,7 +489,7 @@ def _are_coordinates(numbers: Sequence[float]) -> bool:
 
 
 def _polygon_box(polygons: object) -> list[float] | None:
-    """Return x, y, width and height of polygons; None if there are no polygons."""
+    """Return x, y, width and height of the box around polygons; None if there are no polygons."""
     try:
         xs, ys = ([float(value) for polygon in polygons for value in polygon[axis::2]] for axis in (0, 1))  # type: ignore[attr-defined]
         return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
@@ -475,22 +498,22 @@ def _polygon_box(polygons: object) -> list[float] | None:
 
 
 class _Categories:
-    """Categories of all files of a dataset, joined by name."""
+    """Categories of all files of a dataset, merged by name."""
 
     def __init__(self, tree: Tree, files: Sequence[CocoFile]) -> None:
         self.of_file = {file.path: {item["id"]: item["name"] for item in file.categories} for file in files}
-        found: dict[str, _Id] = {}
+        by_name: dict[str, _Id] = {}
         layouts = []
         for item in (item for file in files for item in file.categories):
-            found.setdefault(item["name"], item["id"])
+            by_name.setdefault(item["name"], item["id"])
             if isinstance(item.get("keypoints"), list) and item["keypoints"]:
                 layouts.append((tuple(map(str, item["keypoints"])), item.get("skeleton") or []))
-        ids = [number for number in found.values() if isinstance(number, int)]
+        ids = [number for number in by_name.values() if isinstance(number, int)]
         self.ids: list[int] = []
-        if len(set(ids)) == len(found):
-            found = dict(sorted(found.items(), key=lambda item: item[1]))  # Detectron2 orders classes by id.
+        if len(set(ids)) == len(by_name):
+            by_name = dict(sorted(by_name.items(), key=lambda item: item[1]))  # Detectron2 orders classes by id.
             self.ids = sorted(ids)
-        self.names = list(found)
+        self.names = list(by_name)
         self.keypoints = self._keypoints(tree, layouts, files)
 
     @staticmethod
@@ -503,19 +526,19 @@ class _Categories:
             return Keypoints(tuple(f"keypoint_{index}" for index in range(1, lengths.pop() // 3 + 1)))
         names, skeleton = layouts[0]
         if any(other != names for other, _ in layouts):
-            tree.report.note("keypoints are left out: categories have different ones")
+            tree.report.note("keypoints are skipped: the categories have different keypoints")
             return None
         if len(set(names)) != len(names):
-            raise ValueError(f"{tree.root}: keypoints share a name: {', '.join(names)}")
-        lines = [line for line in skeleton if _is_line(line, len(names))]
-        if len(lines) < len(skeleton):
-            tree.report.count("lines of the skeleton that join no two keypoints, left out", tree.root)
-        joined = tuple((names[a - 1], names[b - 1]) for a, b in lines)
+            raise ValueError(f"{tree.root}: keypoint names must be unique, not {', '.join(names)}")
+        edges = [edge for edge in skeleton if _is_edge(edge, len(names))]
+        if len(edges) < len(skeleton):
+            tree.report.count("invalid skeleton edges, skipped", tree.root)
+        joined = tuple((names[a - 1], names[b - 1]) for a, b in edges)
         return Keypoints(names, flip_pairs_of(names), joined)
 
 
-def _is_line(line: Any, count: int) -> bool:
-    return isinstance(line, list) and len(line) == 2 and all(isinstance(i, int) and 1 <= i <= count for i in line)
+def _is_edge(edge: Any, count: int) -> bool:
+    return isinstance(edge, list) and len(edge) == 2 and all(isinstance(i, int) and 1 <= i <= count for i in edge)
 
 
 def _images(tree: Tree, file: CocoFile, categories: _Categories) -> list[LabeledImage]:
@@ -524,27 +547,28 @@ def _images(tree: Tree, file: CocoFile, categories: _Categories) -> list[Labeled
     objects: dict[_Id, list[LabeledObject]] = {}
     for index, item in enumerate(file.annotations):
         where = f"{name}, annotation {item.get('id', index)}"
-        thing = _object(tree, item, where, categories.of_file[path], categories.keypoints)
-        objects.setdefault(item["image_id"], []).append(thing)
-    images, taken = [], set()
+        obj = _object(tree, item, where, categories.of_file[path], categories.keypoints)
+        objects.setdefault(item["image_id"], []).append(obj)
+    images, listed = [], set()
     for item in file.images:
-        found = tree.find_image(item["file_name"], path, near)
-        if found is None:
+        image = tree.find_image(item["file_name"], path, near)
+        if image is None:
             continue
-        if found in taken:
-            tree.report.count("images listed twice, the second left out", f"{name} ({item['file_name']})")
+        if image in listed:
+            tree.report.count("repeated image entries, skipped", f"{name} ({item['file_name']})")
             continue
-        taken.add(found)
+        listed.add(image)
         stated = stated_size(item.get("width"), item.get("height"))
         number = item["id"] if isinstance(item["id"], int) else None
-        things = tuple(objects.get(item["id"], ()))
-        own = _others(item, _IMAGE_KEYS)
-        images.append(LabeledImage(found, things, stated_size=stated, image_id=number, own=own))
+        extra = _other_keys(item, _IMAGE_KEYS)
+        images.append(
+            LabeledImage(image, tuple(objects.get(item["id"], ())), stated_size=stated, image_id=number, extra=extra)
+        )
     return images
 
 
 def _image_folders(root: Path, path: Path) -> list[Path]:
-    """Where the images of annotations/instances_train2017.json may be: train2017, images/train2017, images ..."""
+    """Return candidate image folders; for annotations/instances_train2017.json train2017, images/train2017, ..."""
     words = [path.stem.rsplit("_", 1)[-1], path.stem, split_of_name(path.stem) or "images"]
     named = [folder for word in unique(words) for folder in (root / word, root / "images" / word)]
     return [*named, root / "images", root]
@@ -561,16 +585,16 @@ def _object(
         keypoints=_points(tree, item.get("keypoints"), where, len(keypoints.names)) if keypoints else None,
         area=float(area) if area else None,
         crowd=bool(item.get("iscrowd")),
-        place=where,
-        own=_others(item, _ANNOTATION_KEYS),
+        source=where,
+        extra=_other_keys(item, _ANNOTATION_KEYS),
     )
 
 
-def _others(item: dict, known: Set[str]) -> dict[str, Any]:
+def _other_keys(item: dict, known: Set[str]) -> dict[str, Any]:
     return {key: value for key, value in item.items() if key not in known}
 
 
 def _points(tree: Tree, values: Sequence[float] | None, where: str, count: int) -> tuple[float, ...]:
     if values and len(values) != 3 * count:
-        tree.report.count("objects with broken keypoints, kept without them", where)
+        tree.report.count("objects with invalid keypoints, kept without keypoints", where)
     return tuple(map(float, values)) if values and len(values) == 3 * count else (0.0,) * 3 * count

@@ -1,4 +1,7 @@
-"""Reads CSV files with a header: one row per box, with an image and usually a class."""
+"""Reader of CSV files with a header and one row per box.
+
+A row contains an image, coordinates and usually a class.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,21 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .records import LabeledImage, LabeledObject, Reading
+from .records import LabeledImage, LabeledObject, ParsedDataset
 from .splits import split_of_name
 from .tree import Tree, decode, read_text
 
-__all__ = ["LAYOUT", "LOOKED_FOR", "NEEDS", "find", "headerless", "read"]
+__all__ = ["EXPECTED_FILES", "HEADER_REQUIREMENT", "LAYOUT", "find", "headerless", "read"]
 
 LAYOUT = "CSV"
-LOOKED_FOR = "a .csv whose header names an image, a box and a class, as in path,x1,y1,x2,y2,label"
+EXPECTED_FILES = "a .csv with a header that contains an image, a box and a class, such as path,x1,y1,x2,y2,label"
 
-NEEDS = (
-    "the first row must be a header that names the columns, such as path,x1,y1,x2,y2,label; "
-    "RetinaNet-style tables without one are not guessed"
+HEADER_REQUIREMENT = (
+    "the first row must be a header with the column names, such as path,x1,y1,x2,y2,label; "
+    "RetinaNet-style tables without a header are not supported"
 )
 
-# Spellings, without case, spaces, dots, dashes and underscores.
+# Supported column names, in lower case and without spaces, dots, dashes and underscores.
 _COLUMNS = {
     "image": "path filename file image imageid imagepath imagename imagefile img imgpath imgname filepath",
     "label": "label class classname category categoryname labelname object objectname name type classid labelid",
@@ -48,18 +51,21 @@ _MEANING = {name: meaning for meaning, names in _COLUMNS.items() for name in nam
 
 
 def find(tree: Tree) -> list[Path]:
-    """The label tables of a folder."""
+    """Return the label tables of a folder."""
     return [path for path in tree.with_suffix(".csv") if _box_kind(_columns(_first_row(path))) is not None]
 
 
 def headerless(tree: Tree) -> list[Path]:
-    """Tables of boxes without header, as RetinaNet's: not read, since which column is what would be a guess."""
-    found = []
+    """Return tables of boxes without a header, such as RetinaNet's.
+
+    They are not supported because the meaning of their columns is ambiguous.
+    """
+    tables = []
     for path in tree.with_suffix(".csv"):
         row = _first_row(path)
         if len(row) >= 6 and not _columns(row) and sum(_number(value) is not None for value in row) >= 4:
-            found.append(path)
-    return found
+            tables.append(path)
+    return tables
 
 
 def _delimiter(line: str) -> str:
@@ -77,7 +83,7 @@ def _first_row(path: Path) -> list[str]:
 
 
 def _columns(header: list[str]) -> dict[str, int]:
-    """Meaning -> column, for the columns whose names are known; the first of a meaning counts."""
+    """Map meanings to column indices, for columns with a known name."""
     columns: dict[str, int] = {}
     ranks: dict[str, int] = {}
     for index, name in enumerate(header):
@@ -85,7 +91,7 @@ def _columns(header: list[str]) -> dict[str, int]:
         meaning = _MEANING.get(plain)
         if meaning is None:
             continue
-        # A table may have both image_id and path, or class_id and class_name: the earlier spelling says more.
+        # A table may have both image_id and path, or class_id and class_name: the name listed first is preferred.
         rank = _COLUMNS[meaning].split().index(plain)
         if meaning not in columns or rank < ranks[meaning]:
             columns[meaning], ranks[meaning] = index, rank
@@ -93,7 +99,7 @@ def _columns(header: list[str]) -> dict[str, int]:
 
 
 def _box_kind(columns: Mapping[str, int]) -> tuple[str, ...] | None:
-    """The columns that make the box, or None if it has none."""
+    """Return the columns of the box, or None without box columns."""
     if "image" not in columns:
         return None
     kinds = (
@@ -110,7 +116,7 @@ def _box_kind(columns: Mapping[str, int]) -> tuple[str, ...] | None:
 
 
 class _Table:
-    """Images and objects of one file while it is read."""
+    """Parser of one table, with its images and objects."""
 
     def __init__(self, tree: Tree, path: Path) -> None:
         self.tree, self.path = tree, path
@@ -140,7 +146,7 @@ class _Table:
     def _row(self, row: list[str], where: str) -> None:
         name = self._cell(row, "image")
         if not name:
-            self.tree.report.count("broken rows, left out", where)
+            self.tree.report.count("broken rows, skipped", where)
             return
         if name not in self.images:
             near = [folder / "images" for folder in (self.path.parent, self.path.parent.parent)]
@@ -149,18 +155,18 @@ class _Table:
         if image is None:
             return
         self.objects.setdefault(image, [])
-        self._remember(row, image, where)
+        self._record_split_and_size(row, image, where)
         values = [self._cell(row, column) for column in self.kind]
         if not any(values):
             return  # background
         label = self._cell(row, "label") if "label" in self.columns else "object"
         box = self._box(values)
         if box is None or not label:
-            self.tree.report.count("broken rows, left out", where)
+            self.tree.report.count("broken rows, skipped", where)
         else:
-            self.objects[image].append(LabeledObject(label, box, place=where))
+            self.objects[image].append(LabeledObject(label, box, source=where))
 
-    def _remember(self, row: list[str], image: Path, where: str) -> None:
+    def _record_split_and_size(self, row: list[str], image: Path, where: str) -> None:
         split = split_of_name(self._cell(row, "split"))
         if self.splits.setdefault(image, split) != split:
             raise ValueError(f"{where}: {image.name} is in the splits {self.splits[image]} and {split}")
@@ -190,24 +196,25 @@ def _number(value: str) -> float | None:
         return None
 
 
-def read(tree: Tree, files: list[Path]) -> Reading:
-    """Read tables; their splits are those of a column, the file's name or the folders, in this order.
+def read(tree: Tree, files: list[Path]) -> ParsedDataset:
+    """Read tables.
 
-    Coordinates that are all within 0 and 1 are shares of the image's sides.
+    Splits are defined by a column, the file name or the folders, in this order of precedence. If all coordinates are
+    in 0..1, they are relative to the image size.
 
     Raises:
         ValueError: a table is damaged, or an image is in two splits.
     """
     for path in tree.with_suffix(".csv"):
         if path not in files and split_of_name(path.stem):
-            tree.report.note(f"{tree.name(path)} is not used: its first row names no image and box")
+            tree.report.note(f"{tree.name(path)} is not used: its first row has no image and box columns")
     groups: dict[str | None, list[LabeledImage]] = {}
     homes: dict[Path, set[str | None]] = {}
     tables = [_Table(tree, path) for path in files]
     for table in tables:
         table.read()
         if "label" not in table.columns:
-            tree.report.note(f"{tree.name(table.path)} names no classes: there is one, called object")
+            tree.report.note(f"{tree.name(table.path)} has no class column: all objects get the class 'object'")
         of_file = split_of_name(table.path.stem)
         if not table.objects and of_file:
             groups.setdefault(of_file, [])
@@ -220,27 +227,27 @@ def read(tree: Tree, files: list[Path]) -> Reading:
             homes.setdefault(image.parent, set()).add(split)
     listed = {image.path for image in (image for group in groups.values() for image in group)}
     for image in tree.images:
-        # Without a row an image is background, if its folder tells whose.
+        # An image without a row is background if all listed images of its folder are in the same split.
         if image not in listed and len(homes.get(image.parent, ())) == 1:
             groups[next(iter(homes[image.parent]))].append(LabeledImage(image))
         elif image not in listed:
-            tree.report.count("images that no table names, left out", tree.name(image))
-    classes = {thing.label for group in groups.values() for image in group for thing in image.objects}
-    # Numbers in their order, else names in theirs.
+            tree.report.count("images in no table, skipped", tree.name(image))
+    classes = {obj.label for group in groups.values() for image in group for obj in image.objects}
+    # Numbers first, in numerical order; then names in alphabetical order.
     ordered = sorted(classes, key=lambda name: (_number(name) is None, _number(name) or 0.0, name))
-    return Reading(LAYOUT, tree.root, groups, ordered)
+    return ParsedDataset(LAYOUT, tree.root, groups, ordered)
 
 
 def _in_pixels(tree: Tree, table: _Table) -> dict[Path, list[LabeledObject]]:
-    boxes = [thing.box for things in table.objects.values() for thing in things]
+    boxes = [obj.box for objects in table.objects.values() for obj in objects]
     if not boxes or not all(0 <= value <= 1 for box in boxes for value in box):
         return table.objects
-    tree.report.note(f"{tree.name(table.path)} has coordinates within 0 and 1: they are shares of the image's sides")
+    tree.report.note(f"{tree.name(table.path)}: all coordinates are in 0..1 and are scaled by the image size")
     tree.measure(table.objects)
     scaled = {}
-    for image, things in table.objects.items():
+    for image, objects in table.objects.items():
         width, height = tree.sizes[image] or (1, 1)
         scaled[image] = [
-            replace(t, box=(t.box[0] * width, t.box[1] * height, t.box[2] * width, t.box[3] * height)) for t in things
+            replace(x, box=(x.box[0] * width, x.box[1] * height, x.box[2] * width, x.box[3] * height)) for x in objects
         ]
     return scaled

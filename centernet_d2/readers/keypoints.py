@@ -1,4 +1,4 @@
-"""Which keypoints a mirror swaps, told from their names."""
+"""Pairs of left and right keypoints, which horizontal flipping swaps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 __all__ = ["flip_pairs_of", "pairs_from_order"]
 
-# Tried one after the other on a name; what comes out is its partner if a keypoint is called so.
+# Substitutions from a left name to its right partner, applied in this order.
 _SWAPS = (
     (re.compile(r"left"), "right"),
     (re.compile(r"Left"), "Right"),
@@ -18,9 +18,10 @@ _SWAPS = (
 
 
 def flip_pairs_of(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Pairs such as left_eye and right_eye, leftear and rightear, l_hip and r_hip, LShoulder and RShoulder, hand_L.
+    """Find pairs of left and right keypoints by their names.
 
-    Only pairs of which both names are there; no name is in two.
+    Examples: left_eye and right_eye, leftear and rightear, l_hip and r_hip, LShoulder and RShoulder, hand_L and
+    hand_R. Both names must be in `names`, and every name is in at most one pair.
     """
     pairs: list[tuple[str, str]] = []
     taken: set[str] = set()
@@ -34,10 +35,14 @@ def flip_pairs_of(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 
 def pairs_from_order(names: Sequence[str], order: Sequence[int]) -> tuple[tuple[str, str], ...]:
-    """Pairs from YOLO's ``flip_idx``: for each keypoint the index of the one that takes its place in a mirror.
+    """Convert YOLO's ``flip_idx`` to pairs of names.
+
+    Args:
+        names: keypoint names.
+        order: index of every keypoint after horizontal flipping.
 
     Raises:
-        ValueError: the order does not swap pairs of these keypoints.
+        ValueError: the order is not a permutation that swaps pairs of these keypoints.
     """
     valid = sorted(order) == list(range(len(names))) and all(order[order[i]] == i for i in range(len(order)))
     if not valid:

@@ -1,4 +1,4 @@
-"""Reader of KITTI's folders, lists and label files."""
+"""Reader of the folders, lists and label files of KITTI."""
 
 from __future__ import annotations
 
@@ -9,14 +9,24 @@ from tqdm import tqdm
 
 from ..utils.files import text_lines
 from ..utils.validation import finite_numbers
-from .records import LabeledImage, LabeledObject, Reading
+from .records import LabeledImage, LabeledObject, ParsedDataset
 from .splits import split_of_name
 from .tree import Tree, read_text
 
-__all__ = ["CLASSES", "LAYOUT", "LOOKED_FOR", "TYPES", "KittiObject", "find", "parse_object", "read", "read_objects"]
+__all__ = [
+    "CLASSES",
+    "EXPECTED_FILES",
+    "LAYOUT",
+    "TYPES",
+    "KittiObject",
+    "find",
+    "parse_object",
+    "read",
+    "read_objects",
+]
 
 LAYOUT = "KITTI"
-LOOKED_FOR = "a folder training with image_2, label_2 and calib"
+EXPECTED_FILES = "a folder training with image_2, label_2 and calib"
 CLASSES = ("Pedestrian", "Car", "Cyclist")
 TYPES = (*CLASSES, "Van", "Truck", "Person_sitting", "DontCare", "Tram", "Misc")
 
@@ -29,14 +39,14 @@ class KittiObject:
 
     Attributes:
         kind: one of TYPES.
-        truncation: 0..1, the share outside the image; -1 for DontCare.
+        truncation: fraction outside the image, 0..1; -1 for DontCare.
         occlusion: 0 none, 1 partly, 2 largely, 3 unknown; -1 for DontCare.
         alpha: observation angle in radians.
         box: x1, y1, x2, y2 in pixels.
-        dimensions: height, width, length in metres.
-        location: x, y, z of the bottom center in metres.
-        rotation_y: radians.
-        score: of results.
+        dimensions: height, width, length in meters.
+        location: x, y, z of the bottom center in meters.
+        rotation_y: rotation around the y axis in radians.
+        score: score in result files; None in label files.
     """
 
     kind: str
@@ -51,23 +61,23 @@ class KittiObject:
 
 
 def parse_object(line: str, where: str, scored: bool = False) -> KittiObject:
-    """Read one line of a label file, or of a result file if `scored`.
+    """Parse one line of a label file, or of a result file if `scored`.
 
     Args:
-        line: type and 14 numbers, 15 if scored.
-        where: file and line, for errors.
-        scored: whether the last number is a score.
+        line: a type and 14 numbers, or 15 if `scored`.
+        where: file and line, for error messages.
+        scored: True if the last number is a score.
 
     Raises:
-        ValueError: unknown type, too few fields, or one that is not a finite number.
+        ValueError: the type is unknown, fields are missing, or a field is not a finite number.
     """
     kind, *fields = line.split() or [""]
-    wanted = 15 if scored else 14
+    count = 15 if scored else 14
     if kind not in TYPES:
-        raise ValueError(f"{where}: unknown type '{kind}', known: {', '.join(TYPES)}")
-    if len(fields) < wanted:
-        raise ValueError(f"{where}: {len(fields) + 1} fields instead of {wanted + 1}")
-    numbers = finite_numbers(fields[:wanted], where)
+        raise ValueError(f"{where}: unknown type '{kind}'; use one of {', '.join(TYPES)}")
+    if len(fields) < count:
+        raise ValueError(f"{where}: {len(fields) + 1} fields instead of {count + 1}")
+    numbers = finite_numbers(fields[:count], where)
     truncation, occlusion, alpha, x1, y1, x2, y2, height, width, length, x, y, z, rotation_y, *score = numbers
     return KittiObject(
         kind=kind,
@@ -83,76 +93,77 @@ def parse_object(line: str, where: str, scored: bool = False) -> KittiObject:
 
 
 def read_objects(path: str | Path, scored: bool = False) -> list[KittiObject]:
-    """All objects of a label file, or of a result file if `scored`; see :func:`parse_object`.
+    """Read a label file, or a result file if `scored`; see :func:`parse_object`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is malformed; the message names file and line.
+        FileNotFoundError: the file does not exist.
+        ValueError: a line is malformed; the message contains the file and the line.
     """
     return [parse_object(line, where, scored) for where, line in text_lines(path)]
 
 
 def find(tree: Tree) -> list[Path]:
-    """The label files of a folder."""
+    """Return the label files of a folder."""
     return [path for path in tree.with_suffix(".txt") if path.parent.name == "label_2"]
 
 
-def read(tree: Tree, files: list[Path]) -> Reading:
-    """Frames with image, labels and calibration; splits by the lists in ``ImageSets`` whose frames are here.
+def read(tree: Tree, files: list[Path]) -> ParsedDataset:
+    """Read the frames that have an image, labels and a calibration.
 
-    Only 2-D boxes of the classes Pedestrian, Car and Cyclist are read, for a look at their sizes.
+    The lists in ``ImageSets`` define the splits. Only the 2-D boxes of the classes Pedestrian, Car and Cyclist are
+    read, which suffices for box statistics.
 
     Raises:
-        ValueError: the folder is not called training, or a row of a label file is malformed.
+        ValueError: the folder is not named training, or a row of a label file is malformed.
     """
     folders = sorted({path.parent.parent for path in files})
     if len(folders) > 1 or folders[0].name != "training":
-        raise ValueError(f"KITTI's image_2, label_2 and calib must be in one folder called training, not {folders[0]}")
+        raise ValueError(f"image_2, label_2 and calib of KITTI must be in one folder named training, not {folders[0]}")
     folder = folders[0]
     frames: dict[str, LabeledImage] = {}
     labels = {path.stem: path for path in files}
-    found = {p.stem: p for p in sorted(tree.images) if p.parent == folder / "image_2" and p.suffix in _SUFFIXES}
-    for name in tqdm(sorted({*labels, *found}), LAYOUT, leave=False, disable=len(labels) < 500):
-        if name not in found:
+    images = {p.stem: p for p in sorted(tree.images) if p.parent == folder / "image_2" and p.suffix in _SUFFIXES}
+    for name in tqdm(sorted({*labels, *images}), LAYOUT, leave=False, disable=len(labels) < 500):
+        if name not in images:
             tree.report.count("labels without an image", tree.name(labels[name]))
         elif name not in labels:
-            tree.report.count("images without labels, left out", tree.name(found[name]))
+            tree.report.count("images without labels, skipped", tree.name(images[name]))
         elif not (folder / "calib" / f"{name}.txt").is_file():
-            tree.report.count("images without calibration, left out", tree.name(found[name]))
+            tree.report.count("images without calibration, skipped", tree.name(images[name]))
         else:
-            frames[name] = LabeledImage(found[name], _objects(labels[name]))
+            frames[name] = LabeledImage(images[name], _objects(labels[name]))
     groups, lists = _by_list(tree, folder.parent / "ImageSets", frames)
-    return Reading(LAYOUT, folder.parent, groups, list(CLASSES), lists=lists)
+    return ParsedDataset(LAYOUT, folder.parent, groups, list(CLASSES), lists=lists)
 
 
 def _objects(path: Path) -> tuple[LabeledObject, ...]:
-    things = enumerate(read_objects(path), 1)
-    return tuple(LabeledObject(x.kind, x.box, place=f"{path.name}, object {i}") for i, x in things if x.kind in CLASSES)
+    rows = enumerate(read_objects(path), 1)
+    return tuple(LabeledObject(x.kind, x.box, source=f"{path.name}, object {i}") for i, x in rows if x.kind in CLASSES)
 
 
 def _by_list(
     tree: Tree, folder: Path, frames: dict[str, LabeledImage]
 ) -> tuple[dict[str | None, list[LabeledImage]], dict[str, str]]:
-    """Of the lists of a split the one with most frames among those that are here in full, else in part.
+    """Choose one list per split: the longest complete list or, without one, the list with most available frames.
 
-    KITTI's test list is not about the folder training.
+    The list test of KITTI is ignored because it does not refer to the folder training.
     """
     best: dict[str, tuple[bool, int, Path, list[str]]] = {}
     for path in sorted(folder.glob("*.txt")):
         split = split_of_name(path.stem)
         names = read_text(path).split()
-        here = [name for name in names if name in frames]
-        if split in ("train", "val", "trainval") and here:
-            rank = (len(here) == len(names), len(here))
+        available = [name for name in names if name in frames]
+        if split in ("train", "val", "trainval") and available:
+            rank = (len(available) == len(names), len(available))
             if split not in best or rank > best[split][:2]:
-                best[split] = (*rank, path, here)
+                best[split] = (*rank, path, available)
     if {"train", "val"} <= set(best):
         best.pop("trainval", None)
     if not best:
         return {None: list(frames.values())}, {}
-    for _, _, path, here in best.values():
-        missing = len(read_text(path).split()) - len(here)
+    for _, _, path, available in best.values():
+        missing = len(read_text(path).split()) - len(available)
         if missing:
-            tree.report.note(f"{missing} frames of {tree.name(path)} are not here")
+            tree.report.note(f"{missing} frames of {tree.name(path)} are missing")
     lists = {split: path.stem for split, (complete, _, path, _) in best.items() if complete}
-    return {split: [frames[name] for name in here] for split, (_, _, _, here) in best.items()}, lists
+    return {split: [frames[name] for name in available] for split, (_, _, _, available) in best.items()}, lists

@@ -1,4 +1,7 @@
-"""Reads labelme's JSON files, one per image: rectangles, polygons and circles by their box, points as keypoints."""
+"""Reader of labelme's JSON files, one file per image.
+
+Rectangles, polygons and circles are converted to boxes, points to keypoints.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,17 @@ from tqdm import tqdm
 
 from .coco import json_kind
 from .keypoints import flip_pairs_of
-from .records import Keypoints, LabeledImage, LabeledObject, Reading
+from .records import Keypoints, LabeledImage, LabeledObject, ParsedDataset
 from .tree import Tree, read_text, stated_size
 
-__all__ = ["LAYOUT", "LOOKED_FOR", "find", "read"]
+__all__ = ["EXPECTED_FILES", "LAYOUT", "find", "read"]
 
 LAYOUT = "labelme"
-LOOKED_FOR = "a .json per image, with shapes"
+EXPECTED_FILES = "one .json with shapes per image"
 
 
 def find(tree: Tree) -> list[Path]:
-    """The label files of a folder, and damaged files beside good ones, which are counted later."""
+    """Return the label files of a folder and the damaged JSON files next to them."""
     kinds = {path: json_kind(path) for path in tree.with_suffix(".json")}
     folders = {path.parent for path, kind in kinds.items() if kind == "labelme"}
     return [path for path, kind in kinds.items() if kind in ("labelme", "broken") and path.parent in folders]
@@ -30,19 +33,22 @@ def find(tree: Tree) -> list[Path]:
 
 @dataclass
 class _Shapes:
-    """Boxes of one image, and the points inside each: name -> (x, y)."""
+    """Boxes of one image, and the keypoints of each box: name -> (x, y)."""
 
     boxes: list[tuple[LabeledObject, Any]] = field(default_factory=list)
     points: list[dict[str, tuple[float, float]]] = field(default_factory=list)
 
 
-def read(tree: Tree, files: list[Path]) -> Reading:
-    """Read all label files; a point belongs to the box of its group, else to the only box around it."""
+def read(tree: Tree, files: list[Path]) -> ParsedDataset:
+    """Read all label files.
+
+    A point belongs to the box of its group; without a group, to the box around it if there is exactly one.
+    """
     labeled: dict[Path, tuple[_Shapes, tuple[int, int] | None] | None] = {}
     for path in tqdm(files, LAYOUT, leave=False, disable=len(files) < 500):
         content = _load(path)
         if content is None:
-            tree.report.count("broken label files, left out", tree.name(path))
+            tree.report.count("broken label files, skipped", tree.name(path))
             damaged = tree.peek_image(path.stem, path)
             if damaged is not None:
                 labeled[damaged] = None
@@ -52,20 +58,20 @@ def read(tree: Tree, files: list[Path]) -> Reading:
         if image is None:
             continue
         if labeled.get(image) is not None:
-            tree.report.count("label files of an image that has one already, left out", tree.name(path))
+            tree.report.count("duplicate label files of an image, skipped", tree.name(path))
             continue
         stated = stated_size(content.get("imageWidth"), content.get("imageHeight"))
         labeled[image] = (_shapes(tree, tree.name(path), content["shapes"]), stated)
-    found = {image: content for image, content in labeled.items() if content is not None}
-    names = sorted({name for shapes, _ in found.values() for points in shapes.points for name in points})
+    valid = {image: content for image, content in labeled.items() if content is not None}
+    names = sorted({name for shapes, _ in valid.values() for points in shapes.points for name in points})
     groups: dict[str | None, list[LabeledImage]] = {}
-    for image in sorted({*found, *tree.background(labeled)}):
-        shapes, stated = found.get(image, (_Shapes(), None))
+    for image in sorted({*valid, *tree.background(labeled)}):
+        shapes, stated = valid.get(image, (_Shapes(), None))
         members = groups.setdefault(tree.split_of(image), [])
         members.append(LabeledImage(image, _with_keypoints(shapes, names), stated_size=stated))
-    classes = sorted({thing.label for group in groups.values() for image in group for thing in image.objects})
+    classes = sorted({obj.label for group in groups.values() for image in group for obj in image.objects})
     keypoints = Keypoints(tuple(names), flip_pairs_of(names)) if names else None
-    return Reading(LAYOUT, tree.root, groups, classes, keypoints=keypoints)
+    return ParsedDataset(LAYOUT, tree.root, groups, classes, keypoints=keypoints)
 
 
 def _load(path: Path) -> dict | None:
@@ -92,24 +98,24 @@ def _shapes(tree: Tree, name: str, shapes: list) -> _Shapes:
             if not label:
                 raise ValueError
         except (AttributeError, KeyError, TypeError, ValueError):
-            tree.report.count("broken rows, left out", where)
+            tree.report.count("broken rows, skipped", where)
             continue
         group = shape.get("group_id")
         if kind == "point":
             points.append((label, corners[0], group, where))
         elif kind in ("polygon", "mask") and group is not None and (label, group) in merged:
-            place = merged[label, group]
-            result.boxes[place] = (_joined(result.boxes[place][0], box), group)
+            position = merged[label, group]
+            result.boxes[position] = (_merge_box(result.boxes[position][0], box), group)
         else:
             merged[label, group] = len(result.boxes)
-            result.boxes.append((LabeledObject(label, box, place=where), group))
+            result.boxes.append((LabeledObject(label, box, source=where), group))
     result.points = [{} for _ in result.boxes]
     for label, point, group, where in points:
         owner = _owner(result.boxes, point, group)
         if owner is None:
-            tree.report.count("points that belong to no box, left out", where)
+            tree.report.count("points without a box, skipped", where)
         elif label in result.points[owner]:
-            tree.report.count("points that an object has already, left out", where)
+            tree.report.count("duplicate points of an object, skipped", where)
         else:
             result.points[owner][label] = point
     return result
@@ -117,7 +123,7 @@ def _shapes(tree: Tree, name: str, shapes: list) -> _Shapes:
 
 def _extent(kind: str, corners: list[tuple[float, float]]) -> tuple[float, float, float, float]:
     xs, ys = [x for x, _ in corners], [y for _, y in corners]
-    if kind == "circle":  # its center and a point on its line
+    if kind == "circle":  # The center, and a point on the circle.
         radius = math.dist(corners[0], corners[1]) if len(corners) == 2 else math.nan
         return (xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius)
     if not all(map(math.isfinite, (*xs, *ys))):
@@ -125,10 +131,10 @@ def _extent(kind: str, corners: list[tuple[float, float]]) -> tuple[float, float
     return (min(xs), min(ys), max(xs), max(ys))
 
 
-def _joined(thing: LabeledObject, box: tuple[float, float, float, float]) -> LabeledObject:
-    """Polygons of one group are parts of one object."""
-    a, b = thing.box, box
-    return replace(thing, box=(min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])))
+def _merge_box(obj: LabeledObject, box: tuple[float, float, float, float]) -> LabeledObject:
+    """Extend the box of an object by another part: all polygons of a group belong to one object."""
+    a, b = obj.box, box
+    return replace(obj, box=(min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])))
 
 
 def _owner(boxes: list[tuple[LabeledObject, Any]], point: tuple[float, float], group: Any) -> int | None:
@@ -141,11 +147,11 @@ def _owner(boxes: list[tuple[LabeledObject, Any]], point: tuple[float, float], g
 
 def _with_keypoints(shapes: _Shapes, names: list[str]) -> tuple[LabeledObject, ...]:
     if not names:
-        return tuple(thing for thing, _ in shapes.boxes)
+        return tuple(obj for obj, _ in shapes.boxes)
     return tuple(
         replace(
-            thing,
+            obj,
             keypoints=tuple(v for name in names for v in ((*points[name], 2.0) if name in points else (0.0,) * 3)),
         )
-        for (thing, _), points in zip(shapes.boxes, shapes.points, strict=True)
+        for (obj, _), points in zip(shapes.boxes, shapes.points, strict=True)
     )

@@ -1,4 +1,4 @@
-"""What a folder of labelled images holds, whatever its layout."""
+"""Layout-independent data structures of a labeled dataset."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FoundData", "Keypoints", "LabeledImage", "LabeledObject", "Reading", "Report", "Split"]
+__all__ = ["DiscoveredDataset", "Keypoints", "LabeledImage", "LabeledObject", "ParsedDataset", "Report", "Split"]
 
 _EXAMPLES = 3
 
 
 class Report:
-    """Counts what was odd in the data, by reason, and remembers the first three places of each.
+    """Counts of irregularities by reason, with the first three locations of each.
 
     Attributes:
-        counts: reason -> how often.
-        examples: reason -> the first places.
-        notes: sentences about what was decided.
+        counts: reason -> number of occurrences.
+        examples: reason -> first locations.
+        notes: messages about decisions of the reader.
     """
 
     def __init__(self) -> None:
@@ -27,19 +27,24 @@ class Report:
         self.notes: list[str] = []
 
     def count(self, reason: str, where: object) -> None:
-        """One more of a kind, such as "labels without an image"; `where` is a file, a line or a name."""
+        """Count an occurrence of a reason, such as "labels without an image".
+
+        Args:
+            reason: a plural noun phrase, printed after the count.
+            where: a file, line or name.
+        """
         self.counts[reason] = self.counts.get(reason, 0) + 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
             examples.append(str(where))
 
     def note(self, sentence: str) -> None:
-        """Say something once."""
+        """Add a note unless it exists."""
         if sentence not in self.notes:
             self.notes.append(sentence)
 
     def add(self, other: Report) -> None:
-        """Take over what another report counted."""
+        """Add the counts and notes of another report."""
         for reason, count in other.counts.items():
             self.counts[reason] = self.counts.get(reason, 0) + count
             self.examples[reason] = (self.examples.get(reason, []) + other.examples[reason])[:_EXAMPLES]
@@ -47,15 +52,15 @@ class Report:
             self.note(sentence)
 
     def lines(self) -> list[str]:
-        """The report for people: one line per reason, then the notes."""
+        """Format the report: one line per reason, then the notes."""
         lines = []
         for reason, count in self.counts.items():
             more = ", ..." if count > len(self.examples[reason]) else ""
             lines.append(f"{count} {reason}: {', '.join(self.examples[reason])}{more}")
         return lines + self.notes
 
-    def reasons(self) -> str:
-        """The report below a sentence of an error: every line on its own."""
+    def indented(self) -> str:
+        """Format the report as indented lines to append to an error message."""
         return "".join(f"\n  {line}" for line in self.lines())
 
 
@@ -64,14 +69,14 @@ class LabeledObject:
     """One object of an image.
 
     Attributes:
-        label: name of its class.
-        box: x1, y1, x2, y2 in pixels; x2 and y2 are where the last pixel ends.
-        keypoints: K * 3 numbers x, y, visibility (0 not labelled, 1 hidden, 2 visible), or None without keypoints.
-        area: in square pixels, if the data state it.
-        crowd: whether the box is around a crowd.
-        difficult: Pascal VOC's mark.
-        place: file and row, for messages.
-        own: what else a COCO annotation says, for the properties that read it.
+        label: class name.
+        box: x1, y1, x2, y2 in pixels; x2 and y2 are the end of the last pixel.
+        keypoints: K * 3 numbers x, y, visibility (0 not labeled, 1 hidden, 2 visible), or None without keypoints.
+        area: area in square pixels, if the dataset specifies it.
+        crowd: True for a box around a crowd.
+        difficult: the flag of Pascal VOC.
+        source: file and row, for messages.
+        extra: other keys of the COCO annotation, for properties that read them.
     """
 
     label: str
@@ -80,8 +85,8 @@ class LabeledObject:
     area: float | None = None
     crowd: bool = False
     difficult: bool = False
-    place: str = ""
-    own: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    source: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -89,12 +94,12 @@ class LabeledImage:
     """An image file and its objects.
 
     Attributes:
-        path: absolute.
-        objects: none for background.
-        width, height: in pixels, upright; 0 before the file was looked at.
-        stated_size: width and height that the labels give, if they do.
-        image_id: the number that the data give it, if they do.
-        own: what else COCO says of the image, for the properties that read it.
+        path: absolute path.
+        objects: objects of the image; empty for background.
+        width, height: size of the upright image in pixels; 0 before the file is inspected.
+        stated_size: width and height in the labels, if present.
+        image_id: image id of the dataset, if present.
+        extra: other keys of the COCO image entry, for properties that read them.
     """
 
     path: Path
@@ -103,17 +108,17 @@ class LabeledImage:
     height: int = 0
     stated_size: tuple[int, int] | None = None
     image_id: int | None = None
-    own: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
 class Keypoints:
-    """The keypoints of a data set.
+    """Keypoint definition of a dataset.
 
     Attributes:
-        names: in order.
-        flip_pairs: names that a mirror swaps.
-        skeleton: names that a drawn line joins.
+        names: keypoint names, in order.
+        flip_pairs: pairs of names that horizontal flipping swaps.
+        skeleton: pairs of names to connect in visualizations.
     """
 
     names: tuple[str, ...]
@@ -122,17 +127,17 @@ class Keypoints:
 
 
 @dataclass
-class Reading:
-    """What a reader makes of a folder, before splits are settled and boxes looked at.
+class ParsedDataset:
+    """Output of a reader, before splits are assigned and boxes are validated.
 
     Attributes:
-        layout: its name, such as "YOLO".
+        layout: name of the layout, such as "YOLO".
         root: folder that image names are relative to.
-        groups: images by the split that the data name: "train", "val", "test", "trainval" or None.
-        classes: in order.
+        groups: images by the split in the dataset: "train", "val", "test", "trainval" or None.
+        classes: class names, in order.
         class_ids: category id of each class.
-        keypoints: None without.
-        lists: of KITTI: split -> name of a list in ``ImageSets`` that holds exactly these images.
+        keypoints: keypoint definition, or None.
+        lists: for KITTI: split -> name of the list in ``ImageSets`` that contains exactly these images.
     """
 
     layout: str
@@ -148,19 +153,19 @@ class Reading:
 
     @property
     def images(self) -> list[LabeledImage]:
-        """Of all groups."""
+        """Images of all groups."""
         return [image for group in self.groups.values() for image in group]
 
 
 @dataclass(frozen=True)
 class Split:
-    """A part of a data set.
+    """Split of a dataset.
 
     Attributes:
         name: "train", "val" or "test".
-        images: in order.
-        root: folder that contains the images, for relative names; images elsewhere have absolute names.
-        kitti_list: of KITTI: name of the list in ``ImageSets`` that is this split, or "" if there is none.
+        images: images, in order.
+        root: folder that relative image names start from; images outside of it have absolute names.
+        kitti_list: for KITTI: name of the list in ``ImageSets`` that defines this split, or "".
     """
 
     name: str
@@ -170,23 +175,23 @@ class Split:
 
     @property
     def num_objects(self) -> int:
-        """Of all images."""
+        """Number of objects in all images."""
         return sum(len(image.objects) for image in self.images)
 
 
 @dataclass(frozen=True)
-class FoundData:
-    """A data set that was found in a folder or file.
+class DiscoveredDataset:
+    """Dataset discovered in a folder or file.
 
     Attributes:
         layout: "COCO", "Pascal VOC", "YOLO", "labelme", "CSV" or "KITTI".
-        path: that was looked at.
-        splits: "train" and "val" always, "test" if there is one.
-        class_names: in order.
+        path: path of the folder or file.
+        splits: always "train" and "val"; "test" if present.
+        class_names: class names, in order.
         class_ids: category id of each class.
-        keypoints: None without.
-        split_rule: a sentence on where the splits come from.
-        report: what was odd.
+        keypoints: keypoint definition, or None.
+        split_rule: message about the origin of the splits.
+        report: irregularities and decisions of the reader.
     """
 
     layout: str
@@ -199,7 +204,7 @@ class FoundData:
     report: Report
 
     def lines(self) -> list[str]:
-        """A summary for people: layout, splits, classes, and the report."""
+        """Format a summary: layout, splits, classes, and the report."""
         shown = ", ".join(self.class_names[:10]) + (", ..." if len(self.class_names) > 10 else "")
         sizes = [f"{s.name} {len(s.images)} images, {s.num_objects} objects" for s in self.splits.values()]
         lines = [f"{self.layout} in {self.path}", *sizes, self.split_rule, f"{len(self.class_names)} classes: {shown}"]
@@ -209,5 +214,5 @@ class FoundData:
 
 
 def unique(values: Sequence[str]) -> list[str]:
-    """Without repetitions, in the order of first appearance."""
+    """Remove duplicates and keep the order of first appearance."""
     return list(dict.fromkeys(values))

@@ -1,4 +1,4 @@
-"""Reads Pascal VOC's XML files, with or without lists in ``ImageSets/Main``."""
+"""Reader of Pascal VOC XML files, with or without lists in ``ImageSets/Main``."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .records import LabeledImage, LabeledObject, Reading
+from .records import LabeledImage, LabeledObject, ParsedDataset
 from .splits import split_of_name
 from .tree import Tree, read_text, stem
 
-__all__ = ["LAYOUT", "LOOKED_FOR", "find", "read", "read_annotation"]
+__all__ = ["EXPECTED_FILES", "LAYOUT", "find", "read", "read_annotation"]
 
 LAYOUT = "Pascal VOC"
-LOOKED_FOR = ".xml files that start with <annotation>"
+EXPECTED_FILES = ".xml files that start with <annotation>"
 
 _HEAD = 4096
 
 
 def find(tree: Tree) -> list[Path]:
-    """The annotation files of a folder."""
+    """Return the annotation files of a folder and the damaged XML files next to them."""
     files = tree.with_suffix(".xml")
     folders = {path.parent for path in files if _is_annotation(path)}
-    return [path for path in files if path.parent in folders]  # Damaged files beside good ones are counted later.
+    return [path for path in files if path.parent in folders]
 
 
 def _is_annotation(path: Path) -> bool:
@@ -34,15 +34,19 @@ def _is_annotation(path: Path) -> bool:
 
 
 def read_annotation(path: Path) -> tuple[str, tuple[int, int] | None, list[LabeledObject], list[str]]:
-    """One XML file -> file name of its image, (width, height) if stated, objects, and why others are left out.
+    """Read an XML file.
 
-    VOC boxes are 1-based and inclusive; ours start at 0 and end where the last pixel ends, as Detectron2 reads VOC.
+    VOC boxes are 1-based and inclusive. Like Detectron2, this function returns boxes that start at 0 and end at the
+    end of the last pixel.
+
+    Returns:
+        File name of the image, (width, height) if present, objects, and the locations of skipped objects.
 
     Raises:
-        ValueError: the file is damaged; the message names it.
+        ValueError: the file is damaged; the message contains its path.
     """
-    text = re.sub(r"^\s*<\?xml[^>]*\?>", "", read_text(path))  # The encoding it names was settled by reading it.
-    if "<!ENTITY" in text:  # Nothing good needs them, and they can fill the memory.
+    text = re.sub(r"^\s*<\?xml[^>]*\?>", "", read_text(path))  # `read_text` has decoded the file.
+    if "<!ENTITY" in text:  # Annotations do not need entities, and their expansion can exhaust the memory.
         raise ValueError(f"{path} is not a Pascal VOC annotation: it declares entities")
     try:
         root = ET.fromstring(text)
@@ -74,19 +78,21 @@ def _object(element: ET.Element, where: str) -> LabeledObject:
     label = (element.findtext("name") or "").strip()
     if not label:
         raise ValueError("no name")
-    # Both corners are inside a VOC box, so one whose corners coincide has no area by VOC's own devkit.
+    # VOC corners are inclusive, but the VOC devkit treats a box whose corners coincide as empty.
     box = (x1 - 1, y1 - 1, x2, y2) if x2 > x1 and y2 > y1 else (x1, y1, x2, y2)
     difficult = (element.findtext("difficult") or "0").strip() not in ("", "0")
-    return LabeledObject(label, box, difficult=difficult, place=where)
+    return LabeledObject(label, box, difficult=difficult, source=where)
 
 
-def read(tree: Tree, files: list[Path], lists: Sequence[str] | None = None) -> Reading:
-    """Read all annotations of a folder, which may hold several data sets as VOCdevkit does.
+def read(tree: Tree, files: list[Path], lists: Sequence[str] | None = None) -> ParsedDataset:
+    """Read all annotations of a folder.
+
+    The folder may contain several datasets, like VOCdevkit.
 
     Args:
         tree: the folder.
-        files: its annotation files.
-        lists: names of the lists to read, each a group of its own; default: those that name a split.
+        files: annotation files of the folder.
+        lists: names of the lists to read as one group each; default: lists named after a split.
 
     Raises:
         FileNotFoundError: a list of `lists` does not exist.
@@ -97,16 +103,16 @@ def read(tree: Tree, files: list[Path], lists: Sequence[str] | None = None) -> R
     roots: dict[Path, list[Path]] = {}
     for path in files:
         roots.setdefault(_root_of(path, tree.root), []).append(path)
-    for root, own in roots.items():
-        images = _images(tree, root, own)
-        classes |= {thing.label for image in images.values() for thing in image.objects}
+    for root, own_files in roots.items():
+        images = _images(tree, root, own_files)
+        classes |= {obj.label for image in images.values() for obj in image.objects}
         for split, members in _by_list(tree, root, images, lists).items():
             groups.setdefault(split, []).extend(members)
-    return Reading(LAYOUT, tree.root, groups, sorted(classes))
+    return ParsedDataset(LAYOUT, tree.root, groups, sorted(classes))
 
 
 def _root_of(path: Path, top: Path) -> Path:
-    """The folder of a VOC data set: the one above ``Annotations``, else the whole."""
+    """Return the folder of a VOC dataset: the parent of ``Annotations``, else `top`."""
     for folder in path.parents:
         if folder == top:
             break
@@ -116,26 +122,26 @@ def _root_of(path: Path, top: Path) -> Path:
 
 
 def _images(tree: Tree, root: Path, files: list[Path]) -> dict[Path, LabeledImage]:
-    """All images of a data set, with or without annotation."""
+    """Return all images of a dataset, with or without annotations."""
     images: dict[Path, LabeledImage | None] = {}
     for path in tqdm(files, "Pascal VOC", leave=False, disable=len(files) < 500):
         try:
             name, size, objects, broken = read_annotation(path)
         except ValueError as error:
-            tree.report.count("broken label files, left out", error)
-            # Its image is no background: it has labels, but unknown ones.
+            tree.report.count("broken label files, skipped", error)
+            # The image has unknown labels, so it is not background.
             damaged = tree.peek_image(path.stem, path, [root / "JPEGImages"])
             if damaged is not None:
                 images[damaged] = None
             continue
         for where in broken:
-            tree.report.count("broken rows, left out", where)
+            tree.report.count("broken rows, skipped", where)
         image = tree.peek_image(name, path, [root / "JPEGImages", root / "images"]) if name else None
         image = image or tree.find_image(path.stem, path, [root / "JPEGImages", root / "images"])
         if image is None:
             continue
         if images.get(image) is not None:
-            tree.report.count("label files of an image that has one already, left out", tree.name(path))
+            tree.report.count("duplicate label files of an image, skipped", tree.name(path))
             continue
         images[image] = LabeledImage(image, tuple(objects), stated_size=size)
     images.update((image, LabeledImage(image)) for image in tree.background(images, root))
@@ -143,16 +149,16 @@ def _images(tree: Tree, root: Path, files: list[Path]) -> dict[Path, LabeledImag
 
 
 def _by_list(
-    tree: Tree, root: Path, images: dict[Path, LabeledImage], wanted: Sequence[str] | None
+    tree: Tree, root: Path, images: dict[Path, LabeledImage], names: Sequence[str] | None
 ) -> dict[str | None, list[LabeledImage]]:
-    """Images by the lists of a data set, else by their folders."""
+    """Group images by the lists of a dataset, or by folders without lists."""
     folder = next((f for f in (root / "ImageSets" / "Main", root / "ImageSets") if any(f.glob("*.txt"))), None)
-    if wanted is not None:
-        lists = {name: (folder or root / "ImageSets" / "Main") / f"{name}.txt" for name in wanted}
+    if names is not None:
+        lists = {name: (folder or root / "ImageSets" / "Main") / f"{name}.txt" for name in names}
     else:
-        # Lists per class, such as cat_train.txt, are no splits.
-        found = sorted(folder.glob("*.txt")) if folder else []
-        lists = {split: path for path in found if "_" not in path.stem and (split := split_of_name(path.stem))}
+        # Lists per class, such as cat_train.txt, are not splits.
+        paths = sorted(folder.glob("*.txt")) if folder else []
+        lists = {split: path for path in paths if "_" not in path.stem and (split := split_of_name(path.stem))}
     if not lists:
         groups: dict[str | None, list[LabeledImage]] = {}
         for image in images.values():
@@ -169,17 +175,17 @@ def _by_list(
         for name in _read_list(path):
             member = by_stem.get(stem(name)) or by_stem.get(stem(Path(name).name))
             if member is None:
-                tree.report.count("names in lists without an image", f"{name} in {tree.name(path)}")
+                tree.report.count("list entries without an image", f"{name} in {tree.name(path)}")
             else:
                 by_list[split].append(member)
                 listed.add(member.path)
-    if wanted is None and len(listed) < len(images):
+    if names is None and len(listed) < len(images):
         by_list[None] = [image for image in images.values() if image.path not in listed]
     return by_list
 
 
 def _read_list(path: Path) -> list[str]:
-    """Image names of a list; in lists per class, those that have the class (a second column that is not -1)."""
+    """Return the image names of a list; lists per class have a second column, where -1 means without the class."""
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.txt"))) or "none"
         raise FileNotFoundError(f"the image list {path} does not exist; lists in this folder: {known}")

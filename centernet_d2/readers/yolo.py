@@ -1,4 +1,7 @@
-"""Reads YOLO's label files, with ``data.yaml`` or without: boxes, polygons (by their box) and keypoints."""
+"""Reader of YOLO label files, with or without ``data.yaml``.
+
+Rows contain boxes, boxes with keypoints, or polygons, which are converted to boxes.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,15 @@ import yaml
 from tqdm import tqdm
 
 from .keypoints import pairs_from_order
-from .records import Keypoints, LabeledImage, LabeledObject, Reading
+from .records import Keypoints, LabeledImage, LabeledObject, ParsedDataset
 from .splits import split_of_name
 from .tree import Tree, decode, read_text, stem
 
-__all__ = ["LAYOUT", "LOOKED_FOR", "find", "read", "root_of"]
+__all__ = ["EXPECTED_FILES", "LAYOUT", "find", "read", "root_of"]
 
 LAYOUT = "YOLO"
-LOOKED_FOR = (
-    "a data.yaml with names and train, or .txt files of class and box in a folder called labels or beside images"
+EXPECTED_FILES = (
+    "a data.yaml with names and train, or .txt files with class and box in a folder labels or next to the images"
 )
 
 _MOST_CLASSES = 100_000
@@ -29,7 +32,7 @@ _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "predefined_classes.
 
 
 def find(tree: Tree) -> list[Path]:
-    """``data.yaml`` if there is one, and label files."""
+    """Return ``data.yaml``, if present, and the label files of a folder."""
     described = [path for path in tree.with_suffix(".yaml", ".yml") if _is_description(path)]
     return described + [path for path in tree.with_suffix(".txt") if _is_label(path, tree)]
 
@@ -47,7 +50,7 @@ def _is_label(path: Path, tree: Tree) -> bool:
         return False
     if "labels" in (part.lower() for part in (tree.root.name, *path.relative_to(tree.root).parts[:-1])):
         return True
-    if tree.image_beside(path) is None:
+    if tree.sibling_image(path) is None:
         return False
     with path.open("rb") as file:
         row = file.read(4096).decode("utf-8-sig", "replace").split("\n")[0].split()
@@ -56,35 +59,37 @@ def _is_label(path: Path, tree: Tree) -> bool:
 
 def _load_yaml(path: Path) -> Any:
     try:
-        # As safe as the safe loader: it builds nothing but text, lists and mappings. A class called no or 007 stays so.
+        # As safe as the safe loader, and all scalars are strings: class names such as no or 007 are unchanged.
         return yaml.load(read_text(path), Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is not a YAML file: {error}") from error
 
 
 def root_of(path: Path) -> Path:
-    """The folder that a ``data.yaml`` describes: its ``path`` if that exists, else where it is.
+    """Return the dataset folder of a ``data.yaml``.
+
+    The folder is the key ``path`` if it exists, else the parent folder of the file.
 
     Raises:
-        ValueError: it is no YAML file.
+        ValueError: the file is not a YAML file.
     """
     content = _load_yaml(path)
-    given = content.get("path") if isinstance(content, dict) else None
-    named = Path(os.path.normpath(path.parent / os.path.expanduser(str(given or ""))))
-    return named if named.is_dir() else path.parent
+    value = content.get("path") if isinstance(content, dict) else None
+    folder = Path(os.path.normpath(path.parent / os.path.expanduser(str(value or ""))))
+    return folder if folder.is_dir() else path.parent
 
 
 @dataclass(frozen=True)
 class _Description:
-    """What ``data.yaml`` says; `names` is None if nothing names the classes."""
+    """Content of ``data.yaml``; `names` is None if the class names are unknown."""
 
     names: list[str] | None = None
     keypoints: Keypoints | None = None
     dimensions: int = 3
 
 
-def read(tree: Tree, files: list[Path]) -> Reading:
-    """Read a data set as ``data.yaml`` describes it, else all images and their labels.
+def read(tree: Tree, files: list[Path]) -> ParsedDataset:
+    """Read the images listed in ``data.yaml``, or all images and labels without one.
 
     Raises:
         ValueError: ``data.yaml`` is damaged, contradicts itself, or names folders that do not exist.
@@ -93,12 +98,12 @@ def read(tree: Tree, files: list[Path]) -> Reading:
     if len(described) > 1:
         preferred = [path for path in described if path.name == "data.yaml"]
         if len(preferred) != 1:
-            raise ValueError(f"name one of {', '.join(map(str, described[:3]))}: each describes a YOLO data set")
+            raise ValueError(f"several files describe a YOLO dataset; pass one of {', '.join(map(str, described[:3]))}")
         described = preferred
     if described:
         content = _load_yaml(described[0])
         if not isinstance(content, dict):
-            raise ValueError(f"{described[0]} is not a YOLO data set: it has no keys such as names and train")
+            raise ValueError(f"{described[0]} does not describe a YOLO dataset: it has no keys names and train")
         description = _describe(described[0], content)
         paths = _listed_images(tree, described[0], content)
     else:
@@ -114,10 +119,10 @@ def read(tree: Tree, files: list[Path]) -> Reading:
     groups = {split: _read_group(tree, split, images, labels, description) for split, images in paths.items()}
     names = description.names
     if names is None:
-        seen = {thing.label for group in groups.values() for image in group for thing in image.objects}
-        names = [f"class_{i}" for i in range(max((int(label.split("_")[1]) for label in seen), default=-1) + 1)]
-        tree.report.note("no data.yaml or classes.txt names the classes: they are called by their numbers")
-    return Reading(LAYOUT, tree.root, groups, names, keypoints=description.keypoints)
+        used_labels = {obj.label for group in groups.values() for image in group for obj in image.objects}
+        names = [f"class_{i}" for i in range(max((int(label.split("_")[1]) for label in used_labels), default=-1) + 1)]
+        tree.report.note("no data.yaml or classes.txt defines class names; classes are named class_0, class_1, ...")
+    return ParsedDataset(LAYOUT, tree.root, groups, names, keypoints=description.keypoints)
 
 
 def _describe(path: Path, content: dict) -> _Description:
@@ -126,15 +131,15 @@ def _describe(path: Path, content: dict) -> _Description:
         try:
             by_index = {int(key): str(value) for key, value in names.items()}
         except ValueError:
-            raise ValueError(f"{path}: the keys of names are not numbers") from None
+            raise ValueError(f"{path}: the keys of names must be numbers") from None
         if min(by_index, default=0) < 0 or max(by_index, default=0) >= _MOST_CLASSES:
-            raise ValueError(f"{path}: the classes of names are not numbers from 0 to {_MOST_CLASSES - 1}")
+            raise ValueError(f"{path}: the keys of names must be numbers from 0 to {_MOST_CLASSES - 1}")
         names = [by_index.get(index, f"class_{index}") for index in range(max(by_index, default=-1) + 1)]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{path}: names is not a list of classes, or a mapping of numbers to classes")
+        raise ValueError(f"{path}: names must be a list of class names, or a mapping from numbers to class names")
     names = [name.strip() for name in names]
     if len(set(names)) != len(names):
-        raise ValueError(f"{path}: two classes share a name: {', '.join(names)}")
+        raise ValueError(f"{path}: class names must be unique, not {', '.join(names)}")
     if "nc" in content and str(content["nc"]).strip() != str(len(names)):
         raise ValueError(f"{path}: nc is {content['nc']}, but there are {len(names)} names")
     if "kpt_shape" not in content:
@@ -144,13 +149,15 @@ def _describe(path: Path, content: dict) -> _Description:
         if count < 1 or dimensions not in (2, 3):
             raise ValueError
     except (TypeError, ValueError):
-        raise ValueError(f"{path}: kpt_shape is {content['kpt_shape']}, not [keypoints, 2 or 3]") from None
+        raise ValueError(
+            f"{path}: kpt_shape is {content['kpt_shape']}, but must be [number of keypoints, 2 or 3]"
+        ) from None
     return _Description(names, _keypoints(path, content, count), dimensions)
 
 
 def _keypoints(path: Path, content: dict, count: int) -> Keypoints:
     names = content.get("kpt_names")
-    if isinstance(names, dict):  # One list per class; a head of keypoints has one.
+    if isinstance(names, dict):  # One list per class; the keypoint head supports one list.
         names = next(iter(names.values()), None)
     if not isinstance(names, list) or len(set(map(str, names))) != count:
         names = [f"keypoint_{index}" for index in range(1, count + 1)]
@@ -166,36 +173,36 @@ def _names_classes(path: Path) -> bool:
 
 
 def _named_classes(tree: Tree) -> list[str] | None:
-    """By the first of the usual files, else by darknet's of any name."""
-    found = [path for path in tree.files if path.name.lower() in _NAME_FILES][:1]
-    found = found or [path for path in tree.files if _names_classes(path)]
-    names = {path: [line.strip() for line in read_text(path).split("\n") if line.strip()] for path in found}
+    """Read class names from the first of _NAME_FILES, or from darknet's ``*.names`` files."""
+    files = [path for path in tree.files if path.name.lower() in _NAME_FILES][:1]
+    files = files or [path for path in tree.files if _names_classes(path)]
+    names = {path: [line.strip() for line in read_text(path).split("\n") if line.strip()] for path in files}
     if len(set(map(tuple, names.values()))) > 1:
-        raise ValueError(f"{' and '.join(map(str, found[:2]))} name the classes differently; leave one")
+        raise ValueError(f"{' and '.join(map(str, files[:2]))} contain different class names; keep one file")
     return next(iter(names.values()), None) or None
 
 
 def _listed_images(tree: Tree, path: Path, content: dict) -> dict[str | None, list[Path]]:
-    """The images of each split that ``data.yaml`` names."""
-    given = os.path.expanduser(str(content.get("path") or "")).replace("\\", "/")
-    bases = [path.parent / given, path.parent]
-    roots = [tree.root, *([Path(given)] if os.path.isabs(given) else [])]
+    """Return the images of each split in ``data.yaml``."""
+    folder = os.path.expanduser(str(content.get("path") or "")).replace("\\", "/")
+    bases = [path.parent / folder, path.parent]
+    roots = [tree.root, *([Path(folder)] if os.path.isabs(folder) else [])]
     groups: dict[str | None, list[Path]] = {}
     for key in ("train", "val", "valid", "test"):
         value = content.get(key)
-        places = [] if value in (None, "", "null", "~") else [value] if isinstance(value, str) else list(value or ())
+        sources = [] if value in (None, "", "null", "~") else [value] if isinstance(value, str) else list(value or ())
         images = []
-        for place in places:
-            images += _images_at(tree, path, key, str(place), bases, roots)
-        if places and (images or key != "test"):
+        for source in sources:
+            images += _images_at(tree, path, key, str(source), bases, roots)
+        if sources and (images or key != "test"):
             groups[split_of_name(key)] = list(dict.fromkeys(images))
     return groups
 
 
 def _images_by_lists(tree: Tree, labels: set[Path]) -> dict[str | None, list[Path]]:
-    """The images that darknet's lists (``train.txt``, ``valid.txt``) name, and labeled ones that none names.
+    """Group images by darknet's lists (``train.txt``, ``valid.txt``); labeled images in no list form the group None.
 
-    A list alone, as CVAT exports it, makes no splits. Of several for a split, the outermost counts.
+    A single list, such as CVAT exports, does not define splits. If a split has several lists, the outermost is used.
     """
     lists: dict[str, Path] = {}
     texts = [path for path in tree.with_suffix(".txt") if path not in labels]
@@ -204,14 +211,14 @@ def _images_by_lists(tree: Tree, labels: set[Path]) -> dict[str | None, list[Pat
         if split is None:
             continue
         if split in lists:
-            tree.report.note(f"{tree.name(path)} is not used beside {tree.name(lists[split])}")
+            tree.report.note(f"{tree.name(path)} is not used because there is {tree.name(lists[split])}")
         elif not _is_list(tree, path):
-            tree.report.note(f"{tree.name(path)} is not used: its first lines name no image that is here")
+            tree.report.note(f"{tree.name(path)} is not used: its first lines contain no existing image")
         else:
             lists[split] = path
     if len(lists) < 2:
         for path in lists.values():
-            tree.report.note(f"{tree.name(path)} is not used: a list alone makes no splits")
+            tree.report.note(f"{tree.name(path)} is not used: a single list does not define splits")
         return {}
     groups: dict[str | None, list[Path]] = {}
     for split, path in lists.items():
@@ -228,7 +235,7 @@ def _is_list(tree: Tree, path: Path) -> bool:
 
 
 def _all_images(tree: Tree, labels: set[Path]) -> dict[str | None, list[Path]]:
-    """Labeled images and backgrounds by their folders."""
+    """Group labeled images and backgrounds by their folders."""
     labeled = {image for image in tree.images if _label_of(tree, image) in labels}
     groups: dict[str | None, list[Path]] = {}
     for image in sorted({*labeled, *tree.background(labeled)}):
@@ -237,36 +244,36 @@ def _all_images(tree: Tree, labels: set[Path]) -> dict[str | None, list[Path]]:
 
 
 def _images_at(
-    tree: Tree, path: Path, key: str, place: str, bases: Sequence[Path], roots: Sequence[Path]
+    tree: Tree, path: Path, key: str, source: str, bases: Sequence[Path], roots: Sequence[Path]
 ) -> list[Path]:
-    """Images below a folder, or named by a list."""
-    if "://" in place:
-        raise ValueError(f"{path}: {key} is the URL {place}; fetch it first, then name the folder")
-    place = place.replace("\\", "/")
-    inner = place
+    """Return the images below a folder or in a list."""
+    if "://" in source:
+        raise ValueError(f"{path}: {key} is the URL {source}; download the images and specify their folder")
+    source = source.replace("\\", "/")
+    inner = source
     while inner.startswith("../"):
         inner = inner[3:]
-    # Roboflow writes ../train/images for a folder beside data.yaml.
-    tried = [Path(os.path.normpath(base / name)) for base in bases for name in (place, inner)]
-    roots = [*roots, *([Path(place)] if os.path.isabs(place) else [])]
-    target = next((p for p in tried if p.exists() and any(p.is_relative_to(root) for root in roots)), None)
+    # Roboflow writes ../train/images for a folder next to data.yaml.
+    candidates = [Path(os.path.normpath(base / name)) for base in bases for name in (source, inner)]
+    roots = [*roots, *([Path(source)] if os.path.isabs(source) else [])]
+    target = next((p for p in candidates if p.exists() and any(p.is_relative_to(root) for root in roots)), None)
     if target is None:
-        if key == "test":  # Many a data.yaml names a test set that was never made.
-            tree.report.note(f"{path.name}: test is {place}, which does not exist; left out")
+        if key == "test":  # Exporters often write a test folder that does not exist.
+            tree.report.note(f"{path.name}: test is {source}, which does not exist; skipped")
             return []
-        hint = "; without val in the file, it is drawn from train" if key.startswith("val") else ""
-        raise ValueError(f"{path}: {key} is {place}, which does not exist in {tree.root}{hint}")
+        hint = "; remove the key to sample val from train" if key.startswith("val") else ""
+        raise ValueError(f"{path}: {key} is {source}, which does not exist in {tree.root}{hint}")
     if not target.is_relative_to(tree.root):
-        tree.report.count("folders outside the data set's", target)
+        tree.report.count("image folders or lists outside the dataset folder", target)
     if target.is_dir():
         return _below(tree, target)
     return _images_in(tree, target)
 
 
 def _images_in(tree: Tree, path: Path) -> list[Path]:
-    """The images that a list names, one in a line."""
-    named = [tree.find_image(line, path) for line in read_text(path).split("\n") if line.strip()]
-    return [image for image in named if image is not None]
+    """Return the images in a list, which has one image per line."""
+    images = [tree.find_image(line, path) for line in read_text(path).split("\n") if line.strip()]
+    return [image for image in images if image is not None]
 
 
 def _below(tree: Tree, folder: Path) -> list[Path]:
@@ -275,22 +282,22 @@ def _below(tree: Tree, folder: Path) -> list[Path]:
     return Tree(folder, tree.report).images
 
 
-def _label_places(image: Path) -> list[Path]:
-    """Where the labels of an image may be: in labels instead of images, or beside it."""
+def _label_paths(image: Path) -> list[Path]:
+    """Return candidate label files of an image: in labels instead of images, or next to the image."""
     parts = list(image.with_name(f"{stem(image.name)}.txt").parts)
-    places = [Path(*parts)]
+    paths = [Path(*parts)]
     lowered = [part.lower() for part in parts[:-1]]
     if "images" in lowered:
         index = len(lowered) - 1 - lowered[::-1].index("images")
-        places.insert(0, Path(*parts[:index], "labels", *parts[index + 1 :]))
+        paths.insert(0, Path(*parts[:index], "labels", *parts[index + 1 :]))
     else:  # train/a.jpg and labels/train/a.txt, or a.jpg and labels/a.txt
-        places.append(Path(*parts[:-2], "labels", *parts[-2:]))
-        places.append(Path(*parts[:-1], "labels", parts[-1]))
-    return places
+        paths.append(Path(*parts[:-2], "labels", *parts[-2:]))
+        paths.append(Path(*parts[:-1], "labels", parts[-1]))
+    return paths
 
 
 def _label_of(tree: Tree, image: Path) -> Path | None:
-    return next((label for place in _label_places(image) if (label := tree.find_file(place))), None)
+    return next((label for path in _label_paths(image) if (label := tree.find_file(path))), None)
 
 
 def _read_group(
@@ -309,7 +316,7 @@ def _read_label(tree: Tree, path: Path, size: tuple[int, int], description: _Des
     try:
         text = read_text(path)
     except (OSError, ValueError):
-        tree.report.count("broken label files, left out", tree.name(path))
+        tree.report.count("broken label files, skipped", tree.name(path))
         return []
     objects = []
     for number, line in enumerate(text.split("\n"), 1):
@@ -317,11 +324,11 @@ def _read_label(tree: Tree, path: Path, size: tuple[int, int], description: _Des
             continue
         where = f"{tree.name(path)}, line {number}"
         try:
-            thing = _parse(line.split(), size, description)
+            obj = _parse(line.split(), size, description)
         except ValueError as error:
-            tree.report.count("broken rows, left out", f"{where} ({error})")
+            tree.report.count("broken rows, skipped", f"{where} ({error})")
             continue
-        objects.append(replace(thing, place=where))
+        objects.append(replace(obj, source=where))
     return objects
 
 
@@ -333,10 +340,10 @@ def _numbers(row: Sequence[str]) -> list[float] | None:
 
 
 def _parse(row: Sequence[str], size: tuple[int, int], description: _Description) -> LabeledObject:
-    """One row: class, then x y width height, maybe with keypoints or a confidence, or the corners of a polygon.
+    """Parse a row: class and box (x, y, width, height), optionally with keypoints or a score; or class and polygon.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the row is malformed.
     """
     numbers = _numbers(row)
     if numbers is None or not math.isfinite(numbers[0]):
@@ -344,7 +351,7 @@ def _parse(row: Sequence[str], size: tuple[int, int], description: _Description)
     index, values = numbers[0], numbers[1:]
     names = description.names
     if index != int(index) or not 0 <= index < (len(names) if names is not None else _MOST_CLASSES):
-        raise ValueError(f"class {row[0]}" + (f" of {len(names)}" if names is not None else ""))
+        raise ValueError(f"invalid class {row[0]}" + (f", {len(names)} classes" if names is not None else ""))
     label = names[int(index)] if names is not None else f"class_{int(index)}"
     width, height = size
     points = description.keypoints
@@ -352,7 +359,7 @@ def _parse(row: Sequence[str], size: tuple[int, int], description: _Description)
         flat = _scaled_keypoints(values[4:], size, description.dimensions)
         return LabeledObject(label, _box(values[:4], width, height), keypoints=flat)
     empty = (0.0,) * 3 * len(points.names) if points else None
-    if len(values) in (4, 5):  # The fifth is the confidence of a network that labelled.
+    if len(values) in (4, 5):  # A fifth value is the score of a pre-labeling network.
         return LabeledObject(label, _box(values[:4], width, height), keypoints=empty)
     if len(values) >= 6 and len(values) % 2 == 0:
         xs, ys = values[::2], values[1::2]
@@ -360,7 +367,7 @@ def _parse(row: Sequence[str], size: tuple[int, int], description: _Description)
         finite = all(math.isfinite(value) for value in values)
         return LabeledObject(label, box if finite else (math.nan,) * 4, keypoints=empty)
     hint = "" if points else "; keypoints need kpt_shape in data.yaml"
-    raise ValueError(f"{len(row)} numbers are no box and no polygon{hint}")
+    raise ValueError(f"{len(row)} numbers are neither a box nor a polygon{hint}")
 
 
 def _box(values: Sequence[float], width: int, height: int) -> tuple[float, float, float, float]:
@@ -369,12 +376,12 @@ def _box(values: Sequence[float], width: int, height: int) -> tuple[float, float
 
 
 def _scaled_keypoints(values: Sequence[float], size: tuple[int, int], dimensions: int) -> tuple[float, ...]:
-    """To pixels, with visibilities; without them, a keypoint at 0, 0 is not labelled."""
+    """Convert keypoints to pixels and add visibilities if missing; then a keypoint at (0, 0) is not labeled."""
     flat = []
     for start in range(0, len(values), dimensions):
         x, y = values[start : start + 2]
         visible = values[start + 2] if dimensions == 3 else 2.0 * bool(x or y)
         if visible not in (0, 1, 2):
-            raise ValueError(f"visibility {visible:g} of a keypoint")
+            raise ValueError(f"invalid keypoint visibility {visible:g}")
         flat += [x * size[0], y * size[1], visible] if visible else [0.0, 0.0, 0.0]
     return tuple(flat)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from centernet_d2.autoconfig.rotation import rotation_veto
-from centernet_d2.readers import LabeledImage, LabeledObject, find_data
+from centernet_d2.readers import LabeledImage, LabeledObject, discover_dataset
 
 
 def images(count=40, per_image=5, *, wide=1.0, low=0.0, perspective=0.0, label="cell"):
@@ -64,5 +64,5 @@ def test_without_objects_nothing_is_turned(empty):
 
 @pytest.mark.parametrize("name", ["bccd", "coco128", "keypoints_mouse", "keypoints_coco", "kitti_sample"])
 def test_of_real_data_only_blood_cells_lie_any_way(name, shared):
-    against = rotation_veto(find_data(shared / "data" / name).splits["train"].images)
+    against = rotation_veto(discover_dataset(shared / "data" / name).splits["train"].images)
     assert (against == "") == (name == "bccd")

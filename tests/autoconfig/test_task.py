@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from centernet_d2.autoconfig.task import task_of
-from centernet_d2.readers import FoundData, Keypoints, LabeledImage, LabeledObject, Report, Split
+from centernet_d2.readers import DiscoveredDataset, Keypoints, LabeledImage, LabeledObject, Report, Split
 
 
 def found(keypoints=None, points=None, layout="COCO", root="/data/mine"):
@@ -12,7 +12,7 @@ def found(keypoints=None, points=None, layout="COCO", root="/data/mine"):
         name: Split(name, (LabeledImage(Path(root, f"{name}.jpg"), (thing,), 20, 10),), Path(root))
         for name in ("train", "val", "test")
     }
-    return FoundData(layout, Path(root), splits, ("a", "b"), (1, 2), keypoints, "splits: as named", Report())
+    return DiscoveredDataset(layout, Path(root), splits, ("a", "b"), (1, 2), keypoints, "splits: as named", Report())
 
 
 FILES = {name: Path("out", "data", f"{name}.json") for name in ("train", "val", "test")}

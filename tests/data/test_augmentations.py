@@ -20,30 +20,30 @@ from centernet_d2.imaging.geometry import affine_matrix
 from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 
 
-def picture(height=60, width=80, seed=0):
+def make_image(height=60, width=80, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_mirror_takes_pixel_and_point_to_the_same_place():
-    image = picture()
+def test_mirror_transforms_pixels_and_points_consistently():
+    image = make_image()
     mirror = MirrorTransform(80)
     assert (mirror.apply_image(image)[7, 80 - 1 - 5] == image[7, 5]).all()
     assert mirror.apply_coords(np.array([[5.0, 7.0]])).tolist() == [[74, 7]]
 
 
-def test_mirror_twice_is_nothing():
+def test_mirror_twice_is_identity():
     mirror = MirrorTransform(80)
-    image, points = picture(), np.array([[0.0, 1], [79, 3], [12.5, 9]])
+    image, points = make_image(), np.array([[0.0, 1], [79, 3], [12.5, 9]])
     assert (mirror.apply_image(mirror.apply_image(image)) == image).all()
     assert (mirror.inverse().apply_coords(mirror.apply_coords(points)) == points).all()
 
 
-def test_window_moves_pixels_points_boxes_masks_and_polygons_alike():
+def test_window_transforms_pixels_points_boxes_masks_and_polygons_consistently():
     transform = AffineTransform(affine_matrix((40, 30), 40, (64, 80)), (60, 80), (64, 80))
     mask = np.zeros((60, 80), dtype=np.uint8)
     mask[28:35, 38:47] = 1
     rows, columns = np.nonzero(transform.apply_segmentation(mask))
-    # Twice as large; (40, 30) goes to (40, 32).
+    # Scaled by 2; (40, 30) is mapped to (40, 32).
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == pytest.approx((36, 53, 28, 41), abs=1)
     assert transform.apply_box(np.array([[38.0, 28, 46, 34]])).tolist() == [[36, 28, 52, 40]]
     assert transform.apply_polygons([np.array([[38.0, 28], [46, 34]])])[0].tolist() == [[36, 28], [52, 40]]
@@ -64,7 +64,7 @@ def test_outside_the_image_is_black():
 
 
 @pytest.mark.parametrize("size", [(5, 7), (60, 80), (480, 640)])
-def test_random_window_has_its_size_and_stays_inside(size):
+def test_random_window_size_and_center(size):
     np.random.seed(0)
     image = np.zeros((*size, 3), dtype=np.uint8)
     augmentation = RandomWindow((64, 96), [0.5, 2.0])
@@ -90,16 +90,16 @@ def test_shift_and_scale_are_bounded():
 def test_color_jitter_by_hand():
     image = np.array([[[0.2, 0.4, 0.6], [0.0, 0.0, 0.0]]], dtype=np.float32)
     none = np.zeros(3)
-    grey = 0.114 * 0.2 + 0.587 * 0.4 + 0.299 * 0.6
+    gray = 0.114 * 0.2 + 0.587 * 0.4 + 0.299 * 0.6
     np.testing.assert_allclose(color_jitter(image, ["brightness"], [0.5], none), image * 0.5, rtol=1e-6)
-    np.testing.assert_allclose(color_jitter(image, ["contrast"], [0.5], none), image * 0.5 + grey / 2 * 0.5, rtol=1e-5)
+    np.testing.assert_allclose(color_jitter(image, ["contrast"], [0.5], none), image * 0.5 + gray / 2 * 0.5, rtol=1e-5)
     np.testing.assert_allclose(
-        color_jitter(image, ["saturation"], [0.5], none)[0, 0], image[0, 0] * 0.5 + grey * 0.5, rtol=1e-5
+        color_jitter(image, ["saturation"], [0.5], none)[0, 0], image[0, 0] * 0.5 + gray * 0.5, rtol=1e-5
     )
 
 
-def test_color_does_not_depend_on_the_channel_order_of_the_image():
-    image = picture()
+def test_color_is_independent_of_the_channel_order():
+    image = make_image()
     arguments = (["contrast", "saturation", "brightness"], [0.8, 1.2, 1.1], np.array([0.1, -0.1, 0.2]))
     bgr = ColorTransform(*arguments, is_bgr=True).apply_image(image)
     rgb = ColorTransform(*arguments, is_bgr=False).apply_image(image[..., ::-1])
@@ -107,9 +107,9 @@ def test_color_does_not_depend_on_the_channel_order_of_the_image():
     assert bgr.dtype == np.float32
 
 
-def test_color_draws_all_three_changes():
+def test_color_jitter_samples_all_three_operations():
     np.random.seed(0)
-    transform = ColorJitter(0.4, 0.1).get_transform(picture())
+    transform = ColorJitter(0.4, 0.1).get_transform(make_image())
     assert sorted(transform.order) == ["brightness", "contrast", "saturation"]
     assert (np.abs(np.array(transform.factors) - 1) <= 0.4).all()
 
@@ -130,7 +130,7 @@ def test_augmentations_follow_the_config():
 
 
 @pytest.mark.parametrize(("turn", "count"), [(0, 1), (180, 2), (90, 4)])
-def test_turned_boxes_stay_on_their_pixels(turn, count):
+def test_rotated_boxes_match_rotated_pixels(turn, count):
     image = np.zeros((64, 64), dtype=np.uint8)
     image[10:21, 30:51] = 255
     box = np.array([[30.0, 10.0, 50.0, 20.0]])
@@ -138,10 +138,10 @@ def test_turned_boxes_stay_on_their_pixels(turn, count):
     for seed in range(20):
         np.random.seed(seed)
         transform = window.get_transform(image)
-        turned = transform.apply_image(image) > 127
-        rows, columns = np.nonzero(turned)
+        rotated = transform.apply_image(image) > 127
+        rows, columns = np.nonzero(rotated)
         found = transform.apply_box(box)[0]
-        # A window's center lies between pixels.
+        # The center of a window is between pixels.
         np.testing.assert_allclose(found, [columns.min(), rows.min(), columns.max(), rows.max()], atol=1)
         assert not transform.rotates
         seen.add(tuple(found.round().astype(int)))
@@ -151,12 +151,12 @@ def test_turned_boxes_stay_on_their_pixels(turn, count):
 @pytest.mark.parametrize(
     ("key", "value"), [("INPUT.AFFINE.MODE", "zoom"), ("INPUT.RANDOM_FLIP", "vertical"), ("INPUT.AFFINE.TURN", 45)]
 )
-def test_unknown_choices_are_errors(key, value):
+def test_unknown_config_values_raise(key, value):
     with pytest.raises(ValueError, match=f"{key} is {value!r}, known"):
         build_augmentations(config(key, value), True)
 
 
-def test_boxes_end_up_where_their_pixels_do():
+def test_boxes_match_transformed_pixels():
     np.random.seed(3)
     image = np.zeros((90, 120, 3), dtype=np.uint8)
     image[30:60, 40:80] = 255
@@ -168,15 +168,15 @@ def test_boxes_end_up_where_their_pixels_do():
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(["brightness", "contrast", "saturation"])))
-def test_one_matrix_is_all_steps_of_the_jitter(order):
-    """Within 2e-4 of 255, over more rows than are changed at once."""
-    image, lighting = picture(75, 41), np.array([0.1, -0.2, 0.05])
+def test_color_matrix_equals_sequential_operations(order):
+    """The tolerance is 2e-4 of 255; the image has more rows than one strip."""
+    image, lighting = make_image(75, 41), np.array([0.1, -0.2, 0.05])
     factors = {"brightness": 1.4, "contrast": 0.6, "saturation": 1.3}
     colors = image / 255.0
-    grey = (colors @ [0.114, 0.587, 0.299])[..., None]
+    gray = (colors @ [0.114, 0.587, 0.299])[..., None]
     expected = colors
     for name in order:
-        other = {"brightness": 0.0, "contrast": grey.mean(), "saturation": grey}[name]
+        other = {"brightness": 0.0, "contrast": gray.mean(), "saturation": gray}[name]
         expected = expected * factors[name] + other * (1 - factors[name])
     expected = expected + EIGENVECTORS @ (EIGENVALUES * lighting)
     transform = ColorTransform(order, [factors[name] for name in order], lighting, is_bgr=True)

@@ -11,7 +11,7 @@ from support.tasks import random_objects, training_input
 
 
 def sent(value):
-    """What another process gets; images go by shared memory on the way."""
+    """Return the value that another process receives."""
     return pickle.loads(bytes(ForkingPickler.dumps(value)))
 
 
@@ -28,7 +28,7 @@ def same(one, other):
     return one == other
 
 
-def test_arrives_as_it_was():
+def test_batch_is_transferred_unchanged():
     batch = Batch(training_input(random_objects(5, (160, 200), seed), seed) for seed in range(3))
     assert batch[0]["image"].nbytes > LARGE
     batch[0] |= {"file_name": "a.jpg", "color": torch.eye(3, 4), "scalar": torch.tensor(3)}
@@ -37,7 +37,7 @@ def test_arrives_as_it_was():
     assert all(same(one, other) for one, other in zip(batch, received, strict=True))
 
 
-def test_only_images_are_files_in_shared_memory():
+def test_only_images_use_shared_memory():
     batch = Batch(training_input(random_objects(5, (160, 200), seed), seed) for seed in range(3))
     unpack, (message, large) = batch.__reduce__()
     assert unpack is _unpack
@@ -45,7 +45,7 @@ def test_only_images_are_files_in_shared_memory():
     assert len(message) < LARGE
 
 
-def test_small_tensors_can_be_written():
+def test_small_received_tensors_are_writable():
     (received,) = sent(Batch([{"boxes": torch.zeros(2, 4)}]))
     received["boxes"] += 1
     assert torch.equal(received["boxes"], torch.ones(2, 4))
@@ -69,13 +69,13 @@ def test_other_values(value):
     assert np.array_equal(received, value) if isinstance(value, np.ndarray) else same(value, received)
 
 
-def test_tensors_that_numpy_does_not_know_go_their_own_way():
+def test_tensors_unsupported_by_numpy_are_transferred():
     sparse, small = sent(Batch([torch.eye(3).to_sparse(), torch.ones(3).to(torch.float8_e5m2)]))
     assert torch.equal(sparse.to_dense(), torch.eye(3))
     assert torch.equal(small.float(), torch.ones(3))
 
 
-def test_one_tensor_twice_is_one_tensor():
+def test_shared_tensors_stay_shared():
     image = torch.zeros(LARGE, dtype=torch.uint8)
     first, second = sent(Batch([image, image]))
     first[0] = 7

@@ -1,4 +1,4 @@
-"""Names that travel in checkpoints: from a training, through its files, to where the data are not at hand."""
+"""Metadata in checkpoints: class and keypoint names are available without the dataset."""
 
 import json
 
@@ -24,7 +24,7 @@ NAMELESS += ["MODEL.CENTERNET.KEYPOINTS.SKELETON", [], "MODEL.DEVICE", "cpu", *S
 
 @pytest.fixture
 def checkpoint(tmp_path, monkeypatch):
-    """What a training on kites would save; its data are not at hand any more."""
+    """Checkpoint of a training on kites, without its dataset."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
     torch.manual_seed(0)
     model = CenterNet(load_config(KITES, ["MODEL.DEVICE", "cpu", *SMALL]))
@@ -34,7 +34,7 @@ def checkpoint(tmp_path, monkeypatch):
     return str(tmp_path / "model.pth")
 
 
-def test_names_and_ids_come_back_from_a_checkpoint(checkpoint):
+def test_checkpoint_restores_names_and_ids(checkpoint):
     kept = load_file(checkpoint)["metadata"]
     assert (kept["thing_classes"], kept["category_ids"]) == (["kite"], [7])
     predictor = Predictor.from_config(load_config(KITES, ["MODEL.WEIGHTS", checkpoint, *NAMELESS]))
@@ -43,20 +43,20 @@ def test_names_and_ids_come_back_from_a_checkpoint(checkpoint):
     assert prop.metadata() == {key: kept[key] for key in prop.metadata()}
     assert prop.metadata()["keypoint_names"] == list(KEYPOINTS)
     assert len(prop.metadata()["keypoint_connection_rules"]) == 4
-    # Mirrored images swap left and right again.
+    # Flipped images swap left and right.
     assert head.schema.mirror == KeypointSchema.from_names(KEYPOINTS, FLIP_MAP).mirror == (0, 2, 1, 3)
     found = predictor(torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())["instances"]
     assert {row["category_id"] for row in predictor.to_coco(found, 1)} == {7}
 
 
-def test_what_a_config_says_counts_more_than_a_checkpoint(checkpoint):
+def test_config_overrides_checkpoint_metadata(checkpoint):
     names = ["MODEL.CENTERNET.KEYPOINTS.NAMES", ["a", "b", "c", "d"], "MODEL.CENTERNET.CLASS_NAMES", ["bird"]]
     predictor = Predictor.from_config(load_config(KITES, [*NAMELESS, *names, "MODEL.WEIGHTS", checkpoint]))
     assert (predictor.class_names, predictor.category_ids) == (["bird"], None)
     assert predictor.network.properties[2].schema.names == ("a", "b", "c", "d")
 
 
-def test_the_demo_draws_and_writes_them(checkpoint, tmp_path, monkeypatch, capsys):
+def test_detect_command_uses_checkpoint_metadata(checkpoint, tmp_path, monkeypatch, capsys):
     from PIL import Image
 
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
@@ -72,7 +72,7 @@ def test_the_demo_draws_and_writes_them(checkpoint, tmp_path, monkeypatch, capsy
     assert properties[2].metadata()["keypoint_names"] == list(KEYPOINTS)
 
 
-def test_converted_files_keep_them(checkpoint, tmp_path, load_script):
+def test_converted_files_keep_metadata(checkpoint, tmp_path, load_script):
     main = convert_cli.main
     config = tmp_path / "small.yaml"
     config.write_text(load_config(KITES, SMALL).dump())
@@ -95,7 +95,7 @@ def test_converted_files_keep_them(checkpoint, tmp_path, load_script):
         {"thing_classes": "abc", "category_ids": [[1], [2], [3]]},
     ],
 )
-def test_what_others_keep_under_this_name_is_no_name(kept):
+def test_invalid_checkpoint_metadata_are_ignored(kept):
     metadata = from_plain(kept, 3)
     assert metadata.get("thing_classes") is metadata.get("thing_dataset_id_to_contiguous_id") is None
 
@@ -113,7 +113,7 @@ def test_what_others_keep_under_this_name_is_no_name(kept):
         {"keypoint_names": ["a", "b"], "keypoint_flip_map": [([], [])]},
     ],
 )
-def test_keypoints_stay_nameless_where_a_checkpoint_does_not_name_them(kept):
+def test_invalid_keypoint_metadata_are_ignored(kept):
     prop = KeypointProperty(schema=KeypointSchema((0, 1)))
     prop.use_metadata(kept)
     assert prop.schema == KeypointSchema((0, 1))
@@ -126,12 +126,12 @@ class Odd(Property):
         return {"odd": {"tensor": torch.zeros(1)}}
 
 
-def test_a_checkpoint_that_could_not_be_read_again_is_not_made():
+def test_unserializable_metadata_raise():
     with pytest.raises(ValueError, match="must be plain values, but odd is not"):
         CenterNetCheckpointer(stub_model(), metadata=to_plain(Metadata(), [BoxProperty(), Odd()]))
 
 
-def test_names_and_ids_survive_the_way_through_plain_values():
+def test_to_plain_and_from_plain_are_inverse():
     cfg = load_config("COCO-Detection/centernet_R_18_1x.yaml")
     kept = to_plain(dataset_metadata(cfg), [])
     assert from_plain(kept, 80).thing_classes == dataset_metadata(cfg).thing_classes

@@ -10,14 +10,14 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from centernet_d2.data.catalog import register_datasets
-from centernet_d2.data.checks import check_dataset, load_checked, shows_something
+from centernet_d2.data.checks import check_dataset, has_visible_area, load_checked
 from centernet_d2.modeling.heads import BoxProperty, KeypointProperty
 from centernet_d2.modeling.heads.keypoint import KeypointSchema
 
 
 @pytest.fixture
-def data_set(tmp_path, request):
-    """A function that writes and registers a tiny COCO data set."""
+def coco_dataset(tmp_path, request):
+    """Function that writes and registers a small COCO dataset."""
     names = []
 
     def make(annotations=(), categories=("a", "b"), images=1, ids=None):
@@ -42,104 +42,108 @@ def data_set(tmp_path, request):
     return make
 
 
-def test_category_ids_with_holes_work(data_set):
-    name = data_set([{"bbox": [1, 1, 5, 5], "category_id": 90}], categories=("a", "b"), ids=(7, 90))
+def test_category_ids_may_have_gaps(coco_dataset):
+    name = coco_dataset([{"bbox": [1, 1, 5, 5], "category_id": 90}], categories=("a", "b"), ids=(7, 90))
     (record,) = load_checked([name], num_classes=2)
     assert record["annotations"][0]["category_id"] == 1
 
 
 @pytest.mark.parametrize("num_classes", [1, 3])
-def test_another_number_of_classes_names_the_key(data_set, num_classes):
+def test_wrong_number_of_classes_raises(coco_dataset, num_classes):
     message = rf"has 2 classes \(a, b\), but MODEL.CENTERNET.NUM_CLASSES is {num_classes}"
     with pytest.raises(ValueError, match=message):
-        load_checked([data_set([{"bbox": [1, 1, 5, 5]}])], num_classes)
+        load_checked([coco_dataset([{"bbox": [1, 1, 5, 5]}])], num_classes)
 
 
 @pytest.mark.parametrize("box", [None, [1, 2, 3], ["a", 1, 2, 3], 7])
-def test_boxes_that_are_not_four_numbers_are_named(data_set, box):
-    name = data_set([{"bbox": [1, 1, 5, 5]}])
+def test_boxes_without_four_numbers_raise(coco_dataset, box):
+    name = coco_dataset([{"bbox": [1, 1, 5, 5]}])
     dicts = DatasetCatalog.get(name)
     dicts[0]["annotations"][0]["bbox"] = box
-    with pytest.raises(ValueError, match=r"0\.png, annotation 0 of this image: the box is .*, not four numbers"):
+    with pytest.raises(
+        ValueError, match=r"0\.png, annotation 0 of this image: the box is .*, but must be four finite numbers"
+    ):
         check_dataset(name, dicts, num_classes=2)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300, -1e300, 2**24 + 1, "5", None])
-def test_coordinates_that_cannot_be_used_are_named(data_set, bad):
-    name = data_set([{"bbox": [1, 1, 5, 5]}, {"bbox": [1, 1, 5, 5]}])
+def test_invalid_coordinates_raise(coco_dataset, bad):
+    name = coco_dataset([{"bbox": [1, 1, 5, 5]}, {"bbox": [1, 1, 5, 5]}])
     dicts = DatasetCatalog.get(name)
     dicts[0]["annotations"][1]["bbox"][1] = bad
-    with pytest.raises(ValueError, match=r"0\.png, annotation 1 of this image: the box is .*, not four numbers"):
+    with pytest.raises(
+        ValueError, match=r"0\.png, annotation 1 of this image: the box is .*, but must be four finite numbers"
+    ):
         check_dataset(name, dicts, num_classes=2)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bbox_mode": BoxMode.XYXY_REL}, "the bbox_mode is .*, not BoxMode.XYXY_ABS or"),
-        ({"bbox_mode": None}, "the bbox_mode is None"),
+        ({"bbox_mode": BoxMode.XYXY_REL}, "bbox_mode is .*, but must be BoxMode.XYXY_ABS or"),
+        ({"bbox_mode": None}, "bbox_mode is None"),
         ({"category_id": 2}, r"class 2 is outside 0\.\.1"),
         ({"category_id": None}, "class None is outside"),
     ],
 )
-def test_dicts_from_elsewhere_are_checked_too(data_set, change, message):
-    name = data_set([{"bbox": [1, 1, 5, 5]}, {"bbox": [1, 1, 5, 5]}])
+def test_invalid_annotations_raise(coco_dataset, change, message):
+    name = coco_dataset([{"bbox": [1, 1, 5, 5]}, {"bbox": [1, 1, 5, 5]}])
     dicts = DatasetCatalog.get(name)
     dicts[0]["annotations"][1].update(change)
     with pytest.raises(ValueError, match=f"annotation 1 of this image: {message}"):
         check_dataset(name, dicts, num_classes=2)
 
 
-def test_useless_boxes_are_counted_in_one_line(data_set, caplog):
+def test_boxes_without_visible_area_are_counted(coco_dataset, caplog):
     boxes = [[1, 1, 5, 5], [1, 1, 0, 5], [1, 1, -5, 5], [70, 1, 5, 5], [1, 50, 5, 5]]
-    name = data_set([{"bbox": box} for box in boxes])
+    name = coco_dataset([{"bbox": box} for box in boxes])
     with caplog.at_level(logging.WARNING, logger="centernet_d2.data.checks"):
         load_checked([name], num_classes=2)
     assert [r.getMessage() for r in caplog.records if "without area" in r.getMessage()] == [
-        f"data set '{name}': 4 boxes without area or outside their image are left out of training"
+        f"dataset '{name}': 4 boxes without area or outside their image, skipped in training"
     ]
 
 
-def test_a_missing_image_is_named(data_set, tmp_path):
-    name = data_set([{"bbox": [1, 1, 5, 5]}])
+def test_missing_image_raises(coco_dataset, tmp_path):
+    name = coco_dataset([{"bbox": [1, 1, 5, 5]}])
     (tmp_path / "0.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"the image .*0\.png does not exist"):
         load_checked([name], num_classes=2)
 
 
-def test_an_empty_data_set_is_an_error(data_set):
+def test_empty_dataset_raises(coco_dataset):
     with pytest.raises(ValueError, match="has no images"):
-        load_checked([data_set(images=0)], num_classes=2)
+        load_checked([coco_dataset(images=0)], num_classes=2)
     with pytest.raises(ValueError, match=r"a\.json: the list 'categories' is empty"):
-        load_checked([data_set(images=0, categories=())], num_classes=2)
-    with pytest.raises(ValueError, match=r"no data set is named"):
+        load_checked([coco_dataset(images=0, categories=())], num_classes=2)
+    with pytest.raises(ValueError, match=r"no datasets are configured"):
         load_checked([], num_classes=2)
 
 
-def test_an_unknown_name_is_an_error():
-    with pytest.raises(KeyError, match="'nothing_here' is not registered: add it to DATASETS.REGISTER"):
+def test_unregistered_dataset_raises():
+    with pytest.raises(KeyError, match="'nothing_here' is not registered; add it to DATASETS.REGISTER"):
         load_checked(["nothing_here"], num_classes=2)
 
 
-def test_register_is_repeatable_but_not_ambiguous(data_set, tmp_path):
-    name = data_set()
+def test_registration_is_repeatable_with_the_same_paths(coco_dataset, tmp_path):
+    name = coco_dataset()
     register_datasets([[name, str(tmp_path / "a.json"), str(tmp_path)]])
     (tmp_path / "b.json").write_text("{}")
     (tmp_path / "images").mkdir()
     for other in ([str(tmp_path / "b.json"), str(tmp_path)], [str(tmp_path / "a.json"), str(tmp_path / "images")]):
-        with pytest.raises(ValueError, match="is taken by another data set"):
+        with pytest.raises(ValueError, match="is already registered with other paths"):
             register_datasets([[name, *other]])
 
 
 @pytest.mark.parametrize("entry", [["a"], ["a", "b"], ["a", 1, "c"]])
-def test_malformed_entries_are_errors(entry):
-    with pytest.raises(ValueError, match="is not .name, annotations.json, image folder."):
+def test_malformed_entries_raise(entry):
+    with pytest.raises(ValueError, match="must be .name, annotations.json, image folder."):
         register_datasets([entry])
 
 
-def test_missing_annotations_are_named(tmp_path, monkeypatch):
+def test_missing_annotation_file_raises(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"nowhere/a\.json of the data set 'x' does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/a\.json of the dataset 'x' does not exist"):
         register_datasets([["x", "nowhere/a.json", "images"]])
 
 
@@ -149,17 +153,17 @@ def test_images_without_annotations_get_an_empty_list(tmp_path):
     assert load_checked(["bare"], num_classes=2)[0]["annotations"] == []
 
 
-def test_which_boxes_show_something():
+def test_has_visible_area():
     boxes = [[1, 1, 5, 5], [5, 5, 1, 1], [5, 1, 1, 5], [1, 1, 1, 5], [-9, 1, 0, 5], [60, 1, 70, 5], [-5, -5, 70, 70]]
     annotations = [{"bbox": box, "bbox_mode": BoxMode.XYXY_ABS} for box in boxes]
     expected = [True, False, False, False, False, False, True]
-    assert shows_something(annotations, (60, 40)).tolist() == expected
+    assert has_visible_area(annotations, (60, 40)).tolist() == expected
     annotations = [{"bbox": [x1, y1, x2 - x1, y2 - y1], "bbox_mode": BoxMode.XYWH_ABS} for x1, y1, x2, y2 in boxes]
-    assert shows_something(annotations, np.array([[60, 40]] * 7)).tolist() == expected
-    assert shows_something([], (60, 40)).tolist() == []
+    assert has_visible_area(annotations, np.array([[60, 40]] * 7)).tolist() == expected
+    assert has_visible_area([], (60, 40)).tolist() == []
 
 
-def test_keypoints_that_are_null_or_empty_are_none(tmp_path):
+def test_null_and_empty_keypoints_are_removed(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), dtype=np.uint8))
     box = {"bbox": [0, 0, 2, 2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
     annotations = [{**box, "keypoints": keypoints} for keypoints in (None, [], [1, 1, 2])]
@@ -169,8 +173,8 @@ def test_keypoints_that_are_null_or_empty_are_none(tmp_path):
     assert annotations[0]["keypoints"] is None
 
 
-def test_what_a_data_set_does_not_label_is_named_by_each_of_its_images(tmp_path):
-    """Keypoints that are all null label nothing; keypoints that are there but not visible do."""
+def test_images_list_unlabeled_properties(tmp_path):
+    """Null keypoints do not label the property; invisible keypoints do."""
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), dtype=np.uint8))
     box = {"bbox": [0, 0, 2, 2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
     sets = {
@@ -188,7 +192,7 @@ def test_what_a_data_set_does_not_label_is_named_by_each_of_its_images(tmp_path)
     assert not any("unlabelled" in image for name in sets for image in DatasetCatalog.get(name))
 
 
-def test_properties_check_every_data_set(tmp_path):
+def test_properties_validate_all_datasets(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 4, 3), dtype=np.uint8))
     box = {"bbox": [0, 0, 2, 2], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
     for name, keypoints in (("good", [1, 1, 2]), ("bad", [1, 1, 3])):
@@ -204,8 +208,8 @@ def resize_image(path, size, **options):
     Image.new("RGB", size).save(path, **options)
 
 
-def test_another_size_than_that_of_the_image_is_named(data_set, tmp_path):
-    name = data_set([{"bbox": [1, 1, 5, 5]}], images=3)
+def test_wrong_image_size_raises(coco_dataset, tmp_path):
+    name = coco_dataset([{"bbox": [1, 1, 5, 5]}], images=3)
     resize_image(tmp_path / "1.png", (50, 41))
     resize_image(tmp_path / "2.png", (50, 41))
     message = r"1\.png is 50 x 41 pixels, but .* for 60 x 40 \(width x height\)\. Correct .* \(2 of 3 images differ\)"
@@ -214,40 +218,40 @@ def test_another_size_than_that_of_the_image_is_named(data_set, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_annotations_of_images_as_they_are_stored_are_explained(data_set, tmp_path, suffix):
-    name = data_set([{"bbox": [1, 1, 5, 5]}])
+def test_annotations_without_exif_orientation_raise(coco_dataset, tmp_path, suffix):
+    name = coco_dataset([{"bbox": [1, 1, 5, 5]}])
     dicts = DatasetCatalog.get(name)
     exif = Image.Exif()
     exif[274] = 6
-    path = tmp_path / f"turned.{suffix}"
+    path = tmp_path / f"rotated.{suffix}"
     resize_image(path, (60, 40), exif=exif)
     dicts[0]["file_name"] = str(path)
-    with pytest.raises(ValueError, match=r"is 40 x 60 pixels.*60 x 40.*as it is stored: its EXIF orientation 6 turns"):
+    with pytest.raises(ValueError, match=r"is 40 x 60 pixels.*60 x 40.*its size without the EXIF orientation 6"):
         check_dataset(name, dicts, num_classes=2)
     dicts[0].update(width=40, height=60)
     check_dataset(name, dicts, num_classes=2)
 
 
-def test_turns_that_keep_the_size_are_pointed_out(data_set, tmp_path, caplog):
-    name = data_set([{"bbox": [1, 1, 5, 5]}])
+def test_exif_orientation_with_unchanged_size_warns(coco_dataset, tmp_path, caplog):
+    name = coco_dataset([{"bbox": [1, 1, 5, 5]}])
     exif = Image.Exif()
     exif[274] = 3
     resize_image(tmp_path / "0.png", (60, 40), exif=exif)
     load_checked([name], num_classes=2)
-    assert "EXIF data turn or mirror 1 images without changing their size" in caplog.text
+    assert "EXIF orientation rotates or flips 1 images without changing their size" in caplog.text
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
-def test_broken_headers_are_named(data_set, tmp_path, content):
-    name = data_set(images=2)
+def test_invalid_image_headers_raise(coco_dataset, tmp_path, content):
+    name = coco_dataset(images=2)
     (tmp_path / "0.png").write_bytes(content)
     (tmp_path / "1.png").unlink()
     with pytest.raises(OSError, match=r"cannot read the image .*0\.png: .* \(2 of 2 images cannot be opened\)"):
         load_checked([name], num_classes=2)
 
 
-def test_images_too_large_to_decode_are_named(data_set, tmp_path, monkeypatch):
-    name = data_set(images=1)
+def test_images_with_too_many_pixels_raise(coco_dataset, tmp_path, monkeypatch):
+    name = coco_dataset(images=1)
     load_checked([name], num_classes=2)
     monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "2399")
     with pytest.raises(OSError, match=r"cannot read the image .*0\.png: 60 x 40 pixels exceed the limit of 2399"):
@@ -257,22 +261,25 @@ def test_images_too_large_to_decode_are_named(data_set, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("boxes", "message"),
     [
-        ([[30, 20, 55, 35], [40, 10, 60, 30], [5, 5, 20, 20]], "2 of 3 end outside .* but fit as two corners"),
-        ([[0.1, 0.2, 0.5, 0.3], [0.5, 0.5, 1, 1]], r"All numbers are within 0\.\.1"),
+        (
+            [[30, 20, 55, 35], [40, 10, 60, 30], [5, 5, 20, 20]],
+            "2 of 3 boxes exceed .* but fit as x1, y1, x2, y2",
+        ),
+        ([[0.1, 0.2, 0.5, 0.3], [0.5, 0.5, 1, 1]], r"All coordinates are in 0\.\.1"),
         ([[30, 20, 25, 15], [40, 10, 20, 30], [0, 0, 60, 40]], None),
         ([[55, 35, 50, 30], [55, 35, 50, 30]], None),
         ([], None),
     ],
 )
-def test_boxes_of_another_convention_are_pointed_out(data_set, caplog, boxes, message):
-    load_checked([data_set([{"bbox": box} for box in boxes])], num_classes=2)
-    lines = [record.getMessage() for record in caplog.records if "are its boxes right" in record.getMessage()]
+def test_boxes_in_another_format_warn(coco_dataset, caplog, boxes, message):
+    load_checked([coco_dataset([{"bbox": box} for box in boxes])], num_classes=2)
+    lines = [record.getMessage() for record in caplog.records if "the box format may be wrong" in record.getMessage()]
     assert len(lines) == (message is not None)
     if message:
         assert re.search(message, lines[0])
 
 
-def test_a_data_set_of_detectron2_that_is_not_there_is_named(monkeypatch, tmp_path):
+def test_missing_builtin_dataset_raises(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         FileNotFoundError, match=r"'coco_2017_val' needs .*instances_val2017.json, which does not exist; .*DATASETS"

@@ -20,7 +20,7 @@ ENTRIES = {
 
 @pytest.fixture
 def load(tmp_path):
-    """A function content -> dicts."""
+    """Function content -> dicts."""
 
     def make(content, encoding="utf-8"):
         path = tmp_path / "a.json"
@@ -35,12 +35,12 @@ def content(**lists):
 
 
 def changed(key, **values):
-    """The content with other values in an entry; those that are ... are left out."""
+    """Return the content with other values in an entry; values of ... are removed."""
     entry = {k: v for k, v in {**ENTRIES[key], **values}.items() if v is not ...}
     return content(**{key: [entry]})
 
 
-def test_dicts_are_those_of_detectron2(tmp_path):
+def test_dicts_equal_detectron2(tmp_path):
     write_kites(tmp_path, images=3)
     path, folder = str(tmp_path / "annotations.json"), str(tmp_path / "images")
     ours, theirs = CocoDataset("ours", path, folder)(), load_coco_json(path, folder, "theirs")
@@ -50,7 +50,7 @@ def test_dicts_are_those_of_detectron2(tmp_path):
         assert MetadataCatalog.get("ours").get(key) == MetadataCatalog.get("theirs").get(key)
 
 
-def test_a_byte_order_mark_is_read_over(load):
+def test_byte_order_mark_is_ignored(load):
     assert load(content(), "utf-8-sig") == load(content())
 
 
@@ -63,7 +63,7 @@ def test_what_may_be_missing_or_null(load):
     assert load(changed("images", height=40.0))[0]["height"] == 40
 
 
-def test_ids_may_be_texts(load):
+def test_string_ids_are_supported(load):
     lists = changed("images", id="seven")
     lists["annotations"][0]["image_id"] = "seven"
     (record,) = load(lists)
@@ -71,8 +71,8 @@ def test_ids_may_be_texts(load):
     assert len(record["annotations"]) == 1
 
 
-def test_repairs_and_skipped_entries_are_reported(load, caplog):
-    """One log line per reason, with the number and the first three entries."""
+def test_repairs_and_skipped_entries_are_logged(load, caplog):
+    """One log line per reason contains the count and the first three entries."""
     ids = (7, 8, 8, "9", 10, 11)
     annotations = [{**ENTRIES["annotations"], "id": i, "image_id": image} for i, image in enumerate(ids)]
     annotations.append({**ENTRIES["annotations"], "id": 20, "category_id": "3", "area": "x"})
@@ -82,8 +82,8 @@ def test_repairs_and_skipped_entries_are_reported(load, caplog):
     lines = [message.partition("a.json: ")[2] for message in caplog.messages]
     assert lines == [
         "5 labels without an image: a.json, annotation 1, a.json, annotation 2, a.json, annotation 3, ...",
-        "1 values of category_id whose type is not that of the id, converted: a.json, annotation 20",
-        "1 areas that are not square pixels, replaced by the areas of the boxes: a.json, annotation 20",
+        "1 values of category_id with another type than the id, converted: a.json, annotation 20",
+        "1 invalid areas, replaced by box areas: a.json, annotation 20",
     ]
 
 
@@ -93,18 +93,18 @@ def test_sizes_may_be_missing(load):
     assert record["width"] == 60
 
 
-def test_a_file_is_parsed_once_and_callers_get_objects_of_their_own(tmp_path):
+def test_file_is_parsed_once_and_callers_get_copies(tmp_path):
     path = tmp_path / "a.json"
     path.write_text(json.dumps(content()))
-    data_set = CocoDataset("mine", str(path), str(tmp_path))
-    first = data_set()
+    coco_dataset = CocoDataset("mine", str(path), str(tmp_path))
+    first = coco_dataset()
     path.unlink()
     first[0]["annotations"][0]["bbox"][0] = 50
-    assert data_set()[0]["annotations"][0]["bbox"] == [1, 1, 5, 5]
-    assert data_set.read().annotations == [ENTRIES["annotations"]]
+    assert coco_dataset()[0]["annotations"][0]["bbox"] == [1, 1, 5, 5]
+    assert coco_dataset.read().annotations == [ENTRIES["annotations"]]
 
 
-def test_errors_reach_the_user_once(tmp_path):
+def test_error_contains_the_path_once(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(changed("images", id=...)))
     register_datasets([["mine_train", str(tmp_path / "a.json"), str(tmp_path)]])
     with pytest.raises(ValueError, match="'id' is missing") as caught:
@@ -123,8 +123,8 @@ class TiltHead(BoxHead):
     property_type = TiltProperty
 
 
-def test_what_properties_read_is_kept_as_it_is(load, monkeypatch):
-    """Of every registered head, whether a config names it or not; nothing else."""
+def test_keys_of_properties_are_kept(load, monkeypatch):
+    """Keys of all registered heads are kept, independent of the config; other keys are removed."""
     space = {"location": [1, 2, 3], "rotation_y": 0.5}
     lists = content(
         images=[{**ENTRIES["images"], "floor": {"slope": 3}, "camera": [[1]], "wall": 1}],
@@ -146,19 +146,19 @@ def test_what_properties_read_is_kept_as_it_is(load, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("../../../../../../etc/passwd", "which leads out of the folder around the image folder"),
-        ("https://example.org/a.png", "a URL, and nothing is downloaded"),
+        ("../../../../../../etc/passwd", "which is outside of the parent of the image folder"),
+        ("https://example.org/a.png", "a URL; images are not downloaded"),
     ],
 )
-def test_names_of_images_lead_nowhere_else(load, name, message):
+def test_image_names_outside_the_dataset_raise(load, name, message):
     with pytest.raises(ValueError, match=rf"a\.json: image 7: 'file_name' is '{name}', {message}"):
         load(changed("images", file_name=name))
 
 
-def test_absolute_names_are_counted_in_one_line_and_neighbors_are_fine(load, caplog):
+def test_absolute_paths_are_logged_and_neighbor_folders_allowed(load, caplog):
     with caplog.at_level("INFO"):
         assert load(changed("images", file_name="../images/a.png"))
         assert not caplog.messages
         (record,) = load(changed("images", file_name="/somewhere/a.png"))
     assert record["file_name"] == "/somewhere/a.png"
-    assert [m for m in caplog.messages if "1 of 1 images have absolute names" in m]
+    assert [m for m in caplog.messages if "1 of 1 images have absolute paths" in m]

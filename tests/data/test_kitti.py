@@ -29,7 +29,7 @@ DONT_CARE = "DontCare -1 -1 -10 10 20 30 40 -1 -1 -1 -1000 -1000 -1000 -10"
 
 @pytest.fixture
 def folder(tmp_path):
-    """A function that writes a data set of one frame, and returns its root."""
+    """Function that writes a dataset with one frame and returns its root."""
 
     def write(labels=(CAR,), calibration=(P2,), suffix=".png"):
         for name in ("training/image_2", "training/label_2", "training/calib", "ImageSets"):
@@ -44,7 +44,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_a_frame_becomes_a_dict(folder, suffix):
+def test_frame_is_converted_to_dict(folder, suffix):
     (record,) = load_kitti_3d(folder(suffix=suffix), "some")
     (annotation,) = record.pop("annotations")
     assert record.pop("file_name").endswith(f"training/image_2/000007{suffix}")
@@ -88,20 +88,20 @@ def test_all_types_are_kept_in_order(folder):
     ]
 
 
-def test_registration_is_lazy_repeatable_and_not_ambiguous(folder, tmp_path):
+def test_registration_is_lazy_and_repeatable(folder, tmp_path):
     register_kitti_3d("kitti_lazy", str(tmp_path), "some")
     root = folder([CAR, DONT_CARE])
     register_kitti_3d("kitti_lazy", str(root), "some")
     metadata = MetadataCatalog.get("kitti_lazy")
     assert metadata.thing_classes == ["Pedestrian", "Car", "Cyclist"]
     assert (metadata.evaluator_type, metadata.root, metadata.split) == ("kitti", str(root), "some")
-    # Detectron2's own checks and statistics of a data set pass.
+    # Detectron2's checks and statistics accept the dataset.
     assert len(get_detection_dataset_dicts("kitti_lazy")) == 1
-    with pytest.raises(ValueError, match="'kitti_lazy' is taken by another data set"):
+    with pytest.raises(ValueError, match="'kitti_lazy' is already registered with another folder or split"):
         register_kitti_3d("kitti_lazy", str(root), "other")
 
 
-def test_relative_roots_start_at_the_data_folder(folder, tmp_path, monkeypatch):
+def test_relative_root_starts_at_detectron2_datasets(folder, tmp_path, monkeypatch):
     folder()
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path.parent))
     register_kitti_3d("kitti_relative", tmp_path.name, "some")
@@ -114,10 +114,10 @@ def test_relative_roots_start_at_the_data_folder(folder, tmp_path, monkeypatch):
         ("Car 0 0 -1.57 1 1 2 2", r"000007\.txt, line 2: 8 fields instead of 15"),
         ("Car 0 0 x 1 1 2 2 1 1 1 1 1 1 1", r"000007\.txt, line 2: 'x' is not a finite number"),
         ("Car 0 0 nan 1 1 2 2 1 1 1 1 1 1 1", r"000007\.txt, line 2: 'nan' is not a finite number"),
-        ("Dog 0 0 0 1 1 2 2 1 1 1 1 1 1 1", r"000007\.txt, line 2: unknown type 'Dog', known: Pedestrian, Car"),
+        ("Dog 0 0 0 1 1 2 2 1 1 1 1 1 1 1", r"000007\.txt, line 2: unknown type 'Dog'; use one of Pedestrian, Car"),
     ],
 )
-def test_bad_labels_are_named(folder, line, message):
+def test_invalid_label_line_raises(folder, line, message):
     with pytest.raises(ValueError, match=message):
         load_kitti_3d(folder([CAR, line]), "some")
 
@@ -132,7 +132,7 @@ def test_bad_labels_are_named(folder, line, message):
         (P2.replace(" 1 ", " 0 "), r"calib/000007\.txt, line 2: the camera has a third row"),
     ],
 )
-def test_bad_calibration_is_named(folder, line, message):
+def test_invalid_calibration_raises(folder, line, message):
     with pytest.raises(ValueError, match=message):
         load_kitti_3d(folder(calibration=["P0: 1 2 3", line]), "some")
 
@@ -145,19 +145,19 @@ def test_bad_calibration_is_named(folder, line, message):
         ("image_2/000007.png", r"ImageSets/some\.txt, line 2: the image .*000007\.png \(or 000007\.jpg\) does not"),
     ],
 )
-def test_missing_files_are_named(folder, missing, message):
+def test_missing_files_raise(folder, missing, message):
     root = folder()
     (root / "training" / missing).unlink()
     with pytest.raises(FileNotFoundError, match=message):
         load_kitti_3d(root, "some")
 
 
-def test_a_missing_split_is_named(folder):
-    with pytest.raises(FileNotFoundError, match=r"other\.txt does not exist; splits in this folder: some"):
+def test_missing_split_raises(folder):
+    with pytest.raises(FileNotFoundError, match=r"other\.txt does not exist; available splits: some"):
         load_kitti_3d(folder(), "other")
 
 
-def test_a_damaged_image_is_named(folder):
+def test_damaged_image_raises(folder):
     root = folder()
     (root / "training/image_2/000007.png").write_bytes(b"no image")
     with pytest.raises(OSError, match=r"cannot read the image .*000007\.png"):
@@ -165,12 +165,12 @@ def test_a_damaged_image_is_named(folder):
 
 
 def chunk(name, content):
-    """A part of a PNG file."""
+    """Return a chunk of a PNG file."""
     return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
 
 def png(width, height, *more):
-    """A PNG file that says its size, and holds no picture."""
+    """Return a PNG file with a size and without pixels."""
     size = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + size + b"".join(more) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
 
@@ -184,7 +184,7 @@ def png(width, height, *more):
         (png(4, 4)[:20], ""),
     ],
 )
-def test_a_bomb_or_a_broken_header_is_named(folder, content, reason):
+def test_decompression_bombs_and_invalid_headers_raise(folder, content, reason):
     root = folder()
     (root / "training/image_2/000007.png").write_bytes(content)
     with pytest.raises(OSError, match=rf"cannot read the image .*000007\.png: .*{reason}"):
@@ -192,29 +192,29 @@ def test_a_bomb_or_a_broken_header_is_named(folder, content, reason):
 
 
 @pytest.mark.parametrize("frame", ["../../../secret", "/etc/passwd", "a/000007"])
-def test_frames_are_names_and_no_paths(folder, frame):
+def test_frames_with_paths_raise(folder, frame):
     root = folder()
     (root / "ImageSets/some.txt").write_text(frame)
-    with pytest.raises(ValueError, match=rf"some\.txt, line 1: '{frame}' is no name of a frame"):
+    with pytest.raises(ValueError, match=rf"some\.txt, line 1: '{frame}' is not a frame name"):
         load_kitti_3d(root, "some")
 
 
 @pytest.mark.parametrize("depth", [-0.18, 0.0, 1e-3])
-def test_objects_beside_the_camera_are_kept(folder, depth):
+def test_objects_next_to_the_camera_are_kept(folder, depth):
     (record,) = load_kitti_3d(folder([CAR, CAR.replace("20.5", str(depth))]), "some")
     assert [one["depth"] for one in record["annotations"]] == [20.5, depth]
     assert [one["ignore"] for one in record["annotations"]] == [False, False]
 
 
-def test_a_real_frame_with_an_object_beside_the_camera_is_used(shared, tmp_path, caplog):
+def test_real_frame_with_object_next_to_the_camera(shared, tmp_path, caplog):
     root = tmp_path / "kitti"
     shutil.copytree(shared / "data/kitti_sample", root, ignore=shutil.ignore_patterns("README*"))
     frame = (root / "ImageSets/sample_train.txt").read_text().split()[0]
     label = root / f"training/label_2/{frame}.txt"
     label.chmod(0o644)
-    beside = "Car 0.9 0 1.2 0 180 90 370 1.5 1.6 4.0 -2.5 1.7 -0.18 1.5"
+    nearby = "Car 0.9 0 1.2 0 180 90 370 1.5 1.6 4.0 -2.5 1.7 -0.18 1.5"
     lines = label.read_text().splitlines()
-    label.write_text("\n".join([beside, *lines]) + "\n")
+    label.write_text("\n".join([nearby, *lines]) + "\n")
     records = load_kitti_3d(root, "sample_train")
     with caplog.at_level(logging.INFO):
         Box3DProperty().check(records)
@@ -227,19 +227,19 @@ def test_a_real_frame_with_an_object_beside_the_camera_is_used(shared, tmp_path,
     assert not gt.gt_ignore[0]
 
 
-def test_results_are_written_with_two_decimals_and_read_back(tmp_path):
+def test_results_are_formatted_with_two_decimals_and_parsed(tmp_path):
     values = [-1.567, 10, 20.004, 30.5, 40, 1.5, 1.6, 4, -3, 1.7, 20.126, 3.14159, 0.987]
     line = format_result("Car", values)
     assert line == "Car 0.0 0 -1.57 10.00 20.00 30.50 40.00 1.50 1.60 4.00 -3.00 1.70 20.13 3.14 0.99"
     (tmp_path / "a.txt").write_text(line + "\n\n")
-    (thing,) = read_objects(tmp_path / "a.txt", scored=True)
-    assert (thing.kind, thing.score, thing.box) == ("Car", 0.99, (10, 20, 30.5, 40))
-    assert (thing.dimensions, thing.location, thing.rotation_y) == ((1.5, 1.6, 4), (-3, 1.7, 20.13), 3.14)
+    (obj,) = read_objects(tmp_path / "a.txt", scored=True)
+    assert (obj.kind, obj.score, obj.box) == ("Car", 0.99, (10, 20, 30.5, 40))
+    assert (obj.dimensions, obj.location, obj.rotation_y) == ((1.5, 1.6, 4), (-3, 1.7, 20.13), 3.14)
     with pytest.raises(ValueError, match="here: 15 fields instead of 16"):
         parse_object(CAR, "here", scored=True)
 
 
-def test_the_real_frames_are_read(shared):
+def test_real_frames_are_loaded(shared):
     records = load_kitti_3d(shared / "data/kitti_sample", "sample_val")
     assert len(records) == 23
     kinds = [a["kitti_type"] for record in records for a in record["annotations"]]

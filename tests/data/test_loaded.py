@@ -11,16 +11,14 @@ from centernet_d2.data.loaded import load_coco_content, load_dataset
 
 @pytest.fixture(scope="module")
 def opened():
-    """Numbers of openings of files, by their paths."""
+    """Number of times that each file was opened, by path."""
     counts: Counter = Counter()
-    # An audit hook sees every way to open a file; it cannot be removed.
+    # An audit hook reports all opened files; it cannot be removed.
     sys.addaudithook(lambda event, args: counts.update([str(args[0])]) if event == "open" else None)
     return counts
 
 
-def test_annotation_files_are_parsed_once_in_a_training_with_two_evaluations(
-    load_script, arguments, shapes_folder, opened
-):
+def test_training_parses_annotation_files_once(load_script, arguments, shapes_folder, opened):
     files = {name: shapes_folder / "shapes" / "annotations" / f"{name}.json" for name in ("train", "val")}
     before = {name: path.read_bytes() for name, path in files.items()}
     opened.clear()
@@ -29,7 +27,7 @@ def test_annotation_files_are_parsed_once_in_a_training_with_two_evaluations(
     assert {name: path.read_bytes() for name, path in files.items()} == before
 
 
-def test_the_function_of_a_data_set_is_called_once_until_another_one_is_registered():
+def test_dataset_function_is_called_once_per_registration():
     calls = []
 
     def load(value):
@@ -52,13 +50,11 @@ def test_the_function_of_a_data_set_is_called_once_until_another_one_is_register
         load_dataset("unknown")
 
 
-def test_files_of_data_sets_registered_in_python_are_parsed_once_for_images_and_once_for_evaluations(
-    shapes_folder, opened
-):
+def test_file_of_builtin_format_is_parsed_once_per_use(shapes_folder, opened):
     path = shapes_folder / "shapes" / "annotations" / "val.json"
     register_coco_instances("theirs", {}, str(path), str(path.parent))
     opened.clear()
     for _ in range(2):
         assert len(load_dataset("theirs")) == 3
         assert load_coco_content("theirs") == json.loads(path.read_text())
-    assert opened[str(path)] == 2 + 2  # The test itself opens it twice.
+    assert opened[str(path)] == 2 + 2  # The test opens the file twice.

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from centernet_d2 import load_config
-from centernet_d2.data.loader import SAMPLERS, build_train_loader, stream_of
+from centernet_d2.data.loader import SAMPLERS, build_train_loader, find_stream
 from centernet_d2.data.stream import SampleStream, StreamDataset, seeded
 
 FACTORS = torch.tensor([1.0, 1.5, 2.2, 0.3, 1.0])
@@ -19,7 +19,7 @@ def take(stream, count, start=0):
 
 
 @pytest.mark.parametrize("factors", [None, FACTORS])
-def test_a_stream_can_be_entered_anywhere(factors):
+def test_stream_can_start_at_any_position(factors):
     stream = SampleStream(5, 3, repeat_factors=factors)
     whole = take(stream, 60)
     assert [position for position, _ in whole] == list(range(60))
@@ -27,7 +27,7 @@ def test_a_stream_can_be_entered_anywhere(factors):
         assert take(stream, 10, start) == whole[start : start + 10]
 
 
-def test_every_epoch_has_every_image_in_an_order_of_its_own():
+def test_epochs_are_different_permutations():
     indices = [index for _, index in take(SampleStream(5, 3), 500)]
     epochs = [tuple(indices[first : first + 5]) for first in range(0, 500, 5)]
     assert all(sorted(epoch) == list(range(5)) for epoch in epochs)
@@ -35,7 +35,7 @@ def test_every_epoch_has_every_image_in_an_order_of_its_own():
     assert [index for _, index in take(SampleStream(5, 4), 500)] != indices
 
 
-def test_images_come_as_often_as_their_factors_say():
+def test_images_are_repeated_by_their_factors():
     counts = np.bincount([index for _, index in take(SampleStream(5, 0, repeat_factors=FACTORS), 12000)])
     assert np.allclose(counts / counts.sum(), FACTORS / FACTORS.sum(), atol=0.01)
 
@@ -47,7 +47,7 @@ def test_processes_share_one_stream(factors):
     assert sorted(parts[0] + parts[1]) == whole
 
 
-def test_generators_are_seeded_inside_and_go_on_outside():
+def test_seeded_restores_random_generators():
     def draw():
         return random.random(), np.random.rand(), float(torch.rand(()))
 
@@ -65,7 +65,7 @@ def test_generators_are_seeded_inside_and_go_on_outside():
 
 
 class Noise:
-    """A mapper that draws, and cannot read some images."""
+    """Mapper with random output and some unreadable images."""
 
     def __init__(self, broken=()):
         self.broken = broken
@@ -80,19 +80,19 @@ def records(count=4):
     return [{"file_name": f"{index}.png", "annotations": []} for index in range(count)]
 
 
-def test_a_place_is_always_augmented_alike_and_no_other_is():
+def test_augmentation_depends_on_stream_position():
     data = StreamDataset(records(), Noise(), seed=5)
     assert data[7, 2] == data[7, 2]
-    # Not by the image: in the next epoch it is augmented otherwise.
+    # The augmentation of an image differs between epochs.
     assert data[7, 2]["noise"] != data[11, 2]["noise"]
     assert data[7, 2]["noise"] != StreamDataset(records(), Noise(), seed=6)[7, 2]["noise"]
 
 
-def test_bad_images_end_a_training_or_are_left_out_up_to_a_limit(caplog):
+def test_unreadable_images_raise_or_are_skipped_up_to_a_limit(caplog):
     with pytest.raises(OSError, match=r"cannot read the image 2.png"):
         StreamDataset(records(), Noise({"2.png"}), 0)[0, 2]
     data = StreamDataset(records(), Noise({"2.png", "3.png"}), 0, max_bad_images=2)
-    # The next one that can be read takes their place, each time.
+    # The next readable image replaces them.
     assert data[0, 2]["file_name"] == data[1, 2]["file_name"] == "0.png"
     assert data[2, 3]["file_name"] == "0.png"
     assert [record.message.partition(";")[0] for record in caplog.records if record.levelname == "WARNING"] == [
@@ -101,7 +101,7 @@ def test_bad_images_end_a_training_or_are_left_out_up_to_a_limit(caplog):
     ]
     assert data.bad_files() == ["2.png", "3.png"]
     data.mapper.broken = {f"{index}.png" for index in range(4)}
-    with pytest.raises(OSError, match=r"3 images cannot be read, more than DATALOADER.MAX_BAD_IMAGES \(2\)"):
+    with pytest.raises(OSError, match=r"3 images are unreadable, more than DATALOADER.MAX_BAD_IMAGES \(2\)"):
         data[3, 0]
 
 
@@ -113,7 +113,7 @@ def config(tmp_path, *overrides):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_number_of_workers_changes_nothing(tmp_path, sampler):
+def test_samples_are_independent_of_the_number_of_workers(tmp_path, sampler):
     dicts = [
         {
             "file_name": str(tmp_path / f"{index}.png"),
@@ -125,7 +125,7 @@ def test_the_number_of_workers_changes_nothing(tmp_path, sampler):
     def images(workers, start):
         overrides = ("DATALOADER.NUM_WORKERS", workers, "DATALOADER.SAMPLER_TRAIN", sampler)
         loader = build_train_loader(config(tmp_path, *overrides), dicts, seed=1)
-        stream_of(loader)[0].start = 2 * start
+        find_stream(loader)[0].start = 2 * start
         return [torch.stack([x["image"] for x in batch]) for batch in itertools.islice(loader, 5 - start)]
 
     reference = images(0, 0)
@@ -133,6 +133,6 @@ def test_the_number_of_workers_changes_nothing(tmp_path, sampler):
         assert all(torch.equal(a, b) for a, b in zip(images(workers, start), reference[start:], strict=True))
 
 
-def test_other_samplers_are_named(tmp_path):
+def test_unknown_sampler_raises(tmp_path):
     with pytest.raises(ValueError, match=r"DATALOADER.SAMPLER_TRAIN is 'WeightedTrainingSampler', known: Training"):
         build_train_loader(config(tmp_path, "DATALOADER.SAMPLER_TRAIN", "WeightedTrainingSampler"), records(), 0)

@@ -492,5 +492,5 @@ def test_bad_images_of_a_training_are_left_out_named_and_counted(call, tmp_path,
     assert str(bad) in err
     assert call(**options, DATALOADER__MAX_BAD_IMAGES=1) == (0, "")
     log = (tmp_path / "out" / "log.txt").read_text()
-    assert log.count("it is left out (DATALOADER.MAX_BAD_IMAGES)") == 1
+    assert log.count("the image is skipped (DATALOADER.MAX_BAD_IMAGES)") == 1
     assert f"1 images were left out: {bad}" in log

@@ -285,7 +285,7 @@ def test_rounded_results_are_an_option(main, arguments, tmp_path):
         ({"DATASETS__TEST": "('nowhere',)"}, "'nowhere' is not registered"),
         ({"INPUT__AFFINE__SIZE": "[50, 64]"}, "multiples of 32"),
         ({"MODEL__CENTERNET__HEADS": "['CenterHead']"}, "evaluation needs boxes: add BoxHead"),
-        ({"DATASETS__TRAIN": "()"}, "no data set is named"),
+        ({"DATASETS__TRAIN": "()"}, "no datasets are configured"),
     ],
 )
 def test_mistakes_show_before_training_starts(main, arguments, tmp_path, overrides, message):

@@ -9,12 +9,12 @@ from conftest import ROOT
 @pytest.mark.parametrize(
     ("sigmas", "message"),
     [
-        ([0.05], "TEST.KEYPOINT_OKS_SIGMAS has 1 values for 4 keypoints"),
-        ([], "TEST.KEYPOINT_OKS_SIGMAS is empty, which stands for COCO's 17 keypoints, but there are 4"),
+        ([0.05], "TEST.KEYPOINT_OKS_SIGMAS has 1 values, but there are 4 keypoints"),
+        ([], "TEST.KEYPOINT_OKS_SIGMAS is empty, which selects the sigmas of COCO's 17 keypoints, but there are 4"),
         ([0.05] * 4, None),
     ],
 )
-def test_sigmas_must_fit(sigmas, message):
+def test_sigmas_must_match_the_number_of_keypoints(sigmas, message):
     DatasetCatalog.register("some", list)
     MetadataCatalog.get("some").evaluator_type = "coco"
     cfg = load_config(ROOT / "configs" / "Shapes" / "centernet_HG_kites.yaml", ["TEST.KEYPOINT_OKS_SIGMAS", sigmas])
@@ -23,7 +23,7 @@ def test_sigmas_must_fit(sigmas, message):
     else:
         with pytest.raises(ValueError, match=message):
             check_evaluation(cfg, "some")
-    # Nothing but keypoints needs them.
+    # Sigmas are required for keypoints only.
     cfg.MODEL.CENTERNET.HEADS = ["CenterHead", "BoxHead"]
     check_evaluation(cfg, "some")
 
@@ -38,7 +38,7 @@ def test_sigmas_must_fit(sigmas, message):
         ("KITTI-3D/centernet_3d_R_18.yaml", "kitti", ["Cyclist"], "bev/Cyclist_moderate_R40@0.5"),
     ],
 )
-def test_every_kind_of_data_set_has_a_metric_that_counts(config, kind, classes, metric):
+def test_main_metric_of_every_evaluator_type(config, kind, classes, metric):
     MetadataCatalog.get("mine").set(evaluator_type=kind, thing_classes=classes)
     cfg = load_config(model_zoo.get_config_file(config), ["DATASETS.TEST", ("mine",)])
     assert main_metric(cfg) == metric

@@ -14,7 +14,7 @@ from centernet_d2.modeling.heads.keypoint import KeypointSchema
 PLAIN = [CenterProperty(), BoxProperty()]
 
 
-def test_results_are_rounded_to_two_decimals_and_joints_get_a_one():
+def test_round_result():
     result = {"bbox": [1.005, 2.344, 3.0, 4.9999], "score": 0.98765, "keypoints": [1.234, 5.678, 0.4], "image_id": 7}
     before = {**result, "bbox": list(result["bbox"])}
     assert round_result(result) == {
@@ -26,7 +26,7 @@ def test_results_are_rounded_to_two_decimals_and_joints_get_a_one():
     assert result == before
 
 
-def test_what_is_missing_is_filled_and_the_rest_stays():
+def test_missing_annotation_values_are_added():
     complete = {"id": 5, "area": 7.5, "iscrowd": 1, "bbox": [1, 1, 4, 5], "keypoints": [1, 1, 2], "num_keypoints": 1}
     content = {"annotations": [copy.deepcopy(complete)]}
     fill_annotations(content, 1)
@@ -43,7 +43,7 @@ def test_what_is_missing_is_filled_and_the_rest_stays():
 
 
 def detections(name):
-    """Exactly what the data set holds."""
+    """Yield the images of a dataset and their ground truth as detections."""
     for record in DatasetCatalog.get(name):
         boxes = [BoxMode.convert(x["bbox"], x["bbox_mode"], BoxMode.XYXY_ABS) for x in record["annotations"]]
         found = Instances((record["height"], record["width"]))
@@ -54,8 +54,8 @@ def detections(name):
 
 
 @pytest.mark.parametrize("ids", [(0, 1), (1, 2), (5, 5), (0.5, 1.5), ("a", "b"), None])
-def test_bare_files_with_a_byte_order_mark_are_evaluated(tmp_path, ids):
-    """Ids of annotations include 0, which pycocotools takes for no match, repeated ids, fractions and texts."""
+def test_minimal_files_with_byte_order_mark_are_evaluated(tmp_path, ids):
+    """Annotation ids include 0, which pycocotools confuses with no match, repeated ids, fractions and strings."""
     content = {
         "images": [{"id": i, "file_name": "x.png", "height": 40, "width": 60} for i in range(2)],
         "annotations": [
@@ -100,7 +100,7 @@ class Tilt(Property):
 
 
 @pytest.mark.parametrize("round_results", [False, True])
-def test_the_result_file_has_what_properties_write(tmp_path, round_results):
+def test_result_file_contains_properties(tmp_path, round_results):
     box = {"bbox": [5, 5, 25, 25], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
     more = {"keypoints": [6, 6, 2, 20, 20, 2], "num_keypoints": 2}
     record = {"file_name": "x.png", "image_id": 1, "height": 40, "width": 60, "annotations": [{**box, **more}]}

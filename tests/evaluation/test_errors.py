@@ -6,7 +6,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from centernet_d2.evaluation.errors import ErrorEvaluator, finite
+from centernet_d2.evaluation.errors import ErrorEvaluator, drop_non_finite
 from centernet_d2.modeling.heads import Box3DProperty, BoxProperty, CenterProperty, KeypointProperty, Property
 from centernet_d2.modeling.heads.keypoint import KeypointSchema
 from centernet_d2.structures.boxes3d import Boxes3D
@@ -37,7 +37,7 @@ def detections(boxes, keypoints=(), classes=None, scores=None, depths=(), **more
 
 @pytest.fixture
 def evaluate():
-    """A function (properties, annotations and detections of each image...) -> results."""
+    """Function (properties, annotations and detections of each image...) -> results."""
     numbers = iter(range(100))
 
     def run(properties, *images):
@@ -62,15 +62,15 @@ TRUTH = [annotation(FIRST, [10, 10, 2, 30, 30, 1]), annotation(SECOND, [60, 60, 
 FOUND = [[60, 65, 1, 9, 9, 1], [13, 14, 1, 30, 33, 1]]
 
 
-def test_distances_are_those_to_the_overlapping_detection(evaluate):
+def test_errors_are_relative_to_the_overlapping_detection(evaluate):
     results = evaluate(KEYPOINTS, (TRUTH, detections([SECOND, FIRST], FOUND)))
-    # 5 and 3 of the first object, 5 of the second, whose tail is not labelled.
+    # 5 and 3 for the first object; 5 for the second object, whose tail is not labeled.
     assert results == {"keypoint_error": pytest.approx({"nose": 5, "tail": 3, "mean": 4.5, "found": 100})}
     for truth, nose in ((TRUTH[:1], 5), (TRUTH[1:], 5)):
         assert evaluate(KEYPOINTS, (truth, detections([SECOND, FIRST], FOUND)))["keypoint_error"]["nose"] == nose
 
 
-def test_objects_without_a_detection_of_their_class_are_not_found(evaluate):
+def test_objects_without_detection_of_their_class_are_not_found(evaluate):
     errors = evaluate(KEYPOINTS, (TRUTH, detections([SECOND, FIRST], FOUND, classes=[0, 1])))["keypoint_error"]
     assert errors == pytest.approx({"nose": 5, "tail": np.nan, "mean": 5, "found": 50}, nan_ok=True)
     assert evaluate(KEYPOINTS, (TRUTH, detections([])))["keypoint_error"] == {"found": 0}
@@ -78,7 +78,7 @@ def test_objects_without_a_detection_of_their_class_are_not_found(evaluate):
     assert evaluate(KEYPOINTS, (TRUTH[:1], elsewhere))["keypoint_error"] == {"found": 0}
 
 
-def test_objects_without_labelled_keypoints_and_crowds_do_not_count(evaluate):
+def test_crowds_and_objects_without_keypoints_are_not_counted(evaluate):
     others = [annotation(FIRST, [0] * 6), annotation(FIRST, TRUTH[0]["keypoints"], iscrowd=1), annotation(FIRST)]
     found = detections([FIRST], FOUND[1:])
     assert evaluate(KEYPOINTS, (others, found)) == {}
@@ -86,7 +86,7 @@ def test_objects_without_labelled_keypoints_and_crowds_do_not_count(evaluate):
     assert errors == pytest.approx({"nose": 5, "tail": 3, "mean": 4, "found": 100})
 
 
-def test_depths_are_off_by_metres_and_percent(evaluate):
+def test_depth_errors_in_meters_and_percent(evaluate):
     ignored = annotation(FIRST, depth=-1, ignore=True)
     truth = [annotation(FIRST, depth=20.0), annotation(SECOND, depth=10.0), ignored]
     errors = evaluate(DEPTHS, (truth, detections([SECOND, FIRST], depths=[11.0, 18.0])))
@@ -95,14 +95,14 @@ def test_depths_are_off_by_metres_and_percent(evaluate):
     assert errors == pytest.approx({"metres": 2, "percent": 10, "found": 50})
 
 
-def test_objects_beside_the_camera_have_no_error_of_depth(evaluate):
+def test_objects_next_to_the_camera_have_no_depth_error(evaluate):
     truth = [annotation(FIRST, depth=z) for z in (-0.18, 0.0)] + [annotation(SECOND, depth=10.0)]
     errors = evaluate(DEPTHS, (truth, detections([SECOND, FIRST], depths=[11.0, 18.0])))["depth_error"]
     assert errors == pytest.approx({"metres": 1, "percent": 10, "found": 100})
     assert evaluate(DEPTHS, (truth[:2], detections([FIRST], depths=[18.0]))) == {}
 
 
-def test_a_detection_that_is_no_number_finds_nothing_and_hides_nothing(evaluate):
+def test_detections_with_nan_are_ignored(evaluate):
     truth = [annotation(FIRST, depth=10.0)]
     assert evaluate(DEPTHS, (truth, detections([FIRST], depths=[np.nan])))["depth_error"] == {"found": 0}
     for boxes, depths in (([[np.nan] * 4, FIRST], [3.0, 11.0]), ([FIRST, FIRST], [np.nan, 11.0])):
@@ -110,14 +110,14 @@ def test_a_detection_that_is_no_number_finds_nothing_and_hides_nothing(evaluate)
         assert errors == pytest.approx({"metres": 1, "percent": 10, "found": 100})
 
 
-def test_means_are_over_all_images_and_leave_out_what_is_unknown(evaluate):
+def test_means_are_over_all_images_and_known_values(evaluate):
     weak = detections([FIRST], FOUND[1:], scores=[0.2])
     images = [(TRUTH, detections([SECOND, FIRST], FOUND)), (TRUTH[:1], weak)]
     results = evaluate(KEYPOINTS, *images)["keypoint_error"]
     assert results == pytest.approx({"nose": 5, "tail": 3, "mean": 4.5, "found": 200 / 3})
 
 
-def test_nothing_is_left_after_a_reset():
+def test_reset_clears_results():
     DatasetCatalog.register("one", lambda: [{"image_id": 1, "file_name": "x.png", "annotations": TRUTH}])
     MetadataCatalog.get("one").thing_classes = ["a"]
     evaluator = ErrorEvaluator("one", KEYPOINTS)
@@ -128,7 +128,7 @@ def test_nothing_is_left_after_a_reset():
 
 
 class Tilt(Property):
-    """A number per object, of which the classes "b" have none; every call of errors is noted."""
+    """Property with a number per object of class "a" that records calls of `errors`."""
 
     name = "tilt"
     fields = ("pred_tilt",)
@@ -149,7 +149,7 @@ class Tilt(Property):
         return {"most": float((found.pred_tilt - truth.gt_tilt).abs().max())}
 
 
-def test_a_property_is_called_once_with_all_pairs(evaluate, caplog):
+def test_property_errors_are_called_once_with_all_pairs(evaluate, caplog):
     tilt = Tilt()
     truth = [annotation(FIRST, tilt=1), annotation(SECOND, tilt=2), annotation(FIRST, tilt=9, category=1)]
     found = [
@@ -158,7 +158,7 @@ def test_a_property_is_called_once_with_all_pairs(evaluate, caplog):
     ]
     with caplog.at_level(logging.INFO):
         results = evaluate([CenterProperty(), tilt, BoxProperty()], *zip([truth, truth], found, strict=True))
-    # Two objects of each image count; of those of the other class nothing is known.
+    # The two objects of class "a" in each image count; class "b" is not labeled.
     assert tilt.calls == [([1.25, 2.5, 4.0], [1, 2, 1], [0, 0, 0])]
     assert results == {"tilt_error": {"most": 3.0, "found": 75.0}}
     (line,) = [line for line in caplog.messages if line.startswith("errors of tilt")]
@@ -166,7 +166,7 @@ def test_a_property_is_called_once_with_all_pairs(evaluate, caplog):
 
 
 @pytest.mark.parametrize("broken", ["pred_tilt", "scores", "pred_boxes"])
-def test_a_property_is_not_called_without_pairs(evaluate, broken):
+def test_property_errors_are_not_called_without_pairs(evaluate, broken):
     tilt = Tilt()
     nothing = detections([], pred_tilt=torch.zeros(0))
     assert evaluate([tilt], ([annotation(FIRST)], nothing)) == {"tilt_error": {"found": 0}}
@@ -179,9 +179,9 @@ def test_a_property_is_not_called_without_pairs(evaluate, broken):
     assert tilt.calls == []
 
 
-def test_without_a_property_that_has_errors_no_annotation_is_read():
+def test_annotations_are_not_read_without_property_errors():
     def fail():
-        raise AssertionError("it was read")
+        raise AssertionError("annotations were read")
 
     DatasetCatalog.register("unread", fail)
     MetadataCatalog.get("unread").thing_classes = ["a"]
@@ -190,11 +190,11 @@ def test_without_a_property_that_has_errors_no_annotation_is_read():
     assert evaluator.evaluate() == {}
 
 
-def test_fields_that_are_no_tensors_are_left_as_they_are():
+def test_non_tensor_fields_are_kept():
     class Names(list):
         def __getitem__(self, rows):
             return Names(name for name, kept in zip(self, rows.tolist(), strict=True) if kept)
 
     found = detections([[0, 0, 5, 5], [1, 1, 9, 9]], scores=[0.9, float("nan")])
     found.pred_name = Names("ab")
-    assert finite(found).pred_name == ["a"]
+    assert drop_non_finite(found).pred_name == ["a"]

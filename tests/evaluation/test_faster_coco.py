@@ -22,7 +22,7 @@ PROPERTIES = [CenterProperty(), BoxProperty(), KeypointProperty(schema=KeypointS
 
 
 class Recorder(PointCOCOEvaluator):
-    """Keeps all figures, of which Detectron2 returns some."""
+    """Evaluator that stores all metrics; Detectron2 returns a subset."""
 
     def _derive_coco_results(self, coco_eval, iou_type, class_names=None):
         self.evaluations = {**getattr(self, "evaluations", {}), iou_type: coco_eval}
@@ -31,14 +31,15 @@ class Recorder(PointCOCOEvaluator):
 
 @pytest.fixture
 def log_counter(monkeypatch):
-    """Messages that are told once are told in this test, whatever ran before."""
+    """Reset the counters of messages that are logged once."""
     monkeypatch.setattr("detectron2.utils.logger._LOG_COUNTER", Counter())
 
 
 def draw(seed, images=6):
-    """A COCO file with crowds, ignored objects, all sizes, an image and a category without objects; and detections.
+    """Generate a COCO file and detections.
 
-    Scores have one decimal, so that many are equal.
+    The file contains crowds, ignored objects, all sizes, an image and a category without objects. Scores have one
+    decimal, so that many are equal.
     """
     random = np.random.default_rng(seed)
     annotations, detections = [], []
@@ -73,7 +74,7 @@ def draw(seed, images=6):
         found.scores = torch.tensor(random.integers(1, 10, len(boxes)) / 10)
         points = np.array(joints).reshape(-1, JOINTS, 2)
         found.pred_keypoints = torch.tensor(np.concatenate([points, np.ones((*points.shape[:2], 1))], axis=2))
-        # None on one image with objects.
+        # One image with objects has no detections.
         detections.append(found[[]] if image == 1 else found)
     content = {
         "images": [{"id": image, "height": 480, "width": 640} for image in range(images)],
@@ -84,7 +85,7 @@ def draw(seed, images=6):
 
 
 def evaluate(folder, content, detections, **kwargs):
-    """The evaluator after an evaluation, what it returned and its result file."""
+    """Return the evaluator, its results and the content of its result file."""
     folder.mkdir()
     path = folder / "truth.json"
     path.write_text(json.dumps(content))
@@ -106,13 +107,13 @@ def process(evaluator, content, detections):
 
 
 def assert_same(one, other):
-    """Two evaluations have the same figures, to the last digits of double precision, and the same result file."""
+    """Check that two evaluations have the same metrics, up to rounding errors, and the same result file."""
     assert one[1].keys() == other[1].keys() == {"bbox", "keypoints"}
     for task, figures in one[1].items():
         assert figures == pytest.approx(other[1][task], abs=1e-10, nan_ok=True)  # Percent.
         evaluations = one[0].evaluations[task], other[0].evaluations[task]
         assert len(evaluations[0].stats) == (12 if task == "bbox" else 10)
-        assert evaluations[0].params.maxDets == evaluations[1].params.maxDets  # What the printed table names.
+        assert evaluations[0].params.maxDets == evaluations[1].params.maxDets  # Printed in the table.
         np.testing.assert_allclose(evaluations[0].stats, evaluations[1].stats, rtol=0, atol=1e-12)
         for part in ("precision", "recall", "scores"):
             np.testing.assert_allclose(*(x.eval[part] for x in evaluations), rtol=0, atol=1e-12)
@@ -121,7 +122,7 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("max_dets", [100, 3, 300])
 @pytest.mark.parametrize("seed", range(3))
-def test_both_programs_give_the_same_figures(tmp_path, caplog, seed, max_dets):
+def test_faster_coco_eval_equals_pycocotools(tmp_path, caplog, seed, max_dets):
     pytest.importorskip("faster_coco_eval")
     drawn = draw(seed)
     with caplog.at_level(logging.DEBUG):
@@ -130,8 +131,8 @@ def test_both_programs_give_the_same_figures(tmp_path, caplog, seed, max_dets):
         assert "official COCO API" in caplog.text
         caplog.clear()
         faster = evaluate(tmp_path / "faster", *drawn, max_dets_per_image=max_dets)
-    assert "bbox is evaluated by faster-coco-eval" in caplog.text
-    assert "keypoints is evaluated by faster-coco-eval" in caplog.text
+    assert "evaluated bbox with faster-coco-eval" in caplog.text
+    assert "evaluated keypoints with faster-coco-eval" in caplog.text
     assert "not available" not in caplog.text
     assert_same(faster, official)
     assert 0 < official[1]["bbox"]["AP"] < 100
@@ -139,7 +140,7 @@ def test_both_programs_give_the_same_figures(tmp_path, caplog, seed, max_dets):
     assert np.isnan(official[1]["bbox"][f"AP-class {CLASSES - 1}"])
 
 
-def test_an_evaluator_is_used_again_and_for_some_images(tmp_path):
+def test_evaluator_is_reusable_and_supports_image_ids(tmp_path):
     pytest.importorskip("faster_coco_eval")
     drawn = draw(0)
     both = [evaluate(tmp_path / str(fast), *drawn, use_fast_impl=fast) for fast in (True, False)]
@@ -151,7 +152,7 @@ def test_an_evaluator_is_used_again_and_for_some_images(tmp_path):
     assert some[0][1]["bbox"]["AP"] != both[0][1]["bbox"]["AP"]
 
 
-def test_no_detections_at_all_give_no_figures(tmp_path):
+def test_no_detections_give_nan_metrics(tmp_path):
     pytest.importorskip("faster_coco_eval")
     content, detections = draw(0)
     nothing = [found[[]] for found in detections]
@@ -181,20 +182,18 @@ def huge(content):
 
 
 @pytest.mark.parametrize("change", [renamed_images, negative, huge])
-def test_ids_that_are_no_small_whole_numbers_stay_with_pycocotools(tmp_path, caplog, log_counter, change):
+def test_unsupported_ids_fall_back_to_pycocotools(tmp_path, caplog, log_counter, change):
     pytest.importorskip("faster_coco_eval")
     content, detections = draw(1)
     change(content)
     with caplog.at_level(logging.WARNING, "centernet_d2"):
         both = [evaluate(tmp_path / str(fast), content, detections, use_fast_impl=fast) for fast in (True, False)]
-    assert caplog.messages == [
-        "pycocotools evaluates, since faster-coco-eval fails: it needs ids that are whole numbers from 0 to 2^53"
-    ]
+    assert caplog.messages == ["faster-coco-eval failed, so pycocotools is used: ids must be integers from 0 to 2^53"]
     assert_same(*both)
 
 
 def pretend_release(**contents):
-    """A module that can be imported as faster_coco_eval."""
+    """Return a module to import as faster_coco_eval."""
     module = ModuleType("faster_coco_eval")
     module.__spec__ = ModuleSpec(module.__name__, None)
     module.__version__ = "99"
@@ -211,19 +210,19 @@ class OtherArguments:
     ("contents", "reason"),
     [({}, "cannot import name 'COCOeval_faster'"), ({"COCOeval_faster": OtherArguments}, "unexpected keyword")],
 )
-def test_a_release_that_does_not_work_is_told_once(tmp_path, monkeypatch, caplog, log_counter, contents, reason):
+def test_failing_release_warns_once(tmp_path, monkeypatch, caplog, log_counter, contents, reason):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", pretend_release(**contents))
     drawn = draw(2)
     with caplog.at_level(logging.WARNING, "centernet_d2"):
         both = [evaluate(tmp_path / str(fast), *drawn, use_fast_impl=fast) for fast in (True, False)]
     assert isinstance(both[0][0].evaluations["bbox"], FasterCOCOeval)
     (message,) = caplog.messages
-    assert message.startswith("pycocotools evaluates, since faster-coco-eval fails: ")
+    assert message.startswith("faster-coco-eval failed, so pycocotools is used: ")
     assert reason in message
     assert_same(*both)
 
 
-def test_without_the_package_pycocotools_evaluates(tmp_path, monkeypatch, caplog):
+def test_missing_package_falls_back_to_pycocotools(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with caplog.at_level(logging.DEBUG):
         evaluator, *_ = evaluate(tmp_path / "official", *draw(0))

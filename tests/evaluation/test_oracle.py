@@ -6,7 +6,7 @@ from detectron2.structures import BoxMode
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.engine import Trainer
-from centernet_d2.evaluation.oracle import OracleCenterNet, OracleMapper, spread
+from centernet_d2.evaluation.oracle import OracleCenterNet, OracleMapper, fill_from_nearest
 from centernet_d2.modeling import Box3DHead
 from centernet_d2.modeling.heads import Box3DProperty
 from centernet_d2.structures.boxes3d import pinhole_camera
@@ -24,21 +24,21 @@ def target(cells, values, weights=None, images=None):
     )
 
 
-def test_every_cell_takes_the_value_of_the_nearest_object():
-    result = spread(target([[0, 0], [4, 2]], [[1.0], [2.0]]), torch.zeros(1, 1, 3, 5))
+def test_cells_are_filled_from_the_nearest_object():
+    result = fill_from_nearest(target([[0, 0], [4, 2]], [[1.0], [2.0]]), torch.zeros(1, 1, 3, 5))
     assert result[0, 0].tolist() == [[1, 1, 1, 1, 2], [1, 1, 1, 2, 2], [1, 1, 2, 2, 2]]
 
 
-def test_channels_and_images_have_their_own_objects():
+def test_channels_and_images_use_their_own_objects():
     sparse = target([[0, 0], [3, 0]], [[1.0, 2.0], [3.0, 4.0]], [[1.0, 0.0], [1.0, 1.0]], [1, 1])
-    result = spread(sparse, torch.full((2, 2, 1, 4), 9.0))
+    result = fill_from_nearest(sparse, torch.full((2, 2, 1, 4), 9.0))
     assert (result[0] == 9).all()
     assert result[1, :, 0].tolist() == [[1, 1, 3, 3], [4, 4, 4, 4]]
 
 
-def test_other_channels_are_an_error():
-    with pytest.raises(ValueError, match="ground truth has 1 channels and the map 2"):
-        spread(target([[0, 0]], [[1.0]]), torch.zeros(1, 2, 3, 5))
+def test_wrong_number_of_channels_raises():
+    with pytest.raises(ValueError, match="ground truth has 1 channels, but the map has 2"):
+        fill_from_nearest(target([[0, 0]], [[1.0]]), torch.zeros(1, 2, 3, 5))
 
 
 def mapper(**options):
@@ -47,7 +47,7 @@ def mapper(**options):
 
 def inputs(boxes, size=(60, 90)):
     return {
-        "file_name": "picture.png",
+        "file_name": "image.png",
         "image": torch.randint(0, 256, (3, *size), dtype=torch.uint8),
         "annotations": [
             {"bbox": box, "bbox_mode": BoxMode.XYXY_ABS, "category_id": i % 3, "iscrowd": 0}
@@ -56,7 +56,7 @@ def inputs(boxes, size=(60, 90)):
     }
 
 
-def test_boxes_in_space_come_out_as_they_are_and_regions_to_ignore_do_not():
+def test_oracle_reproduces_3d_boxes_but_not_ignored_regions():
     heads = stub_heads(ignore_regions="box")
     heads["Box3DHead"] = Box3DHead(in_channels=4, head_conv=0, prop=Box3DProperty(reference_focal=50.0))
     model = stub_model(heads, max_detections=20).eval()
@@ -78,7 +78,7 @@ def test_boxes_in_space_come_out_as_they_are_and_regions_to_ignore_do_not():
 
 @pytest.mark.parametrize("class_specific", [False, True])
 @pytest.mark.parametrize("resolution", ["keep", "fixed"])
-def test_with_every_map_known_the_boxes_come_out_as_they_are(resolution, class_specific):
+def test_oracle_with_all_maps_reproduces_boxes(resolution, class_specific):
     boxes = [[4.0, 5, 20, 30], [40, 10, 80.5, 50], [22, 31.25, 37, 44]]
     model = stub_model(
         stub_heads(box={"class_specific": class_specific}), test_resolution=resolution, max_detections=20
@@ -92,7 +92,7 @@ def test_with_every_map_known_the_boxes_come_out_as_they_are(resolution, class_s
     assert torch.allclose(found.pred_boxes.tensor[order], torch.tensor(boxes), atol=1e-3)
 
 
-def test_one_known_map_leaves_the_others():
+def test_oracle_keeps_other_maps():
     torch.manual_seed(0)
     model = stub_model(max_detections=20).eval()
     oracle = OracleCenterNet(model=model, names=["size"], mapper=mapper())
@@ -106,10 +106,10 @@ def test_one_known_map_leaves_the_others():
     assert torch.allclose(sizes[:, 2:] - sizes[:, :2], torch.tensor([20.0, 40]), atol=1e-3)
 
 
-def test_unknown_maps_are_named():
-    with pytest.raises(ValueError, match="^names: no map is called depth; known: heatmap, offset, size"):
+def test_unknown_maps_raise():
+    with pytest.raises(ValueError, match="^names: unknown maps depth; known: heatmap, offset, size"):
         OracleCenterNet(model=stub_model(), names=["depth", "size"], mapper=mapper())
     cfg = load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"))
     cfg.TEST.CENTERNET_ORACLE = ["depth"]
-    with pytest.raises(ValueError, match="TEST.CENTERNET_ORACLE: no map is called depth"):
+    with pytest.raises(ValueError, match="TEST.CENTERNET_ORACLE: unknown maps depth"):
         Trainer.test(cfg, stub_model())

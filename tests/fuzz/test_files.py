@@ -1,4 +1,4 @@
-"""Files that somebody damaged: they are read, or one clear error says what is wrong."""
+"""Damaged files are either read, or raise one clear error."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
 from centernet_d2.data.coco import CocoDataset
-from centernet_d2.readers import find_data
+from centernet_d2.readers import discover_dataset
 from centernet_d2.readers.coco import read_files
 from centernet_d2.readers.kitti import TYPES, parse_object, read_objects
 from centernet_d2.readers.records import Report
@@ -41,7 +41,7 @@ NUMBERS = st.one_of(
 
 
 def damaged(content):
-    """Bytes with some cut off at the end, changed, left out or put in."""
+    """Return a strategy of bytes that are truncated, or have flipped, inserted or removed bytes."""
     size = len(content)
     place = st.integers(0, max(size - 1, 0))
     change = st.one_of(
@@ -70,7 +70,7 @@ def damaged(content):
 
 LABEL = "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59"
 CAMERA = "P0: 1 0 0 0 0 1 0 0 0 0 1 0\nP2: 721.5 0 609.6 44.9 0 721.5 172.9 0.2 0 0 1 0.003\n"
-# A line as it should be, with some other fields, or with as many of them as there are.
+# A valid line with some replaced fields, or with another number of fields.
 LINES = st.tuples(
     st.sampled_from([*TYPES, "Bus", ""]),
     st.dictionaries(st.integers(1, 15), NUMBERS, max_size=2),
@@ -79,11 +79,11 @@ LINES = st.tuples(
 
 
 @fuzzed(100)
-def test_lines_of_kitti(inputs):
+def test_kitti_lines(inputs):
     def body(line):
-        thing = parse_object(line, "here")
-        assert thing.kind in TYPES
-        values = (thing.truncation, thing.alpha, *thing.box, *thing.dimensions, *thing.location, thing.rotation_y)
+        obj = parse_object(line, "here")
+        assert obj.kind in TYPES
+        values = (obj.truncation, obj.alpha, *obj.box, *obj.dimensions, *obj.location, obj.rotation_y)
         assert len(values) == 13
         assert all(map(math.isfinite, values))
 
@@ -92,7 +92,7 @@ def test_lines_of_kitti(inputs):
 
 
 @fuzzed(100)
-def test_files_of_kitti(inputs, tmp_path):
+def test_kitti_files(inputs, tmp_path):
     path = tmp_path / "000000.txt"
     text = f"{LABEL}\n" * 3
 
@@ -102,7 +102,7 @@ def test_files_of_kitti(inputs, tmp_path):
             result = read(path)
             if read is read_camera:
                 assert torch.tensor(result).isfinite().all()
-            else:  # No line is left out in silence.
+            else:  # No line is skipped silently.
                 lines = content.decode("utf-8", "replace").splitlines()
                 assert len(result) == sum(bool(line.strip()) for line in lines)
 
@@ -143,8 +143,8 @@ def replaced(changes):
     return json.dumps(content).encode()
 
 
-# Reasons of the report for entries that are not used.
-SKIPPED = re.compile("left out|labels without an image|one class")
+# Report reasons of skipped entries.
+SKIPPED = re.compile("skipped|labels without an image|one class")
 
 
 @fuzzed(100)
@@ -153,14 +153,14 @@ def test_coco_files(inputs, tmp_path):
 
     def body(content):
         path.write_bytes(content)
-        MetadataCatalog.pop("fuzzed", None)  # Names of classes do not change in a process.
+        MetadataCatalog.pop("fuzzed", None)  # The class names of a dataset cannot change in a process.
         dicts = CocoDataset("fuzzed", str(path), str(tmp_path / "images"))()
         report = Report()
         (file,) = read_files([path], report)
         lists = json.loads(decode(content))
-        # An entry that is not there is counted.
-        left_out = sum(count for reason, count in report.counts.items() if SKIPPED.search(reason))
-        assert sum(len(lists[key]) for key in COCO) <= sum(len(getattr(file, key)) for key in COCO) + left_out
+        # Every missing entry is counted.
+        skipped = sum(count for reason, count in report.counts.items() if SKIPPED.search(reason))
+        assert sum(len(lists[key]) for key in COCO) <= sum(len(getattr(file, key)) for key in COCO) + skipped
         assert len(dicts) == len(file.images)
         assert sum(len(image["annotations"]) for image in dicts) == len(file.annotations)
         for image in dicts:
@@ -189,8 +189,8 @@ def test_voc_files(inputs, tmp_path):
         name, size, objects, broken = read_annotation(path)
         assert isinstance(name, str)
         assert size is None or min(size) > 0
-        # An object is there, or named as broken.
-        assert all(thing.label for thing in objects)
+        # Every object is returned or reported as broken.
+        assert all(obj.label for obj in objects)
         assert len(objects) + len(broken) == content.count(b"<object>")
 
     fields = st.tuples(*[NUMBERS] * 6).map(
@@ -211,21 +211,21 @@ LABELS = {
 
 @fuzzed(20)
 @pytest.mark.parametrize(("layout", "file"), [(name, file) for name, files in LABELS.items() for file in files])
-def test_folders_of_own_data(inputs, layout, file, tmp_path):
+def test_dataset_folders(inputs, layout, file, tmp_path):
     root = WRITERS[layout](tmp_path / "data")
     whole = (root / file).read_bytes()
 
     def body(content):
         (root / file).write_bytes(content)
-        found = find_data(root)
+        found = discover_dataset(root)
         for split in found.splits.values():
             for image in split.images:
                 assert image.path.is_file()
                 assert (image.width, image.height) == SIZE
-                for thing in image.objects:
-                    assert thing.label in found.class_names
-                    x1, y1, x2, y2 = thing.box
-                    # Labels may round up to the next pixel.
+                for obj in image.objects:
+                    assert obj.label in found.class_names
+                    x1, y1, x2, y2 = obj.box
+                    # Coordinates may be rounded up to the next pixel.
                     assert -1 <= x1 < x2 <= image.width + 1
                     assert -1 <= y1 < y2 <= image.height + 1
 

@@ -1,4 +1,4 @@
-"""From annotations to losses, and from maps to detections: a valid result, or one clear error."""
+"""Annotations to losses, and maps to detections: a valid result or one clear error."""
 
 import json
 import logging
@@ -48,19 +48,19 @@ def _quiet():
     logging.disable(logging.NOTSET)
 
 
-# Mostly numbers that are near the image, and some that no image has.
+# Mostly numbers near the image, and some far outside.
 COORDINATES = st.one_of(
     st.integers(-20, 80), st.floats(-20, 80), st.floats(-1e8, 1e8), st.sampled_from([0, 1e-9, 2**24, -(2**24), 1e300])
 )
-METRES = st.one_of(st.floats(-5, 60), st.sampled_from([0.0, 1e-12, 1e30, -1e30]))
+METERS = st.one_of(st.floats(-5, 60), st.sampled_from([0.0, 1e-12, 1e30, -1e30]))
 SPACE = st.fixed_dictionaries(
     {},
     optional={
-        "location": st.lists(METRES, min_size=3, max_size=3),
-        "dimensions": st.lists(METRES, min_size=3, max_size=3),
-        "rotation_y": METRES,
-        "alpha": METRES,
-        "depth": METRES,
+        "location": st.lists(METERS, min_size=3, max_size=3),
+        "dimensions": st.lists(METERS, min_size=3, max_size=3),
+        "rotation_y": METERS,
+        "alpha": METERS,
+        "depth": METERS,
     },
 )
 ANNOTATIONS = st.tuples(
@@ -81,7 +81,7 @@ ANNOTATIONS = st.tuples(
 CAMERAS = st.one_of(
     st.none(),
     st.floats(1, 1e4).map(lambda f: [[f, 0, 30, 0], [0, f, 20, 0], [0, 0, 1, 0]]),
-    st.lists(st.lists(METRES, min_size=4, max_size=4), min_size=3, max_size=3),
+    st.lists(st.lists(METERS, min_size=4, max_size=4), min_size=3, max_size=3),
 )
 SAMPLES = st.tuples(
     st.lists(ANNOTATIONS, max_size=6),
@@ -139,7 +139,7 @@ def test_from_annotations_to_losses(inputs, tmp_path):
 
 
 def clearly_visible(annotation):
-    """Whether a pixel or more of a box is within the image, so that it must not get lost."""
+    """Return True if at least one pixel of a box is inside the image, so that it must be kept."""
     x, y, width, height = annotation["bbox"]
     return min(x + width, SIZE[1]) - max(x, 0) > 1 and min(y + height, SIZE[0]) - max(y, 0) > 1
 

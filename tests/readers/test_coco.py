@@ -4,7 +4,7 @@ import math
 import pytest
 
 from centernet_d2.readers import coco_content as written_content
-from centernet_d2.readers import find_data
+from centernet_d2.readers import discover_dataset
 from centernet_d2.readers.coco import json_kind, read_files
 from centernet_d2.readers.records import Report
 from support.folders import CLASSES, TRUTH, annotations, coco_content, write_coco_folders, write_image
@@ -13,12 +13,12 @@ PEOPLE = {"keypoints": ["nose", "left_eye", "right_eye"], "skeleton": [[1, 2], [
 
 
 def write_pair(root, folder="annotations", names=("instances_train2017", "instances_val2017"), images="{}"):
-    """As COCO itself: files in one folder, images in one per split."""
+    """Write the official COCO layout: all files in one folder, and one image folder per split."""
     (root / folder).mkdir(parents=True)
-    for name, things in zip(names, TRUTH.values(), strict=True):
-        for image in things:
+    for name, objects in zip(names, TRUTH.values(), strict=True):
+        for image in objects:
             write_image(root / images.format(name.split("_")[-1]) / f"{image}.jpg")
-        (root / folder / f"{name}.json").write_text(json.dumps(coco_content(things)))
+        (root / folder / f"{name}.json").write_text(json.dumps(coco_content(objects)))
     return root
 
 
@@ -29,12 +29,12 @@ def edit(path, change):
 
 
 @pytest.mark.parametrize("images", ["{}", "images/{}", "images"])
-def test_images_are_found_beside_the_annotations(tmp_path, images):
-    found = find_data(write_pair(tmp_path, images=images))
-    assert {n: set(i) for n, i in annotations(found).items()} == {n: set(i) for n, i in TRUTH.items()}
+def test_images_next_to_annotations_are_found(tmp_path, images):
+    dataset = discover_dataset(write_pair(tmp_path, images=images))
+    assert {n: set(i) for n, i in annotations(dataset).items()} == {n: set(i) for n, i in TRUTH.items()}
 
 
-def test_one_of_everything_wrong_is_counted(tmp_path):
+def test_every_kind_of_error_is_counted(tmp_path):
     root = write_coco_folders(tmp_path)
 
     def spoil(content):
@@ -59,28 +59,28 @@ def test_one_of_everything_wrong_is_counted(tmp_path):
         content["categories"] += [{"id": 9, "name": "nothing"}, {"id": 10}]
 
     edit(root / "train" / "_annotations.coco.json", spoil)
-    found = find_data(root)
-    assert found.report.counts == {
-        "boxes that are not finite, left out": 2,
-        "boxes without area, left out": 1,
-        "boxes outside their image, left out": 1,
-        "boxes partly outside their image, cut": 1,
-        "broken rows, left out": 4 + 1 + 1 + 3 + 1,
-        "labels of an unknown category, left out": 1,
+    dataset = discover_dataset(root)
+    assert dataset.report.counts == {
+        "non-finite boxes, skipped": 2,
+        "boxes without area, skipped": 1,
+        "boxes outside their image, skipped": 1,
+        "boxes partly outside their image, clipped": 1,
+        "broken rows, skipped": 4 + 1 + 1 + 3 + 1,
+        "labels of an unknown category, skipped": 1,
         "labels without an image": 2 + 1,
-        f"labels without an image in {root}, though they may name one outside": 1,
-        "labels whose image is a URL, which is not fetched": 1,
-        "images listed twice, the second left out": 1,
+        f"labels without an image in {root} (the image may be outside)": 1,
+        "labels whose image is a URL (not downloaded)": 1,
+        "repeated image entries, skipped": 1,
         "images without labels, kept as background": 2,
         "classes without objects": 1,
     }
-    assert found.report.examples["labels of an unknown category, left out"] == [
+    assert dataset.report.examples["labels of an unknown category, skipped"] == [
         "train/_annotations.coco.json, annotation 55"
     ]
-    assert found.class_names == (*CLASSES, "nothing")
+    assert dataset.class_names == (*CLASSES, "nothing")
 
 
-def test_roboflows_empty_category_is_left_out_with_a_word(tmp_path):
+def test_empty_roboflow_category_is_skipped_with_a_note(tmp_path):
     root = write_coco_folders(tmp_path)
 
     def add_root(content):
@@ -90,22 +90,22 @@ def test_roboflows_empty_category_is_left_out_with_a_word(tmp_path):
 
     for split in ("train", "valid"):
         edit(root / split / "_annotations.coco.json", add_root)
-    found = find_data(root)
-    assert (found.class_names, found.class_ids) == (CLASSES, (1, 2, 3))
-    assert "category 0 (cells) is left out: it stands above the others and has no objects" in found.report.notes
+    dataset = discover_dataset(root)
+    assert (dataset.class_names, dataset.class_ids) == (CLASSES, (1, 2, 3))
+    assert "category 0 (cells) is skipped: it is the parent of the others and has no objects" in dataset.report.notes
 
 
-def test_category_0_with_objects_is_a_class(tmp_path):
+def test_category_0_with_objects_is_kept(tmp_path):
     content = coco_content(TRUTH["train"], first_category=0)
     for category in content["categories"]:
         category["supercategory"] = "RBC"
     for image in TRUTH["train"]:
         write_image(tmp_path / f"{image}.jpg")
     (tmp_path / "labels.json").write_text(json.dumps(content))
-    assert find_data(tmp_path).class_ids == (0, 1, 2)
+    assert discover_dataset(tmp_path).class_ids == (0, 1, 2)
 
 
-def test_classes_of_files_are_joined_by_name(tmp_path):
+def test_classes_of_files_are_merged_by_name(tmp_path):
     root = write_coco_folders(tmp_path)
 
     def renumber(content):
@@ -115,12 +115,12 @@ def test_classes_of_files_are_joined_by_name(tmp_path):
             item["category_id"] = 30 - item["category_id"]
 
     edit(root / "valid" / "_annotations.coco.json", renumber)
-    found = find_data(root)
-    assert (found.class_names, found.class_ids) == (CLASSES, (1, 2, 3))
-    assert annotations(found)["val"]["e"] == sorted(TRUTH["val"]["e"])
+    dataset = discover_dataset(root)
+    assert (dataset.class_names, dataset.class_ids) == (CLASSES, (1, 2, 3))
+    assert annotations(dataset)["val"]["e"] == sorted(TRUTH["val"]["e"])
 
 
-def test_ids_crowds_and_areas_stay(tmp_path):
+def test_ids_crowds_and_areas_are_preserved(tmp_path):
     write_image(tmp_path / "a.jpg")
     write_image(tmp_path / "b.jpg")
     content = coco_content({"a": TRUTH["train"]["a"], "b": TRUTH["train"]["b"]}, first_category=7)
@@ -128,14 +128,14 @@ def test_ids_crowds_and_areas_stay(tmp_path):
     for item in content["annotations"]:
         item.update(image_id=391895 if item["image_id"] == 1 else 2, iscrowd=1, area=3.5)
     (tmp_path / "a.json").write_text(json.dumps(content))
-    found = find_data(tmp_path / "a.json")
-    assert found.class_ids == (7, 8, 9)
-    images = [image for split in found.splits.values() for image in split.images]
+    dataset = discover_dataset(tmp_path / "a.json")
+    assert dataset.class_ids == (7, 8, 9)
+    images = [image for split in dataset.splits.values() for image in split.images]
     assert {image.image_id for image in images} == {391895, 2}
-    assert {(thing.crowd, thing.area) for image in images for thing in image.objects} == {(True, 3.5)}
+    assert {(obj.crowd, obj.area) for image in images for obj in image.objects} == {(True, 3.5)}
 
 
-def test_what_else_is_said_stays_for_properties_that_read_it(tmp_path):
+def test_extra_keys_are_kept_for_properties(tmp_path):
     for name in "ab":
         write_image(tmp_path / f"{name}.jpg")
     box = {"category_id": 1, "bbox": [1, 1, 9, 9], "segmentation": [[1, 1, 9, 1, 9, 9]], "ignore": 0}
@@ -145,8 +145,8 @@ def test_what_else_is_said_stays_for_properties_that_read_it(tmp_path):
         "categories": [{"id": 1, "name": "cell"}],
     }
     (tmp_path / "labels.json").write_text(json.dumps(content))
-    found = find_data(tmp_path)
-    written = [written_content(found, split) for split in found.splits.values()]
+    dataset = discover_dataset(tmp_path)
+    written = [written_content(dataset, split) for split in dataset.splits.values()]
     images = [image for part in written for image in part["images"]]
     assert {image["file_name"]: image["camera"] for image in images} == {"a.jpg": 0, "b.jpg": 1}
     annotations = [item for part in written for item in part["annotations"]]
@@ -154,7 +154,7 @@ def test_what_else_is_said_stays_for_properties_that_read_it(tmp_path):
     assert not {"license", "segmentation", "ignore"} & set().union(*images, *annotations)
 
 
-def test_boxes_come_from_polygons_where_there_are_none(tmp_path):
+def test_missing_boxes_are_computed_from_polygons(tmp_path):
     root = write_coco_folders(tmp_path)
 
     def to_polygon(content):
@@ -163,10 +163,10 @@ def test_boxes_come_from_polygons_where_there_are_none(tmp_path):
             item["segmentation"] = [[x, y, x + w, y], [x + w, y + h, x, y + h]]
 
     edit(root / "train" / "_annotations.coco.json", to_polygon)
-    assert annotations(find_data(root))["train"]["a"] == sorted(TRUTH["train"]["a"])
+    assert annotations(discover_dataset(root))["train"]["a"] == sorted(TRUTH["train"]["a"])
 
 
-def test_keypoints_that_are_broken_are_counted_and_the_box_stays(tmp_path):
+def test_invalid_keypoints_are_counted_and_boxes_kept(tmp_path):
     root = write_coco_folders(tmp_path)
 
     def add_keypoints(content):
@@ -177,50 +177,50 @@ def test_keypoints_that_are_broken_are_counted_and_the_box_stays(tmp_path):
 
     for split in ("train", "valid"):
         edit(root / split / "_annotations.coco.json", add_keypoints)
-    found = find_data(root)
-    assert found.keypoints.names == ("nose", "left_eye", "right_eye")
-    assert found.keypoints.flip_pairs == (("left_eye", "right_eye"),)
-    assert found.keypoints.skeleton == (("nose", "left_eye"), ("nose", "right_eye"))
-    assert found.report.counts["objects with broken keypoints, kept without them"] == 3 + 2
-    assert found.report.counts["objects whose keypoints are not finite, kept without them"] == 1
-    assert found.splits["train"].num_objects == 6
-    assert found.splits["train"].images[0].objects[0].keypoints == (1, 2, 2, 3, 4, 1, 0, 0, 0)
+    dataset = discover_dataset(root)
+    assert dataset.keypoints.names == ("nose", "left_eye", "right_eye")
+    assert dataset.keypoints.flip_pairs == (("left_eye", "right_eye"),)
+    assert dataset.keypoints.skeleton == (("nose", "left_eye"), ("nose", "right_eye"))
+    assert dataset.report.counts["objects with invalid keypoints, kept without keypoints"] == 3 + 2
+    assert dataset.report.counts["objects with non-finite keypoints, kept without keypoints"] == 1
+    assert dataset.splits["train"].num_objects == 6
+    assert dataset.splits["train"].images[0].objects[0].keypoints == (1, 2, 2, 3, 4, 1, 0, 0, 0)
 
 
-def test_keypoints_without_names_are_numbered(tmp_path):
+def test_unnamed_keypoints_are_numbered(tmp_path):
     root = write_coco_folders(tmp_path)
     for split in ("train", "valid"):
         edit(
             root / split / "_annotations.coco.json",
             lambda content: [item.update(keypoints=[1, 1, 2] * 2) for item in content["annotations"]],
         )
-    assert find_data(root).keypoints.names == ("keypoint_1", "keypoint_2")
+    assert discover_dataset(root).keypoints.names == ("keypoint_1", "keypoint_2")
 
 
-def test_cocos_own_folder_is_read_for_its_boxes(tmp_path):
+def test_official_coco_folder_uses_instances_files(tmp_path):
     root = write_pair(tmp_path)
     for split in ("train2017", "val2017"):
         source = root / "annotations" / f"instances_{split}.json"
         (root / "annotations" / f"person_keypoints_{split}.json").write_text(source.read_text())
         captions = json.dumps({"images": [], "annotations": []})
         (root / "annotations" / f"captions_{split}.json").write_text(captions)
-    found = find_data(root)
-    assert found.splits["train"].num_objects == 6
-    assert any("person_keypoints_train2017.json is not used beside" in note for note in found.report.notes)
+    dataset = discover_dataset(root)
+    assert dataset.splits["train"].num_objects == 6
+    assert any("person_keypoints_train2017.json is not used because there is" in note for note in dataset.report.notes)
 
 
-def test_two_files_of_one_split_are_refused(tmp_path):
+def test_two_files_of_one_split_raise(tmp_path):
     root = write_pair(tmp_path)
     (root / "train.json").write_text((root / "annotations" / "instances_train2017.json").read_text())
-    with pytest.raises(ValueError, match=r"train2017\.json and train\.json of .* both hold the split train"):
-        find_data(root)
+    with pytest.raises(ValueError, match=r"train2017\.json and train\.json of .* both contain the split train"):
+        discover_dataset(root)
 
 
-def test_a_file_is_enough(tmp_path):
+def test_single_files_are_accepted(tmp_path):
     root = write_pair(tmp_path)
     files = [root / "annotations" / f"instances_{split}2017.json" for split in ("train", "val")]
-    assert len(find_data(files[0], files[1]).splits["val"].images) == 2
-    assert find_data(files[0]).split_rule == "splits: 1 of the 4 images of train drawn for val (seed 0)"
+    assert len(discover_dataset(files[0], files[1]).splits["val"].images) == 2
+    assert discover_dataset(files[0]).split_rule == "splits: 1 of the 4 images of train sampled for val (seed 0)"
 
 
 @pytest.mark.parametrize(
@@ -232,20 +232,20 @@ def test_a_file_is_enough(tmp_path):
         ('{"images": [], "annotations": [], "categories": []}', r"a\.json: the list 'categories' is empty"),
     ],
 )
-def test_damaged_files_are_named(tmp_path, text, message):
+def test_damaged_file_is_in_error_message(tmp_path, text, message):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        find_data(tmp_path / "a.json")
+        discover_dataset(tmp_path / "a.json")
 
 
-def test_a_damaged_file_among_others_is_named(tmp_path):
+def test_damaged_file_among_others_is_in_error_message(tmp_path):
     root = write_coco_folders(tmp_path)
     (root / "valid" / "_annotations.coco.json").write_text('{"images": [')
     with pytest.raises(ValueError, match=r"valid/_annotations\.coco\.json is not a JSON file"):
-        find_data(root)
+        discover_dataset(root)
 
 
-def test_large_files_are_told_without_parsing(tmp_path, monkeypatch):
+def test_kind_of_large_files_is_detected_without_parsing(tmp_path, monkeypatch):
     monkeypatch.setattr("centernet_d2.readers.coco._SMALL", 10)
     kinds = {
         "coco": {"info": {}, "images": [{"id": 1}] * 50, "annotations": [1] * 50, "categories": []},
@@ -261,7 +261,7 @@ def test_large_files_are_told_without_parsing(tmp_path, monkeypatch):
         assert json_kind(path) == kind
 
 
-def test_byte_order_marks_and_absolute_names_work(tmp_path):
+def test_byte_order_marks_and_absolute_paths_are_supported(tmp_path):
     write_image(tmp_path / "elsewhere" / "a.jpg")
     write_image(tmp_path / "here" / "b.jpg")
     content = coco_content({"a": TRUTH["train"]["a"], "b": TRUTH["train"]["b"]})
@@ -269,9 +269,9 @@ def test_byte_order_marks_and_absolute_names_work(tmp_path):
     (tmp_path / "here" / "labels.json").write_bytes(
         json.dumps(content, indent=1).replace("\n", "\r\n").encode("utf-8-sig")
     )
-    found = find_data(tmp_path / "here")
-    assert {i.path.name for split in found.splits.values() for i in split.images} == {"a.jpg", "b.jpg"}
-    assert found.report.counts["images with an absolute name"] == 1
+    dataset = discover_dataset(tmp_path / "here")
+    assert {i.path.name for split in dataset.splits.values() for i in split.images} == {"a.jpg", "b.jpg"}
+    assert dataset.report.counts["images with an absolute path"] == 1
 
 
 ENTRIES = {
@@ -282,14 +282,14 @@ ENTRIES = {
 
 
 def changed(key, **values):
-    """The content of a file with other values in an entry; values that are ... are removed."""
+    """Return the content of a file with other values in an entry; values of ... are removed."""
     entry = {k: v for k, v in {**ENTRIES[key], **values}.items() if v is not ...}
     return {**{name: [dict(one)] for name, one in ENTRIES.items()}, key: [entry]}
 
 
 @pytest.fixture
 def read(tmp_path):
-    """A function content -> CocoFile and counts of the report."""
+    """Function content -> CocoFile and counts of the report."""
 
     def make(content):
         path, report = tmp_path / "a.json", Report()
@@ -318,7 +318,7 @@ def read(tmp_path):
         ({**changed("images"), "annotations": [None]}, r"annotations\[0\] is None, not an object"),
     ],
 )
-def test_files_of_another_format_are_refused(read, text, message):
+def test_files_of_another_format_raise(read, text, message):
     with pytest.raises(ValueError, match=message):
         read(text)
 
@@ -326,12 +326,12 @@ def test_files_of_another_format_are_refused(read, text, message):
 @pytest.mark.parametrize(
     ("key", "values", "message"),
     [
-        ("images", {"id": ...}, r"images\[0\]: 'id' is missing; it must be a number or a text"),
+        ("images", {"id": ...}, r"images\[0\]: 'id' is missing; it must be a number or a string"),
         ("images", {"id": [7]}, r"images\[0\]: 'id' is \[7\]"),
         ("images", {"file_name": ...}, r"images\[0\] \(id 7\): 'file_name' is missing; it must name an image file"),
         ("categories", {"id": ...}, r"categories\[0\]: 'id' is missing"),
         ("categories", {"name": ...}, r"categories\[0\] \(id 3\): 'name' is missing"),
-        ("categories", {"name": " "}, "'name' is ' '; it must be the name of the class"),
+        ("categories", {"name": " "}, "'name' is ' '; it must be the class name"),
         ("annotations", {"image_id": ...}, r"annotations\[0\] \(id 1\): 'image_id' is missing"),
         ("annotations", {"image_id": 8}, "'image_id' is 8; it must be the id of an image"),
         ("annotations", {"image_id": "07"}, "'image_id' is '07'; it must be the id of an image"),
@@ -341,11 +341,11 @@ def test_files_of_another_format_are_refused(read, text, message):
         ("annotations", {"bbox": ...}, "'bbox' is None; it must be four numbers"),
         ("annotations", {"bbox": [1, None, 5, 5]}, r"'bbox' is \[1, None, 5, 5\]; it must be four numbers"),
         ("annotations", {"bbox": [1, 2, 3]}, "it must be four numbers x, y, width, height"),
-        ("annotations", {"bbox": [1, 2, 3, 1e300]}, "finite numbers up to 16777216 are needed"),
+        ("annotations", {"bbox": [1, 2, 3, 1e300]}, "must be finite and at most 16777216"),
     ],
 )
-def test_a_list_without_any_usable_entry_is_refused(read, key, values, message):
-    """One unusable entry of several is skipped and counted."""
+def test_list_without_usable_entries_raises(read, key, values, message):
+    """A single unusable entry among others is skipped and counted."""
     with pytest.raises(ValueError, match=rf"a\.json.*{message}"):
         read(changed(key, **values))
     content = changed(key, **values)
@@ -363,7 +363,7 @@ def test_a_list_without_any_usable_entry_is_refused(read, key, values, message):
         ({"ignore": 1}, "'ignore' is set, which is not read; use 'iscrowd': 1"),
     ],
 )
-def test_ambiguous_entries_are_refused_even_among_others(read, values, message):
+def test_ambiguous_entry_among_others_raises(read, values, message):
     content = changed("annotations", **values)
     content["annotations"].insert(0, ENTRIES["annotations"])
     with pytest.raises(ValueError, match=rf"a\.json: annotations\[1\] \(id 1\): {message}"):
@@ -377,13 +377,13 @@ def test_ambiguous_entries_are_refused_even_among_others(read, values, message):
         ("images", {"height": 40.0}, {"height": 40}, None),
         ("images", {"height": ...}, {"height": None}, None),
         *(
-            ("images", {"width": odd}, {"width": None}, "widths or heights that are not pixels")
+            ("images", {"width": odd}, {"width": None}, "invalid widths or heights")
             for odd in (0, 60.5, math.nan, math.inf, -3, [60], "wide")
         ),
         ("categories", {"name": " kite "}, {"name": "kite"}, None),
         ("categories", {"name": 5}, {"name": "5"}, None),
-        ("annotations", {"image_id": "7"}, {"image_id": 7}, "values of image_id whose type"),
-        ("annotations", {"category_id": "3"}, {"category_id": 3}, "values of category_id whose type"),
+        ("annotations", {"image_id": "7"}, {"image_id": 7}, "values of image_id with another type"),
+        ("annotations", {"category_id": "3"}, {"category_id": 3}, "values of category_id with another type"),
         ("annotations", {"bbox": [1, "1", "5", 5.5]}, {"bbox": [1, 1, 5, 5.5]}, "numbers stored as text"),
         (
             "annotations",
@@ -393,7 +393,7 @@ def test_ambiguous_entries_are_refused_even_among_others(read, values, message):
         ),
         ("annotations", {"area": "25.5"}, {"area": 25.5}, "numbers stored as text"),
         *(
-            ("annotations", {"area": odd}, {"area": None}, "areas that are not square pixels")
+            ("annotations", {"area": odd}, {"area": None}, "invalid areas")
             for odd in ("x", math.nan, -1, 10**400, [25])
         ),
         ("annotations", {"id": [5]}, {"image_id": 7}, None),
@@ -402,11 +402,11 @@ def test_ambiguous_entries_are_refused_even_among_others(read, values, message):
         *(
             ("annotations", {"keypoints": odd, "num_keypoints": 1}, {"keypoints": None, "num_keypoints": None}, reason)
             for odd, reason in (
-                ("x", "objects with broken keypoints"),
-                ([1, 2], "objects with broken keypoints"),
-                ([1, 2, 3], "objects with broken keypoints"),
-                ([1, None, 2], "objects with broken keypoints"),
-                ([1, math.nan, 2], "objects whose keypoints are not finite"),
+                ("x", "objects with invalid keypoints"),
+                ([1, 2], "objects with invalid keypoints"),
+                ([1, 2, 3], "objects with invalid keypoints"),
+                ([1, None, 2], "objects with invalid keypoints"),
+                ([1, math.nan, 2], "objects with non-finite keypoints"),
             )
         ),
     ],
@@ -419,19 +419,19 @@ def test_entries_are_repaired_and_counted(read, key, values, repaired, reason):
     assert [text.startswith(reason) for text in counts] == [True] if reason else not counts
 
 
-def test_ids_may_be_texts(read):
+def test_string_ids_are_supported(read):
     content = changed("images", id="7")
     file, counts = read(content)
     assert (file.images[0]["id"], file.annotations[0]["image_id"]) == ("7", "7")
-    assert counts == {"values of image_id whose type is not that of the id, converted": 1}
+    assert counts == {"values of image_id with another type than the id, converted": 1}
 
 
 @pytest.mark.parametrize("key", ["images", "categories"])
-def test_repeated_and_mixed_ids_are_refused(read, key):
+def test_repeated_and_mixed_ids_raise(read, key):
     entry, content = ENTRIES[key], changed(key)
-    with pytest.raises(ValueError, match=rf"a\.json: 2 entries of {key} have the id {entry['id']}; give each its own"):
+    with pytest.raises(ValueError, match=rf"a\.json: 2 entries of {key} have the id {entry['id']}; ids must be unique"):
         read({**content, key: [entry, {**entry, "id": 99}, entry]})
-    with pytest.raises(ValueError, match=rf"a\.json: some ids of {key} are numbers and some are texts"):
+    with pytest.raises(ValueError, match=rf"a\.json: the ids of {key} mix numbers and strings"):
         read({**content, key: [entry, {**entry, "id": "99"}]})
 
 
@@ -439,14 +439,14 @@ def test_repeated_ids_of_annotations_are_counted(read):
     entry = ENTRIES["annotations"]
     file, counts = read({**changed("images"), "annotations": [entry, entry, {**entry, "id": "2"}]})
     assert len(file.annotations) == 3
-    assert counts == {"ids of several annotations, which are kept": 1}
+    assert counts == {"repeated annotation ids, annotations kept": 1}
 
 
-def test_categories_that_share_a_name_are_one_class(read):
+def test_categories_with_the_same_name_are_merged(read):
     content = changed("categories")
     content["categories"] += [{"id": 5, "name": "kite "}, {"id": 1, "name": "bird"}]
     content["annotations"].append({**ENTRIES["annotations"], "id": 2, "category_id": 5})
     file, counts = read(content)
     assert [(item["id"], item["name"]) for item in file.categories] == [(1, "bird"), (3, "kite")]
     assert [item["category_id"] for item in file.annotations] == [3, 3]
-    assert list(counts) == ["categories that share a name, taken as one class"]
+    assert list(counts) == ["categories with the same name, merged into one class"]

@@ -1,6 +1,6 @@
 import pytest
 
-from centernet_d2.readers import find_data
+from centernet_d2.readers import discover_dataset
 from support.folders import TRUTH, annotations, write_image, write_table
 
 HEADER = "path,x1,y1,x2,y2,label"
@@ -13,10 +13,10 @@ def write(root, text, images=("a", "b"), name="labels.csv", encoding="utf-8"):
     return root
 
 
-def boxes(found):
+def boxes(dataset):
     return {
-        image.path.stem: [(thing.label, thing.box) for thing in image.objects]
-        for split in found.splits.values()
+        image.path.stem: [(obj.label, obj.box) for obj in image.objects]
+        for split in dataset.splits.values()
         for image in split.images
     }
 
@@ -39,16 +39,16 @@ def boxes(found):
         ('"path","x1","y1","x2","y2","label"', '"{}.jpg","1","2","11","22","ant"'),
     ],
 )
-def test_headers_are_read_in_the_usual_spellings(tmp_path, header, row):
-    found = find_data(write(tmp_path, "\n".join((header, row.format("a"), row.format("b")))))
-    assert found.layout == "CSV"
-    for things in boxes(found).values():
-        assert things == [("ant", pytest.approx((1, 2, 11, 22), abs=1e-3))]
-    assert set(boxes(found)) == {"a", "b"}
-    assert not found.report.counts
+def test_common_headers_are_supported(tmp_path, header, row):
+    dataset = discover_dataset(write(tmp_path, "\n".join((header, row.format("a"), row.format("b")))))
+    assert dataset.layout == "CSV"
+    for objects in boxes(dataset).values():
+        assert objects == [("ant", pytest.approx((1, 2, 11, 22), abs=1e-3))]
+    assert set(boxes(dataset)) == {"a", "b"}
+    assert not dataset.report.counts
 
 
-def test_one_of_everything_wrong_is_counted(tmp_path):
+def test_every_kind_of_error_is_counted(tmp_path):
     root = write_table(tmp_path)
     rows = [
         "images/a.jpg,nan,1,9,9,RBC",
@@ -67,83 +67,83 @@ def test_one_of_everything_wrong_is_counted(tmp_path):
         file.write("\n".join(rows))
     (root / "images" / "bad.jpg").write_text("no image")
     write_image(root / "images" / "unlisted.jpg")
-    found = find_data(root)
-    assert found.report.counts == {
-        "boxes that are not finite, left out": 1,
-        "boxes without area, left out": 1,
-        "boxes outside their image, left out": 1,
-        "boxes partly outside their image, cut": 1,
-        "broken rows, left out": 4,
+    dataset = discover_dataset(root)
+    assert dataset.report.counts == {
+        "non-finite boxes, skipped": 1,
+        "boxes without area, skipped": 1,
+        "boxes outside their image, skipped": 1,
+        "boxes partly outside their image, clipped": 1,
+        "broken rows, skipped": 4,
         "labels without an image": 1,
-        "labels whose image is a URL, which is not fetched": 1,
-        "images that cannot be read, left out": 1,
-        "images that no table names, left out": 1,
+        "labels whose image is a URL (not downloaded)": 1,
+        "unreadable images, skipped": 1,
+        "images in no table, skipped": 1,
         "images without labels, kept as background": 2,
     }
-    assert found.report.examples["broken rows, left out"] == [f"train.csv, line {line}" for line in (13, 14, 15)]
+    assert dataset.report.examples["broken rows, skipped"] == [f"train.csv, line {line}" for line in (13, 14, 15)]
 
 
-def test_images_without_a_row_are_background_if_there_is_one_table(tmp_path):
+def test_images_without_a_row_are_background(tmp_path):
     text = f"{HEADER}\na.jpg,1,1,9,9,ant\nb.jpg,1,1,9,9,ant\n"
-    found = find_data(write(tmp_path, text, images=("a", "b", "c")))
-    assert boxes(found)["c"] == []
-    assert found.report.examples["images without labels, kept as background"] == ["c.jpg"]
+    dataset = discover_dataset(write(tmp_path, text, images=("a", "b", "c")))
+    assert boxes(dataset)["c"] == []
+    assert dataset.report.examples["images without labels, kept as background"] == ["c.jpg"]
 
 
-def test_a_column_names_splits(tmp_path):
+def test_split_column_defines_splits(tmp_path):
     rows = [
         f"{name}.jpg,{','.join(map(str, box))},{label},{split.upper()}"
         for split, images in TRUTH.items()
-        for name, things in images.items()
-        for label, box in things
+        for name, objects in images.items()
+        for label, box in objects
     ]
-    names = [name for images in TRUTH.values() for name, things in images.items() if things]
+    names = [name for images in TRUTH.values() for name, objects in images.items() if objects]
     root = write(tmp_path, "\n".join((f"{HEADER},split", *rows)), names)
-    wanted = {split: {name for name, things in images.items() if things} for split, images in TRUTH.items()}
-    assert {split: set(images) for split, images in annotations(find_data(root)).items()} == wanted
+    expected = {split: {name for name, objects in images.items() if objects} for split, images in TRUTH.items()}
+    assert {split: set(images) for split, images in annotations(discover_dataset(root)).items()} == expected
     write(root, "\n".join((f"{HEADER},split", *rows, "a.jpg,1,1,5,5,RBC,val")))
     with pytest.raises(ValueError, match=r"labels\.csv, line .*: a\.jpg is in the splits train and val"):
-        find_data(root)
+        discover_dataset(root)
 
 
-def test_splits_come_from_folders(tmp_path):
+def test_folders_define_splits(tmp_path):
     for split, name in (("train", "a"), ("valid", "b")):
         (tmp_path / split).mkdir()
         text = f"filename,class,xmin,ymin,xmax,ymax\n{name}.jpg,ant,1,1,9,9\n"
         write(tmp_path / split, text, (name,), "_annotations.csv")
-    assert {split: set(images) for split, images in annotations(find_data(tmp_path)).items()} == {
+    assert {split: set(images) for split, images in annotations(discover_dataset(tmp_path)).items()} == {
         "train": {"a"},
         "val": {"b"},
     }
 
 
-def test_a_table_of_a_split_that_has_no_boxes_is_named(tmp_path):
+def test_table_without_boxes_is_noted(tmp_path):
     root = write_table(tmp_path)
     (root / "test.csv").write_text("image_id\nq.jpg\n")
-    assert "test.csv is not used: its first row names no image and box" in find_data(root).report.notes
+    assert "test.csv is not used: its first row has no image and box columns" in discover_dataset(root).report.notes
 
 
-def test_without_classes_there_is_one(tmp_path):
-    found = find_data(write(tmp_path, "path,x1,y1,x2,y2\na.jpg,1,1,9,9\nb.jpg,1,1,9,9\n"))
-    assert found.class_names == ("object",)
-    assert "labels.csv names no classes: there is one, called object" in found.report.notes
+def test_table_without_class_column_has_one_class(tmp_path):
+    dataset = discover_dataset(write(tmp_path, "path,x1,y1,x2,y2\na.jpg,1,1,9,9\nb.jpg,1,1,9,9\n"))
+    assert dataset.class_names == ("object",)
+    assert "labels.csv has no class column: all objects get the class 'object'" in dataset.report.notes
 
 
-def test_classes_that_are_numbers_keep_their_order(tmp_path):
+def test_numeric_classes_are_sorted_numerically(tmp_path):
     rows = [f"{name}.jpg,1,1,9,9,{label}" for label in (10, 9, 1) for name in "ab"]
-    assert find_data(write(tmp_path, "\n".join((HEADER, *rows)))).class_names == ("1", "9", "10")
+    assert discover_dataset(write(tmp_path, "\n".join((HEADER, *rows)))).class_names == ("1", "9", "10")
 
 
 @pytest.mark.parametrize("name", ["", "labels.csv"])
-def test_a_table_without_header_is_refused_with_a_sentence(tmp_path, name):
+def test_table_without_header_raises(tmp_path, name):
     write(tmp_path, "a.jpg,1,1,9,9,ant\nb.jpg,1,1,9,9,ant\n")
     with pytest.raises(ValueError, match=r"labels\.csv: the first row must be a header .* RetinaNet-style tables"):
-        find_data(tmp_path / name)
+        discover_dataset(tmp_path / name)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
-def test_files_of_other_platforms_are_read(tmp_path, encoding):
+def test_encodings_and_line_endings_are_supported(tmp_path, encoding):
     text = f"{HEADER}\r\nÄ b.jpg,1,1,9,9,Ähre\r\n\r\nb.jpg,1,1,9,9,Ähre\r\n"
-    found = find_data(write(tmp_path, text, images=("Ä b", "b"), encoding=encoding))
-    assert found.class_names == ("Ähre",)
-    assert not found.report.counts
+    dataset = discover_dataset(write(tmp_path, text, images=("Ä b", "b"), encoding=encoding))
+    assert dataset.class_names == ("Ähre",)
+    assert not dataset.report.counts

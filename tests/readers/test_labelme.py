@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from centernet_d2.readers import find_data
+from centernet_d2.readers import discover_dataset
 from support.folders import TRUTH, annotations, labelme_content, write_image, write_labelme
 
 
@@ -12,15 +12,15 @@ def shape(label, points, kind="rectangle", group=None):
 
 
 def write(root, name, shapes, image_path=None, images=""):
-    """One image and its file."""
+    """Write one image and its label file."""
     write_image(root / images / f"{name}.jpg")
     content = labelme_content(image_path or f"{name}.jpg", [])
     (root / f"{name}.json").write_text(json.dumps({**content, "shapes": shapes}))
 
 
 def objects_of(root):
-    found = find_data(root)
-    return {i.path.stem: list(i.objects) for split in found.splits.values() for i in split.images}, found
+    dataset = discover_dataset(root)
+    return {i.path.stem: list(i.objects) for split in dataset.splits.values() for i in split.images}, dataset
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_one_of_everything_wrong_is_counted(tmp_path):
+def test_every_kind_of_error_is_counted(tmp_path):
     root = write_labelme(tmp_path)
     path = root / "train" / "a.json"
     content = json.loads(path.read_text())
@@ -52,26 +52,26 @@ def test_one_of_everything_wrong_is_counted(tmp_path):
     (root / "train" / "bad.jpg").write_text("no image")
     (root / "train" / "bad.json").write_text(json.dumps(labelme_content("bad.jpg", [])))
     (root / "train" / "d.json").write_text(json.dumps(labelme_content("d.jpg", TRUTH["train"]["d"], size=(9, 9))))
-    found = find_data(root)
-    assert found.report.counts == {
-        "broken rows, left out": 4,
-        "broken label files, left out": 1,
-        "points that belong to no box, left out": 1,
+    dataset = discover_dataset(root)
+    assert dataset.report.counts == {
+        "broken rows, skipped": 4,
+        "broken label files, skipped": 1,
+        "points without a box, skipped": 1,
         "labels without an image": 1,
-        "boxes that are not finite, left out": 2,
-        "boxes without area, left out": 1,
-        "boxes outside their image, left out": 1,
-        "boxes partly outside their image, cut": 1,
-        "images that cannot be read, left out": 1,
-        "images of another size than their labels say": 1,
+        "non-finite boxes, skipped": 2,
+        "boxes without area, skipped": 1,
+        "boxes outside their image, skipped": 1,
+        "boxes partly outside their image, clipped": 1,
+        "unreadable images, skipped": 1,
+        "images with another size than in the labels": 1,
         "images without labels, kept as background": 3,  # c, f and bare
-        "classes without objects in train": 1,  # those of the broken file
+        "classes without objects in train": 1,  # Those of the broken file.
     }
-    assert found.report.examples["broken label files, left out"] == ["train/b.json"]
-    assert "b" not in annotations(found)["train"]
+    assert dataset.report.examples["broken label files, skipped"] == ["train/b.json"]
+    assert "b" not in annotations(dataset)["train"]
 
 
-def test_shapes_of_all_kinds_are_read_by_their_box(root):
+def test_all_shape_types_become_boxes(root):
     shapes = [
         shape("ant", [[10, 20], [4, 2]]),
         shape("bee", [[5, 5], [20, 5], [10, 25]], "polygon"),
@@ -81,7 +81,7 @@ def test_shapes_of_all_kinds_are_read_by_their_box(root):
     ]
     write(root, "a", shapes)
     objects, _ = objects_of(root)
-    assert [(thing.label, thing.box) for thing in objects["a"]] == [
+    assert [(obj.label, obj.box) for obj in objects["a"]] == [
         ("ant", (4, 2, 10, 20)),
         ("bee", (5, 5, 20, 25)),
         ("cat", (25, 15, 35, 25)),
@@ -90,14 +90,14 @@ def test_shapes_of_all_kinds_are_read_by_their_box(root):
     ]
 
 
-def test_polygons_of_a_group_are_one_object(root):
+def test_polygons_of_a_group_are_merged(root):
     parts = [([[5, 5], [20, 5], [10, 25]], 1), ([[30, 5], [40, 5], [33, 9]], 1), ([[1, 1], [4, 1], [2, 3]], None)]
     write(root, "a", [shape("ant", points, "polygon", group) for points, group in parts])
     objects, _ = objects_of(root)
-    assert [thing.box for thing in objects["a"]] == [(5, 5, 40, 25), (1, 1, 4, 3)]
+    assert [obj.box for obj in objects["a"]] == [(5, 5, 40, 25), (1, 1, 4, 3)]
 
 
-def test_points_are_keypoints_of_their_group_or_of_the_box_around_them(root):
+def test_points_become_keypoints_of_their_group_or_surrounding_box(root):
     shapes = [
         shape("mouse", [[0, 0], [20, 20]], group=1),
         shape("mouse", [[10, 0], [40, 20]], group=2),
@@ -108,29 +108,29 @@ def test_points_are_keypoints_of_their_group_or_of_the_box_around_them(root):
         shape("left_ear", [[15, 5]], "point"),
     ]
     write(root, "a", shapes)
-    objects, found = objects_of(root)
-    assert found.keypoints.names == ("left_ear", "right_ear")
-    assert found.keypoints.flip_pairs == (("left_ear", "right_ear"),)
-    assert [thing.keypoints for thing in objects["a"]] == [(0, 0, 0, 13, 6, 2), (12, 5, 2, 35, 7, 2)]
+    objects, dataset = objects_of(root)
+    assert dataset.keypoints.names == ("left_ear", "right_ear")
+    assert dataset.keypoints.flip_pairs == (("left_ear", "right_ear"),)
+    assert [obj.keypoints for obj in objects["a"]] == [(0, 0, 0, 13, 6, 2), (12, 5, 2, 35, 7, 2)]
     assert objects["z"][0].keypoints == (0,) * 6
-    assert found.report.examples["points that an object has already, left out"] == ["a.json, shape 6"]
-    assert found.report.examples["points that belong to no box, left out"] == ["a.json, shape 7"]
+    assert dataset.report.examples["duplicate points of an object, skipped"] == ["a.json, shape 6"]
+    assert dataset.report.examples["points without a box, skipped"] == ["a.json, shape 7"]
 
 
 @pytest.mark.parametrize(
     "image_path", ["../images/a.jpg", "..\\images\\a.jpg", "C:\\old\\a.jpg", "../images/A.JPG", "gone.jpg"]
 )
-def test_images_are_found_by_their_path_or_the_name_of_the_file(tmp_path, image_path):
+def test_images_are_found_by_image_path_or_file_name(tmp_path, image_path):
     labels = tmp_path / "labels"
     labels.mkdir()
     write(labels, "a", [shape("ant", [[1, 1], [9, 9]])], image_path, "../images")
     write(labels, "b", [shape("ant", [[1, 1], [9, 9]])], "b.jpg", "../images")
-    objects, found = objects_of(tmp_path)
-    assert {name: len(things) for name, things in objects.items()} == {"a": 1, "b": 1}
-    assert not found.report.counts
+    objects, dataset = objects_of(tmp_path)
+    assert {name: len(shapes) for name, shapes in objects.items()} == {"a": 1, "b": 1}
+    assert not dataset.report.counts
 
 
-def test_image_data_are_not_read(root):
+def test_embedded_image_data_are_ignored(root):
     content = {**labelme_content("a.jpg", [("ant", (1, 1, 9, 9))]), "imageData": "/9j/4AAQSkZJRg=="}
     write_image(root / "a.jpg")
     (root / "a.json").write_text(json.dumps(content))

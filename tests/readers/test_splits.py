@@ -1,13 +1,13 @@
 import pytest
 
 from centernet_d2.readers import LabeledImage, LabeledObject, Report
-from centernet_d2.readers.splits import check_overlap, seeded_split, settle, split_of_name, split_of_path
+from centernet_d2.readers.splits import assign_splits, check_overlap, seeded_split, split_of_name, split_of_path
 from support.folders import write_image
 
-THING = (LabeledObject("a", (0, 0, 5, 5)),)
+OBJECTS = (LabeledObject("a", (0, 0, 5, 5)),)
 
 
-def images(root, names, objects=THING):
+def images(root, names, objects=OBJECTS):
     return [LabeledImage(root / name, objects) for name in names]
 
 
@@ -29,7 +29,7 @@ def images(root, names, objects=THING):
         ("trains", None),
     ],
 )
-def test_names_of_files_say_a_split(name, split):
+def test_split_of_file_names(name, split):
     assert split_of_name(name) == split
 
 
@@ -45,11 +45,11 @@ def test_names_of_files_say_a_split(name, split):
         (".", None),
     ],
 )
-def test_names_of_folders_say_a_split(folder, split):
+def test_split_of_folder_names(folder, split):
     assert split_of_path(folder) == split
 
 
-def test_lots_depend_on_the_seed_only(tmp_path):
+def test_random_split_depends_on_the_seed_only(tmp_path):
     some = images(tmp_path, [f"{i}.jpg" for i in range(20)])
     train, val = seeded_split(some, 0.2, 1, tmp_path)
     assert (len(train), len(val)) == (16, 4)
@@ -57,7 +57,7 @@ def test_lots_depend_on_the_seed_only(tmp_path):
     assert seeded_split(some, 0.2, 2, tmp_path)[1] != val
 
 
-def test_lots_give_both_splits_objects_and_backgrounds(tmp_path):
+def test_both_random_splits_have_objects_and_backgrounds(tmp_path):
     some = images(tmp_path, ["a.jpg", "b.jpg"]) + images(tmp_path, [f"{i}.jpg" for i in range(10)], ())
     for seed in range(5):
         parts = seeded_split(some, 0.3, seed, tmp_path)
@@ -65,7 +65,7 @@ def test_lots_give_both_splits_objects_and_backgrounds(tmp_path):
         assert [sum(not image.objects for image in part) for part in parts] == [7, 3]
 
 
-def test_augmented_copies_stay_together(tmp_path):
+def test_augmented_copies_stay_in_one_split(tmp_path):
     some = images(tmp_path, [f"{i}_jpg.rf.{copy}.jpg" for i in range(10) for copy in "abc"])
     train, val = seeded_split(some, 0.3, 0, tmp_path)
     assert (len(train), len(val)) == (21, 9)
@@ -73,48 +73,48 @@ def test_augmented_copies_stay_together(tmp_path):
     assert not sources[0] & sources[1]
 
 
-def test_one_image_cannot_be_split(tmp_path):
-    with pytest.raises(ValueError, match=r"1 labeled image\(s\) in .* cannot be split"):
+def test_splitting_one_image_raises(tmp_path):
+    with pytest.raises(ValueError, match=r"has only 1 labeled image\(s\), too few to split"):
         seeded_split(images(tmp_path, ["a.jpg"]), 0.2, 0, tmp_path)
 
 
 def test_images_in_no_split_are_counted(tmp_path):
     report = Report()
     groups = {name: images(tmp_path, [f"{name}.jpg"]) for name in ("train", "val", None)}
-    settled, _ = settle(groups, tmp_path, share=0.2, seed=0, report=report)
-    assert set(settled) == {"train", "val"}
-    assert report.lines() == ["1 images in no split, left out: None.jpg"]
+    assigned, _ = assign_splits(groups, tmp_path, share=0.2, seed=0, report=report)
+    assert set(assigned) == {"train", "val"}
+    assert report.lines() == ["1 images in no split, skipped: None.jpg"]
 
 
-def test_test_stays_and_val_is_drawn_from_train(tmp_path):
+def test_val_is_sampled_from_train_if_only_test_exists(tmp_path):
     groups = {"train": images(tmp_path, ["a.jpg", "b.jpg", "c.jpg"]), "test": images(tmp_path, ["d.jpg"])}
-    settled, rule = settle(groups, tmp_path, share=0.3, seed=0, report=Report())
-    assert {name: len(part) for name, part in settled.items()} == {"train": 2, "val": 1, "test": 1}
-    assert rule == "splits: 1 of the 3 images of train drawn for val (seed 0)"
+    assigned, rule = assign_splits(groups, tmp_path, share=0.3, seed=0, report=Report())
+    assert {name: len(part) for name, part in assigned.items()} == {"train": 2, "val": 1, "test": 1}
+    assert rule == "splits: 1 of the 3 images of train sampled for val (seed 0)"
 
 
-def test_a_set_that_is_only_called_test_is_split(tmp_path):
-    settled, _ = settle({"test": images(tmp_path, "abc")}, tmp_path, share=0.3, seed=0, report=Report())
-    assert {name: len(part) for name, part in settled.items()} == {"train": 2, "val": 1}
+def test_single_test_split_is_split(tmp_path):
+    assigned, _ = assign_splits({"test": images(tmp_path, "abc")}, tmp_path, share=0.3, seed=0, report=Report())
+    assert {name: len(part) for name, part in assigned.items()} == {"train": 2, "val": 1}
 
 
-def test_there_must_be_something_to_train_on(tmp_path):
+def test_missing_train_split_raises(tmp_path):
     groups = {"val": images(tmp_path, "a"), "test": images(tmp_path, "b")}
-    with pytest.raises(ValueError, match="no split to train on in .*, only: val, test"):
-        settle(groups, tmp_path, share=0.3, seed=0, report=Report())
+    with pytest.raises(ValueError, match="has no split for training; it contains: val, test"):
+        assign_splits(groups, tmp_path, share=0.3, seed=0, report=Report())
 
 
-def test_links_and_copies_are_seen(tmp_path):
+def test_links_and_copies_are_detected(tmp_path):
     write_image(tmp_path / "train" / "a.jpg")
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "linked.jpg").symlink_to(tmp_path / "train" / "a.jpg")
     (tmp_path / "val" / "renamed.jpg").write_bytes((tmp_path / "train" / "a.jpg").read_bytes())
     write_image(tmp_path / "val" / "a.jpg", color=(1, 2, 3))
     train, report = images(tmp_path / "train", ["a.jpg"]), Report()
-    with pytest.raises(ValueError, match=r"in train and in val: .*linked\.jpg; each belongs"):
+    with pytest.raises(ValueError, match=r"images in both train and val: .*linked\.jpg\. Remove them"):
         check_overlap(train, images(tmp_path / "val", ["linked.jpg"]), "val", report)
     check_overlap(train, images(tmp_path / "val", ["renamed.jpg", "a.jpg"]), "val", report)
-    assert report.lines() == ["1 images of val that are copies of images of train: renamed.jpg"]
+    assert report.lines() == ["1 images of val that are copies of train images: renamed.jpg"]
     (tmp_path / "val" / "a.jpg").write_bytes((tmp_path / "train" / "a.jpg").read_bytes())
     with pytest.raises(ValueError, match=r"a copy of .*train/a\.jpg"):
         check_overlap(train, images(tmp_path / "val", ["a.jpg"]), "val", report)

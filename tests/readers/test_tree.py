@@ -19,7 +19,7 @@ def tree(tmp_path):
     return Tree(tmp_path, Report())
 
 
-def test_junk_is_skipped_and_loops_end(tree):
+def test_hidden_files_are_skipped_and_link_loops_end(tree):
     assert len(tree.files) == len(tree.images) == 5
 
 
@@ -37,7 +37,7 @@ def test_junk_is_skipped_and_loops_end(tree):
         ("gs://farm/all/b.png?v=2#top", "val/deep/b.PNG"),
     ],
 )
-def test_images_are_found_near_their_label(tree, name, found):
+def test_nearest_image_is_found(tree, name, found):
     path = tree.find_image(name, tree.root / "val" / "labels" / "x.txt")
     assert unicodedata.normalize("NFC", tree.name(path)) == found
 
@@ -47,24 +47,24 @@ def test_images_are_found_near_their_label(tree, name, found):
     [
         ("z.jpg", "labels without an image"),
         ("", "labels without an image"),
-        ("a.jpg", "labels without an image"),  # two are equally near
-        ("../../etc/z.jpg", "though they may name one outside"),
-        ("file:///etc/a.jpg", "is a URL, which is not fetched"),
+        ("a.jpg", "labels without an image"),  # Two images are equally near.
+        ("../../etc/z.jpg", "the image may be outside"),
+        ("file:///etc/a.jpg", "labels whose image is a URL"),
     ],
 )
-def test_why_an_image_is_not_found_is_counted(tree, name, reason):
+def test_reason_for_missing_image_is_counted(tree, name, reason):
     assert tree.find_image(name, tree.root / "x.txt") is None
     (counted,) = tree.report.counts
     assert reason in counted
 
 
-def test_names_do_not_leave_the_folder(tree, tmp_path):
+def test_names_outside_the_folder_are_not_found(tree, tmp_path):
     inner = Tree(tmp_path / "train", Report())
     assert inner.find_image("../val/deep/b.PNG", tmp_path / "train" / "x.txt") is None
     assert tree.find_image("../val/deep/b.PNG", tmp_path / "train" / "x.txt") == tmp_path / "val" / "deep" / "b.PNG"
 
 
-def test_a_folder_of_a_split_without_images_is_told_from_one_of_labels(tmp_path):
+def test_empty_splits_ignore_label_folders(tmp_path):
     for name in ("labels/val", "images/train", "images/val"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "labels" / "val" / "a.txt").write_text("")
@@ -89,7 +89,7 @@ def test_sizes_are_upright(tmp_path):
     assert image_size(tmp_path / "b.jpg") is None
 
 
-def test_images_are_not_decoded_for_their_sizes(tmp_path, monkeypatch):
+def test_sizes_are_read_without_decoding(tmp_path, monkeypatch):
     Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
     monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", lambda *_: pytest.fail("decoded"))
@@ -98,7 +98,7 @@ def test_images_are_not_decoded_for_their_sizes(tmp_path, monkeypatch):
     assert image_size(tmp_path / "a.png") is None
 
 
-def test_text_that_is_none_is_named(tmp_path):
+def test_binary_file_is_in_error_message(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe0")
     with pytest.raises(ValueError, match=r"a\.txt is not a text file"):
         read_text(tmp_path / "a.txt")

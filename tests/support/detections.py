@@ -1,22 +1,22 @@
-"""Detections compared as sets: rows that score the same to the last digits may change places."""
+"""Comparison of detections as sets, because rows with nearly equal scores may swap."""
 
 import torch
 
 
 def as_tensors(instances):
-    """Every field of some detections as an (N, ...) tensor."""
+    """Return all fields of detections as (N, ...) tensors."""
     return {name: getattr(value, "tensor", value) for name, value in instances.get_fields().items()}
 
 
 def same_detections(first, second, rtol=1e-4, atol=1e-3, tie=1e-5):
-    """Whether two sets of detections are equal: every row of one has a row of its own in the other.
+    """Return True if each row of one set matches a different row of the other set.
 
-    Of detections that tie for the last places, any may have been kept.
+    Rows whose scores tie with the lowest score may be missing in one set.
 
     Args:
         first, second: Instances with ``scores``.
-        rtol, atol: of every number, as in torch.allclose.
-        tie: scores that differ by less from the last one may have lost their place to another.
+        rtol, atol: tolerances of all values, as in torch.allclose.
+        tie: maximum difference of tied scores.
     """
     one, other = as_tensors(first), as_tensors(second)
     if set(one) != set(other) or len(first) != len(second) or first.image_size != second.image_size:

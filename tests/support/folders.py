@@ -1,4 +1,4 @@
-"""The same labelled images in every layout that people have."""
+"""The same labeled images in all supported layouts."""
 
 import json
 
@@ -7,7 +7,7 @@ from PIL import Image
 CLASSES = ("RBC", "WBC", "Platelets")
 SIZE = (64, 48)
 
-# Split -> image -> class and box (x1, y1, x2, y2; whole numbers, as Pascal VOC has them).
+# Split -> image -> class and box (x1, y1, x2, y2; integers, as in Pascal VOC).
 TRUTH = {
     "train": {
         "a": [("RBC", (0, 0, 10, 20)), ("WBC", (5, 6, 30, 40))],
@@ -20,7 +20,7 @@ TRUTH = {
 
 
 def write_image(path, size=SIZE, color=None):
-    """A plain image; its color tells it from others."""
+    """Write an image with a uniform color that depends on its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if color is None:
         color = tuple(sum(map(ord, path.stem)) * factor % 256 for factor in (1, 7, 31))
@@ -28,7 +28,7 @@ def write_image(path, size=SIZE, color=None):
 
 
 def voc_xml(name, objects, size=SIZE):
-    """One annotation; boxes become 1-based and inclusive."""
+    """Return an annotation in XML; boxes become 1-based and inclusive."""
     rows = "".join(
         f"<object><name>{label}</name><difficult>0</difficult><bndbox><xmin>{x1 + 1}</xmin><ymin>{y1 + 1}</ymin>"
         f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
@@ -59,7 +59,7 @@ def yolo_row(label, box, size=SIZE, classes=CLASSES):
 
 
 def write_yolo(root, truth=TRUTH, size=SIZE):
-    """As Roboflow exports it."""
+    """Write a YOLO dataset like Roboflow."""
     for split, images in truth.items():
         folder = root / {"val": "valid"}.get(split, split)
         for part in ("images", "labels"):
@@ -75,7 +75,7 @@ def write_yolo(root, truth=TRUTH, size=SIZE):
 
 
 def coco_content(images, file_name="{}.jpg", first_category=1, size=SIZE):
-    """A COCO file of named images and their objects."""
+    """Return the content of a COCO file with the given images and objects."""
     content = {"images": [], "annotations": [], "categories": []}
     content["categories"] = [{"id": first_category + i, "name": name} for i, name in enumerate(CLASSES)]
     for number, (name, objects) in enumerate(images.items(), 1):
@@ -96,7 +96,7 @@ def coco_content(images, file_name="{}.jpg", first_category=1, size=SIZE):
 
 
 def write_coco_folders(root, truth=TRUTH, size=SIZE):
-    """As Roboflow exports it: ``train`` and ``valid``, each with images and a file."""
+    """Write COCO folders like Roboflow: ``train`` and ``valid``, each with images and a file."""
     for split, images in truth.items():
         folder = root / {"val": "valid"}.get(split, split)
         folder.mkdir(parents=True)
@@ -156,6 +156,6 @@ WRITERS = {
 def annotations(found):
     """Split -> image -> sorted (class, box)."""
     return {
-        name: {i.path.stem: sorted((thing.label, thing.box) for thing in i.objects) for i in split.images}
+        name: {i.path.stem: sorted((obj.label, obj.box) for obj in i.objects) for i in split.images}
         for name, split in found.splits.items()
     }

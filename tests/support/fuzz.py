@@ -1,6 +1,6 @@
-"""Inputs that hypothesis makes: a few in the suite, very many in the long form.
+"""Fuzz tests with hypothesis: few inputs in the default suite, many in the long form.
 
-The inputs follow from the test alone, so that every run tries the same ones, and what failed once fails again.
+The inputs are derived from the test alone, so that all runs are reproducible.
 """
 
 import os
@@ -9,59 +9,59 @@ import signal
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-# The project's clear errors; everything else is a crash.
+# Expected errors for invalid input; all other errors are crashes.
 CLEAR = (OSError, ValueError, KeyError, FloatingPointError)
 
-# Seconds that no input may take.
-PATIENCE = 60
+# Maximum time per input in seconds.
+TIMEOUT = 60
 
-# So many times as many inputs in the long form: more than 100,000 in all.
+# Factor on the number of inputs in the long form: more than 100,000 in total.
 FACTOR = int(os.environ.get("CENTERNET_D2_FUZZ_FACTOR", "200"))
 
 
 def fuzzed(short):
-    """Give a test the number of inputs that it tries: `short`, in the long form FACTOR times as many."""
+    """Parametrize a test with its number of inputs: `short`, or FACTOR times more in the long form."""
     return pytest.mark.parametrize("inputs", [short, pytest.param(short * FACTOR, marks=pytest.mark.long)])
 
 
-class Hung(BaseException):
-    """An input took too long."""
+class InputTimeoutError(BaseException):
+    """Raised if an input takes longer than TIMEOUT."""
 
 
-def _hung(*_):
-    raise Hung
+def _raise_timeout(*_):
+    raise InputTimeoutError
 
 
 def try_inputs(inputs, strategy, body, names=""):
-    """Call body(input) with as many inputs; a clear error is a sentence, and as good as a result.
+    """Call body(input) for many inputs; errors of CLEAR with a complete message are accepted.
 
     Args:
-        inputs, strategy: how many there are, and of what kind.
-        body: fails if a result is wrong.
-        names: the file or place that a clear error has to name.
+        inputs, strategy: number of inputs and hypothesis strategy.
+        body: function that fails for wrong results.
+        names: file or location that error messages must contain.
 
     Returns:
-        How many there were, and how many of them ended in a clear error.
+        Number of inputs, and number of inputs with an accepted error.
     """
     tried, refused = 0, 0
 
     def attempt(value):
         nonlocal tried, refused
         tried += 1
-        signal.alarm(PATIENCE)
+        signal.alarm(TIMEOUT)
         try:
             body(value)
         except CLEAR as error:
             message = str(error)
-            # The text of a plain KeyError is the key alone.
+            # The message of a plain KeyError is only the key.
             if " " not in message.strip() or names not in message:
-                raise RuntimeError(f"an error that says too little: {message!r}") from error
+                raise RuntimeError(f"incomplete error message: {message!r}") from error
             refused += 1
         finally:
             signal.alarm(0)
 
     options = {"derandomize": True, "database": None, "deadline": None, "suppress_health_check": list(HealthCheck)}
-    before = signal.signal(signal.SIGALRM, _hung)
+    before = signal.signal(signal.SIGALRM, _raise_timeout)
     try:
         settings(max_examples=inputs, **options)(given(strategy)(attempt))()
     finally:

@@ -31,7 +31,7 @@ def test_lists_and_the_order_of_classes_can_be_chosen(tool, folder, tmp_path, ca
     assert tool.main([str(folder), "--output", str(tmp_path / "out"), *options]) == 0
     content = json.loads((tmp_path / "out" / "val.json").read_text())
     assert [x["category_id"] for x in content["annotations"]] == [2, 1]
-    assert "1 objects of class Platelets, left out: e.xml, object 3" in capsys.readouterr().out
+    assert "1 objects of class Platelets, skipped: e.xml, object 3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def test_a_list_without_objects_is_an_error(tool, folder, tmp_path, capsys):
     path = folder / "Annotations" / "e.xml"
     path.write_text(path.read_text().replace("<xmax>", "<xmax>inf</xmax><xmax>"))
     assert tool.main([str(folder), "--output", str(tmp_path / "out"), "--splits", "val"]) == 1
-    assert "boxes that are not finite, left out" in capsys.readouterr().err
+    assert "non-finite boxes, skipped" in capsys.readouterr().err
 
 
 def test_nothing_is_overwritten(tool, folder, tmp_path, capsys):
     (tmp_path / "train.json").write_text("mine")
     assert tool.main([str(folder), "--output", str(tmp_path)]) == 1
-    assert "train.json holds other data" in capsys.readouterr().err
+    assert "train.json exists with other content" in capsys.readouterr().err
     assert (tmp_path / "train.json").read_text() == "mine"
     assert not (tmp_path / "val.json").exists()
 
