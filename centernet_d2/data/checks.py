@@ -201,14 +201,14 @@ def load_checked(
     """The images of registered data sets, checked one set after the other by :func:`check_dataset` and the properties.
 
     Images without annotations get an empty list of them; values of annotations that are ``None`` or empty lists are
-    left out. Of a data set that does not label a property, every image names it in ``unlabelled``.
+    left out. Of a data set that does not label a property, every image names it in ``unlabeled``.
 
     Args:
         names: of the data sets.
         num_classes: of the model.
         properties: of the model.
         class_names: of the model, for data sets that label different classes: these are matched by name, and
-            ``labelled_classes`` says which of the model's a data set labels. Empty: all have the classes of the model.
+            ``labeled_classes`` says which of the model's a data set labels. Empty: all have the classes of the model.
 
     Raises:
         KeyError: a data set is not registered.
@@ -228,8 +228,8 @@ def load_checked(
             prop.check(dicts)
         if numbers is not None:
             dicts = translate(dicts, numbers, num_classes)
-        if unlabelled := [prop.name for prop in properties if not labels(dicts, prop)]:
-            dicts = [{**image, "unlabelled": unlabelled} for image in dicts]
+        if unlabeled := [prop.name for prop in properties if not labels(dicts, prop)]:
+            dicts = [{**image, "unlabeled": unlabeled} for image in dicts]
         images.extend(dicts)
     return images
 

@@ -34,19 +34,19 @@ def match_classes(name: str, own: Sequence[str], classes: Sequence[str]) -> list
 
 
 def translate(dicts: Sequence[DatasetDict], numbers: Sequence[int], num_classes: int) -> list[DatasetDict]:
-    """The images of a data set with the model's classes, and with what is labelled: ``labelled_classes``, (C,) bool.
+    """The images of a data set with the model's classes, and with what is labelled: ``labeled_classes``, (C,) bool.
 
     Args:
         dicts: in Detectron2's format; not changed. Categories below 0, which are no class, stay.
         numbers: from :func:`match_classes`.
         num_classes: of the model.
     """
-    labelled = torch.zeros(num_classes, dtype=torch.bool)
-    labelled[list(numbers)] = True
+    labeled = torch.zeros(num_classes, dtype=torch.bool)
+    labeled[list(numbers)] = True
     return [
         {
             **image,
-            "labelled_classes": labelled,
+            "labeled_classes": labeled,
             "annotations": [
                 x if x["category_id"] < 0 else {**x, "category_id": numbers[x["category_id"]]}
                 for x in image.get("annotations", ())

@@ -96,7 +96,7 @@ class ErrorEvaluator(DatasetEvaluator):
             detections = detections[detections.scores > self.threshold]
             record = self.records[x["image_id"]]
             truth = known_objects(self.mapper.annotate(record, TransformList([]), detections.image_size))
-            self.counts += torch.tensor([int(prop.labelled(truth).sum()) for prop in self.properties])
+            self.counts += torch.tensor([int(prop.labeled(truth).sum()) for prop in self.properties])
             found, by = assign(truth, detections)
             if len(found):
                 self.pairs.append((detections[by], truth[found]))
@@ -118,7 +118,7 @@ class ErrorEvaluator(DatasetEvaluator):
         results, number = {}, 0
         if pairs:
             found, truth = (collect(side) for side in zip(*pairs, strict=True))
-            known = prop.labelled(truth)
+            known = prop.labeled(truth)
             number = int(known.sum())
         if number:
             results = prop.errors(found[known], truth[known])

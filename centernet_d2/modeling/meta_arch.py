@@ -185,7 +185,7 @@ class CenterNet(nn.Module):
         """
         Args:
             batched_inputs: Detectron2's format: ``image`` (C, H, W) in 0..255 and, in training, ``instances`` with
-                ``gt_boxes``, ``gt_classes`` and the fields of the heads; ``unlabelled`` and ``labelled_classes`` for
+                ``gt_boxes``, ``gt_classes`` and the fields of the heads; ``unlabeled`` and ``labeled_classes`` for
                 partially labeled datasets, see :class:`Points`; ``color``, a pending (C, C + 1) color transform. At
                 inference, ``height`` and ``width`` are the size of the original image, if ``image`` was resized.
                 Properties may have further inputs.
@@ -255,12 +255,12 @@ class CenterNet(nn.Module):
             check_classes(x, self.num_classes)
         gt = [x["instances"] for x in batched_inputs]
         classes = None
-        if given := [x["labelled_classes"] for x in batched_inputs if "labelled_classes" in x]:
+        if given := [x["labeled_classes"] for x in batched_inputs if "labeled_classes" in x]:
             everything = torch.ones_like(given[0])
-            classes = torch.stack([x.get("labelled_classes", everything) for x in batched_inputs])
-        unlabelled = [x.get("unlabelled", ()) for x in batched_inputs]
+            classes = torch.stack([x.get("labeled_classes", everything) for x in batched_inputs])
+        unlabeled = [x.get("unlabeled", ()) for x in batched_inputs]
         # Where the annotations are, which is the CPU: it then knows how large the objects are, without waiting.
-        points = self.build_points(gt, map_size, unlabelled=unlabelled, labelled_classes=classes)
+        points = self.build_points(gt, map_size, unlabeled=unlabeled, labeled_classes=classes)
         return [instances.to(self.device) for instances in gt], points.to(self.device)
 
     def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, Targets]:

@@ -21,8 +21,8 @@ def build_points(
     *,
     radius_policy: str = "original",
     round_up: bool = True,
-    unlabelled: Sequence[Collection[str]] = (),
-    labelled_classes: Tensor | None = None,
+    unlabeled: Sequence[Collection[str]] = (),
+    labeled_classes: Tensor | None = None,
 ) -> Points:
     """Flatten the annotated objects of a batch (original.md: Boxes on the map).
 
@@ -37,7 +37,7 @@ def build_points(
         radius_policy: see :func:`gaussian_radius`.
         round_up: round the sizes of boxes up to whole cells before their radius is taken; not done for 3-D boxes in
             the original (original.md: Radius).
-        unlabelled, labelled_classes: what data sets do not label, see :class:`Points`.
+        unlabeled, labeled_classes: what data sets do not label, see :class:`Points`.
     """
     height, width = map_size
     boxes = Boxes.cat([instances.gt_boxes for instances in gt]).tensor.float() / stride
@@ -62,7 +62,7 @@ def build_points(
         ignore=ignore,
         map_size=(len(gt), height, width),
         stride=stride,
-        unlabelled=unlabelled,
-        labelled_classes=labelled_classes,
+        unlabeled=unlabeled,
+        labeled_classes=labeled_classes,
         reach=radius if radius.device.type == "cpu" else None,
     )

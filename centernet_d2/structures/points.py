@@ -66,8 +66,8 @@ class Points:
         ignore: (N,) True for regions about which nothing is known, such as crowds.
         map_size: batch size, height and width of the maps.
         stride: input pixels per map pixel.
-        unlabelled: per image the names of the properties that its data set does not label.
-        labelled_classes: (B, C) bool, the classes that the data set of each image labels; None: all of them.
+        unlabeled: per image the names of the properties that its data set does not label.
+        labeled_classes: (B, C) bool, the classes that the data set of each image labels; None: all of them.
         reach: the radius on the CPU, wherever the rest is; None: it would have to be asked of another device.
     """
 
@@ -82,8 +82,8 @@ class Points:
     ignore: Tensor
     map_size: tuple[int, int, int]
     stride: int
-    unlabelled: Sequence[Collection[str]] = ()
-    labelled_classes: Tensor | None = None
+    unlabeled: Sequence[Collection[str]] = ()
+    labeled_classes: Tensor | None = None
     reach: Tensor | None = None
 
     def to(self, device: torch.device) -> Points:
@@ -95,11 +95,11 @@ class Points:
         }
         return replace(self, **moved)
 
-    def labelled(self, name: str) -> Tensor | None:
+    def labeled(self, name: str) -> Tensor | None:
         """(B, 1, 1, 1) bool: whether the data set of each image labels a property; None if all do."""
-        if not any(name in names for names in self.unlabelled):
+        if not any(name in names for names in self.unlabeled):
             return None
-        known = [name not in names for names in self.unlabelled]
+        known = [name not in names for names in self.unlabeled]
         return torch.tensor(known).to(self.boxes.device, non_blocking=True)[:, None, None, None]
 
     def target(self, value: Tensor, weight: Tensor | None = None) -> SparseTarget:

@@ -72,7 +72,7 @@ class IdentityProperty(Property):
         identities = [annotation.get("identity", -1) for annotation in record["annotations"]]
         return {"gt_identity": torch.tensor(identities, dtype=torch.long)}
 
-    def labelled(self, truth: Instances) -> Tensor:
+    def labeled(self, truth: Instances) -> Tensor:
         return truth.gt_identity >= 0
 
     def errors(self, found: Instances, truth: Instances) -> dict[str, float]:

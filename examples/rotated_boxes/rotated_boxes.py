@@ -73,7 +73,7 @@ class AngleProperty(Property):
             "gt_angle_known": torch.tensor(known, dtype=torch.float32),
         }
 
-    def labelled(self, truth: Instances) -> Tensor:
+    def labeled(self, truth: Instances) -> Tensor:
         return truth.gt_angle_known > 0
 
     def errors(self, found: Instances, truth: Instances) -> dict[str, float]:

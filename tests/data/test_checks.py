@@ -183,9 +183,9 @@ def test_what_a_data_set_does_not_label_is_named_by_each_of_its_images(tmp_path)
         DatasetCatalog.register(name, lambda records=records: records)
     properties = [BoxProperty(), KeypointProperty(schema=KeypointSchema((0,)))]
     images = load_checked(list(sets), 1, properties)
-    assert [image.get("unlabelled") for image in images] == [None, None, *[["keypoint"]] * 4]
-    assert not any("unlabelled" in image for image in load_checked(list(sets), 1))
-    assert not any("unlabelled" in image for name in sets for image in DatasetCatalog.get(name))
+    assert [image.get("unlabeled") for image in images] == [None, None, *[["keypoint"]] * 4]
+    assert not any("unlabeled" in image for image in load_checked(list(sets), 1))
+    assert not any("unlabeled" in image for name in sets for image in DatasetCatalog.get(name))
 
 
 def test_properties_check_every_data_set(tmp_path):

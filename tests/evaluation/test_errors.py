@@ -141,7 +141,7 @@ class Tilt(Property):
     def annotate(self, record, transforms, size):
         return {"gt_tilt": torch.tensor([float(x.get("tilt", 0)) for x in record["annotations"]])}
 
-    def labelled(self, truth):
+    def labeled(self, truth):
         return truth.gt_classes == 0
 
     def errors(self, found, truth):

@@ -100,7 +100,7 @@ def build(task, device="cuda"):
     return model.to(device)
 
 
-def labelled(count=4, size=(96, 128)):
+def labeled(count=4, size=(96, 128)):
     return [training_input(random_objects(5 + seed, size, seed), seed) for seed in range(count)]
 
 
@@ -110,7 +110,7 @@ def step(model, dtype=torch.float32):
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
     with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
-        losses = model(labelled())
+        losses = model(labeled())
     scaler.scale(sum(losses.values())).backward()
     scaler.step(optimizer)
     return {name: loss.item() for name, loss in losses.items()}
@@ -125,7 +125,7 @@ def test_a_step_of_training(task, record_property):
     weights = zip(model.parameters(), before.parameters(), strict=True)
     assert any(not torch.equal(one, other) for one, other in weights)
     with torch.no_grad():
-        for name, loss in on_cpu.train()(labelled()).items():
+        for name, loss in on_cpu.train()(labeled()).items():
             assert expected[name] == pytest.approx(loss.item(), rel=1e-3, abs=1e-4), name
     for dtype, tolerance in HALVES.items():
         found = step(build(task), dtype)
@@ -133,7 +133,7 @@ def test_a_step_of_training(task, record_property):
         record_property(str(dtype), max(abs(found[name] / expected[name] - 1) for name in expected if expected[name]))
 
 
-def unlabelled(count=3, size=(96, 128)):
+def unlabeled(count=3, size=(96, 128)):
     images = [training_input(random_objects(1, size, seed), seed)["image"] for seed in range(count)]
     return [{"image": image, "camera": pinhole_camera(100.0, size)} for image in images]
 
@@ -142,7 +142,7 @@ def unlabelled(count=3, size=(96, 128)):
 @torch.no_grad()
 def test_detections_alone_in_a_batch_and_on_the_cpu(task):
     model, on_cpu = build(task).eval(), build(task, "cpu").eval()
-    inputs = unlabelled()
+    inputs = unlabeled()
     for together, single, expected in zip(model(inputs), inputs, on_cpu(inputs), strict=True):
         found, alone = (result["instances"].to("cpu") for result in (together, model([single])[0]))
         assert len(found) > 10
@@ -166,7 +166,7 @@ def no_waiting():
 def test_training_does_not_wait_for_the_gpu(task, dtype):
     """From targets to gradients. Putting the batch together is left out: its copies from ordinary memory do wait."""
     model = build(task).train()
-    batch = labelled()
+    batch = labeled()
     for attempt in range(2):
         images = model.preprocessor.training_batch(batch).tensor
         gt, points = model.ground_truth(batch, (images.shape[-2] // model.stride, images.shape[-1] // model.stride))

@@ -314,7 +314,7 @@ def test_a_new_property_is_one_class_and_one_name(tilt_config, tmp_path):
     DatasetCatalog.register("leaning", lambda: [record])
     MetadataCatalog.get("leaning").thing_classes = list("abcde")
     (checked,) = load_checked(["leaning"], 5, build_properties(tilt_config))
-    assert "unlabelled" not in checked
+    assert "unlabeled" not in checked
     mapper = CenterNetDatasetMapper(
         True,
         augmentations=[MirrorTransform(64)],
@@ -372,7 +372,7 @@ def test_a_new_property_looks_at_its_data_and_knows_when_there_are_none(tilt_con
     with pytest.raises(ValueError, match="something lies upside down"):
         load_checked(["upside down"], 5, properties)
     (checked,) = load_checked(["unknown"], 5, properties)
-    assert checked["unlabelled"] == ["tilt"]
+    assert checked["unlabeled"] == ["tilt"]
 
 
 def test_without_the_name_in_a_config_a_new_property_changes_nothing(tilt_config):

@@ -35,9 +35,9 @@ def test_a_target_has_the_weight_of_the_objects_unless_it_is_given():
 
 def test_images_say_which_properties_their_data_set_labels():
     boxes = [0, 0, 8, 8], [8, 4, 16, 12]
-    for labels in ({}, {"unlabelled": [(), ()]}, {"unlabelled": [["box3d"], ()]}):
-        assert points_of(*boxes, **labels).labelled("keypoint") is None
-    known = points_of(*boxes, unlabelled=[["box3d", "keypoint"], ["box3d"]]).labelled("keypoint")
+    for labels in ({}, {"unlabeled": [(), ()]}, {"unlabeled": [["box3d"], ()]}):
+        assert points_of(*boxes, **labels).labeled("keypoint") is None
+    known = points_of(*boxes, unlabeled=[["box3d", "keypoint"], ["box3d"]]).labeled("keypoint")
     assert tuple(known.shape) == (2, 1, 1, 1)
     assert known.flatten().tolist() == [False, True]
 

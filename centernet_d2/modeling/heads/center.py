@@ -189,7 +189,7 @@ class CenterHead(PointHead):
         self.loss_slots = loss_slots
 
     def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
-        """See :meth:`PointHead.targets`; the heatmap has no weight in regions to ignore, nor in unlabelled classes."""
+        """See :meth:`PointHead.targets`; the heatmap has no weight in regions to ignore, nor in unlabeled classes."""
         heatmap = DenseTarget(self._heatmap(gt, points), self._heatmap_weight(gt, points))
         targets: dict[str, DenseTarget | SparseTarget] = {"heatmap": heatmap}
         if "offset" in self.maps:
@@ -211,9 +211,9 @@ class CenterHead(PointHead):
         weight = None
         if self.ignore_regions == "mask" and any(instances.has("gt_ignore") for instances in gt):
             weight = 1 - render_ignored(points, self.num_classes)
-        if points.labelled_classes is not None:
-            labelled = points.labelled_classes[:, :, None, None].float()
-            weight = labelled if weight is None else weight * labelled
+        if points.labeled_classes is not None:
+            labeled = points.labeled_classes[:, :, None, None].float()
+            weight = labeled if weight is None else weight * labeled
         return weight
 
     def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:

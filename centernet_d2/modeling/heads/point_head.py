@@ -117,7 +117,7 @@ class Property:
         """
         return {}
 
-    def labelled(self, truth: Instances) -> Tensor:
+    def labeled(self, truth: Instances) -> Tensor:
         """(N,) bool: the objects of which the truth says something that :meth:`errors` can use."""
         return truth.gt_classes >= 0
 

@@ -56,14 +56,14 @@ def test_ignored_regions_are_no_objects_and_cost_nothing():
     assert head.losses(loud, unmasked)["loss_heatmap"] > head.losses(quiet, unmasked)["loss_heatmap"]
 
 
-def test_classes_that_are_not_labelled_cost_nothing():
+def test_classes_that_are_not_labeled_cost_nothing():
     model = stub_model()
     head = model.heads["CenterHead"]
     batch = [
-        {"instances": ground_truth([[8, 8, 32, 32]], [0]), "labelled_classes": torch.tensor([True, False, True])},
+        {"instances": ground_truth([[8, 8, 32, 32]], [0]), "labeled_classes": torch.tensor([True, False, True])},
         {
             "instances": ground_truth([[8, 8, 32, 32], [40, 40, 60, 60]], [1, 0]),
-            "labelled_classes": torch.ones(3).bool(),
+            "labeled_classes": torch.ones(3).bool(),
         },
     ]
     heatmap = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
@@ -86,10 +86,10 @@ def test_classes_that_are_not_labelled_cost_nothing():
     assert torch.equal(loss_and_gradient([batch[0], plain[1]])[1], gradient)
 
 
-def test_regions_to_ignore_and_unlabelled_classes_go_together():
+def test_regions_to_ignore_and_unlabeled_classes_go_together():
     gt = ground_truth([[8, 8, 31, 31], [40, 40, 60, 60]], [0, 0], ignore=[True, False])
     model = stub_model()
-    batch = [{"instances": gt, "labelled_classes": torch.tensor([True, True, False])}]
+    batch = [{"instances": gt, "labeled_classes": torch.tensor([True, True, False])}]
     weight = model.heads["CenterHead"].targets(*model.ground_truth(batch, (16, 16)))["heatmap"].weight
     assert (weight[0, 0] == 0).nonzero().amax(dim=0).tolist() == [8, 8]
     assert weight[0, 0, 12, 12] == weight[0, 1].min() == 1

@@ -65,7 +65,7 @@ def test_targets_by_hand():
 
 
 @pytest.mark.parametrize("joint", [[20, 20, 0], [-1, 20, 2], [20, 64, 2], [96, 20, 1]])
-def test_unlabelled_joints_and_those_outside_the_image_have_no_target(joint):
+def test_unlabeled_joints_and_those_outside_the_image_have_no_target(joint):
     keypoints = [[joint, *PERSON[0][1:]]]
     targets = targets_of(pose_model(), [ground_truth([[8, 12, 40, 44]], keypoints)])
     assert targets["keypoint_displacement"].weight[0].tolist() == [0, 0, 1, 1, 1, 1]
@@ -120,7 +120,7 @@ def test_annotations_are_mirrored_and_swapped():
     assert twice["gt_keypoints"][0].tolist() == [[20, 20, 2], [10, 30, 1], [33, 41, 2]]
 
 
-def test_people_without_labelled_joints_keep_their_center_only():
+def test_people_without_labeled_joints_keep_their_center_only():
     annotations = [annotation(keypoints=[0] * 9), annotation(), annotation(keypoints=[1, 1, 1] + [0] * 6)]
     fields = annotate(*annotations)
     # The second is of a class that has no keypoints.
@@ -128,7 +128,7 @@ def test_people_without_labelled_joints_keep_their_center_only():
     assert fields["gt_keypoints"].shape == (3, 3, 3)
 
 
-def test_boxes_of_people_without_labelled_joints_are_learned_if_the_config_says_so():
+def test_boxes_of_people_without_labeled_joints_are_learned_if_the_config_says_so():
     people = [annotation(keypoints=[0] * 9), annotation(keypoints=[1, 1, 1] + [0] * 6)]
     file, node = model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), "MODEL.CENTERNET.KEYPOINTS."
     names = [node + "NAMES", "['nose','left','right']", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3]
@@ -148,8 +148,8 @@ def test_joint_heatmaps_of_images_that_do_not_label_keypoints_are_not_learned():
     model = pose_model()
     batch = [{"instances": ground_truth([[8, 12, 40, 44]], people)} for people in ([[[0, 0, 0]] * 3], PERSON)]
 
-    def gradients(*unlabelled):
-        inputs = [{**x, "unlabelled": names} for x, names in zip(batch, unlabelled, strict=True)]
+    def gradients(*unlabeled):
+        inputs = [{**x, "unlabeled": names} for x, names in zip(batch, unlabeled, strict=True)]
         generator = torch.Generator().manual_seed(0)
         maps = {
             name: torch.randn(2, count, 16, 24, generator=generator, requires_grad=True)

@@ -240,10 +240,10 @@ def compare_ground_truth(comparison, prefix, points, keypoints, recorded):
     half, centers = (points.boxes[used, 2:] - points.boxes[used, :2]) / 2, points.centers[used]
     rows = torch.cat([centers - half, centers + half, torch.ones(len(half), 1)], dim=1)
     comparison.close(f"{prefix}gt_det boxes", rows, recorded[:, :5], atol=1e-4)
-    # Unlabelled joints have no place; the original leaves there what it read.
-    labelled = keypoints[used][..., 2:] > 0
+    # Unlabeled joints have no place; the original leaves there what it read.
+    labeled = keypoints[used][..., 2:] > 0
     joints = recorded[:, 5:-1].reshape(len(rows), -1, 2)
-    ours = torch.where(labelled, keypoints[used][..., :2], torch.from_numpy(joints))
+    ours = torch.where(labeled, keypoints[used][..., :2], torch.from_numpy(joints))
     comparison.close(f"{prefix}gt_det joints", ours, joints, atol=1e-4)
     comparison.close(f"{prefix}gt_det class", points.classes[used], recorded[:, -1])
 

@@ -187,7 +187,7 @@ class Box3DProperty(Property):
     def error_name(self) -> str:
         return "depth"
 
-    def labelled(self, truth: Instances) -> Tensor:
+    def labeled(self, truth: Instances) -> Tensor:
         """Objects in front of the camera, whose depth is known."""
         return (truth.gt_space > 0) & (truth.gt_depth > 0)
 

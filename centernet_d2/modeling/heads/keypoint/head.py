@@ -141,8 +141,8 @@ class KeypointHead(PointHead):
             reach = None if points.reach is None else points.reach.repeat_interleave(len(self.schema))
             canvas = positions.new_zeros(batch * len(self.schema), height, width)
             paint_gaussians(canvas, image * len(self.schema) + joint, cells, radius, known.flatten(), reach)
-            labelled = points.labelled(self.prop.name)
-            weight = None if labelled is None else labelled.float()
+            labeled = points.labeled(self.prop.name)
+            weight = None if labeled is None else labeled.float()
             targets["keypoint_heatmap"] = DenseTarget(canvas.unflatten(0, (batch, -1)), weight)
             if "keypoint_offset" in self.maps:
                 offset = positions.flatten(0, 1) - cells

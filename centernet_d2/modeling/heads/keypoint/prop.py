@@ -25,7 +25,7 @@ __all__ = ["KeypointProperty"]
 
 
 class KeypointProperty(Property):
-    """Keypoints of an object, as COCO has them: x, y and visibility (0 not labelled, 1 hidden, 2 visible) of each."""
+    """Keypoints of an object, as COCO has them: x, y and visibility (0 not labeled, 1 hidden, 2 visible) of each."""
 
     name = "keypoint"
     node = "KEYPOINTS"
@@ -41,7 +41,7 @@ class KeypointProperty(Property):
         """
         Args:
             schema: number, names and mirror images of the keypoints.
-            needs_joints: objects whose keypoints are all unlabelled stay objects, but nothing is learned at their
+            needs_joints: objects whose keypoints are all unlabeled stay objects, but nothing is learned at their
                 centers, not even their boxes (original.md: People without joints). Objects without any keypoints keep
                 theirs.
         """
@@ -126,7 +126,7 @@ class KeypointProperty(Property):
             keypoints = keypoints[:, self.schema.mirror]
         return {"gt_keypoints": torch.from_numpy(keypoints).float(), "gt_weight": torch.from_numpy(weight)}
 
-    def labelled(self, truth: Instances) -> Tensor:
+    def labeled(self, truth: Instances) -> Tensor:
         """Objects with at least one keypoint."""
         return (truth.gt_keypoints[..., 2] > 0).any(dim=1)
 
@@ -181,5 +181,5 @@ def _what_is_wrong(keypoints: Sequence[float], schema: KeypointSchema) -> str:
         return f"a visibility is not 0, 1 or 2: {visibility}"
     return (
         f"a coordinate of the keypoints {list(keypoints)} is not a finite number of at most {LARGEST_COORDINATE} "
-        "pixels; keypoints that are not labelled are 0, 0, 0"
+        "pixels; keypoints that are not labeled are 0, 0, 0"
     )

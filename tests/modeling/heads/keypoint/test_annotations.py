@@ -16,7 +16,7 @@ def test_good_data_pass():
 
 
 def test_null_and_empty_are_no_keypoints():
-    """They supervise their centers like any box; keypoints that are all unlabelled do not."""
+    """They supervise their centers like any box; keypoints that are all unlabeled do not."""
     box = {"bbox": [0, 0, 5, 5], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 0}
     lists = ({}, {"keypoints": None}, {"keypoints": []}, {"keypoints": [0] * 9}, {"keypoints": [1, 2, 2, *[0] * 6]})
     record = {"file_name": "a.png", "annotations": [{**box, **one} for one in lists]}
