@@ -23,9 +23,9 @@ def check_heads(heads: Sequence[tuple[str, PointHead]]) -> None:
     Raises:
         ValueError: a required field is missing, two heads conflict, or there is no heatmap of centers.
     """
-    made: dict[str, set[str]] = {"maps": set(), "decoded fields": set(), "fields": set(), "property": set()}
+    produced: dict[str, set[str]] = {"maps": set(), "decoded fields": set(), "fields": set(), "property": set()}
     for name, head in heads:
-        if missing := set(head.requires) - made["decoded fields"]:
+        if missing := set(head.requires) - produced["decoded fields"]:
             raise _heads_error(heads, f"{name} needs {', '.join(sorted(missing))} from a head listed before it")
         own = {
             "maps": set(head.maps),
@@ -34,12 +34,12 @@ def check_heads(heads: Sequence[tuple[str, PointHead]]) -> None:
             "property": {head.prop.name, head.prop.node} - {""},
         }
         for kind, names in own.items():
-            if twice := made[kind] & names:
+            if duplicates := produced[kind] & names:
                 raise _heads_error(
-                    heads, f"an earlier head has the {kind} {', '.join(sorted(twice))} of {name} already"
+                    heads, f"an earlier head has the {kind} {', '.join(sorted(duplicates))} of {name} already"
                 )
-            made[kind] |= names
-    if "heatmap" not in made["maps"]:
+            produced[kind] |= names
+    if "heatmap" not in produced["maps"]:
         raise _heads_error(heads, "none predicts the heatmap of the centers; CenterHead does")
 
 
@@ -47,11 +47,11 @@ def _heads_error(heads: Sequence[tuple[str, PointHead]], problem: str) -> Argume
     return ArgumentError("heads", f"is [{', '.join(name for name, _ in heads)}], but {problem}")
 
 
-def check_fields(name: str, head: PointHead, made: Mapping[str, object]) -> None:
-    """Raise a ValueError unless a head made exactly the fields that its property declares."""
-    if undeclared := made.keys() - set(head.prop.fields):
+def check_fields(name: str, head: PointHead, produced: Mapping[str, object]) -> None:
+    """Raise a ValueError unless a head produced exactly the fields that its property declares."""
+    if undeclared := produced.keys() - set(head.prop.fields):
         raise ValueError(f"{name} makes {', '.join(sorted(undeclared))}, which its property does not name")
-    if missing := set(head.prop.fields) - made.keys():
+    if missing := set(head.prop.fields) - produced.keys():
         raise ValueError(f"{name} does not make {', '.join(sorted(missing))}, which its property names")
 
 

@@ -26,7 +26,7 @@ RADIUS_POLICIES = ("original", "corrected")
 # Elements of the largest temporary tensor while painting: 4M, or 16 MB in float32.
 _PAINT_ELEMENTS = 1 << 22
 # Smaller objects get smaller windows of their own if that saves so many elements; below, one more pass costs more.
-_WORTHWHILE = 1 << 13
+_MIN_SAVED_ELEMENTS = 1 << 13
 
 
 def gaussian_radius(height: Tensor, width: Tensor, policy: str = "original", min_overlap: float = 0.7) -> Tensor:
@@ -85,7 +85,7 @@ def _profile(distance: Tensor, radius: Tensor) -> Tensor:
 
 
 def paint_gaussians(
-    canvas: Tensor, planes: Tensor, cells: Tensor, radius: Tensor, chosen: Tensor, reach: Tensor | None
+    canvas: Tensor, planes: Tensor, cells: Tensor, radius: Tensor, chosen: Tensor, radius_cpu: Tensor | None
 ) -> Tensor:
     """Paint Gaussians over each other, keeping the largest value of every pixel; temporaries as in :func:`paint_max`.
 
@@ -97,16 +97,16 @@ def paint_gaussians(
         planes: (N,) index of the plane of each object.
         cells, radius: see :func:`gaussian_profiles`.
         chosen: (N,) bool; the others are not painted.
-        reach: (N,) on the CPU, the radius again. None: only the device knows it.
+        radius_cpu: (N,) on the CPU, the radius again. None: only the device knows it.
 
     Returns:
         The canvas.
     """
     height, width = canvas.shape[1:]
-    if reach is None:
+    if radius_cpu is None:
         rows, columns = gaussian_profiles(cells, radius, (height, width))
         return paint_max(canvas, planes, rows * chosen[:, None], columns)
-    for largest, objects in _of_like_size(reach):
+    for largest, objects in _group_by_radius(radius_cpu):
         sides = [min(2 * largest + 1, length) for length in (height, width)]
         for part in objects.to(cells.device, non_blocking=True).split(max(1, _PAINT_ELEMENTS // (sides[0] * sides[1]))):
             own, spread = cells[part], radius[part]
@@ -121,22 +121,22 @@ def paint_gaussians(
     return canvas
 
 
-def _of_like_size(reach: Tensor) -> Iterator[tuple[int, Tensor]]:
+def _group_by_radius(radius_cpu: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Split objects into groups that are painted together: the largest radius of each, and the indices of its objects.
 
     Args:
-        reach: (N,) integer radii on the CPU.
+        radius_cpu: (N,) integer radii on the CPU.
     """
-    rest = torch.arange(len(reach))
+    rest = torch.arange(len(radius_cpu))
     while len(rest):
-        largest = int(reach.max())
+        largest = int(radius_cpu.max())
         half = largest // 2
-        large = reach > half
+        large = radius_cpu > half
         saved = int((~large).sum()) * ((2 * largest + 1) ** 2 - (2 * half + 1) ** 2)
-        if saved <= _WORTHWHILE:
+        if saved <= _MIN_SAVED_ELEMENTS:
             large = torch.ones_like(large)
         yield largest, rest[large]
-        rest, reach = rest[~large], reach[~large]
+        rest, radius_cpu = rest[~large], radius_cpu[~large]
 
 
 def paint_max(canvas: Tensor, planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """The losses of the paper as functions (section 3; original.md: Losses). All compute in float32.
 
-Several processes that share a batch divide by what all of them count together, see :func:`over_processes`.
+Several processes that share a batch divide by what all of them count together, see :func:`average_over_processes`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = [
     "focal_loss_with_logits",
     "log_depth_loss",
     "orientation_loss",
-    "over_processes",
+    "average_over_processes",
     "regression_loss",
 ]
 
@@ -34,7 +34,7 @@ _EPSILON = 1e-4
 _MIN_DEPTH = 1e-3
 
 
-def over_processes(count: Tensor, *, plus: float = 0.0, at_least: float = 0.0) -> Tensor:
+def average_over_processes(count: Tensor, *, plus: float = 0.0, at_least: float = 0.0) -> Tensor:
     """What a loss is divided by, so that several processes together learn what one would from the whole batch.
 
     Gradients are averaged over the processes, and so are logged losses. The average of sum / (total / processes) is
@@ -69,7 +69,7 @@ def focal_loss(probability: Tensor, target: Tensor, weight: Tensor | None = None
     elsewhere = (1 - probability).log() * probability**2 * (1 - target) ** 4
     if weight is not None:
         elsewhere = elsewhere * weight
-    return -torch.where(center, at_center, elsewhere).sum() / over_processes(center.sum(), at_least=1)
+    return -torch.where(center, at_center, elsewhere).sum() / average_over_processes(center.sum(), minimum=1)
 
 
 def focal_loss_with_logits(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -78,7 +78,7 @@ def focal_loss_with_logits(logits: Tensor, target: Tensor, weight: Tensor | None
     The gradient is a formula of its own: autograd would keep and read again a dozen tensors as large as the heatmaps.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    return _FocalSum.apply(logits, target, weight) / over_processes((target == 1).sum(), at_least=1)
+    return _FocalSum.apply(logits, target, weight) / average_over_processes((target == 1).sum(), minimum=1)
 
 
 class _FocalSum(torch.autograd.Function):
@@ -123,8 +123,8 @@ def normalizer(weight: Tensor, loss: str = "l1", slots: int = 0) -> Tensor:
         slots: if not 0, divide by this many objects, however many there are, as the original does for 3-D boxes.
     """
     if slots:
-        return over_processes(weight.new_full((), slots * weight.shape[1]))
-    return over_processes(weight.sum() if loss == "l1" else weight.amax(dim=1).sum(), plus=_EPSILON)
+        return average_over_processes(weight.new_full((), slots * weight.shape[1]))
+    return average_over_processes(weight.sum() if loss == "l1" else weight.amax(dim=1).sum(), eps=_EPSILON)
 
 
 def regression_loss(prediction: Tensor, target: Tensor, weight: Tensor, loss: str = "l1", slots: int = 0) -> Tensor:
@@ -139,7 +139,7 @@ def regression_loss(prediction: Tensor, target: Tensor, weight: Tensor, loss: st
     Returns:
         Scalar; 0, and connected to the prediction, if there are no objects.
     """
-    target = _where_known(target, weight)
+    target = _zero_unweighted(target, weight)
     function = F.l1_loss if loss == "l1" else F.smooth_l1_loss
     total = function(prediction.float() * weight, target * weight, reduction="sum")
     return total / normalizer(weight, loss, slots)
@@ -160,14 +160,14 @@ def log_depth_loss(
     Returns:
         The mean over images with objects; 0, and connected to the prediction, if there are none.
     """
-    target = _where_known(target, weight)
+    target = _zero_unweighted(target, weight)
     prediction, target = (tensor.float().clamp(min=_MIN_DEPTH).log() for tensor in (prediction, target))
     difference = (prediction - target) * weight
     sums = torch.stack([weight[:, 0], difference[:, 0], (difference * (prediction - target))[:, 0]], dim=1)
     count, total, squares = sums.new_zeros(images, 3).index_add(0, image, sums).unbind(1)
     count = count.clamp(min=_EPSILON)
     per_image = squares / count - balance * (total / count) ** 2
-    return per_image.sum() / over_processes((count > _EPSILON).sum(), at_least=1)
+    return per_image.sum() / average_over_processes((count > _EPSILON).sum(), minimum=1)
 
 
 def orientation_loss(prediction: Tensor, target: Tensor, weight: Tensor, slots: int = 0) -> Tensor:
@@ -184,26 +184,26 @@ def orientation_loss(prediction: Tensor, target: Tensor, weight: Tensor, slots: 
     Returns:
         Cross entropy of both bins, and smooth L1 of sine and cosine averaged over the objects of each bin.
     """
-    target = _where_known(target, weight[:, None])
+    target = _zero_unweighted(target, weight[:, None])
     prediction, target = prediction.float().unflatten(1, (2, 4)), target.unflatten(1, (2, 4))
     logits, vector = prediction[..., :2], prediction[..., 2:]
     bins = target[..., 1]
-    wanted = _where_known(target[..., 2:], bins[..., None])
+    wanted = _zero_unweighted(target[..., 2:], bins[..., None])
     entropy = F.cross_entropy(logits.flatten(0, 1), bins.long().flatten(), reduction="none").view_as(bins)
     entropy = (entropy * weight[:, None]).sum()
     if slots:
-        places = over_processes(weight.new_full((), slots))
-        missing = (places - over_processes(weight.sum())).clamp(min=0)
+        places = average_over_processes(weight.new_full((), slots))
+        missing = (places - average_over_processes(weight.sum())).clamp(min=0)
         entropy = (entropy + 2 * math.log(2) * missing) / places
     else:
-        entropy = entropy / over_processes(weight.sum(), plus=_EPSILON)
+        entropy = entropy / average_over_processes(weight.sum(), eps=_EPSILON)
     inside = bins * weight[:, None]
     difference = F.smooth_l1_loss(vector, wanted, reduction="none").sum(dim=2)
     # No epsilon in the original: an empty bin has no loss, a filled one its exact mean.
-    angle = (difference * inside).sum(dim=0) / over_processes(inside.sum(dim=0), at_least=1)
+    angle = (difference * inside).sum(dim=0) / average_over_processes(inside.sum(dim=0), minimum=1)
     return entropy + angle.sum()
 
 
-def _where_known(target: Tensor, weight: Tensor) -> Tensor:
+def _zero_unweighted(target: Tensor, weight: Tensor) -> Tensor:
     """The target, with 0 for what has no weight: 0 times NaN would be NaN."""
     return torch.where(weight > 0, target, 0)

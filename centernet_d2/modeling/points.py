@@ -64,5 +64,5 @@ def build_points(
         stride=stride,
         unlabeled=unlabeled,
         labeled_classes=labeled_classes,
-        reach=radius if radius.device.type == "cpu" else None,
+        radius_cpu=radius if radius.device.type == "cpu" else None,
     )

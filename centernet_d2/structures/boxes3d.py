@@ -114,14 +114,14 @@ class Boxes3D:
         """(N, 8, 3) corners: four of the bottom, around it starting at front (+l) and left of it (+w), then the top."""
         height, width, length = self.dimensions[:, :, None].unbind(1)
         along, across = self.tensor.new_tensor(_SIDES).T / 2
-        ground = self.location[:, None] + self._turn(along * length, across * width)
+        ground = self.location[:, None] + self._rotate(along * length, across * width)
         top = torch.stack([ground[..., 0], ground[..., 1] - height, ground[..., 2]], dim=-1)
         return torch.cat([ground, top], dim=1)
 
     def heading(self) -> Tensor:
         """(N, 2, 3) the bottom center, and the point one length ahead of it."""
         length = self.dimensions[:, 2:]
-        return self.location[:, None] + self._turn(length * length.new_tensor([0, 1]), torch.zeros_like(length))
+        return self.location[:, None] + self._rotate(length * length.new_tensor([0, 1]), torch.zeros_like(length))
 
     def bev_polygons(self) -> Tensor:
         """(N, 4, 2) the bottom face seen from above: (x, z) of its corners."""
@@ -165,7 +165,7 @@ class Boxes3D:
         seen = torch.maximum(start[..., 2], end[..., 2]) >= near
         return ends[..., :2] / ends[..., 2:].clamp(min=near), seen
 
-    def _turn(self, along: Tensor, across: Tensor) -> Tensor:
+    def _rotate(self, along: Tensor, across: Tensor) -> Tensor:
         """(N, K, 3) offsets on the ground, given (N, K) lengths along and across the boxes."""
         cos, sin = self.rotation_y.cos()[:, None], self.rotation_y.sin()[:, None]
         return torch.stack([cos * along + sin * across, torch.zeros_like(along), cos * across - sin * along], dim=-1)
@@ -338,7 +338,7 @@ def paired_iou(
         (K,) float64 intersection over union seen from above, and of the volumes.
     """
     first, second = first.astype(np.float64), second.astype(np.float64)
-    near = np.flatnonzero(_may_touch(first, second, rows, columns))
+    near = np.flatnonzero(_may_overlap(first, second, rows, columns))
     a, b = first[rows[near]], second[columns[near]]
     shared = _shared_areas(a, b)
     bev_iou, volume_iou = np.zeros(len(rows)), np.zeros(len(rows))
@@ -351,7 +351,7 @@ def paired_iou(
     return bev_iou, volume_iou
 
 
-def _may_touch(first: np.ndarray, second: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _may_overlap(first: np.ndarray, second: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """(K,) whether two sound faces are as close as the circles around them allow an overlap."""
     (x1, z1, reach1), (x2, z2, reach2) = (
         (boxes[index, 0], boxes[index, 2], np.hypot(boxes[:, 4], boxes[:, 5])[index] / 2)

@@ -68,7 +68,7 @@ class Points:
         stride: input pixels per map pixel.
         unlabeled: per image the names of the properties that its data set does not label.
         labeled_classes: (B, C) bool, the classes that the data set of each image labels; None: all of them.
-        reach: the radius on the CPU, wherever the rest is; None: it would have to be asked of another device.
+        radius_cpu: the radius on the CPU, wherever the rest is; None: it would have to be asked of another device.
     """
 
     image: Tensor
@@ -84,14 +84,14 @@ class Points:
     stride: int
     unlabeled: Sequence[Collection[str]] = ()
     labeled_classes: Tensor | None = None
-    reach: Tensor | None = None
+    radius_cpu: Tensor | None = None
 
     def to(self, device: torch.device) -> Points:
-        """The same on a device; the reach stays on the CPU."""
+        """The same on a device; the radius_cpu stays on the CPU."""
         moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True)
             for name, value in vars(self).items()
-            if isinstance(value, Tensor) and name != "reach"
+            if isinstance(value, Tensor) and name != "radius_cpu"
         }
         return replace(self, **moved)
 

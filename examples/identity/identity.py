@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
-from centernet_d2.modeling.losses import over_processes
+from centernet_d2.modeling.losses import average_over_processes
 from centernet_d2.structures.points import Peaks, Points
 from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
 
@@ -123,7 +123,7 @@ class IdentityHead(PointHead):
         logits = SHARPNESS * F.linear(embedding, F.normalize(self.classifier.weight, dim=1))
         entropy = F.cross_entropy(logits, target.value[:, 0].long(), reduction="none")
         weight = target.weight[:, 0]
-        loss = (entropy * weight).sum() / over_processes(weight.sum(), at_least=1)
+        loss = (entropy * weight).sum() / average_over_processes(weight.sum(), minimum=1)
         return {"loss_identity": self.weight * loss}
 
     def unflip(self, maps: Maps) -> dict[str, Tensor | None]:

@@ -78,7 +78,7 @@ def test_painting_in_chunks_changes_nothing(monkeypatch):
 @pytest.mark.parametrize("worthwhile", [0, 1 << 30])
 def test_windows_hold_what_whole_planes_do(monkeypatch, worthwhile):
     # Bit by bit: objects on every border, windows larger than the map, all sizes, some not chosen, any grouping.
-    monkeypatch.setattr("centernet_d2.modeling.heatmap._WORTHWHILE", worthwhile)
+    monkeypatch.setattr("centernet_d2.modeling.heatmap._MIN_SAVED_ELEMENTS", worthwhile)
     monkeypatch.setattr("centernet_d2.modeling.heatmap._PAINT_ELEMENTS", 1000)
     generator = torch.Generator().manual_seed(0)
     cells = torch.stack([torch.randint(length, (300,), generator=generator) for length in (30, 20)], 1)

@@ -73,9 +73,9 @@ def test_radius_policy_reaches_the_points(policy, expected):
 def test_the_cpu_keeps_the_radius_of_what_moves_to_another_device():
     points = build_points([instances([[8, 4, 28, 16]])], (16, 32), stride=4)
     moved = points.to(torch.device("meta"))
-    assert moved.reach.tolist() == points.radius.tolist()
+    assert moved.radius_cpu.tolist() == points.radius.tolist()
     assert {moved.image.device.type, moved.radius.device.type, moved.valid.device.type} == {"meta"}
     assert moved.map_size == points.map_size
     # What was built elsewhere is not asked for.
     gt = instances([[8, 4, 28, 16]]).to("meta")
-    assert build_points([gt], (16, 32), stride=4).reach is None
+    assert build_points([gt], (16, 32), stride=4).radius_cpu is None

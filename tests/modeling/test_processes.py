@@ -7,7 +7,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from centernet_d2.modeling.losses import over_processes
+from centernet_d2.modeling.losses import average_over_processes
 from support.processes import run_forked
 from support.tasks import TASKS, random_objects, task_model, training_input
 
@@ -66,7 +66,7 @@ def test_two_processes_learn_what_one_does_from_both_shards(tmp_path):
 
 def test_one_process_counts_for_itself():
     count = torch.tensor([3.0, 0.0], requires_grad=True)
-    assert over_processes(count).tolist() == [3, 0]
-    assert over_processes(count, plus=0.5, at_least=1).tolist() == [3.5, 1]
-    assert not over_processes(count).requires_grad
-    assert over_processes(torch.tensor(4)) == 4
+    assert average_over_processes(count).tolist() == [3, 0]
+    assert average_over_processes(count, eps=0.5, minimum=1).tolist() == [3.5, 1]
+    assert not average_over_processes(count).requires_grad
+    assert average_over_processes(torch.tensor(4)) == 4

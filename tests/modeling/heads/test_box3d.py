@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import Box3DHead, Box3DProperty
-from centernet_d2.modeling.heads.box3d.head import describe_orientation, orientation_bins, raw_to_depth
+from centernet_d2.modeling.heads.box3d.head import encode_orientation, orientation_bins, raw_to_depth
 from centernet_d2.structures.boxes3d import Boxes3D, orientation_to_alpha, project, rotation_y_to_alpha
 from centernet_d2.structures.points import DenseTarget
 from support.models import stub_heads, stub_model
@@ -124,7 +124,7 @@ def test_bins_cover_all_angles_and_give_them_back():
     alpha = torch.linspace(-math.pi, math.pi, 721)
     bins, residual = orientation_bins(alpha)
     assert bins.amax(dim=1).min() == 1
-    back = orientation_to_alpha(describe_orientation(bins, residual))
+    back = orientation_to_alpha(encode_orientation(bins, residual))
     # Where both bins are equally sure, the second one speaks, and is right too.
     assert torch.allclose(back.cos(), alpha.cos(), atol=1e-5)
     assert torch.allclose(back.sin(), alpha.sin(), atol=1e-5)
@@ -143,7 +143,7 @@ def test_a_mirrored_image_turned_back_says_the_same():
     alpha = torch.linspace(-3, 3, 24)
 
     def say(angle):
-        return describe_orientation(*orientation_bins(angle)).T[None, :, None]
+        return encode_orientation(*orientation_bins(angle)).T[None, :, None]
 
     mirrored = torch.atan2(alpha.sin(), -alpha.cos()).flip(0)
     maps = {"orientation": say(mirrored), "depth": torch.rand(1, 1, 1, 24), "dimensions": torch.rand(1, 3, 1, 24)}

@@ -10,7 +10,7 @@ from centernet_d2.data.kitti import CLASSES, EXCLUDED, KITTI_TYPES
 from centernet_d2.imaging.geometry import Geometry, affine_matrix, apply_affine, invert_affine
 from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling.heads import Box3DHead, Box3DProperty
-from centernet_d2.modeling.heads.box3d.head import describe_orientation, orientation_bins, raw_to_depth
+from centernet_d2.modeling.heads.box3d.head import encode_orientation, orientation_bins, raw_to_depth
 from centernet_d2.modeling.losses import orientation_loss, regression_loss
 from centernet_d2.structures.points import DenseTarget
 from support.models import stub_heads, stub_model
@@ -71,7 +71,7 @@ def check_depth(path, comparison, tmp_path):
 def check_orientation_loss(path, comparison, tmp_path):
     data = read(path)
     output = data["output"].clone().requires_grad_()
-    wanted = describe_orientation(data["rotbin"].float(), data["rotres"].float())
+    wanted = encode_orientation(data["rotbin"].float(), data["rotres"].float())
     target = sparse_target(data["ind"], wanted, data["mask"], output.shape[3])
     loss = orientation_loss(target.gather(output), target.value, target.weight[:, 0], data["ind"].numel())
     (gradient,) = torch.autograd.grad(loss, output)
@@ -101,7 +101,7 @@ def check_loss(path, comparison, tmp_path):
     names = {ours: original for ours, original in {**NAMES, **NAMES_3D}.items() if f"out_{original}" in data}
     index, width = data["batch_ind"], data["batch_hm"].shape[3]
     model = ddd_model(data["batch_hm"].shape[1], index.shape[1], boxes="size" in names, offset="offset" in names)
-    orientation = describe_orientation(data["batch_rotbin"].float(), data["batch_rotres"].float())
+    orientation = encode_orientation(data["batch_rotbin"].float(), data["batch_rotres"].float())
     targets = {"heatmap": DenseTarget(data["batch_hm"])}
     for name, value, mask in (
         ("size", data.get("batch_wh"), "rot_mask"),
@@ -201,7 +201,7 @@ def compare_targets_3d(comparison, prefix, model, instances, data):
     filled = data["t_rot_mask"] > 0 if "t_rot_mask" in data else (data["t_wh"] > 0).all(axis=1)
     orientation = targets["orientation"]
     bins, residual = orientation_bins(instances.gt_alpha)
-    comparison.equal(f"{prefix}orientation", orientation.value, describe_orientation(bins, residual))
+    comparison.equal(f"{prefix}orientation", orientation.value, encode_orientation(bins, residual))
     depth, dimensions = targets["depth"], targets["dimensions"]
     for name, value in {
         "t_ind": points.cells[:, 1] * map_size[1] + points.cells[:, 0],

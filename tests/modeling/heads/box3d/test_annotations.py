@@ -16,7 +16,7 @@ from centernet_d2.imaging.geometry import affine_matrix
 from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling import Box3DHead
 from centernet_d2.modeling.heads import Box3DProperty, CenterProperty
-from centernet_d2.modeling.heads.box3d import carry_camera
+from centernet_d2.modeling.heads.box3d import transform_camera
 from centernet_d2.modeling.points import build_points
 from centernet_d2.structures.boxes3d import Boxes3D, alpha_to_rotation_y, project, rotation_y_to_alpha
 
@@ -91,10 +91,10 @@ def test_boxes_in_space_stay_on_boxes_in_the_image(tmp_path, name, seed):
 def test_a_mirrored_camera_sees_the_mirrored_world():
     point = np.array([1.0, 2.0, 10.0, 1.0])
     u, v, w = CAMERA @ point
-    mirrored = carry_camera(CAMERA, [MirrorTransform(124)])
+    mirrored = transform_camera(CAMERA, [MirrorTransform(124)])
     u2, v2, w2 = mirrored @ (point * [-1, 1, 1, 1])
     assert (u2 / w2, v2 / w2) == pytest.approx((123 - u / w, v / w))
-    assert np.allclose(carry_camera(CAMERA, [MirrorTransform(124)] * 2), CAMERA)
+    assert np.allclose(transform_camera(CAMERA, [MirrorTransform(124)] * 2), CAMERA)
 
 
 def test_scaled_images_keep_orientation_and_lose_metres_unless_the_camera_tells_them(tmp_path):
