@@ -297,8 +297,12 @@ class CenterNet(nn.Module):
         for name, head in self.heads.items():
             per_stack = [head.losses(stack, targets[name]) for stack in maps]
             if duplicates := losses.keys() & per_stack[0].keys():
-                raise ValueError(f"losses of {name} are also losses of an earlier head: {', '.join(sorted(duplicates))}")
-            losses.update({loss: torch.stack([stack[loss] for stack in per_stack]).mean(dim=0) for loss in per_stack[0]})
+                raise ValueError(
+                    f"losses of {name} are also losses of an earlier head: {', '.join(sorted(duplicates))}"
+                )
+            losses.update(
+                {loss: torch.stack([stack[loss] for stack in per_stack]).mean(dim=0) for loss in per_stack[0]}
+            )
         return losses
 
     def inference(self, batched_inputs: Sequence[DatasetDict], *, keep_heatmap: bool = False) -> list[dict[str, Any]]:

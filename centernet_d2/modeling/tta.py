@@ -26,9 +26,10 @@ __all__ = ["CenterNetWithTTA"]
 class CenterNetWithTTA(nn.Module):
     """CenterNet with test-time augmentation (paper, section 5.1).
 
-    The interface is that of Detectron2's GeneralizedRCNNWithTTA. Maps of an image and of its horizontal flip are averaged
-    before decoding, see :meth:`PointHead.unflip`. Test scales are decoded separately and merged by soft-NMS. One group of
-    images with the same canvas size is processed at a time, at one scale; results do not depend on the other images.
+    The interface is that of Detectron2's GeneralizedRCNNWithTTA. Maps of an image and of its horizontal flip are
+    averaged before decoding, see :meth:`PointHead.unflip`. Test scales are decoded separately and merged by soft-NMS.
+    One group of images with the same canvas size is processed at a time, at one scale; results do not depend on the
+    other images.
     """
 
     #: Mapping from constructor arguments to config keys.
@@ -83,7 +84,9 @@ class CenterNetWithTTA(nn.Module):
         `tta_mapper` is part of Detectron2's signature and must be None.
         """
         if tta_mapper is not None:
-            raise ValueError("CenterNetWithTTA does not support tta_mapper: set TEST.AUG.FLIP and TEST.AUG.SCALES instead")
+            raise ValueError(
+                "CenterNetWithTTA does not support tta_mapper: set TEST.AUG.FLIP and TEST.AUG.SCALES instead"
+            )
         return {**read_keys(cfg, cls.keys), "model": model, "batch_size": batch_size}
 
     @property
@@ -182,4 +185,6 @@ def _check_scales(scales: Sequence[float], model: CenterNet) -> None:
     if not any("boxes" in head.provides for head in model.heads.values()):
         raise ArgumentError("scales", f"is {scales}, but merging several scales needs boxes: add BoxHead to the heads")
     if single := [name for name, head in model.heads.items() if not head.multi_scale]:
-        raise ArgumentError("scales", f"is {scales}, but {', '.join(single)} does not support merging of scales: set a single scale")
+        raise ArgumentError(
+            "scales", f"is {scales}, but {', '.join(single)} does not support merging of scales: set a single scale"
+        )

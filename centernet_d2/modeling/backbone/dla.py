@@ -1,8 +1,8 @@
 """DLA-34 backbone (original.md: DLA trunk, DLA necks).
 
 :class:`DLA` is the trunk. It consists of :class:`Tree` modules, which aggregate blocks or smaller trees by a
-:class:`Root`. The neck, :class:`DLAUp`, merges its levels by :class:`IDAUp` modules. :class:`DLABackbone` combines trunk
-and neck into a feature map of stride 4.
+:class:`Root`. The neck, :class:`DLAUp`, merges its levels by :class:`IDAUp` modules. :class:`DLABackbone` combines
+trunk and neck into a feature map of stride 4.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Root(nn.Module):
 
 
 class Tree(nn.Module):
-    """Hierarchical aggregation (arXiv 1707.06484, section 3.2; original.md: DLA trunk).
+    """Hierarchical aggregation (original.md: DLA trunk).
 
     A tree of depth 1 consists of two blocks and a root over both. A deeper tree consists of two subtrees in sequence;
-    the output of the first subtree is an additional input of the root of the second.
+    the output of the first subtree is an additional input of the root of the second. See arXiv 1707.06484, section 3.2.
     """
 
     def __init__(
@@ -144,7 +144,9 @@ class DLA(nn.Module):
         """
         super().__init__()
         if len(channels) != 6 or len(tree_depths) != 4:
-            raise ValueError(f"channels must have 6 values and tree_depths 4, but are {list(channels)} and {list(tree_depths)}")
+            raise ValueError(
+                f"channels must have 6 values and tree_depths 4, but are {list(channels)} and {list(tree_depths)}"
+            )
         self.base_layer = _plain_unit(3, channels[0], kernel_size=7, norm=norm)
         self.level0 = _plain_unit(channels[0], channels[0], kernel_size=3, norm=norm)
         self.level1 = _plain_unit(channels[0], channels[1], kernel_size=3, stride=2, norm=norm)
@@ -157,7 +159,7 @@ class DLA(nn.Module):
         self.fc = nn.Conv2d(channels[-1], IMAGENET_CLASSES, 1).requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Compute the six levels, (B, channels[i], H / 2**i, W / 2**i), from (B, 3, H, W) images."""
+        """Compute six levels of shape (B, channels[i], H / 2**i, W / 2**i)."""
         x = self.base_layer(x)
         features = []
         for level in (self.level0, self.level1, self.level2, self.level3, self.level4, self.level5):
@@ -169,8 +171,9 @@ class DLA(nn.Module):
 class IDAUp(nn.Module):
     """Iterative aggregation of maps into the finest one (original.md: DLA necks).
 
-    Each coarser map in turn is projected to the common number of channels, upsampled and merged with the previous result:
-    by addition before a deformable convolution, or by concatenation before a plain convolution. See arXiv 1707.06484,
+    Each coarser map in turn is projected to the common number of channels, upsampled and merged with the previous
+    result: by addition before a deformable convolution, or by concatenation before a plain convolution. See arXiv
+        1707.06484,
     section 3.1.
     """
 
@@ -264,8 +267,8 @@ class DLAUp(nn.Module):
 class DLABackbone(Backbone):
     """DLA-34 at stride 4 (arXiv 1904.07850, section 5 and appendix A).
 
-    Modules have the same names as in the reference implementation, so that its weights can be loaded. Parameters that the
-    reference implementation stores but does not use are in the state dict and do not require gradients.
+    Modules have the same names as in the reference implementation, so that its weights can be loaded. Parameters that
+    the reference implementation stores but does not use are in the state dict and do not require gradients.
     """
 
     def __init__(

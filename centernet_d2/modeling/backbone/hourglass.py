@@ -47,7 +47,7 @@ class Residual(BasicBlock):
 
 
 class HourglassModule(nn.Module):
-    """One level of an hourglass, with all coarser levels inside (original.md: Hourglass).
+    """One level of an hourglass with all coarser levels (original.md: Hourglass).
 
     Strided convolutions replace the pooling of arXiv 1603.06937, section 3.1.
 
@@ -78,10 +78,11 @@ class HourglassModule(nn.Module):
 
 
 class Hourglass(Backbone):
-    """Stacked hourglass network; Hourglass-104 by default (arXiv 1904.07850, section 5).
+    """Stacked hourglass network.
 
-    Each stack refines the feature map of the previous stack, and the maps of all stacks are supervised. Modules have the
-    same names as in the reference implementation, so that its weights can be loaded.
+    The default is Hourglass-104 with two stacks, the backbone of CornerNet (arXiv 1904.07850, section 5).
+    Each stack refines the feature map of the previous stack, and the maps of all stacks are supervised. Modules have
+    the same names as in the reference implementation, so that its weights can be loaded.
     """
 
     def __init__(

@@ -113,5 +113,5 @@ def _deformable_stage(before: int, after: int, norm: str, *, deform_conv: str) -
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_upconv_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNetUpConv:
-    """Build :class:`ResNetUpConv` from ``MODEL.RESNETS.{DEPTH,NORM}`` and ``MODEL.UPCONV``."""
+    """Build :class:`ResNetUpConv` from ``MODEL.RESNETS`` and ``MODEL.UPCONV``."""
     return build_from_keys(ResNetUpConv, cfg, KEYS)

@@ -57,10 +57,10 @@ def render_ignored(points: Points, num_classes: int) -> Tensor:
 def render_with_ignored(points: Points, num_classes: int, policy: str) -> Tensor:
     """Render the center heatmap of the reference implementation for 3-D boxes.
 
-    A region to ignore sets cells to 0.9999, which has zero loss, and overwrites peaks of earlier objects there. Peaks of
-    later objects overwrite the region (original.md: Regions to ignore). One difference is that the reference
-    implementation keeps values of later Gaussians above 0.9999 next to their peaks. This requires a box of 776 cells and
-    changes the loss by 1e-16.
+    A region to ignore sets cells to 0.9999, which has zero loss, and overwrites peaks of earlier objects there. Peaks
+    of later objects overwrite the region (original.md: Regions to ignore). One difference is that the reference
+    implementation keeps values of later Gaussians above 0.9999 next to their peaks. This requires a box of 776 cells
+    and changes the loss by 1e-16.
 
     Args:
         points: annotated objects of a batch.

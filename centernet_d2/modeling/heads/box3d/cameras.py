@@ -15,7 +15,7 @@ from ....imaging.transforms import is_mirrored
 from ....structures.boxes3d import pinhole_camera
 from ....structures.calibration import read_camera
 
-__all__ = ["transform_camera", "camera_lookup"]
+__all__ = ["camera_lookup", "transform_camera"]
 
 # (image name, (height, width)) -> (3, 4) projection matrix of the image.
 CameraLookup = Callable[[str, tuple[int, int]], Tensor]

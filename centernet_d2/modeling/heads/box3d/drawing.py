@@ -59,7 +59,7 @@ def draw_birds_eye(
     scale = height / depth
 
     def place(points: Tensor) -> np.ndarray:
-        """Convert (..., 2) meters (x, z) to fixed-point pixels with 4 fractional bits, clamped to the range of OpenCV."""
+        """Convert (..., 2) meters (x, z) to fixed-point pixels with 4 fractional bits, in the range of OpenCV."""
         pixels = torch.stack([width / 2 + points[..., 0] * scale, height - points[..., 1] * scale], dim=-1)
         return (pixels * 16).nan_to_num(0).clamp(-1e6, 1e6).round().int().cpu().numpy()
 

@@ -23,7 +23,7 @@ from ....structures.points import known_objects
 from ....structures.types import DatasetDict
 from ....utils.validation import ArgumentError, check_choice
 from ..point_head import Property
-from .cameras import CameraLookup, transform_camera, camera_lookup
+from .cameras import CameraLookup, camera_lookup, transform_camera
 from .drawing import draw_birds_eye, draw_boxes3d
 
 __all__ = ["Box3DProperty"]
@@ -107,9 +107,9 @@ class Box3DProperty(Property):
         # "l1" or "log" (scale-invariant squared error of log depths over the objects of an image).
         node.DEPTH_LOSS = "l1"
         node.DEPTH_WEIGHT = 1.0
-        # Focal length in input pixels for which the network predicts depths. If positive, depths are scaled by the focal
-        # length of the network input, so that they hold for other cameras and resolutions. 0: the network predicts
-        # meters independently of the camera, as in the reference implementation.
+        # Focal length in input pixels for which the network predicts depths. If positive, depths are scaled by the
+        # focal length of the network input, so that they hold for other cameras and resolutions. 0: the network
+        # predicts meters independently of the camera, as in the reference implementation.
         node.REFERENCE_FOCAL = 0.0
         # (3, 4) projection matrix of images without a camera; default of the reference implementation.
         node.DEFAULT_CAMERA = [
@@ -197,7 +197,11 @@ class Box3DProperty(Property):
         return (truth.gt_space > 0) & (truth.gt_depth > 0)
 
     def errors(self, detections: Instances, truth: Instances) -> dict[str, float]:
-        """Return the mean absolute depth error, ``metres`` and ``percent`` of the true depth."""
+        """Compute the mean absolute depth error.
+
+        Returns:
+            The error in ``metres``, and in ``percent`` of the true depth.
+        """
         meters = (detections.pred_boxes3d.location[:, 2].double() - truth.gt_depth.double()).abs()
         return {"metres": float(meters.mean()), "percent": float((100 * meters / truth.gt_depth.double()).mean())}
 

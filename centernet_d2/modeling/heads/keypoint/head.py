@@ -22,8 +22,8 @@ from .schema import KeypointSchema
 
 __all__ = ["KeypointHead", "snap_to_peaks"]
 
-# A joint snaps to a heatmap peak with a score above PEAK_THRESHOLD within MAX_DISTANCE, relative to the longer side of the
-# box (original.md: Pose decoding).
+# A joint snaps to a heatmap peak with a score above PEAK_THRESHOLD within MAX_DISTANCE, relative to the longer side of
+# the box (original.md: Pose decoding).
 PEAK_THRESHOLD = 0.1
 MAX_DISTANCE = 0.3
 
