@@ -1,4 +1,7 @@
-"""The recorded inputs and outputs of the original, file by file (--reference DIR: others; -s: a line each)."""
+"""Comparison with recorded outputs of the reference implementation.
+
+Use --reference DIR for other files, and -s for a line per file.
+"""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The checks of test_reference.py notice when a single recorded output is altered."""
+"""Sensitivity of test_reference.py: altering a single recorded output must fail."""
 
 import re
 
@@ -9,7 +9,7 @@ from conftest import ROOT
 from support.reference import Comparison, find_check
 
 GOLDEN = ROOT / "tests" / "golden"
-# Recorded results, by folder; everything else in a file is input, or describes how it was made.
+# Patterns of output arrays by folder. All other arrays are inputs or metadata.
 OUTPUTS = {
     "decode": "dets|nms|depth",
     "eval": "ap_.*|curves|thresholds|count|evaluated|printed_.*|(min_height|max_occlusion|max_truncation)",
@@ -27,7 +27,7 @@ OUTPUTS = {
 def altered_cases():
     for path in sorted(GOLDEN.glob("*/*.npz")):
         folder = path.parent.name
-        # "radius" is an input of the drawings, "input" one of the colour files, "alpha" one of the 3-D boxes.
+        # In these files, the arrays are inputs.
         inputs = {"gaussians.npz": {"radius"}, "color_aug_1.npz": {"input"}, "ddd_utils.npz": {"alpha"}}
         for name in np.load(path).files:
             if re.fullmatch(OUTPUTS[folder], name) and name not in inputs.get(path.name, ()):
@@ -35,7 +35,7 @@ def altered_cases():
 
 
 def alter(array, index=-1):
-    """Change one value of an array; what is not a number becomes one."""
+    """Change one value of an array; NaN becomes 0."""
     if array.dtype == bool:
         array.flat[index] = not array.flat[index]
     elif np.isnan(array.flat[index]):
@@ -46,7 +46,7 @@ def alter(array, index=-1):
 
 
 @pytest.mark.parametrize(("path", "name"), list(altered_cases()))
-def test_one_altered_output_fails(path, name, tmp_path):
+def test_altered_output_fails(path, name, tmp_path):
     data = dict(np.load(path))
     array = alter(np.array(data[name]))
     assert failures({**data, name: array}, path, tmp_path)
@@ -54,7 +54,7 @@ def test_one_altered_output_fails(path, name, tmp_path):
 
 @pytest.mark.parametrize("name", ["ap_r11", "ap_r40", "curves", "thresholds"])
 @pytest.mark.parametrize("seed", range(3))
-def test_any_altered_figure_of_kitti_fails(name, seed, tmp_path):
+def test_altered_kitti_metric_fails(name, seed, tmp_path):
     path = GOLDEN / "eval" / "kitti_sparse.npz"
     data = dict(np.load(path))
     array = alter(np.array(data[name]), np.random.default_rng(seed).integers(data[name].size))
@@ -62,7 +62,7 @@ def test_any_altered_figure_of_kitti_fails(name, seed, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ap_r11", "ap_r40", "curves", "thresholds"])
-def test_any_altered_figure_of_the_other_sets_fails(shared, name, tmp_path):
+def test_altered_metric_of_other_datasets_fails(shared, name, tmp_path):
     for number, path in enumerate(sorted((shared / "reference" / "golden" / "eval").glob("kitti_*.npz"))):
         data = dict(np.load(path))
         array = alter(np.array(data[name]), np.random.default_rng(number).integers(data[name].size))
@@ -70,13 +70,13 @@ def test_any_altered_figure_of_the_other_sets_fails(shared, name, tmp_path):
         assert failures({**data, name: array}, path, tmp_path / path.stem), path
 
 
-def test_what_is_not_altered_passes(tmp_path):
+def test_unaltered_file_passes(tmp_path):
     path = GOLDEN / "eval" / "kitti_sparse.npz"
     assert not failures(dict(np.load(path)), path, tmp_path)
 
 
 def failures(data, path, tmp_path):
-    """What the check of a file says of these arrays in its place."""
+    """Return the failures of the check of a file with replaced arrays."""
     altered = tmp_path / path.parent.name / path.name
     altered.parent.mkdir()
     np.savez(altered, **data)

@@ -75,13 +75,13 @@ class IdentityProperty(Property):
     def labeled(self, truth: Instances) -> Tensor:
         return truth.gt_identity >= 0
 
-    def errors(self, found: Instances, truth: Instances) -> dict[str, float]:
+    def errors(self, detections: Instances, truth: Instances) -> dict[str, float]:
         """``rank1``: of the objects that are there more than once, percent whose nearest other object is the same."""
-        similarity = found.pred_embedding @ found.pred_embedding.T
+        similarity = detections.pred_embedding @ detections.pred_embedding.T
         similarity.fill_diagonal_(-torch.inf)
         same = truth.gt_identity[:, None] == truth.gt_identity
         again = same.sum(dim=1) > 1
-        hit = same[torch.arange(len(found)), similarity.argmax(dim=1)]
+        hit = same[torch.arange(len(detections)), similarity.argmax(dim=1)]
         return {"rank1": 100.0 * float(hit[again].float().mean())}
 
 

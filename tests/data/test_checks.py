@@ -196,7 +196,7 @@ def test_properties_check_every_data_set(tmp_path):
         DatasetCatalog.register(name, lambda record=record: [record])
     properties = [KeypointProperty(schema=KeypointSchema((0,)))]
     assert len(load_checked(["good"], 1, properties)) == 1
-    with pytest.raises(ValueError, match=r"a\.png, annotation 0 of this image: a visibility is not 0, 1 or 2"):
+    with pytest.raises(ValueError, match=r"a\.png, annotation 0 of this image: visibilities must be 0, 1 or 2"):
         load_checked(["good", "bad"], 1, properties)
 
 

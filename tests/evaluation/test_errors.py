@@ -144,9 +144,9 @@ class Tilt(Property):
     def labeled(self, truth):
         return truth.gt_classes == 0
 
-    def errors(self, found, truth):
-        self.calls.append((found.pred_tilt.tolist(), truth.gt_tilt.tolist(), truth.gt_classes.tolist()))
-        return {"most": float((found.pred_tilt - truth.gt_tilt).abs().max())}
+    def errors(self, detections, truth):
+        self.calls.append((detections.pred_tilt.tolist(), truth.gt_tilt.tolist(), truth.gt_classes.tolist()))
+        return {"most": float((detections.pred_tilt - truth.gt_tilt).abs().max())}
 
 
 def test_a_property_is_called_once_with_all_pairs(evaluate, caplog):

@@ -108,7 +108,7 @@ def test_a_training_picture_shows_space_if_there_is_a_camera():
 
 def test_what_properties_draw_beside_the_image_is_put_in_a_row():
     class Panel(Property):
-        def draw(self, picture, instances, inputs):
+        def draw(self, visualizer, instances, inputs):
             return [np.full((inputs["height"], 10, 3), 7, dtype=np.uint8)]
 
     image = np.full((60, 80, 3), 90, dtype=np.uint8)

@@ -253,11 +253,11 @@ class CenterHead(PointHead):
 
         The offset is None unless `average_offsets` is set.
         """
-        upright: dict[str, Tensor | None] = {"heatmap": maps["heatmap"].flip(-1)}
+        unflipped: dict[str, Tensor | None] = {"heatmap": maps["heatmap"].flip(-1)}
         if "offset" in self.maps:
             shift = (self.stride - 1) / self.stride
-            upright["offset"] = unflip_vectors(maps["offset"], shift) if self.average_offsets else None
-        return upright
+            unflipped["offset"] = unflip_vectors(maps["offset"], shift) if self.average_offsets else None
+        return unflipped
 
     def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """Return (B, K) scores and classes, and (B, K, 2) centers."""

@@ -55,20 +55,20 @@ def draw_birds_eye(
         (H, W, 3) uint8 figure with a line every 10 meters and a line along the heading of each box.
     """
     height, width = size
-    picture = np.full((height, width, 3), 245, dtype=np.uint8)
+    figure = np.full((height, width, 3), 245, dtype=np.uint8)
     scale = height / depth
 
-    def place(points: Tensor) -> np.ndarray:
+    def to_pixels(points: Tensor) -> np.ndarray:
         """Convert (..., 2) meters (x, z) to fixed-point pixels with 4 fractional bits, in the range of OpenCV."""
         pixels = torch.stack([width / 2 + points[..., 0] * scale, height - points[..., 1] * scale], dim=-1)
         return (pixels * 16).nan_to_num(0).clamp(-1e6, 1e6).round().int().cpu().numpy()
 
     for distance in range(10, int(depth), 10):
         row = round(height - distance * scale)
-        cv2.line(picture, (0, row), (width, row), (215, 215, 215), 1)
-        cv2.putText(picture, f"{distance} m", (2, row - 2), cv2.FONT_HERSHEY_SIMPLEX, 0.3, (130, 130, 130), 1)
+        cv2.line(figure, (0, row), (width, row), (215, 215, 215), 1)
+        cv2.putText(figure, f"{distance} m", (2, row - 2), cv2.FONT_HERSHEY_SIMPLEX, 0.3, (130, 130, 130), 1)
     for boxes, color in groups:
-        cv2.polylines(picture, list(place(boxes.bev_polygons())), True, color, 1, cv2.LINE_AA, 4)
-        for start, end in place(boxes.heading()[..., 0::2]):
-            cv2.line(picture, start.tolist(), end.tolist(), color, 1, cv2.LINE_AA, 4)
-    return picture
+        cv2.polylines(figure, list(to_pixels(boxes.bev_polygons())), True, color, 1, cv2.LINE_AA, 4)
+        for start, end in to_pixels(boxes.heading()[..., 0::2]):
+            cv2.line(figure, start.tolist(), end.tolist(), color, 1, cv2.LINE_AA, 4)
+    return figure

@@ -170,13 +170,15 @@ class KeypointHead(PointHead):
         # The reference implementation only changes the sign of x.
         shift = (self.stride - 1) / self.stride if self.average_offsets else 0.0
         displacement = maps["keypoint_displacement"].unflatten(1, (-1, 2))[:, self.schema.mirror]
-        upright: dict[str, Tensor | None] = {"keypoint_displacement": unflip_vectors(displacement, shift).flatten(1, 2)}
+        unflipped: dict[str, Tensor | None] = {
+            "keypoint_displacement": unflip_vectors(displacement, shift).flatten(1, 2)
+        }
         if "keypoint_heatmap" in self.maps:
-            upright["keypoint_heatmap"] = maps["keypoint_heatmap"].flip(-1)[:, self.schema.mirror]
+            unflipped["keypoint_heatmap"] = maps["keypoint_heatmap"].flip(-1)[:, self.schema.mirror]
         if "keypoint_offset" in self.maps:
             offset = maps["keypoint_offset"]
-            upright["keypoint_offset"] = unflip_vectors(offset, shift) if self.average_offsets else None
-        return upright
+            unflipped["keypoint_offset"] = unflip_vectors(offset, shift) if self.average_offsets else None
+        return unflipped
 
     def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """Decode (B, K, J, 3) keypoints: x, y in map pixels, and score.
