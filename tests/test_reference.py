@@ -1,6 +1,6 @@
-"""Comparison with recorded inputs and outputs of the reference implementation, file by file.
+"""Comparison with recorded outputs of the reference implementation.
 
-``--reference FOLDER`` selects other recordings, and ``-s`` prints one line per file.
+Use --reference DIR for other files, and -s for a line per file.
 """
 
 import pytest

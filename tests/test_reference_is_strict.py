@@ -1,4 +1,4 @@
-"""Each check of test_reference.py fails if a single recorded output is altered."""
+"""Sensitivity of test_reference.py: altering a single recorded output must fail."""
 
 import re
 
@@ -9,7 +9,7 @@ from conftest import ROOT
 from support.reference import Comparison, find_check
 
 GOLDEN = ROOT / "tests" / "golden"
-# Names of recorded outputs by folder; all other arrays in a file are inputs or metadata.
+# Patterns of output arrays by folder. All other arrays are inputs or metadata.
 OUTPUTS = {
     "decode": "dets|nms|depth",
     "eval": "ap_.*|curves|thresholds|count|evaluated|printed_.*|(min_height|max_occlusion|max_truncation)",
@@ -27,7 +27,7 @@ OUTPUTS = {
 def altered_cases():
     for path in sorted(GOLDEN.glob("*/*.npz")):
         folder = path.parent.name
-        # Inputs in these files have the same names as outputs in others.
+        # In these files, the arrays are inputs.
         inputs = {"gaussians.npz": {"radius"}, "color_aug_1.npz": {"input"}, "ddd_utils.npz": {"alpha"}}
         for name in np.load(path).files:
             if re.fullmatch(OUTPUTS[folder], name) and name not in inputs.get(path.name, ()):
@@ -62,7 +62,7 @@ def test_altered_kitti_metric_fails(name, seed, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ap_r11", "ap_r40", "curves", "thresholds"])
-def test_altered_kitti_metric_in_extra_data_fails(shared, name, tmp_path):
+def test_altered_metric_of_other_datasets_fails(shared, name, tmp_path):
     for number, path in enumerate(sorted((shared / "reference" / "golden" / "eval").glob("kitti_*.npz"))):
         data = dict(np.load(path))
         array = alter(np.array(data[name]), np.random.default_rng(number).integers(data[name].size))
@@ -70,13 +70,13 @@ def test_altered_kitti_metric_in_extra_data_fails(shared, name, tmp_path):
         assert failures({**data, name: array}, path, tmp_path / path.stem), path
 
 
-def test_unaltered_outputs_pass(tmp_path):
+def test_unaltered_file_passes(tmp_path):
     path = GOLDEN / "eval" / "kitti_sparse.npz"
     assert not failures(dict(np.load(path)), path, tmp_path)
 
 
 def failures(data, path, tmp_path):
-    """Return the failures of the check of a file if its arrays are replaced by `data`."""
+    """Return the failures of the check of a file with replaced arrays."""
     altered = tmp_path / path.parent.name / path.name
     altered.parent.mkdir()
     np.savez(altered, **data)

@@ -137,7 +137,7 @@ def show(args: argparse.Namespace) -> None:
         f"\n{'':10}{'AP':>8}{'AP50':>8}{'AP75':>8}\n{'shapes_val':10}"
         + "".join(f"{metrics[name]:8.1f}" for name in ("AP", "AP50", "AP75"))
         + f"\n\npictures: {pictures}{os.sep} (sheet.png shows ground truth, detections and heatmap)\n"
-        "train on a folder of your own labelled images:\n"
+        "train on a folder of your own labeled images:\n"
         f"  {python} train_net.py --data FOLDER --minutes 20\n"
         f"demo: AP50={metrics['AP50']:.1f} AP={metrics['AP']:.1f} seconds={seconds:.0f} pictures={pictures}"
     )

@@ -205,14 +205,14 @@ def load_checked(
 
     Every dataset is validated by :func:`check_dataset` and the properties. Images without annotations get an empty
     list; annotation values that are ``None`` or empty lists are removed. If a dataset does not label a property, all
-    its images contain the name of the property in ``unlabelled``.
+    its images contain the name of the property in ``unlabeled``.
 
     Args:
         names: names of the datasets.
         num_classes: number of classes of the model.
         properties: properties of the model.
         class_names: class names of the model, if datasets label different classes. Classes are matched by name, and
-            ``labelled_classes`` of an image marks the classes that its dataset labels. If empty, all datasets have
+            ``labeled_classes`` of an image marks the classes that its dataset labels. If empty, all datasets have
             the classes of the model.
 
     Raises:
@@ -233,8 +233,8 @@ def load_checked(
             prop.check(dicts)
         if numbers is not None:
             dicts = translate(dicts, numbers, num_classes)
-        if unlabelled := [prop.name for prop in properties if not is_labeled(dicts, prop)]:
-            dicts = [{**image, "unlabelled": unlabelled} for image in dicts]
+        if unlabeled := [prop.name for prop in properties if not is_labeled(dicts, prop)]:
+            dicts = [{**image, "unlabeled": unlabeled} for image in dicts]
         images.extend(dicts)
     return images
 

@@ -36,7 +36,7 @@ def match_classes(name: str, own: Sequence[str], classes: Sequence[str]) -> list
 def translate(dicts: Sequence[DatasetDict], numbers: Sequence[int], num_classes: int) -> list[DatasetDict]:
     """Convert the classes of a dataset to the classes of the model.
 
-    Every image gets ``labelled_classes``, a (C,) bool tensor that marks the classes that the dataset labels.
+    Every image gets ``labeled_classes``, a (C,) bool tensor that marks the classes that the dataset labels.
 
     Args:
         dicts: images in Detectron2's format, not modified. Special categories below 0 are unchanged.
@@ -48,7 +48,7 @@ def translate(dicts: Sequence[DatasetDict], numbers: Sequence[int], num_classes:
     return [
         {
             **image,
-            "labelled_classes": labeled,
+            "labeled_classes": labeled,
             "annotations": [
                 x if x["category_id"] < 0 else {**x, "category_id": numbers[x["category_id"]]}
                 for x in image.get("annotations", ())

@@ -283,7 +283,7 @@ class Trainer(DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
         dicts = cls.load_datasets(cfg, cfg.DATASETS.TRAIN)
         for prop in build_properties(cfg):
-            if all(prop.name in image.get("unlabelled", ()) for image in dicts):
+            if all(prop.name in image.get("unlabeled", ()) for image in dicts):
                 keys = ", ".join(prop.annotation_keys)
                 raise ValueError(f"no annotation of DATASETS.TRAIN has {keys}, so nothing would learn {prop.name}")
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:

@@ -101,7 +101,7 @@ class ErrorEvaluator(DatasetEvaluator):
             detections = detections[detections.scores > self.threshold]
             record = self.records[x["image_id"]]
             truth = known_objects(self.mapper.annotate(record, TransformList([]), detections.image_size))
-            self.counts += torch.tensor([int(prop.labelled(truth).sum()) for prop in self.properties])
+            self.counts += torch.tensor([int(prop.labeled(truth).sum()) for prop in self.properties])
             objects, matches = match_detections(truth, detections)
             if len(objects):
                 self.pairs.append((detections[matches], truth[objects]))
@@ -126,7 +126,7 @@ class ErrorEvaluator(DatasetEvaluator):
         results, number = {}, 0
         if pairs:
             detections, truth = (concatenate(side) for side in zip(*pairs, strict=True))
-            known = prop.labelled(truth)
+            known = prop.labeled(truth)
             number = int(known.sum())
         if number:
             results = prop.errors(detections[known], truth[known])

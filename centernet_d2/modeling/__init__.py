@@ -1,6 +1,6 @@
-"""Networks, heads, losses and decoding. Importing this package registers all of them with Detectron2."""
+"""Backbones, point heads and meta-architecture, registered with Detectron2."""
 
-from .. import config as _config  # noqa: F401  # Imports Detectron2 without its notices.
+from .. import config as _config  # noqa: F401  # Import Detectron2 without its warnings.
 from .backbone import DLABackbone, Hourglass, ResNetUpConv
 from .heads import POINT_HEAD_REGISTRY, Box3DHead, BoxHead, CenterHead, KeypointHead, PointHead
 from .meta_arch import CenterNet

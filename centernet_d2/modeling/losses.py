@@ -1,6 +1,6 @@
-"""The losses of the paper as functions (section 3; original.md: Losses). All compute in float32.
+"""Loss functions, computed in float32 (paper, section 3; original.md: Losses).
 
-Several processes that share a batch divide by what all of them count together, see :func:`over_processes`.
+Normalizers are averaged over all processes that share a batch, see :func:`average_over_processes`.
 """
 
 from __future__ import annotations
@@ -16,83 +16,90 @@ from torch.autograd.function import once_differentiable
 
 __all__ = [
     "REGRESSION_LOSSES",
+    "average_over_processes",
     "focal_loss",
     "focal_loss_with_logits",
     "log_depth_loss",
     "orientation_loss",
-    "over_processes",
     "regression_loss",
 ]
 
 REGRESSION_LOSSES = ("l1", "smooth_l1")
 
-# The original clamps training probabilities to [1e-4, 1 - 1e-4]: no gradient beyond.
+# Probabilities are clamped to [1e-4, 1 - 1e-4] in training, as in the reference implementation; no gradient outside.
 _PROBABILITY_MARGIN = 1e-4
-# In every denominator of the original, so that no objects give no loss instead of 0 / 0.
+# Added to denominators, as in the reference implementation, to avoid 0 / 0 without objects.
 _EPSILON = 1e-4
-# Depths are at least a millimetre before their logarithm is taken; the depth that a network says may be negative.
+# Minimum depth in meters before taking the logarithm; predicted depths may be negative.
 _MIN_DEPTH = 1e-3
 
 
-def over_processes(count: Tensor, *, plus: float = 0.0, at_least: float = 0.0) -> Tensor:
-    """What a loss is divided by, so that several processes together learn what one would from the whole batch.
+def average_over_processes(count: Tensor, *, eps: float = 0.0, minimum: float = 0.0) -> Tensor:
+    """Average a loss normalizer over all processes.
 
-    Gradients are averaged over the processes, and so are logged losses. The average of sum / (total / processes) is
-    the sum of all processes over the total of all. Every process must call this in the same order, with objects or not.
+    Gradients and logged losses are averaged over processes. Dividing by the average of the normalizer therefore gives
+    the same result as a single process with the complete batch. Every process must call this function in the same
+    order, even without objects.
 
     Args:
-        count: what this process counts, any shape.
-        plus, at_least: of the total, against a division by 0: first the one is added, then the other is the least.
+        count: normalizer of this process, of any shape.
+        eps: value added to the total, to avoid division by 0.
+        minimum: lower bound of the total, applied after adding `eps`.
 
     Returns:
-        The total of all processes divided by their number, without gradient; in a single process its own count.
+        The total divided by the number of processes, without gradient.
     """
     total, processes = count.detach().clone(), comm.get_world_size()
     if processes > 1:
         torch.distributed.all_reduce(total)
-    return (total + plus).clamp(min=at_least) / processes
+    return (total + eps).clamp(min=minimum) / processes
 
 
 def focal_loss(probability: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Penalty-reduced focal loss, alpha 2 and beta 4 (paper, equation 1).
+    """Compute the penalty-reduced focal loss, alpha 2 and beta 4 (paper, equation 1).
 
     Args:
-        probability: any shape, inside (0, 1).
-        target: same shape; exactly 1 at centers, less around them.
-        weight: broadcastable to the same shape; scales the loss of cells that are not centers.
+        probability: probabilities in (0, 1), of any shape.
+        target: tensor of the same shape; exactly 1 at centers, less than 1 elsewhere.
+        weight: weight of the loss of cells that are not centers, broadcastable to the same shape.
 
     Returns:
-        The sum over all cells, divided by the number of centers if there are any.
+        The sum over all cells, divided by the number of centers (at least 1).
     """
     center = target == 1
     at_center = probability.log() * (1 - probability) ** 2
     elsewhere = (1 - probability).log() * probability**2 * (1 - target) ** 4
     if weight is not None:
         elsewhere = elsewhere * weight
-    return -torch.where(center, at_center, elsewhere).sum() / over_processes(center.sum(), at_least=1)
+    return -torch.where(center, at_center, elsewhere).sum() / average_over_processes(center.sum(), minimum=1)
 
 
 def focal_loss_with_logits(logits: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """:func:`focal_loss` of the clamped sigmoid, in float32 whatever the type of the logits (float64 stays so).
+    """Compute :func:`focal_loss` of the clamped sigmoid of logits.
 
-    The gradient is a formula of its own: autograd would keep and read again a dozen tensors as large as the heatmaps.
+    The loss is computed in float32, or in float64 for float64 logits. The gradient is implemented explicitly, because
+    autograd would save a dozen tensors of the size of the heatmaps.
     """
     logits = logits if logits.dtype == torch.float64 else logits.float()
-    return _FocalSum.apply(logits, target, weight) / over_processes((target == 1).sum(), at_least=1)
+    return _FocalSum.apply(logits, target, weight) / average_over_processes((target == 1).sum(), minimum=1)
 
 
 class _FocalSum(torch.autograd.Function):
-    """The sum of the focal loss over all cells, by logits. What backward needs is made on the way forward.
+    """Sum of the focal loss over all cells, as a function of logits. The gradient is computed in the forward pass.
 
-    With p the clamped sigmoid and q = 1 - p, the derivatives by the logit (dp = p q) are, inside the clamp, of the loss
-    at centers -q^2 log p: q^2 (2 p log p - q); of that elsewhere, -p^2 log q (1 - t)^4: p^2 (p - 2 q log q) (1 - t)^4.
+    Let p be the clamped sigmoid and q = 1 - p. With dp = p q, the derivatives with respect to the logit are, inside the
+    clamp range:
+
+    * at centers, with the loss -q^2 log p: q^2 (2 p log p - q);
+    * elsewhere, with the loss -p^2 log q (1 - t)^4: p^2 (p - 2 q log q) (1 - t)^4.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         probability = logits.sigmoid().clamp_(_PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)
         center = target == 1
-        # Chance of the right answer and of the wrong one: each cell has one formula, of either sign.
+        # Probabilities of the right and the wrong class, so that the formula is the same for all cells except for the
+        # sign.
         wrong = torch.where(center, 1 - probability, probability)
         right = 1 - wrong
         scale = (1 - target.to(logits.dtype)).square_().square_()
@@ -115,31 +122,35 @@ class _FocalSum(torch.autograd.Function):
 
 
 def normalizer(weight: Tensor, loss: str = "l1", slots: int = 0) -> Tensor:
-    """What a regression loss is divided by: the supervised values (l1) or objects (smooth_l1), over all processes.
+    """Return the normalizer of a regression loss, averaged over all processes.
+
+    It is the number of supervised values ("l1") or objects ("smooth_l1").
 
     Args:
-        weight: (N, D).
+        weight: (N, D) weights.
         loss: one of REGRESSION_LOSSES.
-        slots: if not 0, divide by this many objects, however many there are, as the original does for 3-D boxes.
+        slots: if not 0, use this fixed number of objects, as the reference implementation does for 3-D boxes.
     """
     if slots:
-        return over_processes(weight.new_full((), slots * weight.shape[1]))
-    return over_processes(weight.sum() if loss == "l1" else weight.amax(dim=1).sum(), plus=_EPSILON)
+        return average_over_processes(weight.new_full((), slots * weight.shape[1]))
+    return average_over_processes(weight.sum() if loss == "l1" else weight.amax(dim=1).sum(), eps=_EPSILON)
 
 
 def regression_loss(prediction: Tensor, target: Tensor, weight: Tensor, loss: str = "l1", slots: int = 0) -> Tensor:
-    """L1 loss averaged over values, or smooth L1 loss averaged over objects (paper, equations 2 and 3).
+    """Compute the L1 or smooth L1 loss (paper, equations 2 and 3).
+
+    The L1 loss is averaged over values, the smooth L1 loss over objects.
 
     Args:
-        prediction, target: (N, D); targets without weight may be anything, NaN too.
-        weight: (N, D) in 0..1.
+        prediction, target: (N, D); targets with zero weight may have any value, including NaN.
+        weight: (N, D) weights in 0..1.
         loss: one of REGRESSION_LOSSES.
         slots: see :func:`normalizer`.
 
     Returns:
-        Scalar; 0, and connected to the prediction, if there are no objects.
+        Scalar; without objects, it is 0 but still depends on the prediction.
     """
-    target = _where_known(target, weight)
+    target = _zero_unweighted(target, weight)
     function = F.l1_loss if loss == "l1" else F.smooth_l1_loss
     total = function(prediction.float() * weight, target * weight, reduction="sum")
     return total / normalizer(weight, loss, slots)
@@ -148,62 +159,67 @@ def regression_loss(prediction: Tensor, target: Tensor, weight: Tensor, loss: st
 def log_depth_loss(
     prediction: Tensor, target: Tensor, weight: Tensor, image: Tensor, images: int, balance: float = 0.5
 ) -> Tensor:
-    """The scale-invariant error of depths in log space: mean(d^2) - balance * mean(d)^2 with d = log y - log y'.
+    """Compute the scale-invariant error of log depths.
+
+    The loss of an image is mean(d^2) - balance * mean(d)^2, with d = log y - log y'.
 
     Args:
-        prediction, target: (N, 1) depths; targets without weight may be anything, NaN too.
-        weight: (N, 1) in 0..1.
-        image: (N,) index into the batch; the means are over the objects of one image.
-        images: size of the batch.
-        balance: how much of an error that all objects of an image share is forgiven, 0..1.
+        prediction, target: (N, 1) depths; targets with zero weight may have any value, including NaN.
+        weight: (N, 1) weights in 0..1.
+        image: (N,) index into the batch; means are computed over the objects of each image.
+        images: batch size.
+        balance: fraction in 0..1 of the error common to all objects of an image that is not penalized.
 
     Returns:
-        The mean over images with objects; 0, and connected to the prediction, if there are none.
+        The mean over images with objects; without objects, it is 0 but still depends on the prediction.
     """
-    target = _where_known(target, weight)
+    target = _zero_unweighted(target, weight)
     prediction, target = (tensor.float().clamp(min=_MIN_DEPTH).log() for tensor in (prediction, target))
     difference = (prediction - target) * weight
     sums = torch.stack([weight[:, 0], difference[:, 0], (difference * (prediction - target))[:, 0]], dim=1)
     count, total, squares = sums.new_zeros(images, 3).index_add(0, image, sums).unbind(1)
     count = count.clamp(min=_EPSILON)
     per_image = squares / count - balance * (total / count) ** 2
-    return per_image.sum() / over_processes((count > _EPSILON).sum(), at_least=1)
+    return per_image.sum() / average_over_processes((count > _EPSILON).sum(), minimum=1)
 
 
 def orientation_loss(prediction: Tensor, target: Tensor, weight: Tensor, slots: int = 0) -> Tensor:
-    """Two bins, each with a class (outside, inside) and an angle (paper, equation 6; original.md: Orientation loss).
+    """Compute the loss of orientations in two bins (original.md: Orientation loss).
+
+    Each bin has a class (outside, inside) and an angle (paper, equation 6).
 
     Args:
-        prediction: (N, 8), per bin two logits, sine and cosine of the angle to its center.
-        target: (N, 8), in place of the logits 1 for the right class and 0 for the other; sine and cosine are only read
-            where the angle lies in the bin. Targets without weight may be anything, NaN too.
-        weight: (N,) in 0..1.
-        slots: divide the cross entropy by this many objects; those that are missing cost ln 2 per bin, as in the
-            original. 0: by the objects.
+        prediction: (N, 8), per bin two logits, and sine and cosine of the angle relative to the bin center.
+        target: (N, 8), per bin a one-hot class instead of logits; sine and cosine are ignored outside the bin. Targets
+            with zero weight may have any value, including NaN.
+        weight: (N,) weights in 0..1.
+        slots: if not 0, divide the cross entropy by this fixed number of objects; missing objects add ln 2 per bin, as
+            in the reference implementation.
 
     Returns:
-        Cross entropy of both bins, and smooth L1 of sine and cosine averaged over the objects of each bin.
+        The sum of the cross entropy of both bins, and the smooth L1 loss of sine and cosine averaged over the objects
+        of each bin.
     """
-    target = _where_known(target, weight[:, None])
+    target = _zero_unweighted(target, weight[:, None])
     prediction, target = prediction.float().unflatten(1, (2, 4)), target.unflatten(1, (2, 4))
     logits, vector = prediction[..., :2], prediction[..., 2:]
     bins = target[..., 1]
-    wanted = _where_known(target[..., 2:], bins[..., None])
+    target_vector = _zero_unweighted(target[..., 2:], bins[..., None])
     entropy = F.cross_entropy(logits.flatten(0, 1), bins.long().flatten(), reduction="none").view_as(bins)
     entropy = (entropy * weight[:, None]).sum()
     if slots:
-        places = over_processes(weight.new_full((), slots))
-        missing = (places - over_processes(weight.sum())).clamp(min=0)
-        entropy = (entropy + 2 * math.log(2) * missing) / places
+        count = average_over_processes(weight.new_full((), slots))
+        missing = (count - average_over_processes(weight.sum())).clamp(min=0)
+        entropy = (entropy + 2 * math.log(2) * missing) / count
     else:
-        entropy = entropy / over_processes(weight.sum(), plus=_EPSILON)
+        entropy = entropy / average_over_processes(weight.sum(), eps=_EPSILON)
     inside = bins * weight[:, None]
-    difference = F.smooth_l1_loss(vector, wanted, reduction="none").sum(dim=2)
-    # No epsilon in the original: an empty bin has no loss, a filled one its exact mean.
-    angle = (difference * inside).sum(dim=0) / over_processes(inside.sum(dim=0), at_least=1)
+    difference = F.smooth_l1_loss(vector, target_vector, reduction="none").sum(dim=2)
+    # No epsilon, as in the reference implementation: the loss is 0 for an empty bin, and the exact mean otherwise.
+    angle = (difference * inside).sum(dim=0) / average_over_processes(inside.sum(dim=0), minimum=1)
     return entropy + angle.sum()
 
 
-def _where_known(target: Tensor, weight: Tensor) -> Tensor:
-    """The target, with 0 for what has no weight: 0 times NaN would be NaN."""
+def _zero_unweighted(target: Tensor, weight: Tensor) -> Tensor:
+    """Replace targets with zero weight by 0, because 0 * NaN is NaN."""
     return torch.where(weight > 0, target, 0)

@@ -1,4 +1,4 @@
-"""Meta-architecture: backbone, point heads, losses and detection, independent of the task."""
+"""CenterNet meta-architecture."""
 
 from __future__ import annotations
 
@@ -40,9 +40,13 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 @META_ARCH_REGISTRY.register()
 class CenterNet(nn.Module):
-    """Objects as points (arXiv 1904.07850): one feature map, a heatmap of centers, properties read at its peaks."""
+    """Detector that represents objects as points (arXiv 1904.07850).
 
-    #: Argument -> config key.
+    A backbone computes a feature map, from which point heads predict a heatmap of object centers and the properties of
+    objects at its peaks.
+    """
+
+    #: Mapping from constructor arguments to config keys.
     keys: ClassVar[Mapping[str, str]] = {
         "heads": "MODEL.CENTERNET.HEADS",
         "pixel_mean": "MODEL.PIXEL_MEAN",
@@ -90,32 +94,32 @@ class CenterNet(nn.Module):
         Args:
             backbone: returns one feature map per supervised stack, ``{"stack_0": ..., "stack_1": ...}``, all of the
                 same shape; inference uses the last one.
-            heads: point heads in decoding order; state dicts use the names of a mapping, or those of the classes.
-            pixel_mean, pixel_std: per channel, in 0..255.
+            heads: point heads in decoding order. State dicts use the keys of a mapping, or the class names of heads.
+            pixel_mean, pixel_std: mean and standard deviation per channel, in 0..255.
             gaussian_radius: "original" or "corrected", see :func:`centernet_d2.modeling.heatmap.gaussian_radius`.
             radius_round_up: see :func:`centernet_d2.modeling.points.build_points`.
-            vis_period: iterations between two figures of training for TensorBoard; 0 draws none.
-            input_format: "BGR" or "RGB", for those figures.
-            max_detections: number of decoded peaks.
-            score_threshold: detections must score above this.
+            vis_period: number of iterations between training visualizations in TensorBoard; 0 disables them.
+            input_format: "BGR" or "RGB", for visualizations.
+            max_detections: number of decoded peaks per image.
+            score_threshold: detections with a lower or equal score are dropped.
             test_resolution, fixed_size: see :class:`Preprocessor`.
             nms: "", "class" or "agnostic", see :func:`centernet_d2.modeling.nms.suppress`.
-            nms_threshold: intersection over union for it.
-            channels_last: use the channels-last memory format; same results, different speed.
-            compiled: compile the network (in training, with its losses) by ``torch.compile`` at the first batch of
+            nms_threshold: IoU threshold of NMS.
+            channels_last: use the channels-last memory format, which changes the speed but not the results.
+            compiled: compile the network (and the losses in training) with ``torch.compile`` at the first batch of
                 each size.
-            precision: of the network at inference: "float32" without, "bfloat16" or "float16" with autocast. Maps are
-                always float32.
+            precision: precision of inference: "float32", or "bfloat16" or "float16" with autocast. Maps are always
+                float32.
 
         Raises:
-            ValueError: an argument is invalid or does not match another.
+            ValueError: if an argument is invalid or incompatible with another one.
         """
         super().__init__()
-        named = _named(heads)
+        named = _with_names(heads)
         check_heads(named)
         check_choice("nms", nms, NMS_MODES)
         if nms and not any("boxes" in head.provides for _, head in named):
-            raise ArgumentError("nms", f"is '{nms}', which needs boxes: add BoxHead to the heads")
+            raise ArgumentError("nms", f"is '{nms}', but NMS needs boxes: add BoxHead to the heads")
         check_choice("gaussian_radius", gaussian_radius, RADIUS_POLICIES)
         check_choice("input_format", input_format, INPUT_FORMATS)
         check_choice("precision", precision, PRECISIONS)
@@ -169,12 +173,12 @@ class CenterNet(nn.Module):
 
     @property
     def properties(self) -> list[Property]:
-        """Properties of the heads, in their order."""
+        """Properties of the heads, in the same order."""
         return [head.prop for head in self.heads.values()]
 
     @property
     def input_keys(self) -> list[str]:
-        """Keys of an image, in addition to its pixels, that the properties read."""
+        """Input keys of all properties."""
         return [key for prop in self.properties for key in prop.input_keys]
 
     @property
@@ -182,16 +186,17 @@ class CenterNet(nn.Module):
         return next(head.maps["heatmap"] for head in self.heads.values() if "heatmap" in head.maps)
 
     def forward(self, batched_inputs: Sequence[DatasetDict]) -> dict[str, Tensor] | list[dict[str, Instances]]:
-        """
+        """Compute losses in training, or detect objects at inference.
+
         Args:
             batched_inputs: Detectron2's format: ``image`` (C, H, W) in 0..255 and, in training, ``instances`` with
-                ``gt_boxes``, ``gt_classes`` and the fields of the heads; ``unlabelled`` and ``labelled_classes`` for
+                ``gt_boxes``, ``gt_classes`` and the fields of the heads; ``unlabeled`` and ``labeled_classes`` for
                 partially labeled datasets, see :class:`Points`; ``color``, a pending (C, C + 1) color transform. At
-                inference, ``height`` and ``width`` are the size of the original image, if ``image`` was resized.
-                Properties may have further inputs.
+                inference, ``height`` and ``width`` are the size of the original image if ``image`` was resized.
+                Properties may have additional inputs, see :attr:`input_keys`.
 
         Returns:
-            In training the weighted losses; at inference ``[{"instances": Instances}]`` in original pixels.
+            Weighted losses in training; ``[{"instances": Instances}]`` in pixels of the original images at inference.
         """
         if not self.training:
             return self.inference(batched_inputs)
@@ -204,25 +209,29 @@ class CenterNet(nn.Module):
         return losses
 
     def _graph(self, method: Callable) -> Callable:
-        """Return a method of this class, compiled if the model is."""
+        """Return a method of this class, compiled if `compiled` is set."""
         return _compiled(method) if self.compiled else method
 
     def compute_losses(self, images: Tensor, targets: Mapping[str, Targets]) -> tuple[list[Maps], dict[str, Tensor]]:
-        """Normalized (B, C, H, W) images and :meth:`targets` -> the raw maps of every stack, and :meth:`losses`.
+        """Compute the raw maps of all stacks, and the losses.
 
-        One graph without a break: nothing in it depends on values, and the number of objects is only a length. (With
-        MODEL.HOURGLASS.CHECKPOINT, there are breaks where rows are recomputed.)
+        Compiles to a single graph without breaks, because no control flow depends on values. Only with
+        MODEL.HOURGLASS.CHECKPOINT, there are graph breaks at recomputed blocks.
+
+        Args:
+            images: normalized (B, C, H, W) images.
+            targets: output of :meth:`targets`.
         """
         maps = self.compute_maps(images)
         return maps, self.losses(maps, targets)
 
     def compute_maps(self, images: Tensor) -> list[Maps]:
-        """Normalized (B, C, H, W) images -> the raw maps of every stack."""
+        """Compute the raw maps of all stacks from normalized (B, C, H, W) images."""
         features = self.backbone(images.contiguous(memory_format=self.memory_format))
         return [self._head_maps(feature, stack) for stack, feature in enumerate(features.values())]
 
     def compute_test_maps(self, images: Tensor) -> Maps:
-        """Normalized (B, C, H, W) images -> the activated maps of the last stack."""
+        """Compute activated maps of the last stack from normalized images."""
         images = images.contiguous(memory_format=self.memory_format)
         if self.precision == "float32":
             return self.activate(self._head_maps(list(self.backbone(images).values())[-1], -1))
@@ -234,11 +243,14 @@ class CenterNet(nn.Module):
         return {name: tensor for head in self.heads.values() for name, tensor in head(feature, stack).items()}
 
     def activate(self, maps: Maps) -> Maps:
-        """Raw maps -> maps as they are read at test time."""
+        """Apply the activations of inference to raw maps."""
         return {name: tensor for head in self.heads.values() for name, tensor in head.activate(maps).items()}
 
     def build_points(self, gt: Sequence[Instances], map_size: Sequence[int], **labels: Any) -> Points:
-        """The annotated objects of a batch on maps of the given height and width; `labels` as for build_points."""
+        """Convert the annotated objects of a batch to points.
+
+        See :func:`centernet_d2.modeling.points.build_points`, also for `labels`.
+        """
         return build_points(
             gt, map_size, self.stride, radius_policy=self.gaussian_radius, round_up=self.radius_round_up, **labels
         )
@@ -249,48 +261,59 @@ class CenterNet(nn.Module):
         """Return instances and points of a training batch, on the model's device.
 
         Raises:
-            ValueError: an object has a class that the model does not have.
+            ValueError: if the class of an object is out of range.
         """
         for x in batched_inputs:
             check_classes(x, self.num_classes)
         gt = [x["instances"] for x in batched_inputs]
         classes = None
-        if given := [x["labelled_classes"] for x in batched_inputs if "labelled_classes" in x]:
-            everything = torch.ones_like(given[0])
-            classes = torch.stack([x.get("labelled_classes", everything) for x in batched_inputs])
-        unlabelled = [x.get("unlabelled", ()) for x in batched_inputs]
-        # Where the annotations are, which is the CPU: it then knows how large the objects are, without waiting.
-        points = self.build_points(gt, map_size, unlabelled=unlabelled, labelled_classes=classes)
+        if masks := [x["labeled_classes"] for x in batched_inputs if "labeled_classes" in x]:
+            all_classes = torch.ones_like(masks[0])
+            classes = torch.stack([x.get("labeled_classes", all_classes) for x in batched_inputs])
+        unlabeled = [x.get("unlabeled", ()) for x in batched_inputs]
+        # Computed on the device of the annotations, the CPU, so that object sizes are known without synchronization.
+        points = self.build_points(gt, map_size, unlabeled=unlabeled, labeled_classes=classes)
         return [instances.to(self.device) for instances in gt], points.to(self.device)
 
     def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, Targets]:
-        """Return the targets of each head by its name, from :meth:`ground_truth`."""
+        """Build the targets of each head, by head name.
+
+        Args:
+            gt, points: output of :meth:`ground_truth`.
+        """
         return {name: head.targets(gt, points) for name, head in self.heads.items()}
 
     def losses(self, maps: Sequence[Maps], targets: Mapping[str, Targets]) -> dict[str, Tensor]:
-        """Losses of all heads, averaged over the stacks (original.md: Total loss).
+        """Compute losses of all heads, averaged over stacks (original.md: Total loss).
 
         Args:
-            maps: raw maps of every stack.
-            targets: from :meth:`targets`.
+            maps: raw maps of all stacks.
+            targets: output of :meth:`targets`.
 
         Raises:
-            ValueError: two heads call a loss the same.
+            ValueError: if two heads have a loss of the same name.
         """
         losses: dict[str, Tensor] = {}
         for name, head in self.heads.items():
             per_stack = [head.losses(stack, targets[name]) for stack in maps]
-            if twice := losses.keys() & per_stack[0].keys():
-                raise ValueError(f"{name} has a loss that an earlier head has too: {', '.join(sorted(twice))}")
-            losses.update({loss: torch.stack([own[loss] for own in per_stack]).mean(dim=0) for loss in per_stack[0]})
+            if duplicates := losses.keys() & per_stack[0].keys():
+                raise ValueError(
+                    f"losses of {name} are also losses of an earlier head: {', '.join(sorted(duplicates))}"
+                )
+            losses.update(
+                {loss: torch.stack([stack[loss] for stack in per_stack]).mean(dim=0) for loss in per_stack[0]}
+            )
         return losses
 
     def inference(self, batched_inputs: Sequence[DatasetDict], *, keep_heatmap: bool = False) -> list[dict[str, Any]]:
-        """Detect objects. Images with the same canvas size are batched; results do not depend on other images.
+        """Detect objects.
+
+        Images with the same canvas size are batched. Results do not depend on the other images.
 
         Args:
             batched_inputs: see :meth:`forward`.
-            keep_heatmap: add ``heatmap``, the strongest class of the center heatmap (1, h, w), and ``geometry``.
+            keep_heatmap: also return ``heatmap`` (1, h, w), the maximum over the classes of the center heatmap, and
+                ``geometry``.
         """
         canvases, geometries = self.preprocessor.canvases(batched_inputs)
         results: list[dict[str, Any]] = [{} for _ in canvases]
@@ -306,33 +329,36 @@ class CenterNet(nn.Module):
         return results
 
     def suppress(self, instances: Instances) -> Instances:
-        """The optional non-maximum suppression of one image's detections."""
+        """Apply the configured NMS to the detections of one image."""
         return suppress(instances, self.nms, self.nms_threshold)
 
     def detect(self, maps: Maps, geometries: Sequence[Geometry]) -> list[Instances]:
-        """Activated maps of a batch -> detections in original pixels.
+        """Convert activated maps to detections in pixels of the original images.
 
         Raises:
-            FloatingPointError: a map contains NaN, or a detection an infinite value.
+            FloatingPointError: if a map contains NaN, or a detection has an infinite value.
         """
         fields = self.decode(maps)
-        found = fields["scores"] > self.score_threshold
-        check_finite(maps, fields, found)
+        detected = fields["scores"] > self.score_threshold
+        check_finite(maps, fields, detected)
         results = []
         for index, geometry in enumerate(geometries):
-            rows = found[index].nonzero()[:, 0]
-            own = {name: tensor[index][rows] for name, tensor in fields.items()}
+            rows = detected[index].nonzero()[:, 0]
+            image_fields = {name: tensor[index][rows] for name, tensor in fields.items()}
             instances = Instances(geometry.image_size)
             for name, head in self.heads.items():
-                made = head.to_image(own, geometry)
-                check_fields(name, head, made)
-                for field, value in made.items():
+                produced = head.to_image(image_fields, geometry)
+                check_fields(name, head, produced)
+                for field, value in produced.items():
                     instances.set(field, value)
             results.append(instances)
         return results
 
     def decode(self, maps: Maps) -> Fields:
-        """Activated maps -> (B, K, ...) fields of the K best peaks, in map pixels. Shapes are fixed: exportable."""
+        """Decode activated maps at the K best peaks into (B, K, ...) fields.
+
+        Fields are in map pixels. Shapes only depend on the shapes of the maps, so this can be exported.
+        """
         peaks = Peaks(*top_peaks(maps["heatmap"], self.max_detections))
         fields: Fields = {}
         for head in self.heads.values():
@@ -344,27 +370,27 @@ class CenterNet(nn.Module):
 def _compiled(function: Callable) -> Callable:
     """Compile a function of a model and tensors.
 
-    A function, not a bound method: copies of a model run their own weights.
+    An unbound function, so that copies of a model use their own weights.
     """
     return torch.compile(function)
 
 
 @torch.no_grad()
 def visualize_training(model: CenterNet, record: DatasetDict, maps: Maps) -> None:
-    """Put a training image into the event storage, with ground truth, predictions and center heatmap.
+    """Visualize ground truth, predictions and heatmap in the event storage.
 
     Args:
         model: the model.
-        record: the image.
-        maps: raw maps of its batch, in which it is the first.
+        record: dataset dict of the first image of the batch.
+        maps: raw maps of the batch.
     """
     maps = model.activate({name: tensor[:1] for name, tensor in maps.items()})
     batch = model.preprocessor.training_batch([record])
     size = batch.image_sizes[0]
-    # With its color transforms.
+    # Includes the color transforms.
     image = (batch[0] * model.pixel_std + model.pixel_mean).round()
     to_image = torch.tensor([[model.stride, 0, 0], [0, model.stride, 0]], dtype=torch.float64)
-    # They come from the mapper, so they are valid.
+    # Already validated by the mapper.
     inputs = {key: record[key] for key in model.input_keys if key in record}
     drawn = draw_training(
         image,
@@ -380,10 +406,10 @@ def visualize_training(model: CenterNet, record: DatasetDict, maps: Maps) -> Non
 
 
 def unwrap(model: nn.Module) -> CenterNet:
-    """A CenterNet itself, if it is wrapped in DistributedDataParallel."""
+    """Return the CenterNet inside DistributedDataParallel, or the model itself."""
     return cast(CenterNet, model.module if isinstance(model, DistributedDataParallel) else model)
 
 
-def _named(heads: Sequence[PointHead] | Mapping[str, PointHead]) -> list[tuple[str, PointHead]]:
-    """Return heads with their names: the keys of a mapping, or the names of their classes."""
+def _with_names(heads: Sequence[PointHead] | Mapping[str, PointHead]) -> list[tuple[str, PointHead]]:
+    """Return pairs of name and head; names are the keys of a mapping, or class names."""
     return list(heads.items()) if isinstance(heads, Mapping) else [(type(head).__name__, head) for head in heads]

@@ -1,4 +1,4 @@
-"""Optional non-maximum suppression: NMS, soft-NMS (arXiv 1704.04503) and the merging of test scales."""
+"""NMS, soft-NMS (arXiv 1704.04503) and merging of test scales."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ NMS_MODES = ("", "class", "agnostic")
 
 
 def suppress(instances: Instances, mode: str, threshold: float) -> Instances:
-    """Drop detections whose box overlaps that of a better one.
+    """Apply non-maximum suppression to the detections of one image.
 
     Args:
-        instances: one image's, with ``pred_boxes``, ``scores`` and ``pred_classes``.
-        mode: "class" compares within a class, "agnostic" across classes, "" drops nothing.
-        threshold: intersection over union above which a box goes.
+        instances: detections with ``pred_boxes``, ``scores`` and ``pred_classes``.
+        mode: "class" suppresses within each class, "agnostic" across classes, "" disables NMS.
+        threshold: IoU threshold.
 
     Returns:
-        What is left, best first.
+        Remaining detections, by descending score.
     """
     if not mode:
         return instances
@@ -41,13 +41,13 @@ SOFT_NMS_METHODS = ("gaussian", "linear", "hard")
 
 @dataclass(frozen=True)
 class SoftNMS:
-    """What soft-NMS leaves, in the order in which it was picked.
+    """Result of soft-NMS, in the order of selection.
 
     Attributes:
-        index: (M,) rows of the input from which boxes come.
-        rest: (M,) rows of the input from which everything else comes; differs from `index` in stale rows only.
-        scores: (M,) float32 lowered scores.
-        num_valid: how many rows count; what follows them is stale.
+        index: (M,) input rows of the boxes.
+        rest: (M,) input rows of all other fields; only differs from `index` in stale rows.
+        scores: (M,) float32 decayed scores.
+        num_valid: number of valid rows; the following rows are stale.
     """
 
     index: Tensor
@@ -66,22 +66,23 @@ def soft_nms(
     score_threshold: float = 0.001,
     keep_stale: bool = False,
 ) -> SoftNMS:
-    """Lower the scores of boxes that overlap better ones, one pick after the other (original.md: Soft-NMS).
+    """Decay scores of boxes that overlap higher-scoring boxes.
 
-    Runs on the CPU: every pick depends on the one before.
+    Boxes are selected one by one by descending score (original.md: Soft-NMS). Each selection depends on the previous
+    ones, so this runs on the CPU.
 
     Args:
-        boxes: (N, 4) XYXY in pixels; sides and overlaps count the last pixel, as in the original.
-        scores: (N,).
+        boxes: (N, 4) XYXY in pixels; widths and heights include the last pixel, as in the reference implementation.
+        scores: (N,) scores.
         method: "gaussian" multiplies by exp(-iou² / sigma), "linear" by 1 - iou and "hard" by 0 above `iou_threshold`.
-        sigma: for "gaussian".
-        iou_threshold: for "linear" and "hard".
-        score_threshold: an overlapping row that falls below is dropped.
-        keep_stale: the original lets its callers see the slots of dropped rows too, which hold copies of other rows
-            (original.md: Soft-NMS); True returns all N slots with the same content.
+        sigma: parameter of "gaussian".
+        iou_threshold: parameter of "linear" and "hard".
+        score_threshold: overlapping boxes whose score falls below this are dropped.
+        keep_stale: return all N rows, as the reference implementation does; rows of dropped boxes are copies of other
+            rows (original.md: Soft-NMS).
 
     Raises:
-        ValueError: unknown method.
+        ValueError: if the method is unknown.
     """
     check_choice("method", method, SOFT_NMS_METHODS)
     boxes, scores = boxes.detach().cpu().float(), scores.detach().cpu().float().clone()
@@ -93,24 +94,24 @@ def soft_nms(
     for pick in range(len(boxes)):
         if pick >= count:
             break
-        best = pick + int(scores[pick:count].argmax())  # the first of equal ones
+        best = pick + int(scores[pick:count].argmax())  # the first of equal scores
         if best > pick:
             for column in (index, rest, scores):
                 column[[pick, best]] = column[[best, pick]]
         later = slice(pick + 1, count)
-        own, others = int(index[pick]), index[later]
-        lowered = scores[later] * factors[own][others]
-        dropped = overlaps[own][others] & (lowered < score_threshold)
+        picked, others = int(index[pick]), index[later]
+        decayed = scores[later] * factors[picked][others]
+        dropped = overlaps[picked][others] & (decayed < score_threshold)
         if dropped.any():
-            count = _drop(index, rest, scores, lowered.tolist(), dropped.tolist(), pick + 1)
+            count = _drop(index, rest, scores, decayed.tolist(), dropped.tolist(), pick + 1)
         else:
-            scores[later] = lowered
-    left = slice(None) if keep_stale else slice(count)
-    return SoftNMS(index[left], rest[left], scores[left], count)
+            scores[later] = decayed
+    kept = slice(None) if keep_stale else slice(count)
+    return SoftNMS(index[kept], rest[kept], scores[kept], count)
 
 
 def _pixel_iou(boxes: Tensor) -> Tensor:
-    """(N, N) intersection over union of all pairs of (N, 4) boxes, where a box of one pixel has the sides 1."""
+    """Compute the (N, N) pairwise IoU of (N, 4) boxes that include their last pixel."""
     corner = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
     sides = (torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - corner + 1).clamp(min=0)
     shared = sides.prod(dim=2)
@@ -119,41 +120,46 @@ def _pixel_iou(boxes: Tensor) -> Tensor:
 
 
 def _decay(iou: Tensor, method: str, sigma: float, iou_threshold: float) -> Tensor:
-    """The factors of the scores; 1 where nothing overlaps."""
+    """Return the decay factors of scores, 1 for boxes that do not overlap."""
     if method == "gaussian":
         return torch.exp(-(iou * iou) / sigma)
     return torch.where(iou > iou_threshold, 1 - iou if method == "linear" else 0.0, 1.0)
 
 
-def _drop(index: Tensor, rest: Tensor, scores: Tensor, lowered: list[float], dropped: list[bool], first: int) -> int:
-    """Lower scores and drop rows as the original does: the last row moves into the gap and is looked at there.
+def _drop(index: Tensor, rest: Tensor, scores: Tensor, decayed: list[float], dropped: list[bool], first: int) -> int:
+    """Update scores and drop rows in the order of the reference implementation.
+
+    The last row replaces a dropped row and is processed next.
 
     Args:
-        index, rest, scores: the slots, changed in place.
-        lowered: new scores of the rows from slot `first` on.
-        dropped: which of them go.
-        first: first slot that is looked at.
+        index, rest, scores: columns of the rows, modified in place.
+        decayed: new scores of the rows, starting with row `first`.
+        dropped: True for rows to drop, starting with row `first`.
+        first: index of the first row to process.
 
     Returns:
-        Number of slots that are left; slots behind them keep what they held when their row was moved.
+        Number of remaining rows; the following rows are stale.
     """
     slot, count = first, first + len(dropped)
     while slot < count:
-        scores[slot] = lowered[slot - first]
+        scores[slot] = decayed[slot - first]
         if not dropped[slot - first]:
             slot += 1
             continue
         last = count - 1
         index[slot], scores[slot] = index[last].clone(), scores[last].clone()
-        # The original swaps what belongs to a row beyond box and score, where it copies those.
+        # The reference implementation copies box and score, but swaps the other columns.
         rest[[slot, last]] = rest[[last, slot]]
-        lowered[slot - first], dropped[slot - first] = lowered[last - first], dropped[last - first]
+        decayed[slot - first], dropped[slot - first] = decayed[last - first], dropped[last - first]
         count = last
     return count
 
 
 def best_with_ties(scores: Tensor, limit: int | None) -> Tensor:
-    """(N,) bool: the `limit` best scores and those equal to the last (original.md: Merging scales); None keeps all."""
+    """Return (N,) bool, True for the `limit` best scores and ties with the last one.
+
+    None keeps all scores (original.md: Merging scales).
+    """
     if limit is None or len(scores) <= limit:
         return torch.ones_like(scores, dtype=torch.bool)
     return scores >= scores.topk(limit).values[-1]
@@ -166,33 +172,35 @@ def merge_scales(
     method: str = "gaussian",
     keep_stale: bool = False,
 ) -> Instances:
-    """One image's detections at several test scales as one (original.md: Merging scales).
+    """Merge detections of one image at several scales (original.md: Merging scales).
 
-    With more than one scale, soft-NMS runs class by class; then the best are kept.
+    With more than one scale, soft-NMS is applied to each class before the best detections are kept.
 
     Args:
-        detections: per scale, in pixels of the original image, with ``pred_boxes``, ``scores``, ``pred_classes``.
-        limit: how many detections to keep, more if their scores are equal; None keeps all.
+        detections: detections of each scale, in pixels of the original image, with ``pred_boxes``, ``scores`` and
+            ``pred_classes``.
+        limit: number of detections to keep, more in case of ties; None keeps all.
         method, keep_stale: see :func:`soft_nms`.
 
     Returns:
-        Detections grouped by class, in ascending order.
+        Detections, grouped by class in ascending order.
     """
-    together = Instances.cat(list(detections))
-    classes = together.pred_classes.cpu()
+    combined = Instances.cat(list(detections))
+    classes = combined.pred_classes.cpu()
     merged = []
     for category in classes.unique().tolist():
         rows = torch.nonzero(classes == category)[:, 0]
-        own = together[rows.to(together.scores.device)]
+        group = combined[rows.to(combined.scores.device)]
         if len(detections) > 1:
-            own = _suppress(own, soft_nms(own.pred_boxes.tensor, own.scores, method=method, keep_stale=keep_stale))
-        merged.append(own)
-    merged = Instances.cat(merged) if merged else together
+            kept = soft_nms(group.pred_boxes.tensor, group.scores, method=method, keep_stale=keep_stale)
+            group = _select(group, kept)
+        merged.append(group)
+    merged = Instances.cat(merged) if merged else combined
     return merged[best_with_ties(merged.scores, limit)]
 
 
-def _suppress(detections: Instances, kept: SoftNMS) -> Instances:
-    """The detections that soft-NMS left, with their lowered scores."""
+def _select(detections: Instances, kept: SoftNMS) -> Instances:
+    """Return the detections kept by soft-NMS, with decayed scores."""
     device = detections.scores.device
     result = detections[kept.rest.to(device)]
     result.pred_boxes = detections.pred_boxes[kept.index.to(device)]

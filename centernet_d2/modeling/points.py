@@ -1,4 +1,4 @@
-"""The annotated objects of a batch as points on the maps."""
+"""Conversion of annotated objects to points on the maps."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def build_points(
     *,
     radius_policy: str = "original",
     round_up: bool = True,
-    unlabelled: Sequence[Collection[str]] = (),
-    labelled_classes: Tensor | None = None,
+    unlabeled: Sequence[Collection[str]] = (),
+    labeled_classes: Tensor | None = None,
 ) -> Points:
-    """Flatten the annotated objects of a batch (original.md: Boxes on the map).
+    """Convert annotated objects to points (original.md: Boxes on the map).
 
-    Objects of which nothing is left on the map stay, marked invalid: leaving them out would need the number of the
-    others, which only a synchronisation with the device can tell.
+    Objects that are completely outside the map are marked as invalid, not removed, because removing them would require
+    synchronization with the device.
 
     Args:
-        gt: per image ``gt_boxes`` (input pixels) and ``gt_classes``; optionally ``gt_ignore`` (bool) and
-            ``gt_weight`` (supervision of the regressions, default 1). Not modified.
+        gt: ground truth of each image, with ``gt_boxes`` (input pixels) and ``gt_classes``, and optionally
+            ``gt_ignore`` (bool) and ``gt_weight`` (weight of the regression losses, default 1). Not modified.
         map_size: height and width of the maps.
         stride: input pixels per map pixel.
         radius_policy: see :func:`gaussian_radius`.
-        round_up: round the sizes of boxes up to whole cells before their radius is taken; not done for 3-D boxes in
-            the original (original.md: Radius).
-        unlabelled, labelled_classes: what data sets do not label, see :class:`Points`.
+        round_up: round box sizes up to integers before computing radii. The reference implementation does not do this
+            for 3-D boxes (original.md: Radius).
+        unlabeled, labeled_classes: labels of partially labeled datasets, see :class:`Points`.
     """
     height, width = map_size
     boxes = Boxes.cat([instances.gt_boxes for instances in gt]).tensor.float() / stride
@@ -62,7 +62,7 @@ def build_points(
         ignore=ignore,
         map_size=(len(gt), height, width),
         stride=stride,
-        unlabelled=unlabelled,
-        labelled_classes=labelled_classes,
-        reach=radius if radius.device.type == "cpu" else None,
+        unlabeled=unlabeled,
+        labeled_classes=labeled_classes,
+        radius_cpu=radius if radius.device.type == "cpu" else None,
     )

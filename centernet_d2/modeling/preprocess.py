@@ -1,4 +1,4 @@
-"""Conversion of images into network input: canvases, color transforms, normalization, batches."""
+"""Preprocessing of images: canvases, color transforms, normalization, batching."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEST_RESOLUTIONS = ("keep", "fixed", "fixed_width")
 
 
 class Preprocessor(nn.Module):
-    """Converter from images to network input, with the inverse transform of each image."""
+    """Conversion of images to network input, with the inverse transform per image."""
 
     pixel_mean: Tensor
     pixel_std: Tensor
@@ -40,15 +40,15 @@ class Preprocessor(nn.Module):
     ) -> None:
         """
         Args:
-            pixel_mean, pixel_std: per channel, in 0..255.
-            size_divisibility: divisor of the sizes of network inputs.
+            pixel_mean, pixel_std: mean and standard deviation per channel, in 0..255.
+            size_divisibility: height and width of network inputs are multiples of this number.
             stride: input pixels per map pixel.
-            properties: validate and convert their own inputs of test images.
+            properties: properties of the heads; each validates and converts its inputs of test images.
             test_resolution: "keep", "fixed" or "fixed_width" (original.md: Test resolution).
-            fixed_size: height and width of the canvas unless "keep".
+            fixed_size: height and width of the canvas, not used by "keep".
 
         Raises:
-            ValueError: `test_resolution` is unknown, or the backbone does not support `fixed_size`.
+            ValueError: if `test_resolution` is unknown, or the backbone does not support `fixed_size`.
         """
         super().__init__()
         check_choice("test_resolution", test_resolution, TEST_RESOLUTIONS)
@@ -71,12 +71,18 @@ class Preprocessor(nn.Module):
         return (images - self.pixel_mean) / self.pixel_std
 
     def batch(self, canvases: Sequence[Tensor]) -> Tensor:
-        """Stack (C, H, W) canvases of one size, transfer them as bytes and normalize them on the model's device."""
+        """Stack (C, H, W) canvases of the same size and normalize them.
+
+        Canvases are transferred to the model's device as uint8 and normalized there.
+        """
         return self.normalize(torch.stack(list(canvases)).to(self.pixel_mean.device, non_blocking=True))
 
     def training_batch(self, batched_inputs: Sequence[DatasetDict]) -> ImageList:
-        """Build the normalized batch; smaller images are padded with black at the right and at the bottom."""
-        # Batched on the device of the images, then transferred once, as bytes.
+        """Build the normalized batch.
+
+        Smaller images are padded with black at the right and at the bottom.
+        """
+        # Batch on the device of the images, then transfer once, as uint8.
         images = ImageList.from_tensors([x["image"] for x in batched_inputs], self.size_divisibility)
         pixels = images.tensor.to(self.pixel_mean.device, non_blocking=True)
         if any("color" in x for x in batched_inputs):
@@ -86,17 +92,17 @@ class Preprocessor(nn.Module):
     def _normalize_colors(
         self, pixels: Tensor, sizes: Sequence[tuple[int, int]], batched_inputs: Sequence[DatasetDict]
     ) -> Tensor:
-        """Normalize (B, C, H, W) images in 0..255 and apply their pending color transforms in the same step.
+        """Apply pending color transforms and normalize, in one step.
 
         Args:
-            pixels: images of the given sizes (height, width), padded with black, which stays black.
-            sizes: of the images.
-            batched_inputs: ``color``, if present, is the (C, C + 1) affine transform of the colors of an image.
+            pixels: (B, C, H, W) images in 0..255, padded with black; the padding stays black.
+            sizes: (height, width) of each image without padding.
+            batched_inputs: ``color``, if present, is a (C, C + 1) affine transform of the colors of an image.
         """
-        same = torch.eye(len(self.pixel_mean), len(self.pixel_mean) + 1)
-        color = torch.stack([x.get("color", same) for x in batched_inputs]).to(pixels.device, non_blocking=True)
+        identity = torch.eye(len(self.pixel_mean), len(self.pixel_mean) + 1)
+        color = torch.stack([x.get("color", identity) for x in batched_inputs]).to(pixels.device, non_blocking=True)
         matrix = color[:, :, :-1, None, None] / self.pixel_std[:, None]
-        # Not a matrix product, which would be rounded under autocast or with TF32.
+        # A matrix product would lose precision under autocast or with TF32.
         result = self.normalize(color[:, :, -1, None, None]).repeat(1, 1, *pixels.shape[-2:])
         for channel, plane in enumerate(pixels.unbind(dim=1)):
             result.addcmul_(matrix[:, :, channel], plane[:, None].to(torch.float32))
@@ -110,18 +116,21 @@ class Preprocessor(nn.Module):
     def canvases(
         self, batched_inputs: Sequence[DatasetDict], scale: float = 1.0
     ) -> tuple[list[Tensor], list[Geometry]]:
-        """Return the uint8 canvas of each test image, on the device of the image, and its geometry.
+        """Build the canvas and the geometry of each test image.
 
         Args:
             batched_inputs: see :meth:`CenterNet.forward`.
-            scale: test scale, by which the images are resized (original.md: Test resolution).
+            scale: resize factor of multi-scale testing (original.md: Test resolution).
+
+        Returns:
+            uint8 canvases on the devices of the images, and their geometries.
 
         Raises:
-            ValueError: an input of a property is invalid.
+            ValueError: if an input of a property is invalid.
         """
         canvases, geometries = [], []
         for x in batched_inputs:
-            # DefaultPredictor passes the same integers as floats.
+            # DefaultPredictor passes integers as floats.
             image = _as_bytes(x["image"])
             if self.test_resolution == "keep":
                 canvas, matrix = keep_canvas(image, self.size_divisibility, scale)
@@ -145,7 +154,7 @@ class Preprocessor(nn.Module):
 
 
 def group_by_shape(canvases: Sequence[Tensor], limit: int | None = None) -> Iterator[list[int]]:
-    """Yield indices of canvases that can be stacked: groups of one shape with at most `limit` members."""
+    """Yield indices of canvases of the same shape, in groups of at most `limit`."""
     groups = defaultdict(list)
     for index, canvas in enumerate(canvases):
         groups[canvas.shape].append(index)
@@ -155,5 +164,5 @@ def group_by_shape(canvases: Sequence[Tensor], limit: int | None = None) -> Iter
 
 
 def _as_bytes(image: Tensor) -> Tensor:
-    """Return an image of any type as uint8, rounded."""
+    """Convert an image of any dtype to uint8, with rounding."""
     return image if image.dtype == torch.uint8 else image.float().round().clamp(0, 255).to(torch.uint8)

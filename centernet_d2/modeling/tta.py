@@ -1,4 +1,4 @@
-"""Flip and multi-scale testing (original.md: Flip test, Merging scales; paper, section 5.1)."""
+"""Flip and multi-scale testing (original.md: Flip test, Merging scales)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ __all__ = ["CenterNetWithTTA"]
 
 
 class CenterNetWithTTA(nn.Module):
-    """A CenterNet that looks at every image several times; called like Detectron2's GeneralizedRCNNWithTTA.
+    """CenterNet with test-time augmentation (paper, section 5.1).
 
-    The maps of an image and of its mirror image are averaged before decoding, by the heads' own rules. Test scales
-    decode on their own and are merged by soft-NMS. At any time there is one scale and one group of images of the same
-    canvas size in memory; a result does not depend on the other images of the list.
+    The interface is that of Detectron2's GeneralizedRCNNWithTTA. Maps of an image and of its horizontal flip are
+    averaged before decoding, see :meth:`PointHead.unflip`. Test scales are decoded separately and merged by soft-NMS.
+    One group of images with the same canvas size is processed at a time, at one scale; results do not depend on the
+    other images.
     """
 
-    #: Argument -> config key.
+    #: Mapping from constructor arguments to config keys.
     keys: ClassVar[Mapping[str, str]] = {
         "flip": "TEST.AUG.FLIP",
         "scales": "TEST.AUG.SCALES",
@@ -52,14 +53,14 @@ class CenterNetWithTTA(nn.Module):
     ) -> None:
         """
         Args:
-            model: a CenterNet; may be wrapped in DistributedDataParallel.
-            flip: average with the mirrored image.
-            scales: factors by which images are resized.
-            soft_nms, keep_stale: how scales are merged, see :func:`centernet_d2.modeling.nms.merge_scales`.
-            batch_size: canvases that run together at most.
+            model: a CenterNet, which may be wrapped in DistributedDataParallel.
+            flip: average maps with the maps of the flipped image.
+            scales: resize factors of the images.
+            soft_nms, keep_stale: options of merging scales, see :func:`centernet_d2.modeling.nms.merge_scales`.
+            batch_size: maximum number of canvases in a batch.
 
         Raises:
-            ValueError: a parameter is unknown, or a head cannot be merged over scales.
+            ValueError: if an argument is invalid, or a head does not support merging of scales.
         """
         super().__init__()
         self.model = unwrap(model)
@@ -78,9 +79,14 @@ class CenterNetWithTTA(nn.Module):
     def from_config(
         cls, cfg: CfgNode, model: CenterNet, tta_mapper: object = None, batch_size: int = 3
     ) -> dict[str, Any]:
-        """`tta_mapper` is there for Detectron2's signature only: the model makes its own canvases."""
+        """Return the constructor arguments.
+
+        `tta_mapper` is part of Detectron2's signature and must be None.
+        """
         if tta_mapper is not None:
-            raise ValueError("CenterNetWithTTA takes no tta_mapper: TEST.AUG.FLIP and TEST.AUG.SCALES say what is done")
+            raise ValueError(
+                "CenterNetWithTTA does not support tta_mapper: set TEST.AUG.FLIP and TEST.AUG.SCALES instead"
+            )
         return {**read_keys(cfg, cls.keys), "model": model, "batch_size": batch_size}
 
     @property
@@ -88,27 +94,32 @@ class CenterNetWithTTA(nn.Module):
         return self.model.input_format
 
     def forward(self, batched_inputs: Sequence[DatasetDict]) -> list[dict[str, Instances]]:
-        """See :meth:`CenterNet.forward`; inputs may have a ``file_name`` instead of an ``image``."""
+        """Detect objects, see :meth:`CenterNet.forward`.
+
+        Inputs may have a ``file_name`` instead of an ``image``.
+        """
         return self.inference(batched_inputs)
 
     def inference(self, batched_inputs: Sequence[DatasetDict], *, keep_heatmap: bool = False) -> list[dict[str, Any]]:
-        """See :meth:`CenterNet.inference`; the heatmap is that of the scale nearest to 1.
+        """Detect objects, see :meth:`CenterNet.inference`.
+
+        The returned heatmap is from the scale closest to 1.
 
         Raises:
-            RuntimeError: the model is in training mode.
+            RuntimeError: if the model is in training mode.
         """
         if self.model.training:
-            raise RuntimeError("test-time augmentation needs the model in evaluation mode: call model.eval()")
+            raise RuntimeError("test-time augmentation requires evaluation mode: call model.eval()")
         inputs = [x if "image" in x else {**x, "image": self._read(x["file_name"])} for x in batched_inputs]
-        found: list[list[Instances]] = [[] for _ in inputs]
+        detections: list[list[Instances]] = [[] for _ in inputs]
         heatmaps: list[dict[str, Any]] = [{} for _ in inputs]
-        shown = min(range(len(self.scales)), key=lambda i: abs(self.scales[i] - 1)) if keep_heatmap else None
+        heatmap_scale = min(range(len(self.scales)), key=lambda i: abs(self.scales[i] - 1)) if keep_heatmap else None
         for number, scale in enumerate(self.scales):
             for index, instances, heatmap, geometry in self._detect_at(inputs, scale):
-                found[index].append(instances)
-                if number == shown:
+                detections[index].append(instances)
+                if number == heatmap_scale:
                     heatmaps[index] = {"heatmap": heatmap.amax(dim=0, keepdim=True), "geometry": geometry}
-        return [{"instances": self.merge(own), **extra} for own, extra in zip(found, heatmaps, strict=True)]
+        return [{"instances": self.merge(own), **extra} for own, extra in zip(detections, heatmaps, strict=True)]
 
     def _read(self, file_name: str) -> Tensor:
         return torch.from_numpy(read_image(file_name, self.input_format).transpose(2, 0, 1).copy())
@@ -116,31 +127,41 @@ class CenterNetWithTTA(nn.Module):
     def _detect_at(
         self, inputs: Sequence[DatasetDict], scale: float
     ) -> Iterator[tuple[int, Instances, Tensor, Geometry]]:
-        """Index, detections, (C, h, w) heatmap and geometry of every image at one scale, group by group."""
+        """Yield index, detections, (C, h, w) heatmap and geometry of each image at one scale."""
         canvases, geometries = self.model.preprocessor.canvases(inputs, scale)
         for members in group_by_shape(canvases, self.batch_size):
             maps = self.compute_maps(self.model.preprocessor.batch([canvases[i] for i in members]))
-            chosen = [geometries[i] for i in members]
-            yield from zip(members, self.model.detect(maps, chosen), maps["heatmap"], chosen, strict=True)
+            group = [geometries[i] for i in members]
+            yield from zip(members, self.model.detect(maps, group), maps["heatmap"], group, strict=True)
 
     def compute_maps(self, canvases: Tensor) -> Maps:
-        """Normalized (B, C, H, W) canvases -> activated maps, mirrored ones averaged in (original.md: Flip test).
+        """Compute activated maps, averaged over flips (original.md: Flip test).
 
-        A map for which its head's :meth:`PointHead.unflip` gives None stays that of the upright canvas.
+        Maps for which :meth:`PointHead.unflip` returns None are not averaged.
+
+        Args:
+            canvases: normalized (B, C, H, W) canvases.
         """
         maps = self.model.compute_test_maps(canvases)
         if not self.flip:
             return maps
-        # Not in one batch with the upright canvases: less memory, and sums of the same terms to the last bit.
-        mirrored = self.model.compute_test_maps(canvases.flip(-1))
+        # A separate batch uses less memory, and gives bitwise the same maps as without flip testing.
+        flipped = self.model.compute_test_maps(canvases.flip(-1))
         for head in self.model.heads.values():
-            for name, upright in head.unflip(mirrored).items():
-                if upright is not None:
-                    maps[name] = (maps[name] + upright) / 2
+            for name, unflipped in head.unflip(flipped).items():
+                if unflipped is not None:
+                    maps[name] = (maps[name] + unflipped) / 2
         return maps
 
     def merge(self, detections: Sequence[Instances]) -> Instances:
-        """One image's detections, a set per scale -> one set, best first (original.md: Merging scales)."""
+        """Merge detections of one image at several scales (original.md: Merging scales).
+
+        Args:
+            detections: detections of each scale.
+
+        Returns:
+            Merged detections, by descending score.
+        """
         merged = detections[0]
         if len(detections) > 1:
             limited = all(head.limit_merged for head in self.model.heads.values())
@@ -152,16 +173,18 @@ class CenterNetWithTTA(nn.Module):
 
 
 def _check_scales(scales: Sequence[float], model: CenterNet) -> None:
-    """Check that the test scales are valid and that the heads support merging them, which compares boxes.
+    """Check that test scales are valid, and that the heads support merging several of them.
 
     Raises:
-        ValueError: there is no scale, one is not positive, or there are several that cannot be merged.
+        ValueError: if there is no scale, a scale is not positive, or several scales cannot be merged.
     """
     if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales):
-        raise ArgumentError("scales", f"is {scales}, but must be positive factors such as (0.5, 1, 1.5)")
+        raise ArgumentError("scales", f"is {scales}, but must be a list of positive factors such as (0.5, 1, 1.5)")
     if len(scales) == 1:
         return
     if not any("boxes" in head.provides for head in model.heads.values()):
-        raise ArgumentError("scales", f"is {scales}, but several scales need boxes to be merged: add BoxHead")
+        raise ArgumentError("scales", f"is {scales}, but merging several scales needs boxes: add BoxHead to the heads")
     if single := [name for name, head in model.heads.items() if not head.multi_scale]:
-        raise ArgumentError("scales", f"is {scales}, but detections of {', '.join(single)} cannot be merged; set one")
+        raise ArgumentError(
+            "scales", f"is {scales}, but {', '.join(single)} does not support merging of scales: set a single scale"
+        )

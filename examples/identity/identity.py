@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
-from centernet_d2.modeling.losses import over_processes
+from centernet_d2.modeling.losses import average_over_processes
 from centernet_d2.structures.points import Peaks, Points
 from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
 
@@ -72,16 +72,16 @@ class IdentityProperty(Property):
         identities = [annotation.get("identity", -1) for annotation in record["annotations"]]
         return {"gt_identity": torch.tensor(identities, dtype=torch.long)}
 
-    def labelled(self, truth: Instances) -> Tensor:
+    def labeled(self, truth: Instances) -> Tensor:
         return truth.gt_identity >= 0
 
-    def errors(self, found: Instances, truth: Instances) -> dict[str, float]:
+    def errors(self, detections: Instances, truth: Instances) -> dict[str, float]:
         """``rank1``: of the objects that are there more than once, percent whose nearest other object is the same."""
-        similarity = found.pred_embedding @ found.pred_embedding.T
+        similarity = detections.pred_embedding @ detections.pred_embedding.T
         similarity.fill_diagonal_(-torch.inf)
         same = truth.gt_identity[:, None] == truth.gt_identity
         again = same.sum(dim=1) > 1
-        hit = same[torch.arange(len(found)), similarity.argmax(dim=1)]
+        hit = same[torch.arange(len(detections)), similarity.argmax(dim=1)]
         return {"rank1": 100.0 * float(hit[again].float().mean())}
 
 
@@ -123,7 +123,7 @@ class IdentityHead(PointHead):
         logits = SHARPNESS * F.linear(embedding, F.normalize(self.classifier.weight, dim=1))
         entropy = F.cross_entropy(logits, target.value[:, 0].long(), reduction="none")
         weight = target.weight[:, 0]
-        loss = (entropy * weight).sum() / over_processes(weight.sum(), at_least=1)
+        loss = (entropy * weight).sum() / average_over_processes(weight.sum(), minimum=1)
         return {"loss_identity": self.weight * loss}
 
     def unflip(self, maps: Maps) -> dict[str, Tensor | None]:

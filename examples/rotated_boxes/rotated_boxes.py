@@ -73,22 +73,22 @@ class AngleProperty(Property):
             "gt_angle_known": torch.tensor(known, dtype=torch.float32),
         }
 
-    def labelled(self, truth: Instances) -> Tensor:
+    def labeled(self, truth: Instances) -> Tensor:
         return truth.gt_angle_known > 0
 
-    def errors(self, found: Instances, truth: Instances) -> dict[str, float]:
+    def errors(self, detections: Instances, truth: Instances) -> dict[str, float]:
         """``degrees``, the mean, of at most 90."""
-        difference = (found.pred_angle - truth.gt_angle + 90) % 180 - 90
+        difference = (detections.pred_angle - truth.gt_angle + 90) % 180 - 90
         return {"degrees": float(difference.abs().mean())}
 
-    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+    def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """The turned boxes."""
         found = instances.has("scores")
         boxes = instances.pred_boxes if found else instances.gt_boxes
         angles = instances.pred_angle if found else instances.gt_angle
         color = "orange" if found else "lime"
         for corners in turned_corners(boxes.tensor.numpy(), angles.numpy()):
-            picture.draw_polygon(corners, color, alpha=0.2)
+            visualizer.draw_polygon(corners, color, alpha=0.2)
         return []
 
 

@@ -54,7 +54,7 @@ def test_without_left_and_right_nothing_is_mirrored():
     assert "not flipped" in task.notes[0]
 
 
-def test_keypoints_that_are_never_labelled_are_not_learned():
+def test_keypoints_that_are_never_labeled_are_not_learned():
     task = task_of(found(Keypoints(("a", "b")), (0,) * 6), FILES, "mine")
     assert task.keys["MODEL.CENTERNET.HEADS"] == ["CenterHead", "BoxHead"]
     assert task.notes == ("no keypoint is labeled in train: keypoints are not learned",)

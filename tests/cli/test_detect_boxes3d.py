@@ -65,7 +65,7 @@ def test_camera_from_file_folder_focal_length_or_default(call, tmp_path, caplog,
     code, _, by_default = call()
     assert code == 0
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warnings == ["no --calibration and no --focal-length: BOX3D.DEFAULT_CAMERA of the config counts"]
+    assert warnings == ["neither --calibration nor --focal-length is set: using BOX3D.DEFAULT_CAMERA of the config"]
     # The focal lengths of the images are 270, 405 and 210.
     assert by_focal == pytest.approx(by_file, rel=1e-4)
     assert by_folder[3:6] == pytest.approx(by_file[3:6], rel=1e-4)
@@ -86,8 +86,8 @@ def test_image_without_calibration_is_skipped(call, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--focal-length", "-3"], "--focal-length -3.0: it must be positive"),
-        (["--focal-length", "3", "--calibration", "x"], "give either --calibration or --focal-length"),
+        (["--focal-length", "-3"], "--focal-length is -3.0, but must be positive"),
+        (["--focal-length", "3", "--calibration", "x"], "--calibration and --focal-length are mutually exclusive"),
         (["--calibration", "nowhere.txt"], "the calibration file nowhere.txt does not exist"),
     ],
 )

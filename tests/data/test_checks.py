@@ -187,9 +187,9 @@ def test_images_list_unlabeled_properties(tmp_path):
         DatasetCatalog.register(name, lambda records=records: records)
     properties = [BoxProperty(), KeypointProperty(schema=KeypointSchema((0,)))]
     images = load_checked(list(sets), 1, properties)
-    assert [image.get("unlabelled") for image in images] == [None, None, *[["keypoint"]] * 4]
-    assert not any("unlabelled" in image for image in load_checked(list(sets), 1))
-    assert not any("unlabelled" in image for name in sets for image in DatasetCatalog.get(name))
+    assert [image.get("unlabeled") for image in images] == [None, None, *[["keypoint"]] * 4]
+    assert not any("unlabeled" in image for image in load_checked(list(sets), 1))
+    assert not any("unlabeled" in image for name in sets for image in DatasetCatalog.get(name))
 
 
 def test_properties_validate_all_datasets(tmp_path):
@@ -200,7 +200,7 @@ def test_properties_validate_all_datasets(tmp_path):
         DatasetCatalog.register(name, lambda record=record: [record])
     properties = [KeypointProperty(schema=KeypointSchema((0,)))]
     assert len(load_checked(["good"], 1, properties)) == 1
-    with pytest.raises(ValueError, match=r"a\.png, annotation 0 of this image: a visibility is not 0, 1 or 2"):
+    with pytest.raises(ValueError, match=r"a\.png, annotation 0 of this image: visibilities must be 0, 1 or 2"):
         load_checked(["good", "bad"], 1, properties)
 
 

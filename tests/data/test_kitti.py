@@ -219,7 +219,7 @@ def test_real_frame_with_object_next_to_the_camera(shared, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         Box3DProperty().check(records)
     assert [line for line in caplog.messages if "not in front" in line] == [
-        f"1 objects in {len(records)} images are not in front of the camera: no depth is learned from them"
+        f"1 objects in {len(records)} images are not in front of the camera: their depth is not supervised"
     ]
     cfg = load_config(model_zoo.get_config_file("KITTI-3D/centernet_3d_R_18.yaml"))
     gt = CenterNetDatasetMapper(cfg, True)(records[0])["instances"]

@@ -107,7 +107,7 @@ def test_what_a_data_set_does_not_label_is_no_background_there(config):
         sum(model.losses(maps, model.targets(*truth)).values()).backward()
         learned = maps[0]["heatmap"].grad.abs().sum(dim=(0, 2, 3)) > 0
         assert {CLASSES[index] for index in np.flatnonzero(learned)} == own[name], name
-        # Joints and what is in space are learned where they are labelled, and nowhere else.
+        # Joints and what is in space are learned where they are labeled, and nowhere else.
         assert bool(maps[0]["keypoint_heatmap"].grad.any()) == (name == "kites")
         assert bool(maps[0]["depth"].grad.any()) == (name == "boxes")
         assert maps[0]["size"].grad.any()

@@ -141,12 +141,12 @@ class Tilt(Property):
     def annotate(self, record, transforms, size):
         return {"gt_tilt": torch.tensor([float(x.get("tilt", 0)) for x in record["annotations"]])}
 
-    def labelled(self, truth):
+    def labeled(self, truth):
         return truth.gt_classes == 0
 
-    def errors(self, found, truth):
-        self.calls.append((found.pred_tilt.tolist(), truth.gt_tilt.tolist(), truth.gt_classes.tolist()))
-        return {"most": float((found.pred_tilt - truth.gt_tilt).abs().max())}
+    def errors(self, detections, truth):
+        self.calls.append((detections.pred_tilt.tolist(), truth.gt_tilt.tolist(), truth.gt_classes.tolist()))
+        return {"most": float((detections.pred_tilt - truth.gt_tilt).abs().max())}
 
 
 def test_property_errors_are_called_once_with_all_pairs(evaluate, caplog):

@@ -1,6 +1,6 @@
-"""The same on a GPU: recorded vectors, training in every precision, detections, no waiting for the device.
+"""GPU tests: recorded vectors, training in all precisions, detections, no synchronization with the device.
 
-Left out where there is none. TF32 is off: what is compared are the formulas, not the precision of the products.
+The tests are skipped without a GPU. TF32 is disabled, to compare the formulas and not the precision of matrix products.
 """
 
 import copy
@@ -19,9 +19,9 @@ from support.detections import same_detections
 from support.reference import Comparison, find_check
 from support.tasks import random_objects, training_input
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 
-# One of every network, and all losses and decoders.
+# One file per network, and all losses and decoders.
 RECORDED = (
     *(f"net/{name}.npz" for name in ("dcn_layer", "res_18.ctdet.128x128", "resdcn_18.ctdet.64x192")),
     *(f"net/{name}.npz" for name in ("dla_34.ctdet.64x192", "dla_34.ddd.96x320", "dla_34.multi_pose.64x192")),
@@ -33,21 +33,21 @@ RECORDED = (
     *(f"decode/{name}.npz" for name in ("multi_pose_full", "multi_pose_no_hm_hp", "multi_pose_no_hp_offset")),
     *(f"decode/{name}.npz" for name in ("fliptest_multi_pose", "ddd_full", "ddd_no_wh", "depth_transform")),
 )
-# Sums run in another order than on the CPU, for which the tolerances of the checks were made.
-LOOSER = 5.0
+# Factor of the CPU tolerances, because the order of summation differs on the GPU.
+TOLERANCE_FACTOR = 5.0
 
 CONFIGS = {
     "boxes": "Shapes/centernet_HG_shapes.yaml",
     "keypoints": "Shapes/centernet_HG_kites.yaml",
     "3-D boxes": "Shapes/centernet_3d_HG_boxes.yaml",
 }
-# What the objects of support.tasks have.
+# Classes and keypoints of the objects of support.tasks.
 OBJECTS = ["MODEL.CENTERNET.NUM_CLASSES", "3"]
 JOINTS = ["MODEL.CENTERNET.KEYPOINTS.NAMES", "['a', 'b', 'c']", "MODEL.CENTERNET.KEYPOINTS.FLIP_MAP", "[['a', 'b']]"]
 JOINTS += ["MODEL.CENTERNET.KEYPOINTS.SKELETON", "[]", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "3"]
 JOINTS += ["TEST.KEYPOINT_OKS_SIGMAS", "[0.05, 0.05, 0.05]"]
-# Relative; of losses of a fresh network beside those in single precision.
-HALVES = {torch.float16: 0.02, torch.bfloat16: 0.05}
+# Relative tolerance of the losses of an untrained network, compared to single precision.
+HALF_TOLERANCES = {torch.float16: 0.02, torch.bfloat16: 0.05}
 
 
 @pytest.fixture(autouse=True)
@@ -61,15 +61,15 @@ def _single_precision():
 
 
 class LooserComparison(Comparison):
-    """Tolerances for another order of summation."""
+    """Comparison with larger tolerances, for a different order of summation."""
 
     def close(self, name, ours, recorded, atol=0.0, rtol=0.0):
-        super().close(name, ours, recorded, LOOSER * atol, LOOSER * rtol)
+        super().close(name, ours, recorded, TOLERANCE_FACTOR * atol, TOLERANCE_FACTOR * rtol)
 
 
 @pytest.fixture
 def everything_on_gpu(monkeypatch):
-    """What a check makes or reads is on the GPU."""
+    """Create all tensors of a check on the GPU."""
     from_numpy = torch.from_numpy
     monkeypatch.setattr(torch, "from_numpy", lambda array: from_numpy(array).cuda())
     with torch.device("cuda"):
@@ -80,7 +80,7 @@ def everything_on_gpu(monkeypatch):
 def test_recorded_vectors(kind, request, tmp_path, record_property, everything_on_gpu):
     path = reference_folder(request.config) / kind
     if not path.is_file():
-        pytest.skip(f"needs {kind} of the extra data: CENTERNET_D2_TEST_DATA, see CONTRIBUTING.md")
+        pytest.skip(f"needs {kind} of the extra test data: set CENTERNET_D2_TEST_DATA, see CONTRIBUTING.md")
     check, _ = find_check(kind)
     comparison = LooserComparison()
     check(path, comparison, tmp_path)
@@ -91,7 +91,7 @@ def test_recorded_vectors(kind, request, tmp_path, record_property, everything_o
 
 
 def build(task, device="cuda"):
-    """A small network whose maps differ from cell to cell, its weights always the same."""
+    """Build a small network with deterministic weights, whose maps have no ties."""
     torch.manual_seed(0)
     options = OBJECTS + (JOINTS if task == "keypoints" else [])
     model = CenterNet(load_config(CONFIGS[task], [*options, "MODEL.DEVICE", "cpu"]))
@@ -100,24 +100,24 @@ def build(task, device="cuda"):
     return model.to(device)
 
 
-def labelled(count=4, size=(96, 128)):
+def training_inputs(count=4, size=(96, 128)):
     return [training_input(random_objects(5 + seed, size, seed), seed) for seed in range(count)]
 
 
 def step(model, dtype=torch.float32):
-    """Losses by name of one step of training."""
+    """Run one training step; return losses by name."""
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
     with torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
-        losses = model(labelled())
+        losses = model(training_inputs())
     scaler.scale(sum(losses.values())).backward()
     scaler.step(optimizer)
     return {name: loss.item() for name, loss in losses.items()}
 
 
 @pytest.mark.parametrize("task", CONFIGS)
-def test_a_step_of_training(task, record_property):
+def test_training_step_matches_cpu_in_all_precisions(task, record_property):
     before, model, on_cpu = (build(task, device) for device in ("cuda", "cuda", "cpu"))
     expected = step(model)
     assert np.isfinite(list(expected.values())).all()
@@ -125,34 +125,34 @@ def test_a_step_of_training(task, record_property):
     weights = zip(model.parameters(), before.parameters(), strict=True)
     assert any(not torch.equal(one, other) for one, other in weights)
     with torch.no_grad():
-        for name, loss in on_cpu.train()(labelled()).items():
+        for name, loss in on_cpu.train()(training_inputs()).items():
             assert expected[name] == pytest.approx(loss.item(), rel=1e-3, abs=1e-4), name
-    for dtype, tolerance in HALVES.items():
-        found = step(build(task), dtype)
-        assert found == pytest.approx(expected, rel=tolerance, abs=0.01), dtype
-        record_property(str(dtype), max(abs(found[name] / expected[name] - 1) for name in expected if expected[name]))
+    for dtype, tolerance in HALF_TOLERANCES.items():
+        losses = step(build(task), dtype)
+        assert losses == pytest.approx(expected, rel=tolerance, abs=0.01), dtype
+        record_property(str(dtype), max(abs(losses[name] / expected[name] - 1) for name in expected if expected[name]))
 
 
-def unlabelled(count=3, size=(96, 128)):
+def inference_inputs(count=3, size=(96, 128)):
     images = [training_input(random_objects(1, size, seed), seed)["image"] for seed in range(count)]
     return [{"image": image, "camera": pinhole_camera(100.0, size)} for image in images]
 
 
 @pytest.mark.parametrize("task", CONFIGS)
 @torch.no_grad()
-def test_detections_alone_in_a_batch_and_on_the_cpu(task):
+def test_detections_are_independent_of_batch_and_device(task):
     model, on_cpu = build(task).eval(), build(task, "cpu").eval()
-    inputs = unlabelled()
-    for together, single, expected in zip(model(inputs), inputs, on_cpu(inputs), strict=True):
-        found, alone = (result["instances"].to("cpu") for result in (together, model([single])[0]))
-        assert len(found) > 10
-        assert same_detections(found, alone)
-        assert same_detections(found, expected["instances"], rtol=1e-3, atol=1e-2, tie=1e-4)
+    inputs = inference_inputs()
+    for batched, image, expected in zip(model(inputs), inputs, on_cpu(inputs), strict=True):
+        detections, single = (result["instances"].to("cpu") for result in (batched, model([image])[0]))
+        assert len(detections) > 10
+        assert same_detections(detections, single)
+        assert same_detections(detections, expected["instances"], rtol=1e-3, atol=1e-2, tie=1e-4)
 
 
 @contextmanager
-def no_waiting():
-    """An operation that waits for the GPU is an error."""
+def no_synchronization():
+    """Raise errors for operations that synchronize with the GPU."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
@@ -163,14 +163,14 @@ def no_waiting():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("task", CONFIGS)
-def test_training_does_not_wait_for_the_gpu(task, dtype):
-    """From targets to gradients. Putting the batch together is left out: its copies from ordinary memory do wait."""
+def test_training_does_not_synchronize(task, dtype):
+    """From targets to gradients. Batching is excluded, because copies from pageable memory synchronize."""
     model = build(task).train()
-    batch = labelled()
+    batch = training_inputs()
     for attempt in range(2):
         images = model.preprocessor.training_batch(batch).tensor
         gt, points = model.ground_truth(batch, (images.shape[-2] // model.stride, images.shape[-1] // model.stride))
-        with no_waiting(), torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
+        with no_synchronization(), torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
             _, losses = model.compute_losses(images, model.targets(gt, points))
             sum(losses.values()).backward()
         assert all(loss.isfinite() for loss in losses.values()), attempt
@@ -179,20 +179,21 @@ def test_training_does_not_wait_for_the_gpu(task, dtype):
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("task", CONFIGS)
 @torch.no_grad()
-def test_detection_does_not_wait_for_the_gpu(task, precision):
-    """From normalised images to decoded fields; which of them score enough is then asked of the GPU."""
+def test_detection_does_not_synchronize(task, precision):
+    """From normalized images to decoded fields. The following selection by score synchronizes."""
     model = build(task).eval()
     model.precision = precision
     images = torch.rand(2, 3, 96, 128, device="cuda")
-    with no_waiting():
+    with no_synchronization():
         fields = model.decode(model.compute_test_maps(images))
     assert all(tensor.isfinite().all() for tensor in fields.values())
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 12), (48, 64)])
-def test_both_deformable_convolutions_agree_in_values_and_gradients(size, record_property):
+def test_deformable_convolution_implementations_agree(size, record_property):
     layers = [DeformConv(16, 24, implementation=name).cuda() for name in ("torchvision", "grid_sample")]
-    torch.nn.init.normal_(layers[0].conv_offset_mask.weight, std=0.3)  # offsets of a few pixels, beyond the border
+    # Offsets of a few pixels, including positions outside the image.
+    torch.nn.init.normal_(layers[0].conv_offset_mask.weight, std=0.3)
     torch.nn.init.normal_(layers[0].bias)
     layers[1].load_state_dict(layers[0].state_dict())
     x = torch.randn(2, 16, *size, device="cuda", requires_grad=True)
@@ -211,22 +212,22 @@ def test_both_deformable_convolutions_agree_in_values_and_gradients(size, record
 @pytest.mark.parametrize("task", CONFIGS)
 @torch.no_grad()
 def test_detection_is_one_cuda_graph(task):
-    """Captured once, replayed on other images."""
+    """Capture on one batch and replay on others."""
     model = build(task).eval()
     first, second = (torch.rand(2, 3, 96, 128, device="cuda") for _ in range(2))
     images = first.clone()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # what libraries do once
+    with torch.cuda.stream(stream):  # warm up libraries
         for _ in range(3):
             model.decode(model.compute_test_maps(images))
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = model.decode(model.compute_test_maps(images))
-    for given in (second, first):
-        images.copy_(given)
+    for batch in (second, first):
+        images.copy_(batch)
         graph.replay()
-        found = copy.deepcopy(captured)
-        for name, expected in model.decode(model.compute_test_maps(given)).items():
-            torch.testing.assert_close(found[name], expected, atol=1e-4, rtol=1e-4)
+        replayed = copy.deepcopy(captured)
+        for name, expected in model.decode(model.compute_test_maps(batch)).items():
+            torch.testing.assert_close(replayed[name], expected, atol=1e-4, rtol=1e-4)

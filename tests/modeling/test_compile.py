@@ -1,4 +1,4 @@
-"""Whether torch can compile the model: one graph, whatever is in it. What runs it is eager; compilers take minutes."""
+"""Capture of the model as a single graph. Graphs run eagerly, because compilation takes minutes."""
 
 import copy
 
@@ -11,7 +11,7 @@ from support.tasks import TASKS, random_objects, task_model, training_input
 
 @pytest.fixture
 def graphs(monkeypatch):
-    """What was captured: a break is an error, and what was captured runs as it is."""
+    """Collect captured graphs, which run eagerly. Graph breaks are errors."""
     captured = []
 
     def run(module, inputs):
@@ -30,32 +30,32 @@ def losses(model, count):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_network_and_losses_are_one_graph_for_any_number_of_objects(task, graphs):
+def test_network_and_losses_compile_to_one_graph(task, graphs):
     model, compiled = task_model(task), task_model(task, compiled=True)
     compiled.load_state_dict(model.state_dict())
     for count in (3, 5, 8):
-        expected, found = losses(model, count), losses(compiled, count)
-        assert found.keys() == expected.keys()
-        for name, loss in found.items():
+        expected, actual = losses(model, count), losses(compiled, count)
+        assert actual.keys() == expected.keys()
+        for name, loss in actual.items():
             assert torch.allclose(loss, expected[name]), name
-    # One for the first number, and one for any other.
+    # One graph for the first number of objects, and one for any other number.
     assert len(graphs) == 2
-    sum(found.values()).backward()
+    sum(actual.values()).backward()
     assert all(parameter.grad is not None for parameter in compiled.parameters())
 
 
 @torch.no_grad()
-def test_detection_is_one_graph_for_any_size(graphs):
+def test_detection_compiles_to_one_graph_for_any_size(graphs):
     model, compiled = task_model("boxes").eval(), task_model("boxes", compiled=True).eval()
     compiled.load_state_dict(model.state_dict())
     for size in ((64, 96), (96, 64), (128, 160)):
         image = [{"image": torch.randint(256, (3, *size), dtype=torch.uint8)}]
-        expected, found = (one(image)[0]["instances"] for one in (model, compiled))
-        assert torch.allclose(found.pred_boxes.tensor, expected.pred_boxes.tensor)
+        expected, detections = (one(image)[0]["instances"] for one in (model, compiled))
+        assert torch.allclose(detections.pred_boxes.tensor, expected.pred_boxes.tensor)
     assert len(graphs) == 2
 
 
-def test_a_copy_of_a_model_runs_its_own_weights(graphs):
+def test_copy_of_compiled_model_uses_own_weights(graphs):
     model = task_model("boxes", compiled=True)
     before = losses(model, 3)
     other = copy.deepcopy(model)

@@ -19,14 +19,14 @@ def radius(height, width, policy="original"):
     return gaussian_radius(torch.tensor([float(height)]), torch.tensor([float(width)]), policy).item()
 
 
-def test_radius_of_a_square_is_a_fixed_share_of_its_side():
+def test_radius_is_proportional_to_side_of_square():
     # (sqrt(1.96 * 4 + 3.36) - 2.8) / 2 = 0.27332 (original.md: Radius)
     assert radius(10, 10) == pytest.approx(2.7332, abs=1e-4)
     assert radius(100, 100) == pytest.approx(27.332, abs=1e-3)
 
 
-def test_corrected_radius_keeps_the_promised_overlap():
-    # Both corners moved inwards or outwards by r, or both to the same side: the worst IoU is the promised one.
+def test_corrected_radius_keeps_min_overlap():
+    # Both corners move inwards or outwards by r, or in the same direction: the minimum IoU is min_overlap.
     side = 100.0
     r = radius(side, side, "corrected")
     inside = (side - 2 * r) ** 2 / side**2
@@ -37,13 +37,13 @@ def test_corrected_radius_keeps_the_promised_overlap():
     assert r < radius(side, side)
 
 
-def test_unknown_radius_policy_is_an_error():
-    with pytest.raises(ValueError, match="known: original, corrected"):
+def test_unknown_radius_policy_raises():
+    with pytest.raises(ValueError, match="policy is 'other', but must be one of original, corrected"):
         radius(1, 1, "other")
 
 
-def slow_heatmap(size, cells, radii):
-    """The definition, pixel by pixel (original.md: Gaussian)."""
+def naive_heatmap(size, cells, radii):
+    """Render Gaussians pixel by pixel (original.md: Gaussian)."""
     heatmap = np.zeros(size)
     for (cx, cy), r in zip(cells.tolist(), radii.tolist(), strict=True):
         sigma = (2 * r + 1) / 6
@@ -54,7 +54,7 @@ def slow_heatmap(size, cells, radii):
     return heatmap
 
 
-def test_painting_equals_the_slow_loop():
+def test_paint_max_matches_naive_implementation():
     generator = torch.Generator().manual_seed(0)
     cells = torch.stack(
         [torch.randint(0, 30, (40,), generator=generator), torch.randint(0, 20, (40,), generator=generator)], 1
@@ -62,11 +62,11 @@ def test_painting_equals_the_slow_loop():
     radii = torch.randint(0, 9, (40,), generator=generator)
     rows, columns = gaussian_profiles(cells, radii, (20, 30))
     painted = paint_max(torch.zeros(1, 20, 30), torch.zeros(40, dtype=torch.long), rows, columns)[0]
-    np.testing.assert_allclose(painted, slow_heatmap((20, 30), cells, radii), atol=1e-6)
+    np.testing.assert_allclose(painted, naive_heatmap((20, 30), cells, radii), atol=1e-6)
     assert (painted[cells[:, 1], cells[:, 0]] == 1).all()
 
 
-def test_painting_in_chunks_changes_nothing(monkeypatch):
+def test_chunked_painting_is_identical(monkeypatch):
     cells = torch.tensor([[3, 4], [5, 4], [9, 1]])
     rows, columns = gaussian_profiles(cells, torch.tensor([2, 3, 1]), (8, 12))
     planes = torch.tensor([0, 0, 1])
@@ -75,34 +75,35 @@ def test_painting_in_chunks_changes_nothing(monkeypatch):
     assert torch.equal(paint_max(torch.zeros(2, 8, 12), planes, rows, columns), at_once)
 
 
-@pytest.mark.parametrize("worthwhile", [0, 1 << 30])
-def test_windows_hold_what_whole_planes_do(monkeypatch, worthwhile):
-    # Bit by bit: objects on every border, windows larger than the map, all sizes, some not chosen, any grouping.
-    monkeypatch.setattr("centernet_d2.modeling.heatmap._WORTHWHILE", worthwhile)
+@pytest.mark.parametrize("min_saved", [0, 1 << 30])
+def test_windowed_painting_matches_full_planes(monkeypatch, min_saved):
+    # Bitwise equal: objects on every border, windows larger than the map, all sizes, masked objects, any grouping.
+    monkeypatch.setattr("centernet_d2.modeling.heatmap._MIN_SAVED_ELEMENTS", min_saved)
     monkeypatch.setattr("centernet_d2.modeling.heatmap._PAINT_ELEMENTS", 1000)
     generator = torch.Generator().manual_seed(0)
     cells = torch.stack([torch.randint(length, (300,), generator=generator) for length in (30, 20)], 1)
     cells[:4] = torch.tensor([[0, 0], [29, 0], [0, 19], [29, 19]])
     radius = (torch.rand(300, generator=generator) ** 4 * 40).long()
     planes = torch.randint(6, (300,), generator=generator)
-    chosen = torch.rand(300, generator=generator) < 0.8
-    windows, whole = (
-        paint_gaussians(torch.zeros(6, 20, 30), planes, cells, radius, chosen, reach) for reach in (radius, None)
+    mask = torch.rand(300, generator=generator) < 0.8
+    windowed, full = (
+        paint_gaussians(torch.zeros(6, 20, 30), planes, cells, radius, mask, radius_cpu)
+        for radius_cpu in (radius, None)
     )
     assert radius.min() == 0
     assert radius.max() > 30
-    assert torch.equal(windows, whole)
-    assert (windows[planes[chosen], cells[chosen, 1], cells[chosen, 0]] == 1).all()
+    assert torch.equal(windowed, full)
+    assert (windowed[planes[mask], cells[mask, 1], cells[mask, 0]] == 1).all()
 
 
-def test_nothing_is_painted_without_objects():
+def test_painting_without_objects():
     none = torch.zeros(0, dtype=torch.long)
     empty = paint_gaussians(torch.zeros(1, 4, 4), none, none.view(0, 2), none, none.bool(), none)
     assert not empty.any()
 
 
-def test_the_heatmap_of_a_large_batch_stays_within_its_memory():
-    # 16 images x 1000 objects of 80 classes: everything together, the heatmap itself included, below 200 MB.
+def test_heatmap_memory_of_large_batch_is_limited():
+    # 16 images with 1000 objects of 80 classes take less than 200 MB in total, including the heatmap.
     gt = []
     for _ in range(16):
         corner = torch.rand(1000, 2) * 400
@@ -127,7 +128,7 @@ def test_peak_filter_keeps_maxima_and_plateaus():
     assert kept.nonzero().tolist() == [[1, 1], [2, 3], [3, 2], [3, 3]]
 
 
-def test_top_peaks_come_from_all_classes_in_order():
+def test_top_peaks_are_sorted_over_all_classes():
     heatmap = torch.zeros(1, 2, 8, 8)
     heatmap[0, 1, 2, 5], heatmap[0, 0, 6, 1], heatmap[0, 0, 2, 5] = 0.9, 0.8, 0.7
     scores, classes, cells = top_peaks(heatmap, 3)
@@ -136,7 +137,7 @@ def test_top_peaks_come_from_all_classes_in_order():
     assert cells[0].tolist() == [[5, 2], [1, 6], [5, 2]]
 
 
-def test_more_peaks_than_cells_is_no_error():
+def test_top_peaks_are_limited_to_number_of_cells():
     scores, classes, cells = top_peaks(torch.rand(2, 3, 2, 2), 100)
     assert scores.shape == classes.shape == (2, 12)
     assert cells.shape == (2, 12, 2)

@@ -38,7 +38,7 @@ def random_sample(size, objects, seed):
 
 
 @pytest.mark.parametrize("counts", [(0,), (1,), (0, 3), (1000, 2)])
-def test_losses_are_finite_and_reach_every_parameter(counts):
+def test_losses_are_finite_and_all_parameters_have_gradients(counts):
     model = stub_model(stub_heads(stacks=2), stacks=2).train()
     batch = [random_sample((64, 96), count, seed) for seed, count in enumerate(counts)]
     losses = model(batch)
@@ -48,7 +48,7 @@ def test_losses_are_finite_and_reach_every_parameter(counts):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_losses_average_over_stacks():
+def test_losses_are_averaged_over_stacks():
     model = stub_model(stub_heads(stacks=2), stacks=2).train()
     batch = [random_sample((64, 96), 3, 0)]
     maps = model.compute_maps(model.preprocessor.training_batch(batch).tensor)
@@ -59,20 +59,20 @@ def test_losses_average_over_stacks():
 
 
 @pytest.mark.parametrize("resolution", ["keep", "fixed"])
-def test_a_batch_gives_what_single_images_give(resolution):
+def test_batch_gives_same_results_as_single_images(resolution):
     torch.manual_seed(0)
     model = stub_model(stub_heads(box={"clip": False}), test_resolution=resolution, max_detections=20).eval()
     for branch in (branch for head in model.heads.values() for stack in head.stacks for branch in stack.values()):
-        torch.nn.init.normal_(branch[-1].weight)  # maps that differ from cell to cell
+        torch.nn.init.normal_(branch[-1].weight)  # maps without ties
     batch = [sample(size, seed=seed) for seed, size in enumerate([(50, 70), (64, 96), (33, 70), (200, 40), (50, 70)])]
     with torch.no_grad():
-        together = model(batch)
-        assert not same_detections(together[0]["instances"], together[4]["instances"], atol=1e-4)
-        for inputs, result in zip(batch, together, strict=True):
-            alone = model([inputs])[0]["instances"]
-            found = result["instances"]
-            assert found.image_size == alone.image_size == tuple(inputs["image"].shape[-2:])
-            assert same_detections(found, alone, atol=1e-4)
+        results = model(batch)
+        assert not same_detections(results[0]["instances"], results[4]["instances"], atol=1e-4)
+        for inputs, result in zip(batch, results, strict=True):
+            expected = model([inputs])[0]["instances"]
+            detections = result["instances"]
+            assert detections.image_size == expected.image_size == tuple(inputs["image"].shape[-2:])
+            assert same_detections(detections, expected, atol=1e-4)
 
 
 def test_results_are_in_pixels_of_the_original_image():
@@ -87,16 +87,17 @@ def test_results_are_in_pixels_of_the_original_image():
 
 @pytest.mark.parametrize("resolution", ["keep", "fixed"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32])
-def test_images_of_any_type_give_the_same_result(resolution, dtype):
+def test_image_dtype_does_not_change_results(resolution, dtype):
     model = stub_model(test_resolution=resolution, max_detections=10).eval()
     inputs = sample((50, 70))
     with torch.no_grad():
-        whole = model([inputs])[0]["instances"].scores
-        assert torch.equal(model([{**inputs, "image": inputs["image"].to(dtype)}])[0]["instances"].scores, whole)
+        expected = model([inputs])[0]["instances"].scores
+        converted = model([{**inputs, "image": inputs["image"].to(dtype)}])[0]["instances"].scores
+        assert torch.equal(converted, expected)
 
 
 @pytest.mark.parametrize("deformable", [False, True])
-def test_a_real_network_treats_images_alone_and_runs_under_autocast(deformable):
+def test_real_network_is_batch_independent_and_supports_autocast(deformable):
     torch.manual_seed(0)
     cfg = small_config("MODEL.UPCONV.DEFORMABLE", deformable, "TEST.DETECTIONS_PER_IMAGE", 10)
     model = CenterNet(cfg)
@@ -108,17 +109,17 @@ def test_a_real_network_treats_images_alone_and_runs_under_autocast(deformable):
     assert all(p.grad.isfinite().all() for p in model.parameters())
     model.eval()
     with torch.no_grad():
-        # Maps, not detections: an untrained network gives plateaus, whose cells tie but for the machine's rounding.
+        # Compare maps, not detections: an untrained network predicts plateaus, whose peaks depend on rounding.
         canvases, _ = model.preprocessor.canvases(batch[:2])
-        together = model.compute_test_maps(model.preprocessor.batch(canvases))
+        batched = model.compute_test_maps(model.preprocessor.batch(canvases))
         for i, canvas in enumerate(canvases):
-            alone = model.compute_test_maps(model.preprocessor.batch([canvas]))
-            for name, values in alone.items():
-                assert torch.allclose(together[name][i], values[0], rtol=1e-3, atol=1e-4), name
+            single = model.compute_test_maps(model.preprocessor.batch([canvas]))
+            for name, values in single.items():
+                assert torch.allclose(batched[name][i], values[0], rtol=1e-3, atol=1e-4), name
         assert [len(result["instances"]) for result in model(batch)] == [10, 10, 10]
 
 
-def test_channels_last_changes_the_memory_and_no_result():
+def test_channels_last_does_not_change_results():
     models = []
     for last in (False, True):
         torch.manual_seed(0)
@@ -131,7 +132,7 @@ def test_channels_last_changes_the_memory_and_no_result():
     assert all(torch.allclose(last[name], plain[name], rtol=1e-3, atol=1e-4) for name in plain)
 
 
-def test_half_precision_at_inference_gives_nearly_the_same_maps():
+def test_half_precision_inference_gives_similar_maps():
     models = []
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(0)
@@ -146,7 +147,7 @@ def test_half_precision_at_inference_gives_nearly_the_same_maps():
         CenterNet(small_config("TEST.PRECISION", "int8"))
 
 
-def test_options_of_the_heads_follow_the_config():
+def test_config_sets_head_options():
     node = "MODEL.CENTERNET."
     heads = CenterNet(
         small_config(
@@ -163,10 +164,10 @@ def test_score_threshold_and_number_of_detections():
     inputs = [sample((64, 96))]
     with torch.no_grad():
         model = stub_model(max_detections=7).eval()
-        found = model(inputs)[0]["instances"]
-        assert len(found) == 7
-        model.score_threshold = found.scores[3].item()
-        above = int((found.scores > found.scores[3]).sum())  # of equal scores, none is above the other
+        detections = model(inputs)[0]["instances"]
+        assert len(detections) == 7
+        model.score_threshold = detections.scores[3].item()
+        above = int((detections.scores > detections.scores[3]).sum())  # scores may be equal
         assert 0 < above < 7
         assert len(model(inputs)[0]["instances"]) == above
 
@@ -174,11 +175,11 @@ def test_score_threshold_and_number_of_detections():
 def test_half_precision_decodes_in_float32():
     model = stub_model(max_detections=5).eval()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        found = model([sample((64, 96))])[0]["instances"]
-    assert found.scores.dtype == found.pred_boxes.tensor.dtype == torch.float32
+        detections = model([sample((64, 96))])[0]["instances"]
+    assert detections.scores.dtype == detections.pred_boxes.tensor.dtype == torch.float32
 
 
-def test_network_and_decoding_export_with_fixed_shapes():
+def test_network_and_decoding_are_exportable():
     class Exported(torch.nn.Module):
         def __init__(self, model):
             super().__init__()
@@ -201,17 +202,17 @@ def test_ground_truth_is_not_modified():
     assert torch.equal(batch[0]["instances"].gt_boxes.tensor, before)
 
 
-def test_pictures_of_training_reach_the_event_storage():
+def test_training_visualization_is_in_event_storage():
     model = stub_model(vis_period=2).train()
     with EventStorage(start_iter=2) as storage:
         model([random_sample((64, 96), 2, 0)])
-        ((name, picture, _),) = storage._vis_data
+        ((name, figure, _),) = storage._vis_data
     assert "heatmap" in name
-    assert picture.shape[0] == 3
+    assert figure.shape[0] == 3
 
 
 class TiltProperty(Property):
-    """A property that nobody knew of: how far things lean from the horizon of their image, in degrees."""
+    """Custom property: tilt of an object in degrees, relative to the horizon of its image."""
 
     name = "tilt"
     node = "TILT"
@@ -234,7 +235,7 @@ class TiltProperty(Property):
 
     def check(self, dicts):
         if any(abs(x.get("tilt", 0)) > 90 for image in dicts for x in image["annotations"]):
-            raise ValueError("something lies upside down")
+            raise ValueError("an object is upside down")
 
     def carry(self, inputs, transforms):
         if not -90 <= inputs.get("horizon", 0) <= 90:
@@ -249,18 +250,18 @@ class TiltProperty(Property):
     def _sign(transforms):
         return -1 if is_mirrored(transforms) else 1
 
-    def errors(self, found, truth):
-        return {"degrees": float((found.pred_tilt - truth.gt_tilt).abs().mean())}
+    def errors(self, detections, truth):
+        return {"degrees": float((detections.pred_tilt - truth.gt_tilt).abs().mean())}
 
-    def draw(self, picture, instances, inputs):
+    def draw(self, visualizer, instances, inputs):
         tilts = instances.pred_tilt if instances.has("scores") else instances.gt_tilt
         for tilt in tilts.tolist():
-            picture.draw_text(f"{tilt:.0f}", (20, 20), color="red")
+            visualizer.draw_text(f"{tilt:.0f}", (20, 20), color="red")
         return [np.full((8, 5, 3), 77, dtype=np.uint8)] if "horizon" in inputs else []
 
 
 class TiltHead(PointHead):
-    """The same inside the network."""
+    """Head of the custom property."""
 
     property_type = TiltProperty
     requires = ("centers",)
@@ -301,20 +302,20 @@ def tilt_config():
 
 
 def tilted_record(folder, tilt):
-    """A black image with a thing that leans, in Detectron2's format."""
+    """Create a black image with a tilted object, in Detectron2's format."""
     cv2.imwrite(str(folder / "black.png"), np.zeros((64, 64, 3), dtype=np.uint8))
-    thing = {"bbox": [8, 8, 40, 40], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1, "tilt": tilt}
+    annotation = {"bbox": [8, 8, 40, 40], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 1, "tilt": tilt}
     image = {"file_name": str(folder / "black.png"), "height": 64, "width": 64, "image_id": 0, "horizon": 5.0}
-    return {**image, "annotations": [thing]}
+    return {**image, "annotations": [annotation]}
 
 
-def test_a_new_property_is_one_class_and_one_name(tilt_config, tmp_path):
-    """Its own config keys, annotations and input, from the data set to losses, detections, pictures, JSON, errors."""
+def test_custom_property_end_to_end(tilt_config, tmp_path):
+    """Config keys, annotations and inputs, from the dataset to losses, detections, figures, JSON and errors."""
     record = tilted_record(tmp_path, 20.0)
     DatasetCatalog.register("leaning", lambda: [record])
     MetadataCatalog.get("leaning").thing_classes = list("abcde")
     (checked,) = load_checked(["leaning"], 5, build_properties(tilt_config))
-    assert "unlabelled" not in checked
+    assert "unlabeled" not in checked
     mapper = CenterNetDatasetMapper(
         True,
         augmentations=[MirrorTransform(64)],
@@ -328,22 +329,22 @@ def test_a_new_property_is_one_class_and_one_name(tilt_config, tmp_path):
     model = CenterNet(tilt_config).train()
     for parameter in model.heads["TiltHead"].parameters():
         torch.nn.init.zeros_(parameter)
-    # The network says 0 instead of -2 tens of degrees; three times that is the loss.
+    # The prediction is 0 instead of -2 units of 10 degrees, and the loss weight is 3.
     assert model([mirrored])["loss_tilt"].item() == pytest.approx(6, rel=1e-3)
 
     torch.nn.init.constant_(model.heads["TiltHead"].stacks[0]["tilt"][-1].bias, 1.2)
     predictor = Predictor(model)
-    found = predictor(record["file_name"], horizon=5.0)["instances"]
+    detections = predictor(record["file_name"], horizon=5.0)["instances"]
     plain = predictor(record["file_name"])["instances"]
-    assert found.pred_tilt.tolist() == pytest.approx([17.0] * len(found))
-    assert plain.pred_tilt.tolist() == pytest.approx([12.0] * len(found))
-    assert len(found) == len(found.pred_boxes) > 0
+    assert detections.pred_tilt.tolist() == pytest.approx([17.0] * len(detections))
+    assert plain.pred_tilt.tolist() == pytest.approx([12.0] * len(detections))
+    assert len(detections) == len(detections.pred_boxes) > 0
     with pytest.raises(ValueError, match="the horizon is 120 degrees"):
         predictor(record["file_name"], horizon=120)
 
-    written = predictor.to_coco(found, 3)
+    written = predictor.to_coco(detections, 3)
     assert set(written[0]) == {"image_id", "category_id", "score", "bbox", "tilt"}
-    assert [entry["tilt"] for entry in written] == pytest.approx([17.0] * len(found))
+    assert [entry["tilt"] for entry in written] == pytest.approx([17.0] * len(detections))
     best = Instances(
         (64, 64), scores=torch.ones(1), pred_classes=torch.ones(1).long(), pred_tilt=torch.full((1,), 17.0)
     )
@@ -363,19 +364,19 @@ def test_a_new_property_is_one_class_and_one_name(tilt_config, tmp_path):
     assert evaluator.evaluate() == {"tilt_error": {"degrees": 3.0, "found": 100.0}}
 
 
-def test_a_new_property_looks_at_its_data_and_knows_when_there_are_none(tilt_config, tmp_path):
+def test_custom_property_validates_datasets(tilt_config, tmp_path):
     DatasetCatalog.register("upside down", lambda: [tilted_record(tmp_path, 120.0)])
     upright = tilted_record(tmp_path, 0.0)
     del upright["annotations"][0]["tilt"]
     DatasetCatalog.register("unknown", lambda: [upright])
     properties = build_properties(tilt_config)
-    with pytest.raises(ValueError, match="something lies upside down"):
+    with pytest.raises(ValueError, match="an object is upside down"):
         load_checked(["upside down"], 5, properties)
     (checked,) = load_checked(["unknown"], 5, properties)
-    assert checked["unlabelled"] == ["tilt"]
+    assert checked["unlabeled"] == ["tilt"]
 
 
-def test_without_the_name_in_a_config_a_new_property_changes_nothing(tilt_config):
+def test_unused_custom_property_has_no_effect(tilt_config):
     plain = small_config()
     assert plain.MODEL.CENTERNET.TILT.UNIT == 1.0
     model = CenterNet(plain)
@@ -385,7 +386,7 @@ def test_without_the_name_in_a_config_a_new_property_changes_nothing(tilt_config
 
 
 class NamedHead(PointHead):
-    """A head of which tests choose all names."""
+    """Head with configurable names."""
 
     def __init__(self, maps=("own",), provides=("own",), fields=("pred_own",), prop="own", node="OWN", loss="own"):
         own = Property()
@@ -426,40 +427,40 @@ OTHER = {"maps": ("b",), "provides": ("b",), "fields": ("pred_b",), "prop": "b",
         ({"prop": "box"}, "property box"),
     ],
 )
-def test_heads_that_make_the_same_are_refused_at_construction(same, message):
+def test_conflicting_heads_raise_at_construction(same, message):
     first, second = NamedHead(), NamedHead(**{**OTHER, **same})
-    with pytest.raises(ValueError, match=f"^heads is .*, but an earlier head has the {message} of Second already"):
+    with pytest.raises(ValueError, match=f"^heads is .*, but an earlier head already has the {message} of Second"):
         stub_model({**stub_heads(), "First": first, "Second": second})
 
 
-def test_a_loss_that_two_heads_have_is_an_error_at_the_first_step():
+def test_duplicate_loss_name_raises():
     batch = [random_sample((64, 96), 1, 0)]
     heads = {**stub_heads(), "First": NamedHead(), "Second": NamedHead(**OTHER)}
     assert {"loss_own", "loss_b"} <= set(stub_model(heads).train()(batch))
     heads["Second"].loss = "loss_own"
-    with pytest.raises(ValueError, match="Second has a loss that an earlier head has too: loss_own"):
+    with pytest.raises(ValueError, match="losses of Second are also losses of an earlier head: loss_own"):
         stub_model(heads).train()(batch)
 
 
-def test_fields_that_no_property_names_are_an_error_at_the_first_detection():
+def test_undeclared_and_missing_fields_raise():
     model = stub_model({**stub_heads(), "Own": NamedHead()}).eval()
     with torch.no_grad():
         assert model([sample((64, 96))])[0]["instances"].has("pred_own")
         model.heads["Own"].prop.fields = ("pred_other",)
-        with pytest.raises(ValueError, match="Own makes pred_own, which its property does not name"):
+        with pytest.raises(ValueError, match="Own produced pred_own, which its property does not declare"):
             model([sample((64, 96))])
         model.heads["Own"].prop.fields = ("pred_own", "pred_other")
-        with pytest.raises(ValueError, match="Own does not make pred_other, which its property names"):
+        with pytest.raises(ValueError, match="Own did not produce pred_other, which its property declares"):
             model([sample((64, 96))])
 
 
-def test_heads_in_a_sequence_have_the_names_of_their_classes():
+def test_sequence_of_heads_uses_class_names():
     heads = stub_heads()
     names = list(stub_model(heads).state_dict())
     assert list(stub_model(list(heads.values())).state_dict()) == names
     assert "heads.BoxHead.stacks.0.size.0.weight" in names
     assert "heads.CenterHead.stacks.0.heatmap.0.bias" in names
-    with pytest.raises(ValueError, match="an earlier head has the maps size of BoxHead already"):
+    with pytest.raises(ValueError, match="an earlier head already has the maps size of BoxHead"):
         stub_model([*heads.values(), stub_heads()["BoxHead"]])
 
 
@@ -479,7 +480,7 @@ def small_config(*overrides):
         (
             "MODEL.CENTERNET.HEADS",
             "['BoxHead','CenterHead']",
-            r"MODEL.CENTERNET.HEADS is \[BoxHead, CenterHead\], but BoxHead needs centers, classes from a head listed",
+            r"MODEL.CENTERNET.HEADS is \[BoxHead, CenterHead\], but BoxHead requires centers, classes, which no",
         ),
         ("MODEL.BACKBONE.NAME", "build_nothing", "MODEL.BACKBONE.NAME: there is no 'build_nothing'.*resnet_upconv"),
         ("MODEL.RESNETS.DEPTH", 19, "MODEL.RESNETS.DEPTH is 19, known"),
@@ -491,16 +492,16 @@ def small_config(*overrides):
         (
             "MODEL.CENTERNET.HEADS",
             "[]",
-            r"MODEL.CENTERNET.HEADS is \[\], but none predicts the heatmap of the centers; CenterHead",
+            r"MODEL.CENTERNET.HEADS is \[\], but no head predicts the center heatmap: add CenterHead",
         ),
         (
             "MODEL.CENTERNET.HEADS",
             "['CenterHead','BoxHead','BoxHead']",
-            "an earlier head has the maps size of BoxHead already",
+            "an earlier head already has the maps size of BoxHead",
         ),
         ("MODEL.CENTERNET.TEST_RESOLUTION", "full", "TEST_RESOLUTION is 'full', known: keep, fixed, fixed_width"),
         ("MODEL.CENTERNET.QUIRKS.GAUSSIAN_RADIUS", "mine", "GAUSSIAN_RADIUS is 'mine', known: original, corrected"),
-        ("MODEL.UPCONV.CHANNELS", "[8]", r"MODEL.UPCONV.CHANNELS is \[8\], but must be three widths"),
+        ("MODEL.UPCONV.CHANNELS", "[8]", r"MODEL.UPCONV.CHANNELS is \[8\], but must have 3 values"),
         ("MODEL.DEFORM_CONV", "fast", "MODEL.DEFORM_CONV is 'fast', known"),
         ("MODEL.CENTERNET.HEAD_INIT", "other", "MODEL.CENTERNET.HEAD_INIT is 'other', known"),
         ("MODEL.CENTERNET.OFFSET_LOSS", "l3", "MODEL.CENTERNET.OFFSET_LOSS is 'l3', known"),
@@ -509,7 +510,7 @@ def small_config(*overrides):
         ("TEST.NMS", "soft", "TEST.NMS is 'soft', known"),
     ],
 )
-def test_a_wrong_config_is_one_clear_error_that_names_the_key(key, value, message):
+def test_invalid_config_error_names_key(key, value, message):
     with pytest.raises((KeyError, ValueError), match=message):
         CenterNet(small_config(key, value))
 
@@ -517,7 +518,7 @@ def test_a_wrong_config_is_one_clear_error_that_names_the_key(key, value, messag
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["TEST.NMS", "class"], "TEST.NMS is 'class', which needs boxes: add BoxHead to the heads"),
+        (["TEST.NMS", "class"], "TEST.NMS is 'class', but NMS needs boxes: add BoxHead to the heads"),
         (["MODEL.CENTERNET.BOX3D.DEPTH_LOSS", "l3"], "MODEL.CENTERNET.BOX3D.DEPTH_LOSS is 'l3', known"),
         (
             ["MODEL.CENTERNET.QUIRKS.BOX3D.AUGMENTED_DEPTH", "no"],
@@ -525,15 +526,15 @@ def test_a_wrong_config_is_one_clear_error_that_names_the_key(key, value, messag
         ),
         (
             ["MODEL.CENTERNET.QUIRKS.BOX3D.AUGMENTED_DEPTH", "camera"],
-            "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL is 0.0, but learning the depth of scaled .* needs a positive one",
+            "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL is 0.0, but must be positive to learn the depth of scaled",
         ),
         (
             ["MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA", "[[1.0]]"],
-            "MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA is invalid: the camera is no",
+            "MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA is invalid: the camera must be",
         ),
     ],
 )
-def test_a_wrong_config_for_3d_boxes_names_the_key(overrides, message):
+def test_invalid_3d_config_error_names_key(overrides, message):
     with pytest.raises(ValueError, match=message):
         CenterNet(small_config("MODEL.CENTERNET.HEADS", "['CenterHead','Box3DHead']", *overrides))
 
@@ -550,17 +551,17 @@ def test_a_wrong_config_for_3d_boxes_names_the_key(overrides, message):
         ),
     ],
 )
-def test_a_wrong_argument_is_one_clear_error_that_names_it(options, message):
+def test_invalid_argument_error_names_argument(options, message):
     with pytest.raises(ValueError, match=message):
         stub_model(**options)
 
 
-def test_a_map_predicted_twice_is_an_error():
+def test_duplicate_map_raises():
     heads = {**stub_heads(), "Again": stub_heads()["BoxHead"]}
-    with pytest.raises(ValueError, match="an earlier head has the maps size of Again already"):
+    with pytest.raises(ValueError, match="an earlier head already has the maps size of Again"):
         stub_model(heads)
 
 
-def test_the_constructor_needs_no_config():
+def test_constructor_without_config():
     shape = stub_model().backbone.output_shape()["stack_0"]
     assert shape == ShapeSpec(channels=4, stride=4)

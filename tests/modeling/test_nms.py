@@ -15,11 +15,11 @@ def detections():
 
 
 @pytest.mark.parametrize(("mode", "left"), [("", [0, 1, 2, 3]), ("class", [0, 2, 3]), ("agnostic", [0, 3])])
-def test_weaker_boxes_that_overlap_go(mode, left):
+def test_nms_modes(mode, left):
     assert torch.equal(suppress(detections(), mode, 0.5).scores, detections().scores[left])
 
 
-def test_the_model_suppresses_when_asked():
+def test_model_applies_nms():
     images = [{"image": torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8)}]
     torch.manual_seed(0)
     model = stub_model(max_detections=30).eval()
@@ -33,8 +33,8 @@ def test_the_model_suppresses_when_asked():
     assert overlap.max() == 0
 
 
-def test_mistakes_are_named():
+def test_invalid_nms_options_raise():
     with pytest.raises(ValueError, match="^nms is 'soft', known: , class, agnostic"):
         stub_model(nms="soft")
-    with pytest.raises(ValueError, match="^nms is 'class', which needs boxes: add BoxHead to the heads"):
+    with pytest.raises(ValueError, match="^nms is 'class', but NMS needs boxes: add BoxHead to the heads"):
         stub_model({"CenterHead": stub_heads()["CenterHead"]}, nms="class")

@@ -1,4 +1,4 @@
-"""Losses and gradients are finite whatever maps and objects are; what is not finite never passes for a detection."""
+"""Finite losses and gradients for extreme maps and objects; errors for NaN and Inf in the output."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_extreme_maps_have_finite_losses_and_gradients(task, dtype):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_extreme_objects_train_a_whole_model(task):
+def test_extreme_objects_have_finite_gradients(task):
     for name, gt in OBJECTS.items():
         model = task_model(task)
         losses = model([training_input(x) for x in gt])
@@ -51,27 +51,27 @@ def test_extreme_objects_train_a_whole_model(task):
 
 @pytest.mark.parametrize("task", ["boxes", "pose", "space"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_is_an_error_and_no_empty_result(task, value):
+def test_nonfinite_output_raises(task, value):
     model = task_model(task).eval()
     inputs = [{**training_input(objects([], SIZE)), "camera": torch.eye(3, 4)}]
     with torch.no_grad():
         maps = model.compute_test_maps(model.preprocessor.normalize(inputs[0]["image"].float()[None]))
         (geometry,) = model.preprocessor.canvases(inputs)[1]
-        # Probabilities are never infinite, and offsets of joints need not reach a detection.
+        # Probabilities are never infinite, and infinite joint offsets may be unused.
         for name in set(maps) - ({"heatmap", "keypoint_heatmap", "keypoint_offset"} if value > 0 else set()):
             broken = {**maps, "heatmap": maps["heatmap"].clone()}
             broken["heatmap"][0, 0, 3, 4] = 0.9
             broken[name] = broken[name].clone()
-            # NaN matters wherever it is, infinity where something is found.
+            # NaN is an error anywhere, Inf only in detections.
             broken[name][(0, slice(None), 3, 4) if value > 0 else (0, 0, 9, 9)] = value
             with pytest.raises(FloatingPointError, match=rf"NaN or Inf \(.*{name if value != value else ''}"):
                 model.detect(broken, [geometry])
 
 
-def test_broken_weights_are_an_error_with_and_without_augmentation():
+def test_nan_weights_raise_with_and_without_tta():
     model = task_model("boxes").eval()
     inputs = [training_input(objects([], SIZE))]
     torch.nn.init.constant_(next(model.backbone.parameters()), float("nan"))
-    for way in (model, CenterNetWithTTA(model=model, scales=(0.5, 1.0))):
+    for detector in (model, CenterNetWithTTA(model=model, scales=(0.5, 1.0))):
         with pytest.raises(FloatingPointError, match=r"\(heatmap, offset, size\).*Use other weights"), torch.no_grad():
-            way(inputs)
+            detector(inputs)

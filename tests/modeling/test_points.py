@@ -14,7 +14,7 @@ def instances(boxes, **fields):
     return result
 
 
-def test_boxes_become_points_in_map_pixels():
+def test_points_are_in_map_pixels():
     # At stride 4 the box is 2..7 x 1..4 on the map: center (4.5, 2.5), 5 wide, 3 high.
     points = build_points([instances([[8, 4, 28, 16]])], (16, 32), stride=4)
     assert points.boxes.tolist() == [[2, 1, 7, 4]]
@@ -30,7 +30,7 @@ def test_boxes_are_clipped_to_the_last_cell():
     assert points.boxes.tolist() == [[0, 0, 31, 15]]
 
 
-def test_a_box_off_the_map_is_invalid_and_has_no_weight():
+def test_box_outside_map_is_invalid_with_zero_weight():
     points = build_points([instances([[200, 0, 240, 20], [0, 0, 20, 20]])], (16, 32), stride=4)
     assert points.valid.tolist() == [False, True]
     assert points.weight.tolist() == [0, 1]
@@ -43,11 +43,11 @@ def test_objects_keep_their_order_and_image():
     assert points.boxes[:, 0].tolist() == [0, 2, 1]
 
 
-def test_a_batch_without_objects_has_no_points():
+def test_empty_batch_has_no_points():
     assert len(build_points([instances([]), instances([])], (16, 32), stride=4).image) == 0
 
 
-def test_optional_fields_may_be_missing_on_some_images():
+def test_optional_fields_may_be_missing_in_some_images():
     batch = [
         instances([[0, 0, 8, 8], [0, 0, 8, 8]], gt_weight=torch.tensor([0.0, 1.0])),
         instances([[0, 0, 8, 8]], gt_ignore=torch.tensor([True])),
@@ -64,18 +64,18 @@ def test_ground_truth_is_not_modified():
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("original", 17), ("corrected", 5)])
-def test_radius_policy_reaches_the_points(policy, expected):
+def test_radius_policy_of_points(policy, expected):
     # A box of 64 map pixels: 0.2733 * 64 = 17.5; corrected 0.0817 * 64 = 5.2.
     points = build_points([instances([[0, 0, 256, 256]])], (65, 65), stride=4, radius_policy=policy)
     assert points.radius.item() == expected
 
 
-def test_the_cpu_keeps_the_radius_of_what_moves_to_another_device():
+def test_radius_cpu_stays_on_cpu():
     points = build_points([instances([[8, 4, 28, 16]])], (16, 32), stride=4)
     moved = points.to(torch.device("meta"))
-    assert moved.reach.tolist() == points.radius.tolist()
+    assert moved.radius_cpu.tolist() == points.radius.tolist()
     assert {moved.image.device.type, moved.radius.device.type, moved.valid.device.type} == {"meta"}
     assert moved.map_size == points.map_size
-    # What was built elsewhere is not asked for.
+    # Not available for points built on another device.
     gt = instances([[8, 4, 28, 16]]).to("meta")
-    assert build_points([gt], (16, 32), stride=4).reach is None
+    assert build_points([gt], (16, 32), stride=4).radius_cpu is None

@@ -11,7 +11,7 @@ def sample(size, seed=0):
     }
 
 
-def test_training_pads_smaller_images_with_black():
+def test_training_batch_is_padded_with_black():
     model = stub_model()
     images = model.preprocessor.training_batch([sample((64, 96)), sample((32, 64))])
     assert tuple(images.tensor.shape) == (2, 3, 64, 96)
@@ -19,7 +19,7 @@ def test_training_pads_smaller_images_with_black():
     assert torch.equal(images.tensor[1, :, 32:], black.expand(3, 32, 96))
 
 
-def test_training_images_go_to_the_device_once_and_as_bytes(monkeypatch):
+def test_training_images_are_transferred_once_as_uint8(monkeypatch):
     model, moved = stub_model().to("meta"), []
     to = torch.Tensor.to
 
@@ -38,7 +38,7 @@ def test_training_images_go_to_the_device_once_and_as_bytes(monkeypatch):
 @pytest.mark.parametrize("resolution", ["keep", "fixed"])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
-def test_canvases_are_bytes_and_the_batch_is_what_the_network_reads(resolution, scale, dtype):
+def test_canvases_are_uint8_and_batch_is_normalized(resolution, scale, dtype):
     model = stub_model(test_resolution=resolution)
     images = [{"image": sample((50, 70), seed=seed)["image"].to(dtype)} for seed in range(2)]
     canvases, geometries = model.preprocessor.canvases(images, scale)
@@ -49,7 +49,7 @@ def test_canvases_are_bytes_and_the_batch_is_what_the_network_reads(resolution, 
     assert torch.equal(batch[1], model.preprocessor.normalize(canvases[1].float()))
 
 
-def test_canvases_are_made_where_the_image_is_and_batches_where_the_model_is():
+def test_canvases_on_image_device_and_batches_on_model_device():
     images = [{"image": sample((50, 70))["image"]}]
     elsewhere = stub_model().to("meta")
     (canvas,), _ = elsewhere.preprocessor.canvases(images)
@@ -60,8 +60,11 @@ def test_canvases_are_made_where_the_image_is_and_batches_where_the_model_is():
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_colours_change_on_the_device_as_on_the_cpu(autocast):
-    """Within 2e-4 of 255 before normalisation, under autocast too; padding stays black, and images without may mix."""
+def test_color_transforms_on_device_match_cpu(autocast):
+    """Match within 2e-4 of 255 before normalization, also under autocast and with images without transforms.
+
+    Padding stays black.
+    """
     model = stub_model()
     batch = [sample((64, 96), seed=0), sample((32, 64), seed=1), sample((64, 96), seed=2)]
     matrix = torch.tensor([[1.4, 0.1, -0.2, 30.0], [0.3, 0.7, 0.1, -20.0], [-0.1, 0.2, 1.1, 5.0]])
@@ -78,7 +81,7 @@ def test_colours_change_on_the_device_as_on_the_cpu(autocast):
     assert levels.abs().max() < 2e-4
 
 
-def test_groups_have_one_shape_and_a_limited_size():
+def test_group_by_shape():
     canvases = [torch.zeros(3, side, 8) for side in (4, 8, 4, 4, 8)]
     assert list(group_by_shape(canvases)) == [[0, 2, 3], [1, 4]]
     assert list(group_by_shape(canvases, 2)) == [[0, 2], [3], [1, 4]]

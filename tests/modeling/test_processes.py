@@ -1,4 +1,4 @@
-"""Several processes learn what one would from the same batch."""
+"""Equality of distributed and single-process losses and gradients for the same batch."""
 
 import datetime
 
@@ -7,12 +7,12 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
-from centernet_d2.modeling.losses import over_processes
+from centernet_d2.modeling.losses import average_over_processes
 from support.processes import run_forked
 from support.tasks import TASKS, random_objects, task_model, training_input
 
 SIZE = (32, 32)
-# Objects in the images of each process; a process may have none, or more than there are slots for.
+# Number of objects in the images of each process; 0, or more than the number of slots, is allowed.
 SHARDS = {
     "uneven": ([7, 1], [0, 2]),
     "an empty one": ([0, 0], [5, 3]),
@@ -26,8 +26,8 @@ def batch(counts, first):
 
 
 def learn(task, inputs, wrap):
-    """Losses, and the gradient of their sum for every parameter."""
-    # In float64, since the order of the images alone changes sums in float32 by more than the tolerance below.
+    """Return losses, and gradients of their sum for all parameters."""
+    # In float64, because the order of images changes float32 sums by more than the tolerance.
     model = wrap(task_model(task).double())
     losses = model(inputs)
     sum(losses.values()).backward()
@@ -48,8 +48,7 @@ def one_of_two(rank, folder):
     return results
 
 
-def test_two_processes_learn_what_one_does_from_both_shards(tmp_path):
-    # Two processes are what it is about.
+def test_two_processes_match_one_process_with_both_shards(tmp_path):
     first, second = run_forked(lambda rank: one_of_two(rank, tmp_path), 2, tmp_path)
     for task in TASKS:
         for name, shards in SHARDS.items():
@@ -60,13 +59,13 @@ def test_two_processes_learn_what_one_does_from_both_shards(tmp_path):
                 assert logged == pytest.approx(loss.item(), rel=1e-5, abs=1e-9), (case, key)
             for key, gradient in gradients.items():
                 largest = gradient.abs().max().item()
-                for found in (first[case][1][key], second[case][1][key]):
-                    assert (found - gradient).abs().max() <= 1e-5 * largest + 1e-12, (case, key)
+                for actual in (first[case][1][key], second[case][1][key]):
+                    assert (actual - gradient).abs().max() <= 1e-5 * largest + 1e-12, (case, key)
 
 
-def test_one_process_counts_for_itself():
+def test_average_over_single_process():
     count = torch.tensor([3.0, 0.0], requires_grad=True)
-    assert over_processes(count).tolist() == [3, 0]
-    assert over_processes(count, plus=0.5, at_least=1).tolist() == [3.5, 1]
-    assert not over_processes(count).requires_grad
-    assert over_processes(torch.tensor(4)) == 4
+    assert average_over_processes(count).tolist() == [3, 0]
+    assert average_over_processes(count, eps=0.5, minimum=1).tolist() == [3.5, 1]
+    assert not average_over_processes(count).requires_grad
+    assert average_over_processes(torch.tensor(4)) == 4

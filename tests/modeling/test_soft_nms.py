@@ -6,7 +6,7 @@ from detectron2.structures import Boxes, Instances
 
 from centernet_d2.modeling.nms import best_with_ties, merge_scales, soft_nms
 
-# Two boxes of 10 x 10 pixels that share 5 columns (IoU 50 / 150), and one far away.
+# Two boxes of 10 x 10 pixels with 5 common columns (IoU 50 / 150), and one that is far away.
 BOXES = torch.tensor([[0.0, 0, 9, 9], [5.0, 0, 14, 9], [50.0, 50, 59, 59]])
 SCORES = torch.tensor([0.6, 0.9, 0.3])
 
@@ -28,7 +28,7 @@ def detections(boxes, scores, classes=None):
         ("hard", {}, 1.0),
     ],
 )
-def test_the_weaker_of_two_overlapping_boxes_is_lowered(method, options, factor):
+def test_score_of_weaker_overlapping_box_decays(method, options, factor):
     kept = soft_nms(BOXES, SCORES, method=method, **options)
     second = [0.6 * factor, 0.3]
     order = [0, 2] if second[0] > second[1] else [2, 0]
@@ -36,7 +36,7 @@ def test_the_weaker_of_two_overlapping_boxes_is_lowered(method, options, factor)
     assert kept.scores.tolist() == pytest.approx([0.9, *sorted(second, reverse=True)])
 
 
-def test_the_hard_variant_drops_and_may_leave_stale_rows():
+def test_hard_method_drops_or_keeps_stale_rows():
     boxes = torch.cat([BOXES, BOXES[:1]])
     scores = torch.tensor([0.6, 0.9, 0.3, 0.2])
     assert soft_nms(boxes, scores, method="hard", iou_threshold=0.3).index.tolist() == [1, 2]
@@ -44,31 +44,31 @@ def test_the_hard_variant_drops_and_may_leave_stale_rows():
     assert (len(stale.index), stale.num_valid) == (4, 2)
 
 
-def test_of_equal_scores_the_first_wins_and_inputs_stay():
+def test_first_of_equal_scores_wins_and_inputs_are_not_modified():
     boxes, scores = BOXES[[0, 0, 0]] + torch.tensor([[0.0], [100], [200]]), torch.full((3,), 0.5)
     assert soft_nms(boxes, scores).index.tolist() == [0, 1, 2]
     assert scores.tolist() == [0.5] * 3
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_few_boxes_stay_as_they_are(count):
+def test_few_boxes_are_unchanged(count):
     kept = soft_nms(BOXES[:count], SCORES[:count])
     assert torch.equal(kept.scores, SCORES[:count])
 
 
-def test_unknown_methods_are_named():
+def test_unknown_method_raises():
     with pytest.raises(ValueError, match="^method is 'fuzzy', known: gaussian, linear, hard"):
         soft_nms(BOXES, SCORES, method="fuzzy")
 
 
-def test_ties_may_leave_more_than_the_limit():
+def test_ties_may_exceed_limit():
     scores = torch.tensor([0.1, 0.5, 0.3, 0.3, 0.9])
     assert best_with_ties(scores, 3).tolist() == [False, True, True, True, True]
     assert best_with_ties(scores, None).all()
     assert best_with_ties(scores, 9).all()
 
 
-def test_one_scale_is_only_cut_and_several_are_merged_by_class():
+def test_single_scale_is_limited_and_several_are_merged_by_class():
     single = detections(BOXES, SCORES)
     assert merge_scales([single], limit=2).scores.tolist() == pytest.approx([0.6, 0.9])
     other = detections(BOXES[:1], [0.8], [1])

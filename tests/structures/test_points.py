@@ -18,7 +18,7 @@ def points_of(*boxes, **labels):
     return build_points([instances([box]) for box in boxes], (4, 5), stride=4, **labels)
 
 
-def test_values_are_read_at_the_cells():
+def test_gather_reads_values_at_cells():
     tensor = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)
     points = points_of([0, 0, 8, 8], [8, 4, 16, 12])
     target = points.target(torch.zeros(2, 3))
@@ -27,27 +27,27 @@ def test_values_are_read_at_the_cells():
     assert peaks.gather(tensor)[:, 0].tolist() == [tensor[0, :, 2, 4].tolist(), tensor[1, :, 3, 1].tolist()]
 
 
-def test_a_target_has_the_weight_of_the_objects_unless_it_is_given():
+def test_target_weight_defaults_to_object_weight():
     points = points_of([0, 0, 8, 8], [80, 4, 90, 12])
     assert points.target(torch.zeros(2, 3)).weight.tolist() == [[1, 1, 1], [0, 0, 0]]
     assert points.target(torch.zeros(2, 1), torch.full((2, 1), 0.5)).weight.tolist() == [[0.5], [0.5]]
 
 
-def test_images_say_which_properties_their_data_set_labels():
+def test_labeled_properties_of_images():
     boxes = [0, 0, 8, 8], [8, 4, 16, 12]
-    for labels in ({}, {"unlabelled": [(), ()]}, {"unlabelled": [["box3d"], ()]}):
-        assert points_of(*boxes, **labels).labelled("keypoint") is None
-    known = points_of(*boxes, unlabelled=[["box3d", "keypoint"], ["box3d"]]).labelled("keypoint")
+    for labels in ({}, {"unlabeled": [(), ()]}, {"unlabeled": [["box3d"], ()]}):
+        assert points_of(*boxes, **labels).labeled("keypoint") is None
+    known = points_of(*boxes, unlabeled=[["box3d", "keypoint"], ["box3d"]]).labeled("keypoint")
     assert tuple(known.shape) == (2, 1, 1, 1)
     assert known.flatten().tolist() == [False, True]
 
 
-def test_an_optional_field_has_its_default_where_it_is_missing():
+def test_optional_field_default():
     batch = [instances([[0, 0, 8, 8]] * 2), instances([[0, 0, 8, 8]], gt_weight=torch.tensor([0.5])), instances([])]
     assert optional_field(batch, "gt_weight", torch.ones(())).tolist() == [1, 1, 0.5]
 
 
-def test_regions_to_ignore_are_no_known_objects():
+def test_known_objects_excludes_ignored_regions():
     gt = instances([[0, 0, 8, 8]] * 3, gt_ignore=torch.tensor([False, True, False]))
     assert known_objects(gt).gt_classes.tolist() == [0, 2]
     plain = instances([[0, 0, 8, 8]])

@@ -1,4 +1,4 @@
-"""What the backbones share."""
+"""Components shared by the backbones."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NORMS = ("BN", "SyncBN", "FrozenBN")
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around which a residual is led (original.md: DLA trunk, Hourglass).
+    """Residual block of two 3x3 convolutions (original.md: DLA trunk, Hourglass).
 
     Args:
-        in_channels, out_channels: widths of input and output.
-        stride: of the first convolution.
+        in_channels, out_channels: number of channels of input and output.
+        stride: stride of the first convolution.
         norm: "BN", "SyncBN" or "FrozenBN".
     """
 
@@ -31,28 +31,42 @@ class BasicBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """(B, in_channels, H, W) and a residual of the output's shape -> (B, out_channels, H / stride, W / stride)."""
+        """Compute the output of the block.
+
+        Args:
+            x: (B, in_channels, H, W) input.
+            residual: (B, out_channels, H / stride, W / stride) tensor that is added.
+        """
         x = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(x)) + residual)
 
 
 def check_input_size(x: Tensor | fx.Proxy, size_divisibility: int) -> None:
-    """Raise a ValueError unless height and width of a (B, C, H, W) input are multiples of `size_divisibility`."""
-    if isinstance(x, fx.Proxy):  # torch.fx traces what follows what, for any size.
+    """Check that height and width of an input are multiples of `size_divisibility`.
+
+    Args:
+        x: (B, C, H, W) network input.
+        size_divisibility: required divisor.
+
+    Raises:
+        ValueError: if the size is not divisible.
+    """
+    if isinstance(x, fx.Proxy):  # torch.fx traces the graph without sizes.
         return
     height, width = x.shape[-2:]
     if height % size_divisibility or width % size_divisibility:
         raise ValueError(
             f"the network input is {height} x {width} (height x width), but this backbone needs multiples of "
-            f"{size_divisibility}"
+            f"{size_divisibility}: resize or pad the images"
         )
 
 
 @torch.no_grad()
 def fill_bilinear(up: nn.ConvTranspose2d) -> None:
-    """Start a transposed convolution as bilinear interpolation (original.md: Bilinear start).
+    """Initialize a transposed convolution for bilinear interpolation.
 
-    Writes element [n, 0] of every first index n: all of a depth-wise layer, output channel 0 of any other.
+    Only ``weight[:, 0]`` is set: all weights of a depthwise layer, but only output channel 0 of any other layer
+    (original.md: Bilinear start).
     """
     size = up.kernel_size[0]
     factor = math.ceil(size / 2)

@@ -1,8 +1,8 @@
-"""DLA-34: a trunk of trees, and a neck that merges its levels at stride 4 (original.md: DLA trunk, DLA necks).
+"""DLA-34 backbone (original.md: DLA trunk, DLA necks).
 
-From small to large: :class:`Root` joins features, :class:`Tree` joins blocks or smaller trees by a root, :class:`DLA`
-is the trunk of trees; :class:`IDAUp` merges a few levels into the finest of them, :class:`DLAUp` does so for every
-level, and :class:`DLABackbone` is the whole.
+:class:`DLA` is the trunk. It consists of :class:`Tree` modules, which aggregate blocks or smaller trees by a
+:class:`Root`. The neck, :class:`DLAUp`, merges its levels by :class:`IDAUp` modules. :class:`DLABackbone` combines
+trunk and neck into a feature map of stride 4.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from .common import NORMS, BasicBlock, check_input_size, fill_bilinear
 __all__ = ["DLABackbone"]
 
 IMAGENET_CLASSES = 1000
-# Argument -> config key.
+# Mapping from constructor arguments to config keys.
 KEYS = {"deformable": "MODEL.DLA.DEFORMABLE", "deform_conv": "MODEL.DEFORM_CONV", "norm": "MODEL.DLA.NORM"}
 
 
 class Root(nn.Module):
-    """Aggregation node: 1x1 convolution over all features (arXiv 1707.06484, section 3; original.md: DLA trunk)."""
+    """Aggregation node, a 1x1 convolution over concatenated features.
+
+    See arXiv 1707.06484, section 3, and original.md: DLA trunk.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, *, norm: str = "BN") -> None:
         super().__init__()
@@ -41,15 +44,19 @@ class Root(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """(B, C_i, H, W), in_channels in total -> (B, out_channels, H, W)."""
+        """Aggregate features to (B, out_channels, H, W).
+
+        Args:
+            features: (B, C_i, H, W) tensors with a total of in_channels channels.
+        """
         return self.relu(self.bn(self.conv(torch.cat(features, dim=1))))
 
 
 class Tree(nn.Module):
-    """Hierarchical aggregation (arXiv 1707.06484, section 3.2; original.md: DLA trunk).
+    """Hierarchical aggregation (original.md: DLA trunk).
 
-    A tree of depth 1 is two blocks and a root over both. A deeper one is two trees in a row, the second of which hands
-    everything that was collected on the way to its root.
+    A tree of depth 1 consists of two blocks and a root over both. A deeper tree consists of two subtrees in sequence;
+    the output of the first subtree is an additional input of the root of the second. See arXiv 1707.06484, section 3.2.
     """
 
     def __init__(
@@ -65,11 +72,11 @@ class Tree(nn.Module):
     ) -> None:
         """
         Args:
-            depth: 1 or more.
-            in_channels, out_channels: widths of input and output.
-            stride: of the first block.
-            level_root: let the root also see the pooled input.
-            extra_channels: total width of the features from outside that the root also sees.
+            depth: depth of the tree, at least 1.
+            in_channels, out_channels: number of channels of input and output.
+            stride: stride of the first block.
+            level_root: also feed the pooled input to the root.
+            extra_channels: total number of channels of additional features that are fed to the root.
             norm: "BN", "SyncBN" or "FrozenBN".
         """
         super().__init__()
@@ -87,8 +94,8 @@ class Tree(nn.Module):
             self.tree2: nn.Module = BasicBlock(out_channels, out_channels, norm=norm)
             self.root = Root(2 * out_channels + extra_channels, out_channels, norm=norm)
         else:
-            # The first inner tree projects by itself. The original stores this projection nonetheless, so it is kept
-            # for lossless checkpoints, hidden from optimizers and DistributedDataParallel (original.md: DLA trunk).
+            # Unused, because the first subtree has its own projection. The reference implementation stores it, so it is
+            # kept for lossless conversion of checkpoints, without gradients (original.md: DLA trunk).
             self.project.requires_grad_(False)
             self.tree1 = Tree(depth - 1, in_channels, out_channels, stride=stride, norm=norm)
             self.tree2 = Tree(
@@ -96,7 +103,12 @@ class Tree(nn.Module):
             )
 
     def forward(self, x: Tensor, extra: Sequence[Tensor] = ()) -> Tensor:
-        """(B, in_channels, H, W) and features of the output's size -> (B, out_channels, H / stride, W / stride)."""
+        """Compute (B, out_channels, H / stride, W / stride) features.
+
+        Args:
+            x: (B, in_channels, H, W) input.
+            extra: additional features for the root, of the same size as the output.
+        """
         bottom = self.downsample(x)
         if self.level_root:
             extra = [*extra, bottom]
@@ -109,7 +121,10 @@ class Tree(nn.Module):
 
 
 class DLA(nn.Module):
-    """The trunk: six levels, from stride 1 to stride 32 (arXiv 1707.06484, section 4; original.md: DLA trunk)."""
+    """Trunk with six levels, from stride 1 to stride 32.
+
+    See arXiv 1707.06484, section 4, and original.md: DLA trunk.
+    """
 
     def __init__(
         self,
@@ -120,29 +135,31 @@ class DLA(nn.Module):
     ) -> None:
         """
         Args:
-            channels: widths of the six levels.
-            tree_depths: depths of the trees, which are levels 2 to 5.
+            channels: number of channels of each of the six levels.
+            tree_depths: depths of the trees of levels 2 to 5.
             norm: "BN", "SyncBN" or "FrozenBN".
 
         Raises:
-            ValueError: not six widths or four depths.
+            ValueError: if the number of channels is not six, or the number of depths is not four.
         """
         super().__init__()
         if len(channels) != 6 or len(tree_depths) != 4:
-            raise ValueError(f"DLA needs six widths and four depths, got {list(channels)} and {list(tree_depths)}")
+            raise ValueError(
+                f"channels must have 6 values and tree_depths 4, but are {list(channels)} and {list(tree_depths)}"
+            )
         self.base_layer = _plain_unit(3, channels[0], kernel_size=7, norm=norm)
         self.level0 = _plain_unit(channels[0], channels[0], kernel_size=3, norm=norm)
         self.level1 = _plain_unit(channels[0], channels[1], kernel_size=3, stride=2, norm=norm)
         self.level2, self.level3, self.level4, self.level5 = (
-            # The finest tree alone does without a view of its input.
+            # All trees except the finest one feed their input to the root.
             Tree(depth, before, after, stride=2, level_root=i > 0, norm=norm)
             for i, (depth, (before, after)) in enumerate(zip(tree_depths, pairwise(channels[1:]), strict=True))
         )
-        # The classifier that the ImageNet weights came with, never used: kept like the projections in Tree.
+        # Unused classifier of the ImageNet weights, kept like the projections in Tree.
         self.fc = nn.Conv2d(channels[-1], IMAGENET_CLASSES, 1).requires_grad_(False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) -> the six levels (B, channels[i], H / 2**i, W / 2**i)."""
+        """Compute six levels of shape (B, channels[i], H / 2**i, W / 2**i)."""
         x = self.base_layer(x)
         features = []
         for level in (self.level0, self.level1, self.level2, self.level3, self.level4, self.level5):
@@ -152,10 +169,12 @@ class DLA(nn.Module):
 
 
 class IDAUp(nn.Module):
-    """Iterative aggregation (arXiv 1707.06484, section 3.1; original.md: DLA necks): merges maps into the finest one.
+    """Iterative aggregation of maps into the finest one (original.md: DLA necks).
 
-    In turn, each coarser map is projected to the common width, up-sampled and merged with the result so far: added in
-    front of a deformable convolution, or concatenated in front of an ordinary one.
+    Each coarser map in turn is projected to the common number of channels, upsampled and merged with the previous
+    result: by addition before a deformable convolution, or by concatenation before a plain convolution. See arXiv
+        1707.06484,
+    section 3.1.
     """
 
     def __init__(
@@ -170,10 +189,10 @@ class IDAUp(nn.Module):
     ) -> None:
         """
         Args:
-            out_channels: width of the finest map, and of the results.
-            in_channels, factors: width of each coarser map, and how much coarser it is than the finest.
-            deformable: see above.
-            deform_conv: how deformable convolutions are computed, see :class:`centernet_d2.layers.DeformConv`.
+            out_channels: number of channels of the finest map and of the outputs.
+            in_channels, factors: number of channels of each coarser map, and its upsampling factor.
+            deformable: use deformable convolutions.
+            deform_conv: implementation of deformable convolutions, see :class:`centernet_d2.layers.DeformConv`.
             norm: "BN", "SyncBN" or "FrozenBN".
         """
         super().__init__()
@@ -202,7 +221,11 @@ class IDAUp(nn.Module):
             self.add_module(f"node_{i}", node)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Maps, the finest first -> as many of the finest one's shape: itself, and the result after each merge."""
+        """Merge maps, ordered from fine to coarse.
+
+        Returns:
+            The finest map and the result of each merge, all of the same shape.
+        """
         merged = [features[0]]
         for i, x in enumerate(features[1:], start=1):
             x = self.get_submodule(f"up_{i}")(self.get_submodule(f"proj_{i}")(x))
@@ -212,11 +235,11 @@ class IDAUp(nn.Module):
 
 
 class DLAUp(nn.Module):
-    """Merges every level with all coarser ones, from the coarsest to the finest (original.md: DLA necks).
+    """Aggregation of each level with all coarser levels (original.md: DLA necks).
 
     Args:
-        channels: width of each level, the finest first; each is twice as coarse as the one before.
-        options: of the merges, see :class:`IDAUp`.
+        channels: number of channels of each level, from fine to coarse; the stride doubles from level to level.
+        options: options of the merges, see :class:`IDAUp`.
     """
 
     def __init__(self, channels: Sequence[int], **options: Any) -> None:
@@ -226,9 +249,13 @@ class DLAUp(nn.Module):
             self.add_module(f"ida_{step}", merge)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Levels, the finest first -> as many maps of the same shapes, each merged with everything coarser."""
+        """Merge levels, ordered from fine to coarse.
+
+        Returns:
+            Maps of the same shapes, each merged with all coarser levels.
+        """
         *finer, coarsest = features
-        # All maps of one level: its own, and the results of its merges.
+        # Maps of the current level: the input, and the results of all merges.
         level = [coarsest]
         merged = [coarsest]
         for merge, anchor in zip(self.children(), reversed(finer), strict=True):
@@ -240,8 +267,8 @@ class DLAUp(nn.Module):
 class DLABackbone(Backbone):
     """DLA-34 at stride 4 (arXiv 1904.07850, section 5 and appendix A).
 
-    Module names are those of the original, so that its weights load by name. Parameters that the original stores but
-    never uses are in the state dict and do not require gradients.
+    Modules have the same names as in the reference implementation, so that its weights can be loaded. Parameters that
+    the reference implementation stores but does not use are in the state dict and do not require gradients.
     """
 
     def __init__(
@@ -256,13 +283,13 @@ class DLABackbone(Backbone):
         """
         Args:
             channels, tree_depths: see :class:`DLA`.
-            deformable: the neck of the paper, with deformable convolutions and a second aggregation; otherwise the
-                plain one of the original's "dlav0".
-            deform_conv: how deformable convolutions are computed, see :class:`centernet_d2.layers.DeformConv`.
-            norm: normalisation throughout: "BN", "SyncBN" or "FrozenBN".
+            deformable: use the neck of the paper, with deformable convolutions and a second aggregation; otherwise the
+                plain neck of "dlav0" of the reference implementation.
+            deform_conv: implementation of deformable convolutions, see :class:`centernet_d2.layers.DeformConv`.
+            norm: normalization of all layers: "BN", "SyncBN" or "FrozenBN".
 
         Raises:
-            ValueError: not six widths or four depths, or unknown norm or way to compute.
+            ValueError: if `channels`, `tree_depths`, `deform_conv` or `norm` is invalid.
         """
         super().__init__()
         check_choice("norm", norm, NORMS)
@@ -271,7 +298,7 @@ class DLABackbone(Backbone):
         widths = channels[2:]
         options: dict[str, Any] = {"deformable": deformable, "deform_conv": deform_conv, "norm": norm}
         self.dla_up = DLAUp(widths, **options)
-        # The coarsest level takes no part: nothing was merged into it.
+        # Without the coarsest level, which has no merged features.
         self.ida_up = IDAUp(widths[0], widths[1:-1], [2, 4], **options) if deformable else None
         self._out_features = ["stack_0"]
         self._channels = widths[0]
@@ -284,7 +311,10 @@ class DLABackbone(Backbone):
         return {"stack_0": ShapeSpec(channels=self._channels, stride=4)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) -> {"stack_0": (B, channels[2], H / 4, W / 4)}; H and W must be multiples of 32."""
+        """Compute {"stack_0": (B, channels[2], H / 4, W / 4)} from (B, 3, H, W) images.
+
+        H and W must be multiples of 32.
+        """
         check_input_size(x, self.size_divisibility)
         merged = self.dla_up(self.base(x)[2:])
         return {"stack_0": self.ida_up(merged[:-1])[-1] if self.ida_up else merged[0]}

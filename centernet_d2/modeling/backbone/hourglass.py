@@ -1,4 +1,4 @@
-"""Stacked hourglass networks: down to stride 128 and back, once per stack (original.md: Hourglass)."""
+"""Stacked hourglass backbone (original.md: Hourglass)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .common import NORMS, BasicBlock, check_input_size
 
 __all__ = ["Hourglass", "build_hourglass_backbone"]
 
-# Argument -> config key.
+# Mapping from constructor arguments to config keys.
 KEYS = {
     "stacks": "MODEL.HOURGLASS.STACKS",
     "widths": "MODEL.HOURGLASS.WIDTHS",
@@ -31,25 +31,28 @@ KEYS = {
 
 
 class Residual(BasicBlock):
-    """A block whose residual is its input, by a 1x1 convolution where the shape changes (original.md: Hourglass)."""
+    """Residual block with an optional projection shortcut (original.md: Hourglass).
+
+    The shortcut is the identity, or a 1x1 convolution if the shape changes.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, norm: str = "BN") -> None:
         super().__init__(in_channels, out_channels, stride=stride, norm=norm)
         same = stride == 1 and in_channels == out_channels
         self.skip = nn.Identity() if same else _projection(in_channels, out_channels, stride=stride, norm=norm)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # It makes the residual itself.
-        """(B, in_channels, H, W) -> (B, out_channels, H / stride, W / stride)."""
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # The residual is computed here.
+        """Compute (B, out_channels, H / stride, W / stride) from (B, in_channels, H, W)."""
         return super().forward(x, self.skip(x))
 
 
 class HourglassModule(nn.Module):
-    """One level of an hourglass and, in it, all coarser ones (arXiv 1603.06937, section 3.1; original.md: Hourglass).
+    """One level of an hourglass with all coarser levels (original.md: Hourglass).
 
-    A stride does what pooling did in that paper.
+    Strided convolutions replace the pooling of arXiv 1603.06937, section 3.1.
 
     Args:
-        widths, counts: width and number of blocks of this level and of each coarser one, two levels or more.
+        widths, counts: number of channels and of blocks of this level and of each coarser level; at least two levels.
         norm: "BN", "SyncBN" or "FrozenBN".
         checkpoint: see :class:`Hourglass`.
     """
@@ -69,16 +72,17 @@ class HourglassModule(nn.Module):
         self.low3 = residuals([coarse] * counts[0] + [fine])
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, widths[0], H, W) -> the same shape."""
+        """Compute (B, widths[0], H, W) features of the same shape as the input."""
         low = self.low3(self.low2(self.low1(x)))
         return self.up1(x) + F.interpolate(low, scale_factor=2, mode="nearest")
 
 
 class Hourglass(Backbone):
-    """Hourglass-104 with two stacks, the backbone of CornerNet (arXiv 1904.07850, section 5); one stack is its half.
+    """Stacked hourglass network.
 
-    Every stack refines the feature map of the one before, and its own map is supervised. Module names are those of the
-    original, so that its weights load by name.
+    The default is Hourglass-104 with two stacks, the backbone of CornerNet (arXiv 1904.07850, section 5).
+    Each stack refines the feature map of the previous stack, and the maps of all stacks are supervised. Modules have
+    the same names as in the reference implementation, so that its weights can be loaded.
     """
 
     def __init__(
@@ -92,26 +96,26 @@ class Hourglass(Backbone):
     ) -> None:
         """
         Args:
-            stacks: number of hourglasses in a row.
-            widths: width of each depth, the finest (stride 4) first, two or more. The first is that of the outputs;
-                the stem has half of it.
-            counts: number of residual blocks in each branch of each depth.
-            norm: normalisation throughout: "BN", "SyncBN" or "FrozenBN".
-            checkpoint: training keeps the inputs of the stem and of each row of blocks, and computes what is inside a
-                second time: same results, less memory, more time.
+            stacks: number of stacked hourglasses.
+            widths: number of channels of each level, starting with the finest (stride 4); at least two levels. The
+                outputs have ``widths[0]`` channels, the stem half as many.
+            counts: number of residual blocks in each branch of each level.
+            norm: normalization of all layers: "BN", "SyncBN" or "FrozenBN".
+            checkpoint: use activation checkpointing for the stem and each sequence of blocks, which reduces memory and
+                increases time without changing results.
 
         Raises:
-            ValueError: no stack, less than two depths, not one positive count per width, or unknown norm.
+            ValueError: if an argument is invalid.
         """
         super().__init__()
         check_choice("norm", norm, NORMS)
         if stacks < 1:
             raise ArgumentError("stacks", f"is {stacks}, but must be at least 1")
         if len(widths) < 2:
-            raise ArgumentError("widths", f"is {list(widths)}, but must have two or more depths")
+            raise ArgumentError("widths", f"is {list(widths)}, but must have at least two values")
         if len(counts) != len(widths) or min(counts) < 1:
             raise ArgumentError(
-                "counts", f"is {list(counts)}, but must be a positive number for each of {list(widths)}"
+                "counts", f"is {list(counts)}, but must have one positive number per value of widths {list(widths)}"
             )
         width = widths[0]
         self.pre = _sequential(checkpoint)(
@@ -122,7 +126,7 @@ class Hourglass(Backbone):
             HourglassModule(widths, counts, norm=norm, checkpoint=checkpoint) for _ in range(stacks)
         )
         self.cnvs = nn.ModuleList(_conv_unit(width, width, kernel_size=3, norm=norm) for _ in range(stacks))
-        # From one stack to the next: projections of what it took and of what it made, and a block over their sum.
+        # Between stacks: projections of the input and the output of the previous stack, and a block over their sum.
         self.inters_ = nn.ModuleList(_projection(width, width, norm=norm) for _ in range(stacks - 1))
         self.cnvs_ = nn.ModuleList(_projection(width, width, norm=norm) for _ in range(stacks - 1))
         self.inters = nn.ModuleList(Residual(width, width, norm=norm) for _ in range(stacks - 1))
@@ -138,17 +142,21 @@ class Hourglass(Backbone):
         return {name: ShapeSpec(channels=self._channels, stride=4) for name in self._out_features}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) -> {"stack_0": (B, widths[0], H / 4, W / 4), ...}, one entry per stack.
+        """Compute a (B, widths[0], H / 4, W / 4) feature map per stack.
 
-        H and W must be multiples of size_divisibility.
+        Args:
+            x: (B, 3, H, W) images; H and W must be multiples of `size_divisibility`.
+
+        Returns:
+            ``{"stack_0": ..., "stack_1": ...}``.
         """
         check_input_size(x, self.size_divisibility)
         x = self.pre(x)
         features: list[Tensor] = []
         for stack, (hourglass, conv) in enumerate(zip(self.kps, self.cnvs, strict=True)):
             if stack > 0:
-                taken, made = self.inters_[stack - 1](x), self.cnvs_[stack - 1](features[-1])
-                x = self.inters[stack - 1](F.relu(taken + made))
+                skip, refined = self.inters_[stack - 1](x), self.cnvs_[stack - 1](features[-1])
+                x = self.inters[stack - 1](F.relu(skip + refined))
             features.append(conv(hourglass(x)))
         return dict(zip(self._out_features, features, strict=True))
 
@@ -167,7 +175,7 @@ def _sequential(checkpoint: bool) -> type[nn.Sequential]:
 
 
 def _residuals(widths: Sequence[int], *, norm: str, checkpoint: bool, stride: int = 1) -> nn.Sequential:
-    """Blocks from each width to the next; the first has the stride."""
+    """Build blocks from each width to the next; `stride` applies to the first one."""
     return _sequential(checkpoint)(
         *(
             Residual(before, after, stride=1 if i else stride, norm=norm)

@@ -1,4 +1,4 @@
-"""ResNet trunk with three transposed convolutions, plain or behind deformable convolutions (original.md: ResNet)."""
+"""ResNet backbone with three upsampling stages (original.md: ResNet)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .common import NORMS, check_input_size, fill_bilinear
 __all__ = ["ResNetUpConv"]
 
 DEPTHS = (18, 34, 50, 101, 152)
-# Argument -> config key.
+# Mapping from constructor arguments to config keys.
 KEYS = {
     "depth": "MODEL.RESNETS.DEPTH",
     "channels": "MODEL.UPCONV.CHANNELS",
@@ -32,9 +32,10 @@ KEYS = {
 
 
 class ResNetUpConv(Backbone):
-    """ResNet-18/34/50/101/152 without its classifier, brought back to stride 4 ("Simple Baselines" style).
+    """ResNet trunk, upsampled to stride 4 as in "Simple Baselines".
 
-    Module names are those of the original, so that its weights, and torchvision's for the trunk, load by name.
+    Modules have the same names as in the reference implementation, so that its weights can be loaded, as well as
+    torchvision's weights of the trunk.
     """
 
     def __init__(
@@ -49,14 +50,14 @@ class ResNetUpConv(Backbone):
     ) -> None:
         """
         Args:
-            depth: one of 18, 34, 50, 101, 152.
-            channels: widths of the three up-sampling stages.
-            deformable: put a modulated deformable convolution in front of each up-sampling.
-            deform_conv: how it is computed, see :class:`centernet_d2.layers.DeformConv`.
-            trunk_norm, norm: normalisation of the trunk and of the up-sampling: "BN", "SyncBN" or "FrozenBN".
+            depth: depth of the ResNet: 18, 34, 50, 101 or 152.
+            channels: number of channels of each of the three upsampling stages.
+            deformable: add a modulated deformable convolution before each transposed convolution.
+            deform_conv: implementation of deformable convolutions, see :class:`centernet_d2.layers.DeformConv`.
+            trunk_norm, norm: normalization of the trunk and of the upsampling: "BN", "SyncBN" or "FrozenBN".
 
         Raises:
-            ValueError: unknown depth, norm or way to compute, or not three widths.
+            ValueError: if an argument is invalid.
         """
         super().__init__()
         check_choice("depth", depth, DEPTHS)
@@ -64,7 +65,7 @@ class ResNetUpConv(Backbone):
         check_choice("norm", norm, NORMS)
         check_choice("deform_conv", deform_conv, IMPLEMENTATIONS)
         if len(channels) != 3:
-            raise ArgumentError("channels", f"is {list(channels)}, but must be three widths")
+            raise ArgumentError("channels", f"is {list(channels)}, but must have 3 values, one per upsampling stage")
         trunk = torchvision.models.get_model(
             f"resnet{depth}", weights=None, norm_layer=lambda width: get_norm(trunk_norm, width)
         )
@@ -86,7 +87,10 @@ class ResNetUpConv(Backbone):
         return {"stack_0": ShapeSpec(channels=self._channels, stride=4)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) -> {"stack_0": (B, channels, H / 4, W / 4)}; H and W must be multiples of 32."""
+        """Compute {"stack_0": (B, channels[-1], H / 4, W / 4)} from (B, 3, H, W) images.
+
+        H and W must be multiples of 32.
+        """
         check_input_size(x, self.size_divisibility)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
@@ -101,7 +105,7 @@ def _plain_stage(before: int, after: int, norm: str) -> list[nn.Module]:
 
 def _deformable_stage(before: int, after: int, norm: str, *, deform_conv: str) -> list[nn.Module]:
     up = nn.ConvTranspose2d(after, after, 4, stride=2, padding=1, bias=False)
-    # As in the original, this reaches output channel 0 only (original.md: Bilinear start).
+    # Only initializes output channel 0, as in the reference implementation (original.md: Bilinear start).
     fill_bilinear(up)
     deform = [DeformConv(before, after, implementation=deform_conv), get_norm(norm, after), nn.ReLU(inplace=True)]
     return [*deform, up, get_norm(norm, after), nn.ReLU(inplace=True)]
@@ -109,5 +113,5 @@ def _deformable_stage(before: int, after: int, norm: str, *, deform_conv: str) -
 
 @BACKBONE_REGISTRY.register()
 def build_resnet_upconv_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNetUpConv:
-    """Build :class:`ResNetUpConv` from ``MODEL.RESNETS.{DEPTH,NORM}`` and ``MODEL.UPCONV``."""
+    """Build :class:`ResNetUpConv` from ``MODEL.RESNETS`` and ``MODEL.UPCONV``."""
     return build_from_keys(ResNetUpConv, cfg, KEYS)

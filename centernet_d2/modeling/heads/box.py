@@ -1,4 +1,4 @@
-"""2-D boxes: the size of the object at its center."""
+"""2-D box head: width and height of an object, regressed at its center."""
 
 from __future__ import annotations
 
@@ -22,20 +22,23 @@ __all__ = ["BoxHead", "BoxProperty"]
 
 
 class BoxProperty(Property):
-    """The box itself; its annotations are read, and it is drawn, for every model."""
+    """2-D box property; boxes are read and drawn by the framework for every model."""
 
     name = "box"
     fields = ("pred_boxes",)
 
     def to_json(self, instances: Instances) -> list[dict[str, Any]]:
-        """``bbox`` as COCO has it: x, y, width, height."""
+        """Return ``bbox`` in COCO format: x, y, width, height."""
         boxes = BoxMode.convert(instances.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
         return [{"bbox": box} for box in boxes.tolist()]
 
 
 @POINT_HEAD_REGISTRY.register()
 class BoxHead(PointHead):
-    """Width and height of the box around a center, in map pixels, in a linear map (paper, section 4)."""
+    """Head that regresses width and height of boxes (paper, section 4).
+
+    Sizes are in map pixels; the map is linear.
+    """
 
     property_type = BoxProperty
     original_names = {"size": "wh"}
@@ -66,18 +69,20 @@ class BoxHead(PointHead):
     ) -> None:
         """
         Args:
-            num_classes: only used for class-specific sizes.
-            class_specific: channels 2c and 2c + 1 hold the size of class c, instead of one pair for all.
-            loss: "l1" or "smooth_l1" (the paper's ablation); class-specific sizes always use l1, as in the original.
-            weight: factor of the loss.
-            clip: clip decoded boxes to the image. The original does not.
+            num_classes: number of classes; only used for class-specific sizes.
+            class_specific: predict a size per class, in channels 2c and 2c + 1 for class c, instead of one size.
+            loss: "l1" or "smooth_l1" (ablation in the paper). Class-specific sizes always use "l1", as in the
+                reference implementation.
+            weight: weight of the loss.
+            clip: clip decoded boxes to the image. The reference implementation does not.
             loss_slots: see :class:`CenterHead`.
-            size_as_point: send sizes to the original image like points, so that they are shifted too, as the original
-                does for 3-D boxes (original.md: 3-D results): KITTI's come out about a pixel too tall.
+            size_as_point: transform sizes to the original image like points, including the translation, as the
+                reference implementation does for 3-D boxes (original.md: 3-D results). Boxes on KITTI become about
+                one pixel too tall.
             common: see :class:`PointHead`.
 
         Raises:
-            ValueError: unknown loss.
+            ValueError: if the loss is unknown.
         """
         check_choice("loss", loss, REGRESSION_LOSSES)
         super().__init__({"size": 2 * num_classes if class_specific else 2}, **common)
@@ -92,10 +97,10 @@ class BoxHead(PointHead):
         size = points.boxes[:, 2:] - points.boxes[:, :2]
         if not self.class_specific:
             return {"size": points.target(size)}
-        own = torch.nn.functional.one_hot(points.classes.clamp(min=0), self.maps["size"] // 2).repeat_interleave(
+        mask = torch.nn.functional.one_hot(points.classes.clamp(min=0), self.maps["size"] // 2).repeat_interleave(
             2, dim=1
         )
-        return {"size": points.target(size.repeat(1, own.shape[1] // 2) * own, own * points.weight[:, None])}
+        return {"size": points.target(size.repeat(1, mask.shape[1] // 2) * mask, mask * points.weight[:, None])}
 
     def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         target = targets["size"]
@@ -107,7 +112,10 @@ class BoxHead(PointHead):
         return {"size": maps["size"].flip(-1)}
 
     def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
-        """(B, K, 4) XYXY boxes in map pixels; the network may say negative sizes, and so does this."""
+        """Decode (B, K, 4) XYXY boxes in map pixels.
+
+        Predicted sizes may be negative; they are not clamped.
+        """
         size = peaks.gather(maps["size"])
         if self.class_specific:
             index = fields["classes"][..., None, None].expand(-1, -1, 1, 2)

@@ -1,4 +1,4 @@
-"""The small convolutional branches that predict maps."""
+"""Convolutional branches that predict maps."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ __all__ = ["HEAD_INITS", "MapBranches"]
 
 HEAD_INITS = ("default", "zero_bias", "small_last", "small")
 
-# The bias with which a fresh heatmap starts at a probability of 0.1 (original.md: Head branches).
+# Initial bias of heatmaps, a probability of 0.1 (original.md: Head branches).
 HEATMAP_BIAS = -2.19
 
 
 class MapBranches(nn.ModuleDict):
-    """One small branch per map: 3x3 convolution, ReLU, 1x1 convolution (original.md: Head branches).
+    """One branch per map: 3x3 conv, ReLU, 1x1 conv (original.md: Head branches).
 
-    The last convolution runs in float32 even under autocast: in half precision a smooth blob has several equal maxima.
+    The last convolution runs in float32 even under autocast, because in half precision a smooth peak may have several
+    equal maxima.
 
     Args:
-        maps: channels of each map.
-        in_channels: channels of the feature map.
-        head_conv: channels in between; 0 leaves a single 1x1 convolution.
-        heatmaps: names of the maps that are heatmaps (they start with a low probability).
-        init: how the other maps start, one of HEAD_INITS: with PyTorch's default; with zero biases; with a small
-            normal last convolution; with small normal convolutions throughout (the latter two with zero biases).
+        maps: number of channels of each map.
+        in_channels: number of channels of the feature map.
+        head_conv: number of hidden channels; 0 for a single 1x1 convolution.
+        heatmaps: names of the maps that are heatmaps, which are initialized with a low probability.
+        init: initialization of the other maps: "default" (PyTorch), "zero_bias" (PyTorch with zero biases),
+            "small_last" (small normal weights and zero biases of the last convolution) or "small" (of all
+            convolutions).
     """
 
     def __init__(
@@ -55,9 +57,13 @@ class MapBranches(nn.ModuleDict):
                 _init_branch(layers, init)
 
     def forward(self, feature: Tensor) -> Maps:
-        """(B, in_channels, H, W) feature map -> {name: (B, channels, H, W)} raw maps, float32."""
+        """Compute {name: (B, channels, H, W)} raw float32 maps.
+
+        Args:
+            feature: (B, in_channels, H, W) feature map.
+        """
         maps = {}
-        # A ModuleDict does not say what it holds.
+        # nn.ModuleDict has no type parameter for its values.
         for name, branch in cast(Mapping[str, nn.Sequential], self).items():
             hidden, last = branch[:-1](feature), cast(nn.Conv2d, branch[-1])
             with torch.autocast(feature.device.type, enabled=False):

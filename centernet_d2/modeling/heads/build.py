@@ -1,4 +1,4 @@
-"""The heads and the properties that a config names."""
+"""Builders of heads and properties."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ __all__ = ["build_point_heads", "build_properties", "heads_provide"]
 
 
 def head_types(cfg: CfgNode) -> list[type[PointHead]]:
-    """The classes that ``MODEL.CENTERNET.HEADS`` names, in order.
+    """Return the head classes listed in ``MODEL.CENTERNET.HEADS``, in order.
 
     Raises:
-        KeyError: there is none of such a name.
+        KeyError: if a name is not registered.
     """
     names = cfg.MODEL.CENTERNET.HEADS
     return [lookup(POINT_HEAD_REGISTRY, name, "MODEL.CENTERNET.HEADS") for name in names]
 
 
 def build_point_heads(cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> list[PointHead]:
-    """Build the heads of ``MODEL.CENTERNET.HEADS``, in order; errors about their arguments name the config keys."""
+    """Build the heads listed in ``MODEL.CENTERNET.HEADS``, in order.
+
+    Errors about arguments name the config keys.
+    """
     heads = []
     for head in head_types(cfg):
         with name_keys({**head.common_keys, **head.keys}):
@@ -33,10 +36,10 @@ def build_point_heads(cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> 
 
 
 def build_properties(cfg: CfgNode) -> list[Property]:
-    """The properties of ``MODEL.CENTERNET.HEADS``, in order; no network is built."""
+    """Build the properties of ``MODEL.CENTERNET.HEADS``, without the heads."""
     return [build_property(head.property_type, cfg) for head in head_types(cfg)]
 
 
 def heads_provide(cfg: CfgNode, field: str) -> bool:
-    """Whether a head of the config decodes a field, such as "boxes"."""
+    """Return True if a head of the config decodes a field such as "boxes"."""
     return any(field in head.provides for head in head_types(cfg))

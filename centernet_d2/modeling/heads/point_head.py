@@ -1,4 +1,4 @@
-"""What a property of a point is: outside the network (:class:`Property`) and inside it (:class:`PointHead`)."""
+"""Base classes of properties of objects and of the heads that predict them."""
 
 from __future__ import annotations
 
@@ -26,21 +26,22 @@ __all__ = ["PointHead", "Property", "build_property", "unflip_vectors"]
 
 
 class Property:
-    """What data say of a property of a point, and what people get of it.
+    """Property of an object, independent of the network.
 
-    Plain and picklable: loader workers carry it, and no network with it. Every method has a default that suits a
-    property of which the data say nothing more than boxes and classes.
+    A property reads annotations, evaluates, draws and exports detections. The head that predicts it is a
+    :class:`PointHead`. Properties must be picklable, because they are copied to data loader workers. The default
+    methods are sufficient for properties that need no annotations other than boxes and classes.
 
     Attributes:
-        name: short and unique.
-        node: name of its own keys under ``MODEL.CENTERNET``; "" has none.
-        keys: argument of the constructor -> config key that supplies it.
-        annotation_keys: keys of an annotation that it reads. A data set in which no annotation has any of them does not
-            label the property; one without any keys needs no labels of its own.
-        input_keys: keys of an image, beside its pixels, that it reads.
-        fields: fields of the detections that its head makes.
-        arguments: options of demo.py with which people give inputs of pictures or say what is drawn: flag -> what
-            ``ArgumentParser.add_argument`` wants to know.
+        name: short unique name.
+        node: name of its config node under ``MODEL.CENTERNET``; "" for properties without config keys.
+        keys: mapping from constructor arguments to config keys.
+        annotation_keys: annotation keys that the property reads. A dataset in which no annotation has any of them does
+            not label the property. Empty for properties that need no annotations of their own.
+        input_keys: keys of the dataset dict that the property reads, in addition to the image.
+        fields: fields of ``Instances`` that its head predicts.
+        arguments: options of demo.py for inputs of images and for drawing, as a mapping from flags to keyword arguments
+            of ``ArgumentParser.add_argument``.
     """
 
     name: ClassVar[str] = ""
@@ -53,137 +54,152 @@ class Property:
 
     @configurable
     def __init__(self) -> None:
-        """Take no arguments; subclasses define their own, and list in ``keys`` the config keys that supply them."""
+        """Initialize a property without arguments.
+
+        Subclasses define their own arguments and map them to config keys in ``keys``.
+        """
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
+        """Return the constructor arguments."""
         return read_keys(cfg, cls.keys)
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
-        """Add its own config keys, and those of its head, with their defaults."""
+        """Add config keys of the property and its head, with defaults."""
 
     @classmethod
     def add_quirks(cls, node: CfgNode) -> None:
-        """Add keys that only keep or repair a behavior of a reference, under ``MODEL.CENTERNET.QUIRKS``."""
+        """Add config keys for quirks of the reference implementation.
+
+        Their node is under ``MODEL.CENTERNET.QUIRKS``.
+        """
 
     @property
     def error_name(self) -> str:
-        """What :meth:`errors` is about; ``_error`` behind it makes the name of the results."""
+        """Prefix of the result name ``NAME_error`` of :meth:`errors`."""
         return self.name
 
     def metadata(self) -> dict[str, Any]:
-        """What the metadata of data sets that a config registers, and checkpoints, should say of it; plain values."""
+        """Return plain values for the metadata of datasets and checkpoints."""
         return {}
 
     def use_metadata(self, metadata: Mapping[str, object]) -> None:
-        """Take what a checkpoint has kept of :meth:`metadata` where the config and its data sets say nothing.
+        """Use metadata of a checkpoint as a fallback for the config and datasets.
 
         Args:
-            metadata: of all properties and classes; a file of somebody else may have anything in it, or nothing.
+            metadata: metadata of all properties and of the classes. Not validated: entries may be missing or invalid.
         """
 
     def check(self, dicts: Sequence[DatasetDict]) -> None:
-        """Look at a data set before hours are spent on it.
+        """Validate the annotations of a dataset before training.
 
         Args:
-            dicts: its images in Detectron2's format.
+            dicts: dataset dicts in Detectron2's format.
 
         Raises:
-            ValueError: something is not what it should be; names the image.
+            ValueError: if an annotation is invalid; the message names the image.
         """
 
     def carry(self, inputs: dict[str, Any], transforms: Sequence[Transform]) -> dict[str, Any]:
-        """Its inputs of an image (those of ``input_keys`` that are there) after what the image went through.
+        """Validate inputs of an image and apply the image transforms to them.
 
-        At test time there are no transforms: the place to look at what users hand in.
+        Args:
+            inputs: entries of the dataset dict for ``input_keys``, as far as present.
+            transforms: transforms of the image, in order; empty at inference.
+
+        Returns:
+            The transformed inputs.
 
         Raises:
-            ValueError: an input is not what it should be.
+            ValueError: if an input is invalid.
         """
         return inputs
 
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
-        """What the annotations of an image say, as ``gt_*`` fields with one entry per annotation.
+        """Convert annotations to ``gt_*`` fields, with one entry per annotation.
 
-        ``gt_weight`` (N,), the supervision of everything that is read at an object's center, is multiplied over all
-        properties. ``gt_blind`` (N,) bool says that the centers of the image are not known.
+        ``gt_weight`` (N,) is the loss weight of everything that is regressed at object centers; the weights of all
+        properties are multiplied. ``gt_blind`` (N,) bool is True if the object centers of the image are unknown.
 
         Args:
-            record: the image in Detectron2's format as it came, with ``annotations``.
-            transforms: what the image went through, in order. Without any: the truth in the original image.
-            size: (height, width) of the image after that.
+            record: dataset dict in Detectron2's format, with ``annotations``, before the transforms.
+            transforms: transforms of the image, in order; empty for ground truth in the original image.
+            size: (height, width) of the transformed image.
         """
         return {}
 
-    def labelled(self, truth: Instances) -> Tensor:
-        """(N,) bool: the objects of which the truth says something that :meth:`errors` can use."""
+    def labeled(self, truth: Instances) -> Tensor:
+        """Return (N,) bool, True for objects that :meth:`errors` can evaluate."""
         return truth.gt_classes >= 0
 
-    def errors(self, found: Instances, truth: Instances) -> dict[str, float]:
-        """By how much it is off, by name and in its own units; called once with all pairs of a data set, if any.
+    def errors(self, detections: Instances, truth: Instances) -> dict[str, float]:
+        """Compute errors in physical units, by name.
+
+        Called once per dataset with all matched pairs, if there are any.
 
         Args:
-            found: M detections, with the fields of all heads.
-            truth: the M objects that they found, with the fields of :meth:`annotate` in the original images.
+            detections: M detections, with the fields of all heads.
+            truth: the M matched ground-truth objects, with the fields of :meth:`annotate` in the original images.
         """
         return {}
 
-    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
-        """Draw it on a picture that has the boxes already.
+    def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        """Draw the property on an image on which boxes are already drawn.
 
         Args:
-            picture: Detectron2's, in pixels of the original image.
+            visualizer: Detectron2's visualizer, in pixels of the original image.
             instances: detections or, without ``scores``, ground truth.
-            inputs: of the image.
+            inputs: inputs of the image, see ``input_keys``.
 
         Returns:
-            Further pictures to be put beside it, (H, W, 3) uint8 RGB.
+            Additional panels to place next to the image, (H, W, 3) uint8 RGB.
         """
         return []
 
     def to_json(self, instances: Instances) -> list[dict[str, Any]]:
-        """A dict of plain values per detection; by default every tensor ``pred_x`` of its fields as ``x``."""
+        """Return a dict of plain values per detection.
+
+        By default, it contains every tensor field ``pred_x`` as ``x``.
+        """
         columns = {name.removeprefix("pred_"): instances.get(name).tolist() for name in self.fields}
         return [{name: column[row] for name, column in columns.items()} for row in range(len(instances))]
 
     def use_arguments(self, args: argparse.Namespace) -> None:
-        """Take what the options of ``arguments`` say.
+        """Apply the parsed options of ``arguments``.
 
         Raises:
-            ValueError, OSError: an option is not what it should be.
+            ValueError, OSError: if an option is invalid.
         """
 
     def picture_inputs(self, name: str, size: tuple[int, int]) -> dict[str, Any]:
-        """The inputs of a picture of demo.py by these options.
+        """Return the inputs of an image of demo.py, according to the options.
 
         Args:
-            name: file name of the picture.
-            size: its height and width.
+            name: file name of the image.
+            size: height and width of the image.
 
         Raises:
-            ValueError, OSError: they cannot be found.
+            ValueError, OSError: if the inputs cannot be read.
         """
         return {}
 
 
 class PointHead(nn.Module, ABC):
-    """Everything the network knows about one property of a point.
+    """Base class of heads, which predict one property of objects at their centers.
 
-    A subclass says which maps it predicts, what they should be, how wrong they are, what a mirror does to them and
-    what they say at the peaks. A new property is one such class with its :class:`Property`, and one name in
-    ``MODEL.CENTERNET.HEADS``.
+    A subclass defines the maps, their targets and losses, the effect of horizontal flipping and the decoding at peaks.
+    To add a property, write a subclass and its :class:`Property`, and append its name to ``MODEL.CENTERNET.HEADS``.
 
     Args:
-        maps: channels of each map.
-        prop: the property outside the network.
+        maps: number of channels of each map.
+        prop: the property that the head predicts.
         in_channels, head_conv, init: see :class:`MapBranches`.
         stride: input pixels per map pixel.
-        num_stacks: supervised stacks of the backbone; each has its own branches.
+        num_stacks: number of supervised stacks of the backbone; each has its own branches.
     """
 
-    #: Argument of the constructor -> config key that supplies it: of the subclass, and of all heads.
+    #: Mapping from constructor arguments to config keys: of the subclass, and of all heads.
     keys: ClassVar[Mapping[str, str]] = {}
     common_keys: ClassVar[Mapping[str, str]] = {
         "head_conv": "MODEL.CENTERNET.HEAD_CONV",
@@ -193,12 +209,12 @@ class PointHead(nn.Module, ABC):
     property_type: ClassVar[type[Property]] = Property
     #: Names of the maps that are heatmaps.
     heatmaps: ClassVar[tuple[str, ...]] = ()
-    #: Decoded fields that earlier heads must provide, and those that this head provides.
+    #: Decoded fields that earlier heads must provide, and fields that this head provides.
     requires: ClassVar[tuple[str, ...]] = ()
     provides: ClassVar[tuple[str, ...]] = ()
-    #: Map -> what it is called in the files of the original's authors, for maps that are there.
+    #: Map -> its name in checkpoints of the reference implementation, for maps that exist there.
     original_names: ClassVar[Mapping[str, str]] = {}
-    #: Whether detections of several test scales can be merged, and whether only the best of them are kept
+    #: True if detections of several test scales can be merged, and if only the best merged ones are kept
     #: (original.md: Merging scales).
     multi_scale: ClassVar[bool] = True
     limit_merged: ClassVar[bool] = True
@@ -225,12 +241,12 @@ class PointHead(nn.Module, ABC):
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        """Return the arguments of the constructor: those in ``keys``, and those of all heads."""
+        """Return the constructor arguments: those in ``keys``, and common ones."""
         return {**read_keys(cfg, cls.keys), **cls.common_config(cfg, input_shape, num_stacks)}
 
     @classmethod
     def common_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        """Return the arguments of the constructor that all heads share."""
+        """Return the constructor arguments that are common to all heads."""
         return {
             **read_keys(cfg, cls.common_keys),
             "prop": build_property(cls.property_type, cfg),
@@ -240,59 +256,73 @@ class PointHead(nn.Module, ABC):
         }
 
     def forward(self, feature: Tensor, stack: int = -1) -> Maps:
-        """Feature map of one stack -> raw maps."""
+        """Compute raw maps from the feature map of one stack."""
         return self.stacks[stack](feature)
 
     def activate(self, maps: Maps) -> Maps:
-        """Raw maps -> maps as they are read at test time; heatmaps become probabilities."""
+        """Apply the activations of inference to raw maps.
+
+        Heatmaps become probabilities.
+        """
         return {name: maps[name].float().sigmoid() if name in self.heatmaps else maps[name] for name in self.maps}
 
     @abstractmethod
     def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
-        """What each of its maps should be, under the names of the maps."""
+        """Build the target of each map, by map name."""
 
     @abstractmethod
     def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
-        """Weighted scalar losses of one stack; connected to the maps even without objects.
+        """Compute weighted scalar losses of one stack.
+
+        Losses must depend on the maps even in a batch without objects.
 
         Args:
             maps: raw maps of the stack.
-            targets: those of :meth:`targets` of the same head.
+            targets: output of :meth:`targets` of the same head.
         """
 
     @abstractmethod
     def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
-        """Activated maps of the mirrored image, turned back; None for maps that flip testing does not average."""
+        """Invert a horizontal flip of activated maps.
+
+        Maps that flip testing does not average are None.
+        """
 
     @abstractmethod
     def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
-        """What activated maps say at the peaks: (B, K, ...) tensors in map pixels, for any number of real objects.
+        """Decode activated maps at the peaks into (B, K, ...) tensors in map pixels.
 
         Args:
             maps: activated maps of all heads.
-            peaks: the points.
-            fields: what earlier heads decoded.
+            peaks: K peaks per image, which may include background.
+            fields: decoded fields of earlier heads.
         """
 
     @abstractmethod
     def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
-        """Decoded fields of one image, (K, ...) -> fields of its Instances, in pixels of the original image."""
+        """Convert decoded (K, ...) fields of one image to ``Instances`` fields.
+
+        The result is in pixels of the original image.
+        """
 
 
 def build_property(kind: type[Property], cfg: CfgNode) -> Property:
-    """Build a property from a config; errors about its arguments name the config keys."""
+    """Build a property from a config.
+
+    Errors about arguments name the config keys.
+    """
     with name_keys(kind.keys):
         # @configurable is untyped: the constructor also takes a config.
         return kind(cfg)
 
 
 def unflip_vectors(vectors: Tensor, shift: float) -> Tensor:
-    """(..., 2, H, W) vectors (x, y) from the cells of a mirrored image -> those from the cells of the upright image.
+    """Invert a horizontal flip of maps of vectors.
 
     Args:
-        vectors: in cells.
-        shift: x becomes ``shift - x``. A mirror takes the s pixels of a cell from 0 ... s - 1 to s - 1 ... 0, so
-            (s - 1) / s is exact for vectors from the corner of a cell.
+        vectors: (..., 2, H, W) vectors (x, y) from each cell of a flipped image, in cells.
+        shift: x becomes ``shift - x``. Flipping maps pixels 0 ... s - 1 of a cell to s - 1 ... 0, so (s - 1) / s is
+            exact for vectors from the corner of a cell.
     """
     x, y = vectors.flip(-1).unbind(-3)
     return torch.stack([shift - x, y], dim=-3)

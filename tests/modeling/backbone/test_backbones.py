@@ -43,7 +43,7 @@ def build(name, *options):
         return BACKBONE_REGISTRY.get(name)(config(*options), ShapeSpec(channels=3))
 
 
-def test_outputs_are_as_announced(backbone):
+def test_output_shapes(backbone):
     height, width = 2 * backbone.size_divisibility, 3 * backbone.size_divisibility
     outputs = backbone(torch.randn(2, 3, height, width))
     assert {name: tuple(output.shape) for name, output in outputs.items()} == {
@@ -53,7 +53,7 @@ def test_outputs_are_as_announced(backbone):
 
 
 @torch.no_grad()
-def test_norms_are_folded_for_inference(backbone):
+def test_batch_norm_is_foldable(backbone):
     norms = {name: module for name, module in backbone.named_modules() if isinstance(module, NORMS)}
     for norm in norms.values():
         norm.running_mean.normal_()
@@ -63,7 +63,7 @@ def test_norms_are_folded_for_inference(backbone):
     backbone.eval()
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     folded = fold_batch_norms(backbone)
-    # Two projections of DLA never run (original.md: DLA trunk).
+    # Two projections of DLA are unused (original.md: DLA trunk).
     unused = {f"base.level{level}.project.1" for level in (3, 4)} & norms.keys()
     assert {name for name, module in folded.named_modules() if isinstance(module, NORMS)} == unused
     images = torch.randn(2, 3, 2 * backbone.size_divisibility, 3 * backbone.size_divisibility)
@@ -74,7 +74,7 @@ def test_norms_are_folded_for_inference(backbone):
 
 
 def test_every_trainable_parameter_has_a_gradient(backbone):
-    # So that DistributedDataParallel needs no search for unused ones.
+    # DistributedDataParallel therefore does not need find_unused_parameters.
     outputs = backbone(torch.randn(2, 3, 2 * backbone.size_divisibility, 3 * backbone.size_divisibility))
     sum(output.square().mean() for output in outputs.values()).backward()
     trainable = {name: parameter for name, parameter in backbone.named_parameters() if parameter.requires_grad}
@@ -83,7 +83,7 @@ def test_every_trainable_parameter_has_a_gradient(backbone):
 
 
 @pytest.mark.parametrize(("extra_height", "extra_width"), [(1, 0), (0, 4)])
-def test_other_input_sizes_are_refused(backbone, extra_height, extra_width):
+def test_indivisible_input_size_raises(backbone, extra_height, extra_width):
     step = backbone.size_divisibility
     height, width = 2 * step + extra_height, 2 * step + extra_width
     with pytest.raises(ValueError, match=rf"{height} x {width} .* multiples of {step}"):
@@ -98,19 +98,19 @@ def test_other_input_sizes_are_refused(backbone, extra_height, extra_width):
         ("build_hourglass_backbone", ("HOURGLASS",)),
     ],
 )
-def test_config_sets_every_norm(name, norm_keys):
+def test_config_sets_all_norms(name, norm_keys):
     backbone = build(name, *(item for key in norm_keys for item in (f"MODEL.{key}.NORM", "SyncBN")))
     norms = {type(module) for module in backbone.modules() if hasattr(module, "running_mean")}
     assert norms == {nn.SyncBatchNorm}
 
 
-def test_config_sets_the_neck_of_dla():
+def test_config_sets_dla_neck():
     for deformable in (True, False):
         backbone = build("build_dla_backbone", "MODEL.DLA.DEFORMABLE", deformable)
         assert any("conv_offset_mask" in name for name in backbone.state_dict()) == deformable
 
 
-def test_config_sets_the_shape_of_the_hourglass():
+def test_config_sets_hourglass_shape():
     values = {"STACKS": 3, "WIDTHS": [16, 24], "COUNTS": [3, 5]}
     backbone = build(
         "build_hourglass_backbone", *(x for key, value in values.items() for x in (f"MODEL.HOURGLASS.{key}", value))
@@ -126,7 +126,7 @@ def test_config_sets_the_shape_of_the_hourglass():
     [
         (ResNetUpConv, 64, 1, 15_820_372),
         (lambda: ResNetUpConv(depth=101, channels=(256, 128, 64), deformable=True), 64, 1, 49_673_189),
-        # 554,728 less than in the original (original.md: Network sizes): what is stored but not used.
+        # 554,728 fewer than in the reference implementation, which has unused parameters (original.md: Network sizes).
         (DLABackbone, 256, 1, 19_634_164),
         (lambda: DLABackbone(deformable=False), 256, 1, 17_919_748),
         (Hourglass, 256, 2, 191_284_008),
@@ -143,7 +143,7 @@ def test_number_of_trainable_parameters(build, head_conv, stacks, trainable):
     assert sum(parameter.numel() for parameter in parameters if parameter.requires_grad) == trainable
 
 
-def test_what_dla_does_not_use_survives_training_and_a_round_trip():
+def test_unused_dla_parameters_are_unchanged_by_training_and_saving():
     torch.manual_seed(0)
     backbone = DLABackbone(**SMALL_DLA)
     unused = ("base.fc", *(f"base.level{level}.project.{i}" for level in (3, 4) for i in (0, 1)))
@@ -170,7 +170,7 @@ def test_what_dla_does_not_use_survives_training_and_a_round_trip():
 
 
 @pytest.mark.parametrize("factor", [2, 4])
-def test_dla_starts_with_bilinear_up_sampling(factor):
+def test_dla_upsampling_is_initialized_bilinear(factor):
     up = IDAUp(3, [5], [factor], deformable=True).up_1
     steps = torch.arange(8.0).expand(1, 3, 8, 8)
     enlarged = up(steps)
@@ -180,7 +180,7 @@ def test_dla_starts_with_bilinear_up_sampling(factor):
     torch.testing.assert_close(enlarged[..., inside, inside], expected[..., inside, inside])
 
 
-def test_plain_neck_of_dla_starts_with_normal_weights():
+def test_plain_dla_neck_is_initialized_normal():
     torch.manual_seed(0)
     merge = IDAUp(32, [48], [2], deformable=False)
     assert merge.proj_1[0].weight.std().item() == pytest.approx((2 / 32) ** 0.5, rel=0.05)
@@ -190,21 +190,21 @@ def test_plain_neck_of_dla_starts_with_normal_weights():
 @pytest.mark.parametrize(
     ("backbone", "options", "message"),
     [
-        (DLABackbone, {"channels": (4, 4, 8)}, "six widths"),
-        (DLABackbone, {"tree_depths": (1, 2)}, "four depths"),
+        (DLABackbone, {"channels": (4, 4, 8)}, r"channels must have 6 values .*\[4, 4, 8\]"),
+        (DLABackbone, {"tree_depths": (1, 2)}, r"tree_depths 4, but are .*\[1, 2\]"),
         (DLABackbone, {"norm": "GN"}, "^norm is 'GN', known"),
         (DLABackbone, {"deform_conv": "fast"}, "^deform_conv is 'fast', known"),
         (Hourglass, {"stacks": 0}, "^stacks is 0"),
-        (Hourglass, {"widths": (8,), "counts": (1,)}, r"^widths is \[8\], but must have two or more"),
-        (Hourglass, {"counts": (1, 1)}, r"^counts is \[1, 1\], but must be a positive number for each"),
-        (Hourglass, {"widths": (8, 8), "counts": (1, 0)}, r"^counts is \[1, 0\], but must be a positive number"),
+        (Hourglass, {"widths": (8,), "counts": (1,)}, r"^widths is \[8\], but must have at least two values"),
+        (Hourglass, {"counts": (1, 1)}, r"^counts is \[1, 1\], but must have one positive number per value of widths"),
+        (Hourglass, {"widths": (8, 8), "counts": (1, 0)}, r"^counts is \[1, 0\], but must have one positive number"),
         (Hourglass, {"norm": "GN"}, "^norm is 'GN', known"),
         (ResNetUpConv, {"depth": 19}, "^depth is 19, known"),
         (ResNetUpConv, {"trunk_norm": "GN"}, "^trunk_norm is 'GN', known"),
-        (ResNetUpConv, {"channels": (8,)}, r"^channels is .*, but must be three widths"),
+        (ResNetUpConv, {"channels": (8,)}, r"^channels is .*, but must have 3 values"),
     ],
 )
-def test_impossible_shapes_are_refused(backbone, options, message):
+def test_invalid_arguments_raise(backbone, options, message):
     with pytest.raises(ValueError, match=message):
         backbone(**options)
 
@@ -219,10 +219,10 @@ def test_impossible_shapes_are_refused(backbone, options, message):
             "hourglass",
             "MODEL.HOURGLASS.COUNTS",
             [1],
-            "MODEL.HOURGLASS.COUNTS is .*, but must be a positive number",
+            "MODEL.HOURGLASS.COUNTS is .*, but must have one positive number",
         ),
     ],
 )
-def test_a_wrong_config_names_the_key(backbone, key, value, message):
+def test_invalid_config_error_names_key(backbone, key, value, message):
     with pytest.raises(ValueError, match=message):
         BACKBONE_REGISTRY.get(f"build_{backbone}_backbone")(config(key, value), ShapeSpec(channels=3))

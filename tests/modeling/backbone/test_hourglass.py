@@ -16,7 +16,7 @@ from centernet_d2.modeling.backbone import build_hourglass_backbone
 
 
 def pair(**options):
-    """A small hourglass, as it is and with what is inside computed again."""
+    """Build a small hourglass without and with recomputation, with the same weights."""
     options = {"widths": (8, 8, 12), "counts": (1, 1, 2), **options}
     torch.manual_seed(0)
     plain, saving = Hourglass(**options), Hourglass(**options, checkpoint=True)
@@ -25,7 +25,7 @@ def pair(**options):
 
 
 def train(network, *, half=False, half_backward=False):
-    """Two steps; returns losses, gradients of the second, parameters and running statistics."""
+    """Train two steps; return losses, gradients of the second step, parameters and running statistics."""
     torch.manual_seed(1)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
     losses = []
@@ -50,38 +50,38 @@ def check_equal(plain, saving):
 
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
-def test_a_training_that_computes_again_learns_the_same(norm):
+def test_recomputation_does_not_change_training(norm):
     plain, saving = pair(norm=norm)
     check_equal(train(plain), train(saving))
 
 
-# The trainer has its backward pass inside of autocast, others have it outside.
+# The backward pass may be inside of autocast, as in the trainer, or outside.
 @pytest.mark.parametrize("half_backward", [True, False])
-def test_it_learns_the_same_in_half_precision(half_backward):
+def test_recomputation_does_not_change_half_precision_training(half_backward):
     plain, saving = pair()
     options = {"half": True, "half_backward": half_backward}
     check_equal(train(plain, **options), train(saving, **options))
 
 
-def test_it_learns_the_same_in_distributed_data_parallel():
+def test_recomputation_does_not_change_distributed_training():
     plain, saving = pair(stacks=1)
     expected = train(plain)
     distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
-        found = train(DistributedDataParallel(saving))
+        actual = train(DistributedDataParallel(saving))
     finally:
         distributed.destroy_process_group()
-    check_equal(expected, {name.removeprefix("module."): value for name, value in found.items()})
+    check_equal(expected, {name.removeprefix("module."): value for name, value in actual.items()})
 
 
-def test_it_keeps_less_for_the_backward_pass():
+def test_recomputation_reduces_saved_memory():
     plain, saving = pair(counts=(2, 2, 2))
     outputs = sum(4 * shape.channels / shape.stride**2 for shape in plain.output_shape().values())
-    # What is kept beside: the steps from one stack to the next.
+    # The layers between stacks are not recomputed.
     assert outputs < bytes_per_pixel(saving, 16) < 0.4 * bytes_per_pixel(plain, 16)
 
 
-def test_a_copy_in_evaluation_computes_once():
+def test_copy_in_eval_mode_gives_same_outputs():
     plain, saving = pair()
     copied = copy.deepcopy(saving).eval()
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_a_copy_in_evaluation_computes_once():
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_the_config_says_whether(checkpoint):
+def test_config_enables_recomputation(checkpoint):
     cfg = get_cfg()
     add_centernet_config(cfg)
     if checkpoint:
@@ -98,5 +98,5 @@ def test_the_config_says_whether(checkpoint):
     with torch.device("meta"):
         network = build_hourglass_backbone(cfg, ShapeSpec(channels=3))
     recomputed = {name for name, module in network.named_modules() if isinstance(module, RecomputedSequential)}
-    # The stem, and in each stack three rows at five depths and one at the bottom.
+    # The stem, and in each stack three sequences at five levels and one at the coarsest level.
     assert len(recomputed) == (1 + 2 * (5 * 3 + 1) if checkpoint else 0)

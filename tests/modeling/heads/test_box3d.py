@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import Box3DHead, Box3DProperty
-from centernet_d2.modeling.heads.box3d.head import describe_orientation, orientation_bins, raw_to_depth
+from centernet_d2.modeling.heads.box3d.head import encode_orientation, orientation_bins, raw_to_depth
 from centernet_d2.structures.boxes3d import Boxes3D, orientation_to_alpha, project, rotation_y_to_alpha
 from centernet_d2.structures.points import DenseTarget
 from support.models import stub_heads, stub_model
@@ -22,7 +22,7 @@ def model_3d(max_detections=4, prop=(), **options):
 
 
 def ground_truth(rows, metric=1.0, camera=CAMERA):
-    """Objects of x, y, z, h, w, l, rotation_y whose 2-D box is centered at the projection of their center."""
+    """Build objects from x, y, z, h, w, l, rotation_y; 2-D boxes are centered at the projected centers."""
     boxes3d = Boxes3D(torch.tensor(rows, dtype=torch.float32).reshape(-1, 7))
     middle = boxes3d.location.double() - torch.stack(
         [torch.zeros(len(boxes3d)), boxes3d.dimensions[:, 0] / 2, torch.zeros(len(boxes3d))], dim=1
@@ -47,7 +47,7 @@ def targets_of(model, gt):
 
 
 def perfect_maps(model, gt):
-    """What a perfect network would say, activated; cells without a target say 0."""
+    """Build the activated output of a perfect network, 0 at cells without a target."""
     maps = {}
     for name, target in targets_of(model, [gt]).items():
         if isinstance(target, DenseTarget):
@@ -63,34 +63,34 @@ CARS = [[-2.0, 1.5, 12, 1.5, 1.6, 3.9, 0.4], [1.5, 1.4, 9, 1.7, 0.6, 0.8, -2.9],
 
 @pytest.mark.parametrize("reference", [0.0, 50.0, 700.0])
 @pytest.mark.parametrize("zoom", [0.5, 1.0, 2.0])
-def test_perfect_maps_give_the_boxes_back(reference, zoom):
-    """Whatever the resolution; with a reference focal length the network may say something else than metres."""
+def test_perfect_maps_decode_to_ground_truth(reference, zoom):
+    """For any resolution; with a reference focal length, predicted depths are not in meters."""
     camera = torch.diag(torch.tensor([zoom, zoom, 1.0], dtype=torch.float64)) @ CAMERA
     model = model_3d(max_detections=3, prop={"reference_focal": reference})
-    # The network input is the image of CAMERA, the original image is `zoom` times as large.
+    # The network input is the image of CAMERA; the original image is larger by the factor `zoom`.
     maps = perfect_maps(model, ground_truth(CARS))
     to_image = torch.tensor([[4.0 * zoom, 0, 0], [0, 4.0 * zoom, 0]], dtype=torch.float64)
-    found = model.detect(maps, [Geometry((64, 96), (64, 96), to_image, {"camera": camera})])[0]
-    order = found.pred_classes.argsort()
-    assert torch.allclose(found.pred_boxes3d.tensor[order], torch.tensor(CARS), atol=1e-3)
-    assert torch.allclose(found.pred_alpha[order].cos(), ground_truth(CARS).gt_alpha.cos(), atol=1e-4)
+    detections = model.detect(maps, [Geometry((64, 96), (64, 96), to_image, {"camera": camera})])[0]
+    order = detections.pred_classes.argsort()
+    assert torch.allclose(detections.pred_boxes3d.tensor[order], torch.tensor(CARS), atol=1e-3)
+    assert torch.allclose(detections.pred_alpha[order].cos(), ground_truth(CARS).gt_alpha.cos(), atol=1e-4)
 
 
-def test_the_reference_makes_depth_independent_of_the_focal_length():
+def test_reference_focal_makes_depth_independent_of_focal_length():
     model = model_3d(prop={"reference_focal": 200.0})
     assert targets_of(model, [ground_truth(CARS)])["depth"].value.flatten().tolist() == [24, 18, 60]
     wide = ground_truth(CARS, camera=CAMERA * torch.tensor([[0.5], [0.5], [1.0]], dtype=torch.float64))
     assert targets_of(model, [wide])["depth"].value.flatten().tolist() == [48, 36, 120]
 
 
-def test_images_without_metric_scale_supervise_everything_but_metres():
+def test_depth_and_dimensions_are_unsupervised_without_metric_scale():
     targets = targets_of(model_3d(), [ground_truth(CARS, metric=0.0)])
     assert targets["depth"].weight.sum() == targets["dimensions"].weight.sum() == 0
     assert targets["orientation"].weight.min() == targets["size"].weight.min() == targets["offset"].weight.min() == 1
 
 
 @pytest.mark.parametrize("loss", ["l1", "log"])
-def test_perfect_predictions_cost_no_metres_and_images_without_objects_train(loss):
+def test_perfect_predictions_have_zero_depth_loss(loss):
     model = model_3d(depth_loss=loss)
     gt = ground_truth(CARS)
     head, targets = model.heads["Box3DHead"], targets_of(model, [gt])
@@ -99,7 +99,7 @@ def test_perfect_predictions_cost_no_metres_and_images_without_objects_train(los
     losses = head.losses(raw, targets)
     assert losses["loss_depth"] < 1e-3
     assert losses["loss_dimensions"] == 0
-    # Bins are as good as their logits; sines and cosines are exact.
+    # The cross entropy of the bins depends on the logits; sines and cosines are exact.
     assert losses["loss_orientation"] == pytest.approx(2 * math.log(1 + math.exp(-1)), abs=1e-3)
 
     empty = ground_truth([])
@@ -110,27 +110,27 @@ def test_perfect_predictions_cost_no_metres_and_images_without_objects_train(los
     assert all(tensor.grad is not None for tensor in maps.values())
 
 
-def test_slots_count_missing_objects():
+def test_loss_slots_count_missing_objects():
     model = model_3d(loss_slots=50)
     head, gt = model.heads["Box3DHead"], ground_truth(CARS)
     maps = {name: torch.zeros(1, channels, 16, 24) for name, channels in head.maps.items()}
     losses = head.losses(maps, targets_of(model, [gt]))
-    # A raw depth of 0 is one metre.
+    # A raw depth of 0 is 1 meter.
     assert losses["loss_depth"] == pytest.approx((11 + 8 + 29) / 50, abs=1e-3)
     assert losses["loss_dimensions"] == pytest.approx(sum(sum(car[3:6]) for car in CARS) / 150, abs=1e-4)
 
 
-def test_bins_cover_all_angles_and_give_them_back():
+def test_orientation_bins_round_trip():
     alpha = torch.linspace(-math.pi, math.pi, 721)
     bins, residual = orientation_bins(alpha)
     assert bins.amax(dim=1).min() == 1
-    back = orientation_to_alpha(describe_orientation(bins, residual))
-    # Where both bins are equally sure, the second one speaks, and is right too.
-    assert torch.allclose(back.cos(), alpha.cos(), atol=1e-5)
-    assert torch.allclose(back.sin(), alpha.sin(), atol=1e-5)
+    unflipped = orientation_to_alpha(encode_orientation(bins, residual))
+    # In case of equal logits, the second bin is used, which is correct as well.
+    assert torch.allclose(unflipped.cos(), alpha.cos(), atol=1e-5)
+    assert torch.allclose(unflipped.sin(), alpha.sin(), atol=1e-5)
 
 
-def test_depth_is_positive_falling_and_float32():
+def test_raw_to_depth_is_positive_decreasing_and_float32():
     raw = torch.linspace(-8, 8, 100)
     depth = raw_to_depth(raw)
     assert (depth[1:] < depth[:-1]).all()
@@ -138,20 +138,20 @@ def test_depth_is_positive_falling_and_float32():
     assert raw_to_depth(raw.half()).dtype == torch.float32
 
 
-def test_a_mirrored_image_turned_back_says_the_same():
+def test_unflip_of_flipped_maps_restores_orientation():
     head = model_3d().heads["Box3DHead"]
     alpha = torch.linspace(-3, 3, 24)
 
-    def say(angle):
-        return describe_orientation(*orientation_bins(angle)).T[None, :, None]
+    def encode(angle):
+        return encode_orientation(*orientation_bins(angle)).T[None, :, None]
 
-    mirrored = torch.atan2(alpha.sin(), -alpha.cos()).flip(0)
-    maps = {"orientation": say(mirrored), "depth": torch.rand(1, 1, 1, 24), "dimensions": torch.rand(1, 3, 1, 24)}
-    back = head.unflip(maps)
-    found = orientation_to_alpha(back["orientation"][0, :, 0].T)
-    assert torch.allclose(found.cos(), alpha.cos(), atol=1e-5)
-    assert torch.allclose(found.sin(), alpha.sin(), atol=1e-5)
-    assert torch.equal(head.unflip(back)["depth"], maps["depth"])
+    flipped = torch.atan2(alpha.sin(), -alpha.cos()).flip(0)
+    maps = {"orientation": encode(flipped), "depth": torch.rand(1, 1, 1, 24), "dimensions": torch.rand(1, 3, 1, 24)}
+    unflipped = head.unflip(maps)
+    decoded = orientation_to_alpha(unflipped["orientation"][0, :, 0].T)
+    assert torch.allclose(decoded.cos(), alpha.cos(), atol=1e-5)
+    assert torch.allclose(decoded.sin(), alpha.sin(), atol=1e-5)
+    assert torch.equal(head.unflip(unflipped)["depth"], maps["depth"])
 
 
 LABELS = {"location": [1, 2, 8], "dimensions": [1.5, 1.6, 4], "rotation_y": 0.5, "depth": 8.0, "alpha": 0.25}
@@ -162,7 +162,7 @@ def annotate(annotations, **image):
     return Box3DProperty().annotate({key: x for key, x in record.items() if x is not None}, [], (64, 96))
 
 
-def test_annotations_become_fields():
+def test_annotations_are_converted_to_fields():
     fields = annotate([LABELS])
     assert (fields["gt_focal"].item(), fields["gt_space"].item()) == (100.0, 1.0)
     assert fields["gt_boxes3d"].tensor.tolist() == torch.tensor([[1, 2, 8, 1.5, 1.6, 4, 0.5]]).tolist()
@@ -171,7 +171,7 @@ def test_annotations_become_fields():
 
 
 @pytest.mark.parametrize("camera", [None, CAMERA.tolist()])
-def test_nothing_in_space_is_learned_without_labels_or_without_a_camera(camera):
+def test_3d_boxes_are_unsupervised_without_labels_or_camera(camera):
     fields = annotate([LABELS, {}, {**LABELS, "ignore": True}], camera=camera)
     known = [float(camera is not None), 0, 0]
     assert fields["gt_space"].tolist() == fields["gt_metric"].tolist() == known
@@ -193,14 +193,14 @@ def test_nothing_in_space_is_learned_without_labels_or_without_a_camera(camera):
         assert (gradient[0].abs().sum(dim=0)[y, x] > 0).tolist() == [bool(x) for x in known], name
 
 
-def test_scaled_images_need_a_reference_focal_length():
-    with pytest.raises(ValueError, match="^reference_focal is 0.0, but .* needs a positive one"):
+def test_camera_policy_requires_reference_focal():
+    with pytest.raises(ValueError, match="^reference_focal is 0.0, but must be positive to learn"):
         model_3d(prop={"augmented_depth": "camera"})
     with pytest.raises(ValueError, match="^depth_loss is 'l2', known: l1, log"):
         model_3d(depth_loss="l2")
 
 
-def test_without_any_camera_there_are_no_boxes():
+def test_missing_camera_raises():
     model = model_3d()
     geometry = Geometry((64, 96), (64, 96), torch.tensor([[4.0, 0, 0], [0, 4, 0]], dtype=torch.float64))
     maps = perfect_maps(model, ground_truth(CARS))
@@ -213,15 +213,15 @@ def test_without_any_camera_there_are_no_boxes():
 @pytest.mark.parametrize(
     "camera", [CAMERA * 0, CAMERA * math.nan, CAMERA[:2], CAMERA * torch.tensor([[1.0], [1], [0]])]
 )
-def test_a_default_camera_that_is_none_shows_at_once(camera):
-    with pytest.raises(ValueError, match=r"^default_camera is invalid: the camera (has|is)"):
+def test_invalid_default_camera_raises(camera):
+    with pytest.raises(ValueError, match=r"^default_camera is invalid: the camera (has|must|contains)"):
         model_3d(prop={"default_camera": camera.tolist()})
 
 
 @pytest.mark.parametrize("reference", [0.0, 50.0])
 @pytest.mark.parametrize("loss", ["l1", "log"])
 @pytest.mark.parametrize("depth", [-0.18, 0.0, 1e-3, math.nan])
-def test_no_depth_is_learned_from_what_is_not_in_front(loss, reference, depth):
+def test_depth_is_unsupervised_for_objects_not_in_front(loss, reference, depth):
     model = model_3d(prop={"reference_focal": reference}, depth_loss=loss)
     gt = ground_truth(CARS)
     gt.gt_depth = torch.tensor([CARS[0][2], depth, CARS[2][2]])
@@ -240,7 +240,7 @@ def test_no_depth_is_learned_from_what_is_not_in_front(loss, reference, depth):
     assert (gradients[list(maps).index("depth")][0, 0, y, x] != 0) == (depth > 0)
 
 
-def test_decoding_exports():
+def test_decoding_is_exportable():
     model = model_3d().eval()
 
     class Exported(torch.nn.Module):
@@ -256,7 +256,7 @@ def test_decoding_exports():
     assert torch.allclose(program(images)["depth"], Exported()(images)["depth"], atol=1e-4)
 
 
-def test_images_with_boxes_in_space_are_not_turned():
+def test_rotation_augmentation_with_3d_boxes_raises():
     cfg = load_config(model_zoo.get_config_file("KITTI-3D/centernet_3d_R_18.yaml"), ["INPUT.AFFINE.TURN", 90])
-    with pytest.raises(ValueError, match="INPUT.AFFINE.TURN is 90, but boxes in space stand upright"):
+    with pytest.raises(ValueError, match="INPUT.AFFINE.TURN is 90, but 3-D boxes do not support rotation"):
         Box3DProperty(cfg)

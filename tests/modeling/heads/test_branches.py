@@ -4,7 +4,7 @@ import torch
 from centernet_d2.modeling.heads.branches import HEATMAP_BIAS, MapBranches
 
 
-def test_branches_are_built_from_names_and_channels_alone():
+def test_branches_have_given_names_and_channels():
     branches = MapBranches({"heatmap": 3, "anything": 5}, in_channels=8, head_conv=4, heatmaps=("heatmap",))
     maps = branches(torch.rand(2, 8, 6, 10))
     assert {name: tuple(tensor.shape) for name, tensor in maps.items()} == {
@@ -16,11 +16,11 @@ def test_branches_are_built_from_names_and_channels_alone():
     }
 
 
-def test_head_conv_zero_leaves_one_convolution():
+def test_head_conv_zero_gives_single_convolution():
     assert set(MapBranches({"m": 2}, in_channels=8, head_conv=0).state_dict()) == {"m.0.weight", "m.0.bias"}
 
 
-def test_initialisation():
+def test_initialization():
     def branch(init):
         torch.manual_seed(0)
         return MapBranches({"heatmap": 2, "size": 2}, in_channels=8, head_conv=64, heatmaps=("heatmap",), init=init)
@@ -39,12 +39,12 @@ def test_initialisation():
         assert (branch(init)["heatmap"][2].bias == HEATMAP_BIAS).all()
 
 
-def test_unknown_initialisation_is_an_error():
+def test_unknown_initialization_raises():
     with pytest.raises(ValueError, match="^init is 'other', known: default"):
         MapBranches({"m": 2}, in_channels=8, head_conv=0, init="other")
 
 
-def test_maps_stay_in_float32_under_autocast():
+def test_maps_are_float32_under_autocast():
     branches = MapBranches({"heatmap": 1}, in_channels=8, head_conv=8, heatmaps=("heatmap",))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert branches(torch.rand(1, 8, 4, 4))["heatmap"].dtype == torch.float32

@@ -20,7 +20,7 @@ def targets_of(gt, num_classes=3):
     return head, head.targets(gt, model.build_points(gt, (16, 16)))
 
 
-def test_each_object_is_a_one_on_the_plane_of_its_class():
+def test_heatmap_is_one_at_object_centers():
     _, targets = targets_of(
         [ground_truth([[8, 8, 32, 32]], [2]), ground_truth([[0, 0, 8, 8], [40, 40, 60, 60]], [0, 1])]
     )
@@ -29,18 +29,18 @@ def test_each_object_is_a_one_on_the_plane_of_its_class():
     assert targets["heatmap"].value.shape == (2, 3, 16, 16)
 
 
-def test_offset_is_what_the_cell_leaves_of_the_center():
+def test_offset_is_subcell_part_of_center():
     _, targets = targets_of([ground_truth([[8, 8, 31, 33]], [0])])
     # Center (19.5, 20.5) in input pixels: (4.875, 5.125) on the map.
     assert targets["offset"].value.tolist() == [[0.875, 0.125]]
 
 
-def test_empty_images_give_an_empty_heatmap():
+def test_image_without_objects_has_empty_heatmap():
     _, targets = targets_of([ground_truth([], [])])
     assert targets["heatmap"].value.sum() == 0
 
 
-def test_ignored_regions_are_no_objects_and_cost_nothing():
+def test_ignored_regions_are_not_objects_and_have_no_loss():
     head, targets = targets_of([ground_truth([[8, 8, 31, 31], [40, 40, 60, 60]], [0, 0], ignore=[True, False])])
     assert (targets["heatmap"].value == 1).nonzero().tolist() == [[0, 0, 12, 12]]
     region = targets["heatmap"].weight[0, 0] == 0
@@ -56,14 +56,14 @@ def test_ignored_regions_are_no_objects_and_cost_nothing():
     assert head.losses(loud, unmasked)["loss_heatmap"] > head.losses(quiet, unmasked)["loss_heatmap"]
 
 
-def test_classes_that_are_not_labelled_cost_nothing():
+def test_unlabeled_classes_have_no_loss():
     model = stub_model()
     head = model.heads["CenterHead"]
     batch = [
-        {"instances": ground_truth([[8, 8, 32, 32]], [0]), "labelled_classes": torch.tensor([True, False, True])},
+        {"instances": ground_truth([[8, 8, 32, 32]], [0]), "labeled_classes": torch.tensor([True, False, True])},
         {
             "instances": ground_truth([[8, 8, 32, 32], [40, 40, 60, 60]], [1, 0]),
-            "labelled_classes": torch.ones(3).bool(),
+            "labeled_classes": torch.ones(3).bool(),
         },
     ]
     heatmap = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0), requires_grad=True)
@@ -78,7 +78,7 @@ def test_classes_that_are_not_labelled_cost_nothing():
     loud = heatmap.detach().clone()
     loud[0, 1] += 3
     assert loss_and_gradient(batch, loud.requires_grad_())[0] == masked
-    # An image that says nothing labels all classes.
+    # All classes are labeled in an image without `labeled_classes`.
     plain = [{"instances": x["instances"]} for x in batch]
     everything, other = loss_and_gradient(plain)
     assert everything > masked
@@ -86,17 +86,17 @@ def test_classes_that_are_not_labelled_cost_nothing():
     assert torch.equal(loss_and_gradient([batch[0], plain[1]])[1], gradient)
 
 
-def test_regions_to_ignore_and_unlabelled_classes_go_together():
+def test_ignored_regions_and_unlabeled_classes_combine():
     gt = ground_truth([[8, 8, 31, 31], [40, 40, 60, 60]], [0, 0], ignore=[True, False])
     model = stub_model()
-    batch = [{"instances": gt, "labelled_classes": torch.tensor([True, True, False])}]
+    batch = [{"instances": gt, "labeled_classes": torch.tensor([True, True, False])}]
     weight = model.heads["CenterHead"].targets(*model.ground_truth(batch, (16, 16)))["heatmap"].weight
     assert (weight[0, 0] == 0).nonzero().amax(dim=0).tolist() == [8, 8]
     assert weight[0, 0, 12, 12] == weight[0, 1].min() == 1
     assert weight[0, 2].max() == 0
 
 
-def test_unflip_mirrors_the_heatmap_and_keeps_the_offset_out():
+def test_unflip_excludes_offset():
     head = stub_heads()["CenterHead"]
     maps = {"heatmap": torch.rand(1, 3, 4, 6), "offset": torch.rand(1, 2, 4, 6)}
     back = head.unflip(maps)
@@ -104,7 +104,7 @@ def test_unflip_mirrors_the_heatmap_and_keeps_the_offset_out():
     assert back["offset"] is None
 
 
-def test_without_offset_centers_are_at_the_middle_of_their_cell():
+def test_without_offset_centers_are_cell_centers():
     model = stub_model(stub_heads(offset=False), max_detections=1)
     heatmap = torch.zeros(1, 3, 8, 8)
     heatmap[0, 1, 2, 5] = 0.9
@@ -113,13 +113,13 @@ def test_without_offset_centers_are_at_the_middle_of_their_cell():
     assert "offset" not in model.heads["CenterHead"].maps
 
 
-def test_unknown_loss_is_an_error():
+def test_unknown_loss_raises():
     with pytest.raises(ValueError, match="^offset_loss is 'l2', known: l1, smooth_l1"):
         stub_heads(offset_loss="l2")
 
 
 def ignored_heatmap(policy, boxes, ignore, classes=None):
-    """The heatmap (2 classes, 16x16 cells) of boxes in input pixels, some of which are regions to ignore."""
+    """Render the heatmap (2 classes, 16x16 cells) of boxes in input pixels, including regions to ignore."""
     gt = Instances((64, 64))
     gt.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32))
     gt.gt_classes = torch.tensor(classes or [0] * len(boxes))
@@ -133,7 +133,7 @@ SAME = [[16, 16, 40, 40], [20, 20, 36, 36]]
 
 
 @pytest.mark.parametrize("policy", ["center", "box"])
-def test_of_a_peak_and_an_ignored_center_the_later_one_stays(policy):
+def test_later_of_peak_and_ignored_center_wins(policy):
     assert ignored_heatmap(policy, SAME, [True, False])[0, 7, 7] == 1
     assert ignored_heatmap(policy, SAME, [False, True])[0, 7, 7] == pytest.approx(0.9999)
     both = [*SAME, SAME[0], SAME[1]]
@@ -141,23 +141,23 @@ def test_of_a_peak_and_an_ignored_center_the_later_one_stays(policy):
     assert ignored_heatmap(policy, both, [False, True, False, True])[0, 7, 7] == pytest.approx(0.9999)
 
 
-def test_regions_of_all_classes_act_on_every_plane():
+def test_regions_of_all_classes_apply_to_every_plane():
     heatmap = ignored_heatmap("center", [[16, 16, 40, 40]], [True], classes=[-1])
     assert torch.equal(heatmap[0], heatmap[1])
     assert heatmap[0, 7, 7] == pytest.approx(0.9999)
     assert heatmap.max() < 1
-    # The Gaussian around it is there too.
+    # The Gaussian around it is painted too.
     assert 0 < heatmap[0, 7, 8] < 0.9999
 
 
-def test_a_box_is_ignored_from_corner_to_corner():
+def test_box_policy_ignores_inclusive_corners():
     heatmap = ignored_heatmap("box", [[9, 17, 30, 41]], [True], classes=[1])
-    wanted = torch.zeros(2, 16, 16)
-    wanted[1, 4:11, 2:8] = 0.9999
-    assert torch.allclose(heatmap, wanted)
+    expected = torch.zeros(2, 16, 16)
+    expected[1, 4:11, 2:8] = 0.9999
+    assert torch.allclose(heatmap, expected)
 
 
-def test_without_regions_all_policies_draw_the_same():
+def test_policies_agree_without_ignored_regions():
     plain = ignored_heatmap("mask", SAME, [False, False], classes=[0, 1])
     for policy in ("center", "box"):
         assert torch.equal(ignored_heatmap(policy, SAME, [False, False], classes=[0, 1]), plain)

@@ -38,7 +38,7 @@ def targets_of(model, gt):
 
 
 def perfect_maps(model, gt):
-    """What a perfect network would say; cells without a target say 0."""
+    """Build the output of a perfect network, 0 at cells without a target."""
     maps = {}
     for name, target in targets_of(model, gt).items():
         if isinstance(target, DenseTarget):
@@ -65,7 +65,7 @@ def test_targets_by_hand():
 
 
 @pytest.mark.parametrize("joint", [[20, 20, 0], [-1, 20, 2], [20, 64, 2], [96, 20, 1]])
-def test_unlabelled_joints_and_those_outside_the_image_have_no_target(joint):
+def test_unlabeled_and_outside_joints_have_no_target(joint):
     keypoints = [[joint, *PERSON[0][1:]]]
     targets = targets_of(pose_model(), [ground_truth([[8, 12, 40, 44]], keypoints)])
     assert targets["keypoint_displacement"].weight[0].tolist() == [0, 0, 1, 1, 1, 1]
@@ -78,7 +78,7 @@ def test_joints_may_lie_outside_the_box():
     assert targets["keypoint_heatmap"].value[0, 0, 15, 22] == 1
 
 
-def test_images_without_people_train():
+def test_images_without_objects_have_finite_loss():
     model = pose_model().train()
     batch = [
         {"image": torch.zeros(3, 64, 96), "instances": ground_truth([], [])},
@@ -97,11 +97,11 @@ def test_perfect_maps_decode_to_the_ground_truth(refine):
     people = [*PERSON, [[70.0, 22, 2], [61, 33, 2], [80, 31, 2]]]
     gt = ground_truth([[8, 12, 40, 44], [56, 12, 88, 44]], people)
     to_image = torch.tensor([[4.0, 0, 0], [0, 4, 0]], dtype=torch.float64)
-    found = model.detect(perfect_maps(model, [gt]), [Geometry((64, 96), (64, 96), to_image)])[0]
-    order = found.pred_boxes.tensor[:, 0].argsort()
-    # Half a pixel up: Detectron2 takes it off again when it writes results.
-    np.testing.assert_allclose(found.pred_keypoints[order, :, :2] - 0.5, np.array(people)[..., :2], atol=1e-4)
-    assert found.pred_keypoints[..., 2].tolist() == [[1, 1, 1], [1, 1, 1]]
+    detections = model.detect(perfect_maps(model, [gt]), [Geometry((64, 96), (64, 96), to_image)])[0]
+    order = detections.pred_boxes.tensor[:, 0].argsort()
+    # Detectron2 adds half a pixel to keypoints, and subtracts it when it writes results.
+    np.testing.assert_allclose(detections.pred_keypoints[order, :, :2] - 0.5, np.array(people)[..., :2], atol=1e-4)
+    assert detections.pred_keypoints[..., 2].tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
 def annotate(*annotations, transforms=(), prop=PROPERTY):
@@ -112,7 +112,7 @@ def annotation(**fields):
     return {"bbox": [8, 12, 40, 44], **fields}
 
 
-def test_annotations_are_mirrored_and_swapped():
+def test_annotations_are_flipped_and_swapped():
     keypoints = [20.5, 20.5, 2, 10.5, 30.5, 1, 33.5, 41.5, 2]
     fields = annotate(annotation(keypoints=keypoints), transforms=[MirrorTransform(96)])
     assert fields["gt_keypoints"][0].tolist() == [[75, 20, 2], [62, 41, 2], [85, 30, 1]]
@@ -120,15 +120,15 @@ def test_annotations_are_mirrored_and_swapped():
     assert twice["gt_keypoints"][0].tolist() == [[20, 20, 2], [10, 30, 1], [33, 41, 2]]
 
 
-def test_people_without_labelled_joints_keep_their_center_only():
+def test_objects_without_labeled_joints_only_supervise_heatmap():
     annotations = [annotation(keypoints=[0] * 9), annotation(), annotation(keypoints=[1, 1, 1] + [0] * 6)]
     fields = annotate(*annotations)
-    # The second is of a class that has no keypoints.
+    # The class of the second object has no keypoints.
     assert fields["gt_weight"].tolist() == [0, 1, 1]
     assert fields["gt_keypoints"].shape == (3, 3, 3)
 
 
-def test_boxes_of_people_without_labelled_joints_are_learned_if_the_config_says_so():
+def test_needs_joints_false_supervises_boxes_without_joints():
     people = [annotation(keypoints=[0] * 9), annotation(keypoints=[1, 1, 1] + [0] * 6)]
     file, node = model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), "MODEL.CENTERNET.KEYPOINTS."
     names = [node + "NAMES", "['nose','left','right']", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3]
@@ -144,12 +144,12 @@ def test_boxes_of_people_without_labelled_joints_are_learned_if_the_config_says_
         assert targets["keypoint_displacement"].weight[0].sum() == 0
 
 
-def test_joint_heatmaps_of_images_that_do_not_label_keypoints_are_not_learned():
+def test_joint_heatmaps_are_unsupervised_in_unlabeled_datasets():
     model = pose_model()
     batch = [{"instances": ground_truth([[8, 12, 40, 44]], people)} for people in ([[[0, 0, 0]] * 3], PERSON)]
 
-    def gradients(*unlabelled):
-        inputs = [{**x, "unlabelled": names} for x, names in zip(batch, unlabelled, strict=True)]
+    def gradients(*unlabeled):
+        inputs = [{**x, "unlabeled": names} for x, names in zip(batch, unlabeled, strict=True)]
         generator = torch.Generator().manual_seed(0)
         maps = {
             name: torch.randn(2, count, 16, 24, generator=generator, requires_grad=True)
@@ -158,8 +158,8 @@ def test_joint_heatmaps_of_images_that_do_not_label_keypoints_are_not_learned():
         }
         losses = model.losses([maps], model.targets(*model.ground_truth(inputs, (16, 24))))
         names = ("keypoint_heatmap", "heatmap", "size")
-        found = torch.autograd.grad(sum(losses.values()), [maps[name] for name in names])
-        return dict(zip(names, found, strict=True))
+        values = torch.autograd.grad(sum(losses.values()), [maps[name] for name in names])
+        return dict(zip(names, values, strict=True))
 
     all_known, one_unknown = gradients((), ()), gradients(["keypoint"], ["box3d"])
     assert (all_known["keypoint_heatmap"].abs().amax(dim=(2, 3)) > 0).all()
@@ -169,21 +169,21 @@ def test_joint_heatmaps_of_images_that_do_not_label_keypoints_are_not_learned():
         assert torch.equal(one_unknown[name], all_known[name])
 
 
-def test_classes_without_keypoints_do_not_disturb():
+def test_classes_without_keypoints_do_not_change_keypoint_loss():
     model = pose_model(num_classes=2)
     gt = ground_truth([[8, 12, 40, 44], [56, 12, 88, 44]], [*PERSON, [[0, 0, 0]] * 3], classes=[0, 1])
-    alone = ground_truth([[8, 12, 40, 44]], PERSON)
+    single = ground_truth([[8, 12, 40, 44]], PERSON)
     torch.manual_seed(0)
     maps = model.compute_maps(torch.randn(1, 3, 64, 96))[0]
     head = model.heads["KeypointHead"]
     for name, loss in head.losses(maps, targets_of(model, [gt])).items():
-        assert loss.item() == pytest.approx(head.losses(maps, targets_of(model, [alone]))[name].item()), name
+        assert loss.item() == pytest.approx(head.losses(maps, targets_of(model, [single]))[name].item()), name
     assert targets_of(model, [gt])["size"].weight.tolist() == [[1, 1], [1, 1]]
 
 
-def test_turned_images_teach_joint_heatmaps_only():
-    upright, turned = affine_matrix((48, 32), 96, (64, 96)), affine_matrix((48, 32), 96, (64, 96), 90)
-    window = AffineTransform(turned, (64, 96), (64, 96), upright)
+def test_rotated_images_only_supervise_joint_heatmaps():
+    upright, rotated = affine_matrix((48, 32), 96, (64, 96)), affine_matrix((48, 32), 96, (64, 96), 90)
+    window = AffineTransform(rotated, (64, 96), (64, 96), upright)
     fields = annotate(annotation(keypoints=[58.5, 32.5, 2] + [0] * 6), transforms=[window])
     np.testing.assert_allclose(fields["gt_keypoints"][0, 0], [48, 22, 2], atol=1e-4)
     assert window.apply_box(np.array([[8.0, 12, 40, 44]])).tolist() == [[8, 12, 40, 44]]
@@ -196,7 +196,7 @@ def test_turned_images_teach_joint_heatmaps_only():
     assert targets["keypoint_heatmap"].value[0, 0].max() == 1
     for name in ("size", "offset", "keypoint_displacement"):
         assert targets[name].weight[0].sum() == 0
-    # The same if nothing is left of the upright box.
+    # Independent of the visible part of the box.
     gt.gt_boxes = Boxes(torch.tensor([[200.0, 12, 240, 44]]))
     targets = targets_of(pose_model(), [gt])
     assert (targets["heatmap"].value == ALMOST_CENTER).all()
@@ -212,15 +212,15 @@ def snap(position, score, joint=(10.0, 10.0), box=(5.0, 5.0, 25.0, 15.0)):
     return moved.flatten().tolist(), scores.item()
 
 
-def test_joints_snap_to_near_confident_peaks_inside_the_box():
-    # The box is 20 wide, so a peak may be 6 away.
+def test_joints_snap_to_near_confident_peaks_inside_box():
+    # The box is 20 wide, so the maximum distance of a peak is 6.
     assert snap((14.0, 12.0), 0.4) == ([14, 12], pytest.approx(0.4))
     assert snap((14.0, 12.0), 0.1) == ([10, 10], pytest.approx(0.05))  # not confident
     assert snap((16.5, 10.0), 0.4) == ([10, 10], pytest.approx(0.05))  # too far
     assert snap((4.5, 10.0), 0.4) == ([10, 10], pytest.approx(0.05))  # outside the box
 
 
-def test_joints_that_stay_score_what_their_heatmap_says():
+def test_unsnapped_joints_have_heatmap_score():
     model = pose_model(max_detections=1)
     maps = perfect_maps(model, [ground_truth([[8, 12, 40, 44]], PERSON)])
     maps["keypoint_heatmap"][0, 0] = 0
@@ -231,8 +231,8 @@ def test_joints_that_stay_score_what_their_heatmap_says():
     assert constant[:, 2].tolist() == [1, 1, 1]
 
 
-def test_exact_joints_score_as_their_peaks_even_where_they_may_not_snap():
-    # All joints lie outside the box: their displacements decide, and end in the cells of the peaks.
+def test_exact_joints_outside_box_have_peak_score():
+    # All joints are outside the box, so they do not snap, but they are in the cells of the peaks.
     model = pose_model(max_detections=1)
     joints = [[[23.6, 23.6, 2], [11, 30.4, 1], [33, 43, 2]]]
     maps = perfect_maps(model, [ground_truth([[40, 8, 60, 30]], joints)])
@@ -241,7 +241,7 @@ def test_exact_joints_score_as_their_peaks_even_where_they_may_not_snap():
     assert keypoints[:, 2].tolist() == [1, 1, 1]
 
 
-def test_unflip_undoes_a_mirrored_image():
+def test_unflip_inverts_flip():
     model = pose_model()
     gt = ground_truth([[7, 12, 37, 43]], [[[20.0, 20, 2], [10, 30, 1], [33, 41, 2]]])
     mirrored = ground_truth([[95 - 37, 12, 95 - 7, 43]], [[[75.0, 20, 2], [62, 41, 2], [85, 30, 1]]])
@@ -249,7 +249,7 @@ def test_unflip_undoes_a_mirrored_image():
     back = head.unflip(perfect_maps(model, [mirrored]))
     plain = perfect_maps(model, [gt])
     assert back["keypoint_offset"] is None
-    # Cells mirror to W - 1 - j on the map while pixels mirror to W - 1 - x: displacements agree within a cell.
+    # Flipping maps cells to W - 1 - j but pixels to W - 1 - x, so displacements agree within one cell.
     cell = (plain["heatmap"][0, 0] == 1).nonzero()[0]
     ours, theirs = (maps["keypoint_displacement"][0, :, cell[0], cell[1]] for maps in (plain, back))
     assert (ours - theirs).abs().max() < 1
@@ -257,7 +257,7 @@ def test_unflip_undoes_a_mirrored_image():
     assert torch.equal(twice["keypoint_displacement"], perfect_maps(model, [mirrored])["keypoint_displacement"])
 
 
-def test_decoding_exports():
+def test_decoding_is_exportable():
     model = pose_model(max_detections=4).eval()
 
     class Exported(torch.nn.Module):
@@ -273,7 +273,7 @@ def test_decoding_exports():
     assert torch.allclose(program(images)["keypoints"], Exported()(images)["keypoints"], atol=1e-4)
 
 
-def test_averaged_offsets_mirror_exactly():
+def test_average_offsets_unflips_exactly():
     head = KeypointHead(prop=PROPERTY, in_channels=4, head_conv=0, average_offsets=True)
     plain, mirrored = ([[20.0, 20, 2], [10, 30, 1], [33, 41, 2]], [[75.0, 20, 2], [62, 41, 2], [85, 30, 1]])
     model = pose_model()
@@ -286,8 +286,8 @@ def test_averaged_offsets_mirror_exactly():
 
 
 @pytest.mark.parametrize("augmentations", [[], [MirrorTransform(96)]])
-def test_images_without_objects_or_keypoints_train(tmp_path, augmentations):
-    """Mapper to losses, each kind alone and all in one batch."""
+def test_images_without_objects_or_keypoints_have_finite_loss(tmp_path, augmentations):
+    """From the mapper to losses, for each kind of image separately and in one batch."""
     path = tmp_path / "a.png"
     cv2.imwrite(str(path), np.zeros((64, 96, 3), dtype=np.uint8))
     mapper = CenterNetDatasetMapper(
@@ -311,5 +311,5 @@ def test_images_without_objects_or_keypoints_train(tmp_path, augmentations):
             maps = {name: torch.zeros(len(batch), count, 16, 24) for name, count in head.maps.items()}
             losses = head.losses(maps, head.targets(batch, points))
             assert all(loss.isfinite() for loss in losses.values())
-            found = sum(loss > 0 for name, loss in losses.items() if name.startswith("loss_keypoint_d"))
-            assert found == (isinstance(head, KeypointHead) and any(len(gt) == 2 for gt in batch))
+            supervised = sum(loss > 0 for name, loss in losses.items() if name.startswith("loss_keypoint_d"))
+            assert supervised == (isinstance(head, KeypointHead) and any(len(gt) == 2 for gt in batch))

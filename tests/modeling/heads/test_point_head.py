@@ -18,7 +18,7 @@ from centernet_d2.structures.boxes3d import Boxes3D
 
 
 class Given(Property):
-    """A property that says of every image what it was told to say."""
+    """Property with constant fields for every image."""
 
     def __init__(self, name, **annotated):
         self.name, self.annotated = name, annotated
@@ -33,7 +33,7 @@ def annotated(*properties):
     return instances
 
 
-def test_supervision_is_multiplied_over_the_properties():
+def test_weights_of_properties_are_multiplied():
     one, other = Given("one", gt_weight=[1.0, 0.5, 0.0], gt_one=[1, 2, 3]), Given("other", gt_weight=[0.5, 0.5, 1.0])
     assert annotated(one, other).gt_weight.tolist() == annotated(other, one).gt_weight.tolist() == [0.5, 0.25, 0]
     assert annotated(one).gt_weight.tolist() == [1, 0.5, 0]
@@ -42,9 +42,9 @@ def test_supervision_is_multiplied_over_the_properties():
 
 
 @pytest.mark.parametrize("field", ["gt_one", "gt_blind", "gt_classes"])
-def test_no_two_may_say_anything_else_of_one_name(field):
+def test_duplicate_field_of_two_properties_raises(field):
     properties = [Given("one", **{field: [1, 2, 3]}), Given("other", **{field: [1, 2, 3]})]
-    # Classes are there before any property speaks.
+    # The mapper sets classes before it calls properties.
     guilty = "one" if field == "gt_classes" else "other"
     with pytest.raises(ValueError, match=f"the property {guilty} gives {field}, which an earlier one gives too"):
         annotated(*properties)
@@ -55,14 +55,14 @@ class Tall(Property):
     fields = ("pred_height", "pred_boxes3d")
 
 
-def test_by_default_every_tensor_of_the_fields_is_written():
-    found = Instances((8, 8), pred_height=torch.tensor([1.5, 2.0]), pred_boxes3d=torch.tensor([[1, 2], [3, 4]]))
-    assert Tall().to_json(found) == [{"height": 1.5, "boxes3d": [1, 2]}, {"height": 2.0, "boxes3d": [3, 4]}]
-    assert Tall().to_json(found[:0]) == []
-    assert Property().to_json(found) == [{}, {}]
+def test_to_json_contains_all_tensor_fields_by_default():
+    detections = Instances((8, 8), pred_height=torch.tensor([1.5, 2.0]), pred_boxes3d=torch.tensor([[1, 2], [3, 4]]))
+    assert Tall().to_json(detections) == [{"height": 1.5, "boxes3d": [1, 2]}, {"height": 2.0, "boxes3d": [3, 4]}]
+    assert Tall().to_json(detections[:0]) == []
+    assert Property().to_json(detections) == [{}, {}]
 
 
-def test_the_properties_of_the_package_are_plain_and_say_what_they_make():
+def test_properties_are_picklable_and_convert_to_json():
     keypoints = KeypointProperty(schema=KeypointSchema((1, 0)))
     properties = [CenterProperty(), BoxProperty(), keypoints, Box3DProperty(reference_focal=7.0)]
     copies = pickle.loads(pickle.dumps(properties))
@@ -70,13 +70,13 @@ def test_the_properties_of_the_package_are_plain_and_say_what_they_make():
     assert (copies[2].schema, copies[3].reference_focal) == (keypoints.schema, 7.0)
     names = [name for prop in properties for name in (prop.name, prop.node, *prop.fields) if name]
     assert len(set(names)) == len(names)
-    # Boxes in space are no tensor, so they have an own form.
+    # Boxes3D is not a tensor, so it has a custom conversion.
     boxes = Boxes3D([[1, 2, 3, 4, 5, 6, 0.5]])
-    found = Instances((8, 8), pred_boxes3d=boxes, pred_alpha=torch.tensor([0.25]))
-    assert properties[3].to_json(found) == [{"box3d": [1, 2, 3, 4, 5, 6, 0.5], "alpha": 0.25}]
+    detections = Instances((8, 8), pred_boxes3d=boxes, pred_alpha=torch.tensor([0.25]))
+    assert properties[3].to_json(detections) == [{"box3d": [1, 2, 3, 4, 5, 6, 0.5], "alpha": 0.25}]
 
 
-def test_vectors_of_a_mirrored_image_are_turned_back():
+def test_unflip_vectors():
     vectors = torch.zeros(1, 2, 1, 4)
     vectors[0, :, 0, 3] = torch.tensor([0.25, 0.5])
     back = unflip_vectors(vectors, 0.75)

@@ -1,8 +1,8 @@
-"""How each kind of recorded file is checked. A module registers its checks by name pattern."""
+"""Checks of recorded files of the reference implementation, registered by name pattern."""
 
 from fnmatch import fnmatch
 
-from . import (  # noqa: F401 - they register their checks
+from . import (  # noqa: F401 - register checks
     box3d,
     boxes3d,
     comparison,
@@ -24,7 +24,7 @@ NOT_BUILT = ("*dense*", "*normwh*")
 
 
 def find_check(kind):
-    """The check for a file such as "decode/ctdet_reg.npz", or None and the reason."""
+    """Return the check of a file such as "decode/ctdet_reg.npz", or None and the reason."""
     if any(fnmatch(kind, pattern) for pattern in NOT_BUILT):
         return None, "not built"
     for pattern, check in CHECKS:

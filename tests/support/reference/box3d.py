@@ -1,4 +1,4 @@
-"""Monocular 3-D boxes; the functions of the 3-D boxes themselves are in boxes3d.py."""
+"""Checks of monocular 3-D boxes; checks of the geometry functions are in boxes3d.py."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ from centernet_d2.data.kitti import CLASSES, EXCLUDED, KITTI_TYPES
 from centernet_d2.imaging.geometry import Geometry, affine_matrix, apply_affine, invert_affine
 from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling.heads import Box3DHead, Box3DProperty
-from centernet_d2.modeling.heads.box3d.head import describe_orientation, orientation_bins, raw_to_depth
+from centernet_d2.modeling.heads.box3d.head import encode_orientation, orientation_bins, raw_to_depth
 from centernet_d2.modeling.losses import orientation_loss, regression_loss
 from centernet_d2.structures.points import DenseTarget
 from support.models import stub_heads, stub_model
@@ -21,7 +21,7 @@ from .losses import compare_gradient, compare_loss, sparse_target
 from .pose import compare_filled, read
 from .targets import VOC_PIXELS, compare_pixels, instances_of
 
-# The original's category ids 1..9.
+# Category ids 1..9 of the reference implementation.
 KINDS = ("Pedestrian", "Car", "Cyclist", "Van", "Truck", "Person_sitting", "Tram", "Misc", "DontCare")
 NAMES = {"heatmap": "hm", "size": "wh", "offset": "reg"}
 NAMES_3D = {"depth": "dep", "orientation": "rot", "dimensions": "dim"}
@@ -59,7 +59,7 @@ def check_decode(path, comparison, tmp_path):
 @checks("decode/depth_transform*")
 def check_depth(path, comparison, tmp_path):
     data = read(path)
-    # Far away, a float32 sigmoid has few digits left: relative to the depth.
+    # Relative tolerance, because a float32 sigmoid has few significant digits for large depths.
     comparison.close("depth", raw_to_depth(data["raw"]), data.get("depth"), atol=1e-4, rtol=1e-5)
     head = Box3DHead(in_channels=4, head_conv=0)
     maps = {name: data["raw"].reshape(1, 1, 1, -1) for name in head.maps}
@@ -71,8 +71,8 @@ def check_depth(path, comparison, tmp_path):
 def check_orientation_loss(path, comparison, tmp_path):
     data = read(path)
     output = data["output"].clone().requires_grad_()
-    wanted = describe_orientation(data["rotbin"].float(), data["rotres"].float())
-    target = sparse_target(data["ind"], wanted, data["mask"], output.shape[3])
+    encoded = encode_orientation(data["rotbin"].float(), data["rotres"].float())
+    target = sparse_target(data["ind"], encoded, data["mask"], output.shape[3])
     loss = orientation_loss(target.gather(output), target.value, target.weight[:, 0], data["ind"].numel())
     (gradient,) = torch.autograd.grad(loss, output)
     compare_loss(comparison, "loss", loss, data.get("loss"))
@@ -101,7 +101,7 @@ def check_loss(path, comparison, tmp_path):
     names = {ours: original for ours, original in {**NAMES, **NAMES_3D}.items() if f"out_{original}" in data}
     index, width = data["batch_ind"], data["batch_hm"].shape[3]
     model = ddd_model(data["batch_hm"].shape[1], index.shape[1], boxes="size" in names, offset="offset" in names)
-    orientation = describe_orientation(data["batch_rotbin"].float(), data["batch_rotres"].float())
+    orientation = encode_orientation(data["batch_rotbin"].float(), data["batch_rotres"].float())
     targets = {"heatmap": DenseTarget(data["batch_hm"])}
     for name, value, mask in (
         ("size", data.get("batch_wh"), "rot_mask"),
@@ -132,12 +132,12 @@ def check_loss(path, comparison, tmp_path):
 
 
 def annotations_of(data):
-    """The recorded objects as those of :func:`load_kitti_3d`. Locations are not recorded; only the depth counts."""
+    """Convert recorded objects to the format of :func:`load_kitti_3d`. Only the depth of locations is recorded."""
     annotations = []
     for index, number in enumerate(data["ann_category_id"]):
         kind = KINDS[int(number) - 1]
         x, y, width, height = data["ann_bbox_xywh"][index]
-        # The original rounds corners before it transforms them.
+        # The reference implementation rounds corners to float32 before it transforms them.
         corners = np.array([x, y, x + width, y + height], dtype=np.float32)
         annotations.append(
             {
@@ -167,7 +167,7 @@ def check_targets(path, comparison, tmp_path):
     affine = AffineTransform(window, (height, width), output, jittered=jittered)
     transforms = [MirrorTransform(width)] * bool(data["flipped"]) + [affine]
     prop = Box3DProperty(augmented_depth="mask")
-    # No target depends on the camera, but that there is one.
+    # Targets require a camera but do not depend on it.
     camera = data.get("calib", np.eye(3, 4))
 
     known = [annotation for annotation in annotations if annotation["category_id"] != EXCLUDED]
@@ -197,11 +197,11 @@ def compare_targets_3d(comparison, prefix, model, instances, data):
     targets = {name: t for head in model.heads.values() for name, t in head.targets([instances], points).items()}
     comparison.close(f"{prefix}t_hm", targets["heatmap"].value[0], data.get("t_hm"), atol=1e-6)
     used = points.valid & ~points.ignore
-    # Ignored regions and objects without area leave an empty row in the original.
+    # The reference implementation has an empty row for ignored regions and objects without area.
     filled = data["t_rot_mask"] > 0 if "t_rot_mask" in data else (data["t_wh"] > 0).all(axis=1)
     orientation = targets["orientation"]
     bins, residual = orientation_bins(instances.gt_alpha)
-    comparison.equal(f"{prefix}orientation", orientation.value, describe_orientation(bins, residual))
+    comparison.equal(f"{prefix}orientation", orientation.value, encode_orientation(bins, residual))
     depth, dimensions = targets["depth"], targets["dimensions"]
     for name, value in {
         "t_ind": points.cells[:, 1] * map_size[1] + points.cells[:, 0],
@@ -219,7 +219,7 @@ def compare_targets_3d(comparison, prefix, model, instances, data):
         comparison.equal(f"{prefix}weight of {name}", targets[name].weight[:, 0], points.weight)
     comparison.equal(f"{prefix}weight of dimensions", dimensions.weight[:, :1], depth.weight)
     vector = orientation.value.unflatten(1, (2, 4)).clone()
-    vector[..., 0] = 0  # The original's list leaves the logits of "outside" empty.
+    vector[..., 0] = 0  # The reference implementation does not set the logits of "outside".
     size = targets["size"].value
     columns = [points.centers, torch.ones(len(size), 1), vector.flatten(1), depth.value, dimensions.value, size]
     rows = torch.cat([*columns, points.classes[:, None]], dim=1)[used]
@@ -248,19 +248,19 @@ def check_post(path, comparison, tmp_path):
         fields["boxes"] = torch.cat([dets[:, :2] - half, dets[:, :2] + half], dim=1)
     model = ddd_model(boxes=with_boxes, score_threshold=0.2)
     geometry = Geometry((1, 1), (1, 1), to_image, {"camera": torch.from_numpy(data["calib"]).double()})
-    found = {name: x for head in model.heads.values() for name, x in head.to_image(fields, geometry).items()}
-    places, alpha, boxes3d = apply_affine(dets[:, :2], to_image), found["pred_alpha"][:, None], found["pred_boxes3d"]
+    output = {name: x for head in model.heads.values() for name, x in head.to_image(fields, geometry).items()}
+    centers, alpha, boxes3d = apply_affine(dets[:, :2], to_image), output["pred_alpha"][:, None], output["pred_boxes3d"]
     score = fields["scores"][:, None]
-    columns = [places, score, alpha, fields["depth"][:, None], boxes3d.dimensions]
+    columns = [centers, score, alpha, fields["depth"][:, None], boxes3d.dimensions]
     if with_boxes:
-        boxes = found["pred_boxes"].tensor
+        boxes = output["pred_boxes"].tensor
         columns.append(boxes[:, 2:] - boxes[:, :2])
     comparison.close("post2d", torch.cat([*columns, rest], dim=1), data.get("post2d"), atol=1e-3)
     comparison.close("post2d alpha", alpha[:, 0], data["post2d"][:, 3] if "post2d" in data else None, atol=1e-5)
     if not with_boxes:
         return
-    place = [boxes3d.dimensions, boxes3d.location, boxes3d.rotation_y[:, None]]
-    rows = torch.cat([alpha, boxes, *place, score, rest], dim=1)
+    pose = [boxes3d.dimensions, boxes3d.location, boxes3d.rotation_y[:, None]]
+    rows = torch.cat([alpha, boxes, *pose, score, rest], dim=1)
     for name, ours in (("post3d", rows), ("merged", rows[fields["scores"] > model.score_threshold])):
         recorded = data.get(name)
         comparison.close(name, ours, recorded, atol=1e-3)

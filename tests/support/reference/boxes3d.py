@@ -33,7 +33,7 @@ def check_utils(path, comparison, tmp_path):
         boxes = Boxes3D(torch.cat([location, dim, rotation_y[:, None]], dim=1))
         close("box3d", boxes.corners(), 1e-4)
         close("orient", boxes.heading(), 1e-4)
-        # From the recorded corners: close to the camera, a pixel is less than a tenth of a millimetre.
+        # Project the recorded corners, because near the camera a pixel is less than 0.1 millimeters.
         close("box2d", project(data["box3d"][rows], camera), 1e-3)
 
 

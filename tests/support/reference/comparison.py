@@ -5,7 +5,7 @@ CHECKS = []
 
 
 def checks(*patterns):
-    """Register a function (path, comparison, tmp_path) as the check for files of these names."""
+    """Register a function (path, comparison, tmp_path) as the check of files that match a pattern."""
 
     def register(function):
         CHECKS.extend((pattern, function) for pattern in patterns)
@@ -19,7 +19,7 @@ def as_array(value):
 
 
 class Comparison:
-    """What was compared in one file, and how far it was off."""
+    """Comparison of our outputs with the arrays of one recorded file."""
 
     def __init__(self):
         self.arrays = 0
@@ -27,7 +27,7 @@ class Comparison:
         self.failures = []
 
     def close(self, name, ours, recorded, atol=0.0, rtol=0.0):
-        """Every element within atol + rtol * |recorded|; nothing to do where nothing was recorded (None)."""
+        """Compare all elements with tolerance atol + rtol * |recorded|; skip if `recorded` is None."""
         if recorded is None:
             return
         ours, recorded = as_array(ours), as_array(recorded)
@@ -43,7 +43,7 @@ class Comparison:
             self.failures.append(f"max={deviation.max():.1e} at {name}")
 
     def equal(self, name, ours, recorded):
-        """The same values, of any type; nothing to do where nothing was recorded (None)."""
+        """Compare values of any type for equality; skip if `recorded` is None."""
         if recorded is None:
             return
         ours, recorded = as_array(ours), as_array(recorded)

@@ -1,4 +1,4 @@
-"""KITTI's official metrics: label and result files -> every figure and curve, through functions and evaluator."""
+"""Checks of KITTI's official metrics and curves, computed by functions and by the evaluator."""
 
 from itertools import product
 
@@ -26,9 +26,9 @@ from centernet_d2.structures.boxes3d import Boxes3D
 from .comparison import checks
 
 RULES = {"height < minimum is ignored": "original", "height <= minimum is ignored": "kit"}
-# Recorded name of a metric -> ours, and the row of its smallest overlaps.
+# Recorded metric name -> our name, and the row of its minimum overlaps.
 METRICS = {"2d": ("bbox2d", 0), "aos": ("aos", 0), "bev": ("bev", 1), "3d": ("box3d", 2)}
-# The unmodified programs: averages they print -> their rule, and their set of overlaps.
+# Averages printed by the unmodified programs -> their rule, and their set of overlaps.
 PRINTED = {"r11": ("original", 0), "r40": ("kit", 1)}
 
 
@@ -56,14 +56,14 @@ def check_metrics(path, comparison, tmp_path):
 
 
 def compare(comparison, name, ours, recorded, atol):
-    """Numbers within the tolerance, and NaN in the same places."""
+    """Compare numbers within the tolerance, and positions of NaN."""
     if recorded is not None:
         comparison.equal(f"{name} (NaN)", np.isnan(ours), np.isnan(recorded))
         comparison.close(name, np.nan_to_num(ours), np.nan_to_num(recorded), atol=atol)
 
 
 def compare_conditions(comparison, data, predictions):
-    """What the difficulties mean, and which classes the program skips: those without predictions."""
+    """Compare the limits of difficulties, and the evaluated classes, which are those with predictions."""
     for name in ("min_height", "max_occlusion", "max_truncation"):
         comparison.equal(name, [getattr(level, name) for level in levels(data)], data.get(name))
     predicted = {one.kind for frame in predictions for one in frame}
@@ -81,7 +81,7 @@ def count_all(truth, data, rule):
 
 
 def functions(truth, detections, rule):
-    """All results of one rule, by the names that :func:`fill` looks for."""
+    """Compute all results of one rule, by the names used by :func:`fill`."""
     results = {}
     for setting, curves in kitti_curves(truth, detections, rules=rule):
         thresholds = np.full(SAMPLES, np.nan)
@@ -98,7 +98,7 @@ def functions(truth, detections, rule):
 
 
 def fill(data, results):
-    """Results by rule and name -> arrays with the recorded axes."""
+    """Convert results by rule and name to arrays with the recorded axes."""
     axes = [data[name].tolist() for name in ("overlaps", "metrics", "classes", "difficulties")]
     shape = [len(results), *map(len, axes)]
     arrays = {}
@@ -114,15 +114,15 @@ def fill(data, results):
 
 
 def as_program(ours, counts, data, nothing):
-    """Our results as the program gives them: NaN for a class that it skips, `nothing` where there are no objects."""
+    """Convert our results to the output of the program: NaN for skipped classes, `nothing` without objects."""
     curve = ours.ndim - 5
-    found = (counts > 0).reshape(len(counts), 1, 1, *counts.shape[1:], *[1] * curve)
+    exists = (counts > 0).reshape(len(counts), 1, 1, *counts.shape[1:], *[1] * curve)
     evaluated = data["evaluated"].reshape(1, 1, *data["evaluated"].shape, 1, *[1] * curve)
-    return np.where(evaluated, np.where(found, ours, nothing), np.nan)
+    return np.where(evaluated, np.where(exists, ours, nothing), np.nan)
 
 
 def read_frames(data, name):
-    """The objects of the label or of the result file of each frame."""
+    """Read the objects of the label or result file of each frame."""
     return [
         [parse_object(line, f"{name}_{frame}", name == "prediction") for line in data[f"{name}_{frame}"].tolist()]
         for frame in data["frames"].tolist()
@@ -154,7 +154,7 @@ def detections_of(frames):
 
 
 def evaluator_of(name, root, data):
-    """Write the labels as a data set; returns a function from predictions and rule to results by name."""
+    """Write the labels as a dataset; return a function from predictions and rule to results by name."""
     frames = data["frames"].tolist()
     for folder in ("training/image_2", "training/label_2", "training/calib", "ImageSets"):
         (root / folder).mkdir(parents=True)
@@ -175,7 +175,7 @@ def evaluator_of(name, root, data):
             for title, value in values.items():
                 kind, difficulty, points = title.rsplit("_", 2)
                 points, _, overlap = points.partition("@")
-                # The limits in the image are not in the names: there is one for each class.
+                # Names do not contain the 2-D overlap, which is unique for each class.
                 overlap = float(overlap) if overlap else MIN_OVERLAPS["bbox2d"][kind][0]
                 results[f"ap_{points.lower()}", metric, kind, difficulty, overlap] = value
         return results
@@ -184,7 +184,7 @@ def evaluator_of(name, root, data):
 
 
 def instances_of(frame):
-    """What a model would say of one frame."""
+    """Build the model output of one frame."""
     result = Instances((1, 1))
     result.pred_boxes = Boxes(torch.tensor([one.box for one in frame]).reshape(-1, 4))
     result.pred_boxes3d = Boxes3D([[*one.location, *one.dimensions, one.rotation_y] for one in frame])

@@ -17,12 +17,12 @@ def compare_gradient(comparison, name, ours, recorded):
         return
     recorded = as_array(recorded)
     comparison.close(name, ours, recorded, atol=1e-6, rtol=1e-4)
-    # Where the original has no gradient at all, there is none.
+    # Zero gradients of the reference implementation are exactly zero.
     comparison.equal(f"{name} (zeros)", as_array(ours)[recorded == 0], recorded[recorded == 0])
 
 
 def sparse_target(index, value, weight, width):
-    """Targets from the recorded (B, M) rows."""
+    """Build targets from recorded (B, M) rows."""
     batch, rows = index.shape
     image = torch.arange(batch).repeat_interleave(rows)
     cells = torch.stack([index % width, index // width], dim=2).flatten(0, 1)

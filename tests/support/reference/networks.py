@@ -22,12 +22,12 @@ NAMES = [f"{arch}.{task}" for arch in ARCHITECTURES for task in TASKS]
 
 
 class Network(nn.Module):
-    """A backbone with the branches of every stack, which knows what the original calls its tensors and its outputs."""
+    """Backbone with the branches of all stacks, and mapping to names of the reference implementation."""
 
     def __init__(self, arch):
         super().__init__()
         self.family, _, depth = arch.partition("_")
-        # Only shapes count until weights are assigned, which saves the time to initialise them.
+        # The meta device skips initialization; weights are assigned later.
         with torch.device("meta"):
             self.backbone = BACKBONES[self.family](depth)
         self.stacks = nn.ModuleList()
@@ -39,7 +39,7 @@ class Network(nn.Module):
                 self.stacks.append(MapBranches(maps, in_channels=shape.channels, head_conv=hidden))
 
     def original_state(self):
-        """The name in the original -> our name, tensor."""
+        """Return a mapping from names in the reference implementation to our name and tensor."""
         return {self.original_name(name): (name, tensor) for name, tensor in self.state_dict().items()}
 
     def original_name(self, name):
@@ -61,7 +61,7 @@ class Network(nn.Module):
 
 
 def read_keys(path):
-    """Name -> (shape, type), as listed."""
+    """Read a mapping from names to (shape, type)."""
     rows = [line.split("\t") for line in path.read_text().splitlines() if line]
     return {name: (() if shape == "scalar" else tuple(map(int, shape.split("x"))), kind) for name, shape, kind in rows}
 
@@ -71,7 +71,7 @@ def check_keys(path, comparison, tmp_path):
     recorded = read_keys(path)
     network = Network(path.name.split(".")[0])
     heads = [name for name in recorded if name not in network.original_state()]
-    # The entry of a head that is listed last is its last bias.
+    # The last entry of a head is its last bias.
     network.add_branches({name.split(".")[0]: recorded[name][0][0] for name in heads})
     ours = {
         name: (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
@@ -103,7 +103,7 @@ def check_network(path, comparison, tmp_path):
 
 
 def tolerance(arch, name, recorded):
-    """Deep networks have large values: theirs are compared relatively (golden/README.md, section 3)."""
+    """Return the tolerance, which is relative for deep networks with large values (golden/README.md, section 3)."""
     if arch == "dla_34":
         return 3e-3
     if arch.endswith(("_101", "_152")) or name.endswith(".1"):

@@ -16,7 +16,7 @@ from .comparison import checks
 from .losses import compare_gradient, compare_loss, sparse_target
 from .targets import COCO_PIXELS, compare_pixels, instances_of
 
-# Left and right of COCO's people, all but the nose.
+# Left-right pairs of the COCO keypoints, all except the nose.
 PAIRS = [(1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16)]
 NAMES = {"heatmap": "hm", "size": "wh", "offset": "reg"}
 JOINT_NAMES = {"keypoint_displacement": "hps", "keypoint_heatmap": "hm_hp", "keypoint_offset": "hp_offset"}
@@ -37,7 +37,7 @@ def pose_heads(joints, offset=True, **options):
 
 
 def build_model(maps, **options):
-    """A model with the heads for maps by the original's names."""
+    """Build a model with the heads of maps with names of the reference implementation."""
     joints = maps["hps"].shape[1] // 2
     joint_offset = {"offset": "hp_offset" in maps}
     common = {"in_channels": 4, "head_conv": 0}
@@ -53,7 +53,7 @@ def read(path):
 
 
 def rows_of(fields):
-    """The original's rows: box, score, joints, class."""
+    """Return rows of the reference implementation: box, score, joints, class."""
     joints = fields["keypoints"][..., :2].flatten(2)
     return torch.cat([fields["boxes"], fields["scores"][..., None], joints, fields["classes"][..., None]], dim=2)
 
@@ -147,7 +147,7 @@ def check_targets(path, comparison, tmp_path):
             "bbox": box.tolist(),
             "bbox_mode": BoxMode.XYWH_ABS,
             "category_id": 0,
-            # As Detectron2 loads them.
+            # Half-pixel shift of Detectron2.
             "keypoints": (points.reshape(-1, 3) + np.array([HALF_PIXEL, HALF_PIXEL, 0])).flatten().tolist(),
         }
         for box, points in zip(data["ann_bbox_xywh"], data["ann_keypoints"].astype(np.float64), strict=True)
@@ -198,10 +198,10 @@ def compare_pose_targets(comparison, prefix, model, instances, data):
 
     index = points.cells[:, 1] * map_size[1] + points.cells[:, 0]
     displacement, offset = targets["keypoint_displacement"], targets["keypoint_offset"]
-    # Objects without area leave an empty row in the original, people without joints a full one.
+    # In the reference implementation, rows of objects without area are empty, rows of people without joints are not.
     filled = (data["t_wh"] > 0).all(axis=1)
     recorded = dict(data)
-    if data.get("rot_deg"):  # Of turned people, the original keeps values that its mask leaves out.
+    if data.get("rot_deg"):  # The reference implementation sets values of rotated people, but masks them.
         recorded["t_hps"] = np.where(filled[:, None], data["t_hps"] * data["t_hps_mask"], data["t_hps"])
     for name, value in {
         "t_ind": index,
@@ -240,10 +240,10 @@ def compare_ground_truth(comparison, prefix, points, keypoints, recorded):
     half, centers = (points.boxes[used, 2:] - points.boxes[used, :2]) / 2, points.centers[used]
     rows = torch.cat([centers - half, centers + half, torch.ones(len(half), 1)], dim=1)
     comparison.close(f"{prefix}gt_det boxes", rows, recorded[:, :5], atol=1e-4)
-    # Unlabelled joints have no place; the original leaves there what it read.
-    labelled = keypoints[used][..., 2:] > 0
+    # Positions of unlabeled joints are undefined; the reference implementation does not reset them.
+    labeled = keypoints[used][..., 2:] > 0
     joints = recorded[:, 5:-1].reshape(len(rows), -1, 2)
-    ours = torch.where(labelled, keypoints[used][..., :2], torch.from_numpy(joints))
+    ours = torch.where(labeled, keypoints[used][..., :2], torch.from_numpy(joints))
     comparison.close(f"{prefix}gt_det joints", ours, joints, atol=1e-4)
     comparison.close(f"{prefix}gt_det class", points.classes[used], recorded[:, -1])
 
@@ -265,6 +265,6 @@ def check_post(path, comparison, tmp_path):
     for name, matrix in (("post", to_image), ("post_scaled", to_image / float(data.get("test_scale", 1)))):
         geometry = Geometry((1, 1), (1, 1), torch.from_numpy(matrix))
         boxes = heads["BoxHead"].to_image(fields, geometry)["pred_boxes"].tensor
-        found = heads["KeypointHead"].to_image(fields, geometry)["pred_keypoints"][..., :2] - HALF_PIXEL
-        rows = torch.cat([boxes, fields["scores"][:, None], found.flatten(1)], dim=1)
+        joints = heads["KeypointHead"].to_image(fields, geometry)["pred_keypoints"][..., :2] - HALF_PIXEL
+        rows = torch.cat([boxes, fields["scores"][:, None], joints.flatten(1)], dim=1)
         comparison.close(name, rows, data.get(name), atol=1e-3)

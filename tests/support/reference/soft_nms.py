@@ -6,7 +6,7 @@ from centernet_d2.modeling.nms import merge_scales, soft_nms
 
 from .comparison import checks
 
-# Recorded name -> method.
+# Mapping from recorded names to methods.
 VARIANTS = {
     "linear": "linear",
     "gaussian": "gaussian",
@@ -17,7 +17,7 @@ VARIANTS = {
 
 
 def suppressed(rows, method, keep_stale=True, **options):
-    """Rows x1, y1, x2, y2, score, rest... after soft-NMS, and how many of them count."""
+    """Apply soft-NMS to rows x1, y1, x2, y2, score, rest...; return rows and the number of valid ones."""
     rows = torch.from_numpy(rows)
     kept = soft_nms(rows[:, :4], rows[:, 4], method=method, keep_stale=keep_stale, **options)
     result = torch.cat([rows[kept.index, :4], kept.scores[:, None], rows[kept.rest, 5:]], dim=1)
@@ -48,7 +48,7 @@ def check_soft_nms(path, comparison, tmp_path):
 
 
 def as_instances(rows):
-    """Rows box, score, class or, with 39 columns, box, score, joints."""
+    """Convert rows (box, score, class) or, with 39 columns, (box, score, joints) to Instances."""
     rows = torch.from_numpy(rows)
     result = Instances((1, 1))
     result.pred_boxes, result.scores = Boxes(rows[:, :4].clone()), rows[:, 4]

@@ -1,4 +1,4 @@
-"""The images and weights of the recorded files, which follow from formulas (golden/README.md, sections 1 and 2)."""
+"""Synthetic images and weights of the recorded files (golden/README.md, sections 1 and 2)."""
 
 import zlib
 
@@ -7,7 +7,7 @@ import torch
 
 
 def image(height, width, k):
-    """(H, W, 3) uint8."""
+    """Generate an (H, W, 3) uint8 image."""
 
     def triangle(t, period):
         return np.abs(t % (2 * period) - period)
@@ -22,7 +22,7 @@ def image(height, width, k):
 
 
 def weights(shapes):
-    """Name -> shape of all entries of a network, to name -> tensor."""
+    """Generate weights by name from the shapes of all entries of a network."""
     return {name: torch.from_numpy(_weight(name, tuple(shape), shapes)) for name, shape in shapes.items()}
 
 

@@ -18,7 +18,7 @@ COCO_PIXELS = {
     "pixel_mean": (104.0136177, 114.0342201, 119.91659325),
     "pixel_std": (73.6027614, 69.8908182, 70.91507925),
 }
-# Constants in RGB order on BGR images, as released (original.md: Pixel statistics).
+# Statistics in RGB order for BGR images, as released (original.md: Pixel statistics).
 VOC_PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
 
 
@@ -43,10 +43,10 @@ def check_ctdet(path, comparison, tmp_path):
     window = affine_matrix(data["c"], data["s"][0], output)
     transforms = [MirrorTransform(width)] * bool(data["flipped"]) + [AffineTransform(window, (height, width), output)]
 
-    # The same case as functions of the recorded window, ...
+    # Check the functions with the recorded window.
     compare_targets(comparison, "", model, instances_of(annotations, transforms, output), data)
 
-    # ... and as an image and a dict on their way through the mapper and the model.
+    # Check the pipeline of mapper and model.
     file_name = str(tmp_path / "image.png")
     cv2.imwrite(file_name, synthetic.image(height, width, int(data["image_k"])))
     mapper = CenterNetDatasetMapper(True, augmentations=transforms, image_format="BGR", num_classes=len(data["t_hm"]))
@@ -60,7 +60,7 @@ def check_ctdet(path, comparison, tmp_path):
 
 
 def instances_of(annotations, transforms, size):
-    """Boxes sent through the transforms corner by corner, without any data loader."""
+    """Transform the corners of boxes, without a dataset mapper."""
     boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float32).reshape(-1, 4)
     relative = np.array([annotation["bbox_mode"] == BoxMode.XYWH_ABS for annotation in annotations]).reshape(-1, 1)
     corners = np.concatenate([boxes[:, :2], boxes[:, 2:] + boxes[:, :2] * relative], axis=1)
@@ -97,13 +97,13 @@ def compare_targets(comparison, prefix, model, instances, data):
     half = (points.boxes[used, 2:] - points.boxes[used, :2]) / 2
     centers = points.centers[used]
     rows = torch.cat([centers - half, centers + half, torch.ones(len(half), 1), points.classes[used, None]], dim=1)
-    if not len(rows):  # Without objects the original keeps a row of zeros.
+    if not len(rows):  # Without objects, the reference implementation has a row of zeros.
         rows = torch.zeros(len(data.get("gt_det", ())), 6)
     comparison.close(f"{prefix}gt_det", rows, data.get("gt_det"), atol=1e-4)
 
 
 def compare_rows(comparison, label, ours, data, name, atol=0.0):
-    """Our objects against the recorded rows that are used; the others must be empty."""
+    """Compare our objects with the used recorded rows, and check that other rows are empty."""
     used = data["t_reg_mask"] > 0
     if name not in data:
         return
@@ -112,10 +112,10 @@ def compare_rows(comparison, label, ours, data, name, atol=0.0):
 
 
 def compare_pixels(comparison, name, ours, recorded, pixels):
-    """Normalised (3, H, W) inputs as grey levels, which are whole numbers; OpenCV versions differ by a few."""
+    """Compare normalized (3, H, W) inputs as integer pixel values, with a tolerance for versions of OpenCV."""
     mean, std = (np.array(pixels[key])[:, None, None] for key in ("pixel_mean", "pixel_std"))
     ours, recorded = ours * std + mean, recorded * std + mean
-    comparison.close(f"{name} (whole grey levels)", recorded, recorded.round(), atol=2e-3)
+    comparison.close(f"{name} (integer pixel values)", recorded, recorded.round(), atol=2e-3)
     comparison.close(name, ours, recorded, atol=3.01)
     comparison.close(f"{name} (mean)", np.abs(ours - recorded).mean(), 0.0, atol=0.3)
 
@@ -138,8 +138,8 @@ def check_gaussians(path, comparison, tmp_path):
     )
     each = paint_max(torch.zeros(len(rows), *size), torch.arange(len(rows)), rows, columns)
     comparison.close("each", each, data.get("each"), atol=1e-6)
-    together = paint_max(torch.zeros(1, *size), torch.zeros(len(rows), dtype=torch.long), rows, columns)
-    comparison.close("combined", together[0], data.get("combined"), atol=1e-6)
+    combined = paint_max(torch.zeros(1, *size), torch.zeros(len(rows), dtype=torch.long), rows, columns)
+    comparison.close("combined", combined[0], data.get("combined"), atol=1e-6)
 
 
 @checks("targets/affine*")

@@ -1,4 +1,4 @@
-"""Which camera took a picture: what distances in 3-D boxes depend on."""
+"""Camera matrices of images, which determine the depths of 3-D boxes."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from ....imaging.transforms import is_mirrored
 from ....structures.boxes3d import pinhole_camera
 from ....structures.calibration import read_camera
 
-__all__ = ["carry_camera", "choose_cameras"]
+__all__ = ["camera_lookup", "transform_camera"]
 
-# Name, and height and width, of a picture -> its (3, 4) projection matrix.
-Cameras = Callable[[str, tuple[int, int]], Tensor]
+# (image name, (height, width)) -> (3, 4) projection matrix of the image.
+CameraLookup = Callable[[str, tuple[int, int]], Tensor]
 
 
-def carry_camera(camera: np.ndarray | Sequence[Sequence[float]], transforms: Sequence[Transform]) -> np.ndarray:
-    """The projection matrix of an image after its transforms.
+def transform_camera(camera: np.ndarray | Sequence[Sequence[float]], transforms: Sequence[Transform]) -> np.ndarray:
+    """Apply image transforms to a projection matrix.
 
-    A mirrored image shows the mirrored world: its x axis is turned around, so that focal lengths stay positive.
+    For a horizontally flipped image, the x axis of the camera coordinates is negated, so that focal lengths stay
+    positive.
 
     Args:
-        camera: (3, 4).
-        transforms: what the image went through, in order; all affine.
+        camera: (3, 4) projection matrix of the original image.
+        transforms: transforms of the image, in order; all must be affine.
 
     Returns:
-        (3, 4) float64; points in camera coordinates (x negated if mirrored) -> pixels of the transformed image.
+        (3, 4) float64 matrix from camera coordinates (x negated if flipped) to pixels of the transformed image.
     """
     camera = np.asarray(camera, dtype=np.float64)
     for transform in transforms:
-        # An affine map is known by what it does to three points.
+        # Three points determine an affine transform.
         origin, right, down = transform.apply_coords(np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
         matrix = np.column_stack([right - origin, down - origin, origin])
         camera = np.concatenate([matrix @ camera, camera[2:]])
@@ -44,38 +45,37 @@ def carry_camera(camera: np.ndarray | Sequence[Sequence[float]], transforms: Seq
     return camera
 
 
-def choose_cameras(calibration: Path | None, focal_length: float | None) -> Cameras | None:
-    """How to find the camera of a picture; None if nothing is said of it.
+def camera_lookup(calibration: Path | None, focal_length: float | None) -> CameraLookup | None:
+    """Return a function that returns the camera of an image, or None without options.
 
     Args:
-        calibration: a calibration file in KITTI's format for all pictures, or a folder with one for each, called like
-            the picture.
-        focal_length: in pixels, of a camera that looks at the middle of each picture.
+        calibration: KITTI calibration file for all images, or a folder with a file ``NAME.txt`` per image.
+        focal_length: focal length in pixels; the principal point is the center of each image.
 
     Raises:
-        ValueError: both are given, the focal length is not positive, or the file is malformed.
-        FileNotFoundError: there is no such file or folder.
+        ValueError: if both are given, the focal length is not positive, or the file is malformed.
+        FileNotFoundError: if the file or folder does not exist.
     """
     if calibration is not None and focal_length is not None:
-        raise ValueError("give either --calibration or --focal-length")
+        raise ValueError("--calibration and --focal-length are mutually exclusive: set only one of them")
     if focal_length is not None:
         if not (math.isfinite(focal_length) and focal_length > 0):
-            raise ValueError(f"--focal-length {focal_length}: it must be positive")
+            raise ValueError(f"--focal-length is {focal_length}, but must be positive")
         return lambda name, size: pinhole_camera(focal_length, size)
     if calibration is None:
         return None
     if calibration.is_dir():
-        return lambda name, size: find_camera(calibration / f"{Path(name).stem}.txt")
-    matrix = find_camera(calibration)
+        return lambda name, size: load_camera(calibration / f"{Path(name).stem}.txt")
+    matrix = load_camera(calibration)
     return lambda name, size: matrix
 
 
-def find_camera(path: Path) -> Tensor:
-    """The camera in a calibration file of KITTI's format.
+def load_camera(path: Path) -> Tensor:
+    """Read the camera from a KITTI calibration file.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is malformed; the message names file and line.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is malformed; the message names file and line.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the calibration file {path} does not exist")

@@ -1,4 +1,4 @@
-"""3-D boxes from one image: depth, dimensions and orientation of the object at its center (paper, section 4.1)."""
+"""3-D box head: depth, dimensions and orientation (paper, section 4.1)."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ __all__ = ["Box3DHead"]
 
 DEPTH_LOSSES = ("l1", "log")
 
-# Half the width of the bins of the observation angle beyond a quarter turn to each side: they overlap
+# Each bin of the observation angle extends by this angle beyond a quarter turn on both sides, so that bins overlap
 # (original.md: Orientation bins).
 BIN_OVERLAP = math.pi / 6
-# What a network says about an orientation: per bin the logits of outside and inside, sine and cosine.
+# Channels of the orientation map: per bin the logits of outside and inside, sine and cosine.
 ORIENTATION_SIZE = 8
-# Channels of the sines, which change sign in a mirror.
+# Sine channels; horizontal flipping negates them.
 SINES = (2, 6)
 
 
 def raw_to_depth(raw: Tensor) -> Tensor:
-    """What a network says, any real number -> depth (original.md: Depth transform); float32."""
+    """Convert raw network output to depth in float32 (original.md: Depth transform)."""
     return 1 / (raw.float().sigmoid() + 1e-6) - 1
 
 
 def orientation_bins(alpha: Tensor) -> tuple[Tensor, Tensor]:
-    """(N,) observation angles -> (N, 2) whether they lie in each bin, and (N, 2) the angle to its center
-    (original.md: Orientation bins)."""
+    """Assign (N,) observation angles to bins (original.md: Orientation bins).
+
+    Returns:
+        (N, 2) float, 1 for angles inside the bin, and (N, 2) angles relative to the bin center, 0 outside the bin.
+    """
     first = (alpha < BIN_OVERLAP) | (alpha > math.pi - BIN_OVERLAP)
     second = (alpha > -BIN_OVERLAP) | (alpha < BIN_OVERLAP - math.pi)
     residual = torch.stack([alpha + math.pi / 2, alpha - math.pi / 2], dim=1)
@@ -49,16 +52,18 @@ def orientation_bins(alpha: Tensor) -> tuple[Tensor, Tensor]:
     return bins, residual * bins
 
 
-def describe_orientation(bins: Tensor, residual: Tensor) -> Tensor:
-    """(..., 2) and (..., 2) as from :func:`orientation_bins` -> (..., 8), what a perfect network says."""
+def encode_orientation(bins: Tensor, residual: Tensor) -> Tensor:
+    """Encode the output of :func:`orientation_bins` as (..., 8) orientation targets."""
     return torch.stack([1 - bins, bins, residual.sin(), residual.cos()], dim=-1).flatten(-2)
 
 
 @POINT_HEAD_REGISTRY.register()
 class Box3DHead(PointHead):
-    """Depth, height, width and length in metres, and orientation in two bins, at the center of the 2-D box.
+    """Head that regresses 3-D boxes at the centers of 2-D boxes.
 
-    Of an object that is not in front of the camera (its depth is not positive) no depth is learned.
+    It predicts depth, height, width and length in meters, and the orientation in two bins. Depth is not supervised for
+    objects that are not in front of the camera (depth <= 0).
+
     ``pred_boxes3d`` (:class:`Boxes3D`) and ``pred_alpha`` are in the camera coordinates of the original image.
     """
 
@@ -72,7 +77,7 @@ class Box3DHead(PointHead):
     }
     requires = ("centers",)
     provides = ("boxes3d",)
-    # Boxes in space of several test scales are not merged (original.md: Merging scales).
+    # 3-D boxes of several test scales cannot be merged (original.md: Merging scales).
     multi_scale = False
 
     @configurable
@@ -87,13 +92,13 @@ class Box3DHead(PointHead):
         """
         Args:
             depth_loss: "l1" or "log", see :func:`log_depth_loss`.
-            depth_weight: factor of the depth loss.
-            loss_slots: divide the losses by this many objects per image, however many there are; 0 divides by the
-                objects.
+            depth_weight: weight of the depth loss.
+            loss_slots: if positive, divide the losses by this fixed number of objects per image instead of the actual
+                number.
             common: see :class:`PointHead`.
 
         Raises:
-            ValueError: an unknown choice.
+            ValueError: if `depth_loss` is unknown.
         """
         check_choice("depth_loss", depth_loss, DEPTH_LOSSES)
         super().__init__({"depth": 1, "orientation": ORIENTATION_SIZE, "dimensions": 3}, **common)
@@ -102,22 +107,25 @@ class Box3DHead(PointHead):
         self.loss_slots = loss_slots
 
     def activate(self, maps: Maps) -> Maps:
-        """Depth in metres (for the reference focal length, if there is one); the other maps are linear."""
+        """Convert the depth map to meters; the other maps are linear.
+
+        With a reference focal length, depths hold for that focal length.
+        """
         return {**{name: maps[name] for name in self.maps}, "depth": raw_to_depth(maps["depth"])}
 
     def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
-        """See :meth:`PointHead.targets`."""
+        """Build the targets, see :meth:`PointHead.targets`."""
         names = ("gt_depth", "gt_alpha", "gt_focal", "gt_space", "gt_metric")
         depth, alpha, focal, space, metric = (torch.cat([x.get(name) for x in gt]) for name in names)
         dimensions = torch.cat([x.gt_boxes3d.dimensions for x in gt])
         if self.prop.reference_focal:
             depth = depth * self.prop.reference_focal / focal
         known = (points.weight * metric)[:, None]
-        # Of an object beside the camera the bottom center may be behind it; networks say positive depths.
-        ahead = depth[:, None] > 0
-        orientation = describe_orientation(*orientation_bins(alpha))
+        # The bottom center of an object next to the camera may be behind it, but predicted depths are positive.
+        in_front = depth[:, None] > 0
+        orientation = encode_orientation(*orientation_bins(alpha))
         return {
-            "depth": points.target(depth[:, None], known * ahead),
+            "depth": points.target(depth[:, None], known * in_front),
             "dimensions": points.target(dimensions, known.expand_as(dimensions)),
             "orientation": points.target(orientation, (points.weight * space)[:, None].expand_as(orientation)),
         }
@@ -144,17 +152,18 @@ class Box3DHead(PointHead):
         }
 
     def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
-        """A mirror takes alpha to pi - alpha, which stays in its bin on the other side of its center.
+        """Invert a horizontal flip of the maps.
 
-        The original never mirrors 3-D boxes.
+        Flipping maps alpha to pi - alpha, which is in the same bin on the other side of its center. The reference
+        implementation does not flip 3-D boxes.
         """
         sign = maps["orientation"].new_ones(ORIENTATION_SIZE, 1, 1)
         sign[list(SINES)] = -1
-        back = {name: maps[name].flip(-1) for name in self.maps}
-        return {**back, "orientation": back["orientation"] * sign}
+        flipped = {name: maps[name].flip(-1) for name in self.maps}
+        return {**flipped, "orientation": flipped["orientation"] * sign}
 
     def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
-        """(B, K) depth, (B, K, 3) dimensions and (B, K, 8) orientation as the network says them."""
+        """Decode (B, K) depth, (B, K, 3) dimensions and (B, K, 8) raw orientation."""
         return {
             "depth": peaks.gather(maps["depth"])[..., 0],
             "dimensions": peaks.gather(maps["dimensions"]),
@@ -162,23 +171,26 @@ class Box3DHead(PointHead):
         }
 
     def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
-        """``pred_boxes3d`` and ``pred_alpha`` (N,) by the camera of the original image (original.md: 3-D results).
+        """Return ``pred_boxes3d`` and ``pred_alpha`` (N,) in original camera coordinates.
+
+        See original.md: 3-D results.
 
         Raises:
-            ValueError: the image has no camera, and the head no default.
+            ValueError: if neither the image nor the config specifies a camera.
         """
         camera = geometry.inputs.get("camera", self.prop.default_camera)
         if camera is None:
-            raise ValueError("3-D boxes need the camera of an image: a (3, 4) projection matrix as its 'camera'")
+            raise ValueError("3-D boxes need the camera of the image: set its 'camera' to a (3, 4) projection matrix")
         centers, dimensions, depth = fields["centers"], fields["dimensions"], fields["depth"]
         if self.prop.reference_focal:
-            # The focal length in the network input: a map pixel shows to_image[0, 0] pixels of the original image.
+            # Focal length in the network input: one map pixel covers to_image[0, 0] pixels of the original image.
             focal = camera[0, 0] * self.stride / geometry.to_image[0, 0].abs().to(camera)
             depth = depth * float(focal / self.prop.reference_focal)
-        # Some thousand pixels times some ten metres: half a dozen digits are too few for the original's millimetres.
-        places = apply_affine(centers.double(), geometry.to_image)
+        # float64: products of 1000s of pixels and 10s of meters need more than 6 digits for millimeter accuracy, which
+        # the reference implementation has.
+        positions = apply_affine(centers.double(), geometry.to_image)
         alpha = orientation_to_alpha(fields["orientation"])
-        location = location_from_center(places, depth.double(), dimensions.double(), camera)
-        rotation_y = alpha_to_rotation_y(alpha.double(), places[:, 0], camera)
+        location = location_from_center(positions, depth.double(), dimensions.double(), camera)
+        rotation_y = alpha_to_rotation_y(alpha.double(), positions[:, 0], camera)
         boxes = Boxes3D(torch.cat([location, dimensions.double(), rotation_y[:, None]], dim=1))
         return {"pred_boxes3d": boxes, "pred_alpha": alpha}

@@ -1,4 +1,4 @@
-"""3-D boxes outside the network: annotations and cameras on their way to training, errors, pictures, JSON."""
+"""3-D box property: annotations, cameras, error metrics, visualization, JSON."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from ....structures.points import known_objects
 from ....structures.types import DatasetDict
 from ....utils.validation import ArgumentError, check_choice
 from ..point_head import Property
-from .cameras import Cameras, carry_camera, choose_cameras
+from .cameras import CameraLookup, camera_lookup, transform_camera
 from .drawing import draw_birds_eye, draw_boxes3d
 
 __all__ = ["Box3DProperty"]
 
 AUGMENTED_DEPTH = ("mask", "camera")
-# Keys of an annotation, and how many numbers each has.
+# Annotation key -> number of values.
 _KEYS = {"location": 3, "dimensions": 3, "rotation_y": 1, "depth": 1, "alpha": 1}
-# RGB of ground truth and detections in pictures.
-_TRUTH, _DETECTION = (60, 220, 60), (255, 140, 0)
+# RGB colors of ground truth and detections.
+_GROUND_TRUTH_COLOR, _DETECTION_COLOR = (60, 220, 60), (255, 140, 0)
 
 
 class Box3DProperty(Property):
-    """Boxes in the camera coordinates of the original image, and the camera.
+    """3-D boxes in camera coordinates of the original image.
 
-    An annotation either has all of ``location`` and ``depth`` (metres), ``dimensions`` [h, w, l], ``rotation_y`` and
-    ``alpha``, or none: then nothing in space is learned from it. The same holds for images without a ``camera``, a
-    (3, 4) projection matrix, and for regions to ignore.
+    An annotation has either all of ``location`` and ``depth`` (meters), ``dimensions`` [h, w, l], ``rotation_y`` and
+    ``alpha``, or none of them; then the 3-D box is not supervised. It is not supervised either in images without a
+    ``camera``, a (3, 4) projection matrix, and in regions to ignore.
     """
 
     name = "box3d"
@@ -56,9 +56,9 @@ class Box3DProperty(Property):
     arguments = {
         "--calibration": {
             "type": Path,
-            "help": "for 3-D boxes: a file in KITTI's format, or a folder with one for each picture",
+            "help": "KITTI calibration file, or folder with one file per image (3-D boxes)",
         },
-        "--focal-length": {"type": float, "help": "the same by the focal length in pixels"},
+        "--focal-length": {"type": float, "help": "focal length in pixels, instead of --calibration (3-D boxes)"},
     }
 
     @configurable
@@ -71,19 +71,20 @@ class Box3DProperty(Property):
     ) -> None:
         """
         Args:
-            augmented_depth: "mask" leaves depth and dimensions of shifted and scaled images without supervision;
-                "camera" learns them, which needs `reference_focal`.
-            reference_focal: focal length in input pixels for which depths are predicted; 0: whatever it is.
-            default_camera: (3, 4) projection matrix of images that have none.
+            augmented_depth: "mask" does not supervise depth and dimensions in shifted and scaled images; "camera"
+                supervises them, which requires `reference_focal`.
+            reference_focal: focal length in input pixels for which depths are predicted; 0 disables scaling by the
+                focal length.
+            default_camera: (3, 4) projection matrix of images without a ``camera``.
 
         Raises:
-            ValueError: an unknown choice, depths of augmented images without a reference, or a default camera that is
-                none (:func:`check_camera`).
+            ValueError: if `augmented_depth` is unknown or requires a positive `reference_focal`, or `default_camera`
+                is invalid (:func:`check_camera`).
         """
         check_choice("augmented_depth", augmented_depth, AUGMENTED_DEPTH)
         if augmented_depth == "camera" and not reference_focal > 0:
             raise ArgumentError(
-                "reference_focal", f"is {reference_focal}, but learning the depth of scaled images needs a positive one"
+                "reference_focal", f"is {reference_focal}, but must be positive to learn the depth of scaled images"
             )
         try:
             self.default_camera = None if default_camera is None else check_camera(default_camera)
@@ -91,26 +92,26 @@ class Box3DProperty(Property):
             raise ArgumentError("default_camera", f"is invalid: {error}") from error
         self.augmented_depth = augmented_depth
         self.reference_focal = reference_focal
-        self._cameras: Cameras | None = None
+        self._cameras: CameraLookup | None = None
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         if cfg.INPUT.AFFINE.TURN:
             raise ValueError(
-                f"INPUT.AFFINE.TURN is {cfg.INPUT.AFFINE.TURN}, but boxes in space stand upright: set it to 0"
+                f"INPUT.AFFINE.TURN is {cfg.INPUT.AFFINE.TURN}, but 3-D boxes do not support rotation: set it to 0"
             )
         return super().from_config(cfg)
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
-        # "l1", or "log": the scale-invariant squared error of logarithms over the objects of an image.
+        # "l1" or "log" (scale-invariant squared error of log depths over the objects of an image).
         node.DEPTH_LOSS = "l1"
         node.DEPTH_WEIGHT = 1.0
-        # Focal length in input pixels for which the network predicts depths. With it, depths are scaled by the focal
-        # length that an image has in the network input, so they hold for other cameras and resolutions. 0: the network
-        # predicts metres whatever the camera, as in the original.
+        # Focal length in input pixels for which the network predicts depths. If positive, depths are scaled by the
+        # focal length of the network input, so that they hold for other cameras and resolutions. 0: the network
+        # predicts meters independently of the camera, as in the reference implementation.
         node.REFERENCE_FOCAL = 0.0
-        # The (3, 4) projection matrix of images that come without one; the original's default.
+        # (3, 4) projection matrix of images without a camera; default of the reference implementation.
         node.DEFAULT_CAMERA = [
             [707.0493, 0.0, 604.0814, 45.75831],
             [0.0, 707.0493, 180.5066, -0.3454157],
@@ -119,16 +120,18 @@ class Box3DProperty(Property):
 
     @classmethod
     def add_quirks(cls, node: CfgNode) -> None:
-        # Depth and dimensions of shifted and scaled images: "camera" learns them, which needs BOX3D.REFERENCE_FOCAL;
-        # "mask" does not (original.md: KITTI window).
+        # Depth and dimensions in shifted and scaled images: "camera" supervises them, which requires
+        # BOX3D.REFERENCE_FOCAL; "mask" does not (original.md: KITTI window).
         node.AUGMENTED_DEPTH = "mask"
 
     def check(self, dicts: Sequence[DatasetDict]) -> None:
-        """Check cameras and annotations. Objects that are not in front of the camera are counted in one log line.
+        """Validate cameras and annotations.
+
+        The number of objects that are not in front of the camera is logged.
 
         Raises:
-            ValueError: a camera is none (:func:`check_camera`), or an object says only a part of what there is to say,
-                or something that cannot be; names the image.
+            ValueError: if a camera is invalid (:func:`check_camera`), or an annotation is incomplete or invalid; the
+                message names the image.
         """
         behind = 0
         for image in dicts:
@@ -138,27 +141,29 @@ class Box3DProperty(Property):
                 raise ValueError(f"{image['file_name']}: {error}") from error
             for index, annotation in enumerate(image.get("annotations", ())):
                 if _has_labels(annotation):
-                    _check_object(annotation, f"{image['file_name']}, annotation {index} of this image")
+                    _check_annotation(annotation, f"{image['file_name']}, annotation {index} of this image")
                     behind += annotation["depth"] <= 0
         if behind:
             logging.getLogger(__name__).info(
-                f"{behind} objects in {len(dicts)} images are not in front of the camera: no depth is learned from them"
+                f"{behind} objects in {len(dicts)} images are not in front of the camera: their depth is not supervised"
             )
 
     def carry(self, inputs: dict[str, Any], transforms: Sequence[Transform]) -> dict[str, Any]:
-        """The camera of the image after its transforms: (3, 4) float64; one that is none is an error."""
+        """Return the validated camera after the transforms, (3, 4) float64."""
         if "camera" not in inputs:
             return {}
         camera = check_camera(inputs["camera"])
-        return {"camera": torch.from_numpy(carry_camera(camera.numpy(), transforms)) if transforms else camera}
+        return {"camera": torch.from_numpy(transform_camera(camera.numpy(), transforms)) if transforms else camera}
 
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
-        """3-D boxes under the transforms of an image; mirrored an odd number of times, left and right swap in space.
+        """Transform 3-D annotations with the image.
+
+        Boxes of horizontally flipped images are flipped in space.
 
         Returns:
             ``gt_boxes3d`` (camera coordinates), ``gt_depth`` and ``gt_alpha`` (N,), ``gt_focal`` (N,), the focal length
-            in pixels of the transformed image, ``gt_space`` (N,), 1 where all this is known, and ``gt_metric`` (N,), 1
-            where depth and dimensions are to be learned.
+            in pixels of the transformed image, ``gt_space`` (N,), 1 for annotated 3-D boxes, and ``gt_metric`` (N,), 1
+            if depth and dimensions are supervised.
         """
         annotations = record["annotations"]
         known = np.array([_has_labels(x) and "camera" in record for x in annotations], dtype=bool)
@@ -167,13 +172,13 @@ class Box3DProperty(Property):
             values[row] = np.concatenate([np.ravel(annotations[row][key]) for key in _KEYS])
         if is_mirrored(transforms):
             values[:, 0] *= -1
-            # Of angles about the y axis, the one that points to the other side; back into -pi..pi.
+            # Flip rotation_y and alpha, wrapped to -pi..pi.
             for column in (6, 8):
                 values[:, column] = np.pi - values[:, column]
                 values[:, column] -= 2 * np.pi * (values[:, column] > np.pi)
         jittered = any(getattr(transform, "jittered", False) for transform in transforms)
         numbers, space = torch.from_numpy(values).float(), torch.from_numpy(known).float()
-        focal = carry_camera(record["camera"], transforms)[0, 0] if "camera" in record else 1.0
+        focal = transform_camera(record["camera"], transforms)[0, 0] if "camera" in record else 1.0
         return {
             "gt_boxes3d": Boxes3D(numbers[:, :7]),
             "gt_depth": numbers[:, 7],
@@ -187,41 +192,48 @@ class Box3DProperty(Property):
     def error_name(self) -> str:
         return "depth"
 
-    def labelled(self, truth: Instances) -> Tensor:
-        """Objects in front of the camera, whose depth is known."""
+    def labeled(self, truth: Instances) -> Tensor:
+        """Return True for objects with annotated depth in front of the camera."""
         return (truth.gt_space > 0) & (truth.gt_depth > 0)
 
-    def errors(self, found: Instances, truth: Instances) -> dict[str, float]:
-        """The mean error of the depth in ``metres``, and in ``percent`` of the true depth."""
-        metres = (found.pred_boxes3d.location[:, 2].double() - truth.gt_depth.double()).abs()
-        return {"metres": float(metres.mean()), "percent": float((100 * metres / truth.gt_depth.double()).mean())}
+    def errors(self, detections: Instances, truth: Instances) -> dict[str, float]:
+        """Compute the mean absolute depth error.
 
-    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
-        """The boxes in the image, true ones green and found ones orange, and what stands on the ground from above."""
+        Returns:
+            The error in ``metres``, and in ``percent`` of the true depth.
+        """
+        meters = (detections.pred_boxes3d.location[:, 2].double() - truth.gt_depth.double()).abs()
+        return {"metres": float(meters.mean()), "percent": float((100 * meters / truth.gt_depth.double()).mean())}
+
+    def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        """Draw projected boxes on the image, and return a bird's-eye view.
+
+        Ground truth is green, detections are orange.
+        """
         camera = inputs.get("camera", self.default_camera)
         if camera is None:
             return []
         if instances.has("scores"):
-            boxes, color = instances.pred_boxes3d, _DETECTION
+            boxes, color = instances.pred_boxes3d, _DETECTION_COLOR
         else:
             truth = known_objects(instances)
-            boxes, color = truth.gt_boxes3d[truth.gt_space > 0], _TRUTH
-        draw_boxes3d(picture, boxes, camera, color)
+            boxes, color = truth.gt_boxes3d[truth.gt_space > 0], _GROUND_TRUTH_COLOR
+        draw_boxes3d(visualizer, boxes, camera, color)
         depth = max([10.0, *boxes.location[:, 2].tolist()])
-        # Up to the next ten metres; a network that has learned nothing may see things at any distance.
+        # Round up to 10 meters, limited to 80, because predictions of an untrained network may have any depth.
         depth = min(10.0 * (int(depth / 10) + 1), 80.0)
-        height = picture.output.height
+        height = visualizer.output.height
         return [draw_birds_eye([(boxes, color)], (height, max(height, 160)), depth)]
 
     def to_json(self, instances: Instances) -> list[dict[str, Any]]:
-        """``box3d``: x, y, z, height, width, length, rotation_y; and ``alpha``."""
+        """Return ``box3d`` (x, y, z, height, width, length, rotation_y) and ``alpha``."""
         pairs = zip(instances.pred_boxes3d.tensor.tolist(), instances.pred_alpha.tolist(), strict=True)
         return [{"box3d": box, "alpha": alpha} for box, alpha in pairs]
 
     def use_arguments(self, args: argparse.Namespace) -> None:
-        self._cameras = choose_cameras(args.calibration, args.focal_length)
+        self._cameras = camera_lookup(args.calibration, args.focal_length)
         if self._cameras is None:
-            message = "no --calibration and no --focal-length: BOX3D.DEFAULT_CAMERA of the config counts"
+            message = "neither --calibration nor --focal-length is set: using BOX3D.DEFAULT_CAMERA of the config"
             log_first_n(logging.WARNING, message)
 
     def picture_inputs(self, name: str, size: tuple[int, int]) -> dict[str, Any]:
@@ -232,10 +244,10 @@ def _has_labels(annotation: dict) -> bool:
     return not annotation.get("ignore", False) and any(key in annotation for key in _KEYS)
 
 
-def _check_object(annotation: dict, where: str) -> None:
+def _check_annotation(annotation: dict, where: str) -> None:
     for name, count in _KEYS.items():
         values = np.asarray(annotation.get(name, ()), dtype=np.float64).ravel()
         if len(values) != count or not np.isfinite(values).all():
-            raise ValueError(f"{where}: '{name}' is {annotation.get(name)!r} instead of {count} finite numbers")
+            raise ValueError(f"{where}: '{name}' is {annotation.get(name)!r}, but must be {count} finite numbers")
     if min(annotation["dimensions"]) <= 0:
-        raise ValueError(f"{where}: the dimensions {list(annotation['dimensions'])} are not positive")
+        raise ValueError(f"{where}: 'dimensions' are {list(annotation['dimensions'])}, but must be positive")

@@ -1,4 +1,4 @@
-"""Keypoints: displacements from the center, refined by heatmaps of the joints themselves (paper, section 4.2)."""
+"""Keypoint head: center displacements and joint heatmaps (paper, section 4.2)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .schema import KeypointSchema
 
 __all__ = ["KeypointHead", "snap_to_peaks"]
 
-# A joint takes over a peak of its heatmap that scores above this and is nearer than this share of the larger side of
+# A joint snaps to a heatmap peak with a score above PEAK_THRESHOLD within MAX_DISTANCE, relative to the longer side of
 # the box (original.md: Pose decoding).
 PEAK_THRESHOLD = 0.1
 MAX_DISTANCE = 0.3
@@ -31,14 +31,14 @@ MAX_DISTANCE = 0.3
 def snap_to_peaks(
     joints: Tensor, boxes: Tensor, positions: Tensor, scores: Tensor, fallback: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Move regressed joints to confident peaks of their heatmaps (original.md: Pose decoding).
+    """Snap regressed joints to confident heatmap peaks (original.md: Pose decoding).
 
     Args:
         joints: (B, K, J, 2) regressed joints of K objects.
         boxes: (B, K, 4) XYXY boxes of the objects.
-        positions: (B, J, P, 2) candidates, the peaks of each joint's heatmap.
-        scores: (B, J, P) of the candidates.
-        fallback: (B, K, J) scores of the regressed joints, for those that stay.
+        positions: (B, J, P, 2) heatmap peaks of each joint.
+        scores: (B, J, P) scores of the peaks.
+        fallback: (B, K, J) scores of joints that do not snap to a peak.
 
     Returns:
         (B, K, J, 2) joints and (B, K, J) scores.
@@ -52,18 +52,18 @@ def snap_to_peaks(
     candidate = positions.gather(2, index[..., None].expand(-1, -1, -1, 2)).transpose(1, 2)
     score = torch.where(confident, scores, -1).gather(2, index).transpose(1, 2)
     low, high = boxes[:, :, None, :2], boxes[:, :, None, 2:]
-    reach = MAX_DISTANCE * (boxes[..., 2:] - boxes[..., :2]).amax(dim=2)[..., None]
+    max_distance = MAX_DISTANCE * (boxes[..., 2:] - boxes[..., :2]).amax(dim=2)[..., None]
     inside = ((candidate >= low) & (candidate <= high)).all(dim=3)
-    accepted = inside & (score >= PEAK_THRESHOLD) & (distance <= reach)
+    accepted = inside & (score >= PEAK_THRESHOLD) & (distance <= max_distance)
     return torch.where(accepted[..., None], candidate, joints), torch.where(accepted, score, fallback)
 
 
 @POINT_HEAD_REGISTRY.register()
 class KeypointHead(PointHead):
-    """Keypoints of the object around a center.
+    """Head that predicts keypoints.
 
-    The displacement says where each joint is, seen from the cell of the center. Class-agnostic heatmaps find all joints
-    of a kind in the image, with the offset within their cell; they decide the exact place.
+    Displacements from the center cell are regressed for each joint. Class-agnostic heatmaps detect all joints of each
+    type in the image, with their sub-cell offsets, and refine the regressed positions.
     """
 
     prop: KeypointProperty
@@ -79,7 +79,7 @@ class KeypointHead(PointHead):
     heatmaps = ("keypoint_heatmap",)
     requires = ("scores", "boxes")
     provides = ("keypoints",)
-    # The original merges poses of several scales without a limit (original.md: Merging scales).
+    # The reference implementation merges poses of several scales without a limit (original.md: Merging scales).
     limit_merged = False
 
     @configurable
@@ -96,12 +96,12 @@ class KeypointHead(PointHead):
     ) -> None:
         """
         Args:
-            prop: with number and mirror images of the keypoints.
-            refine: predict heatmaps of the joints and snap to their peaks.
-            offset: predict the offset of a joint within its cell; without it peaks are taken at the middle of a cell.
-            constant_score: give every joint the score 1, as the original does, instead of its own.
-            offset_weight: factor of the offset loss.
-            average_offsets: average offsets over mirrored images too, see :meth:`unflip`.
+            prop: keypoint property.
+            refine: predict joint heatmaps and snap joints to their peaks.
+            offset: predict sub-cell offsets of joints; otherwise, peaks are at cell centers.
+            constant_score: set all joint scores to 1, as the reference implementation does.
+            offset_weight: weight of the offset loss.
+            average_offsets: average offsets in flip testing too, see :meth:`unflip`.
             common: see :class:`PointHead`.
         """
         maps = {"keypoint_displacement": 2 * len(prop.schema)}
@@ -116,7 +116,7 @@ class KeypointHead(PointHead):
 
     @property
     def schema(self) -> KeypointSchema:
-        """Of the property, which may learn names and mirror images after the head was built."""
+        """Current schema of the property, which metadata of a checkpoint may replace."""
         return self.prop.schema
 
     def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
@@ -125,9 +125,9 @@ class KeypointHead(PointHead):
         positions = keypoints[..., :2] / points.stride
         x, y = positions.unbind(2)
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        # In a turned image, the box of a visible person may be anywhere.
-        alive = (points.valid | optional_field(gt, "gt_blind", points.valid.new_zeros(()))) & ~points.ignore
-        known = (keypoints[..., 2] > 0) & inside & alive[:, None]
+        # Boxes of rotated images are invalid, so keypoints count even if the box is outside the image.
+        active = (points.valid | optional_field(gt, "gt_blind", points.valid.new_zeros(()))) & ~points.ignore
+        known = (keypoints[..., 2] > 0) & inside & active[:, None]
         displacement = (positions - points.cells[:, None]).flatten(1)
         supervised = (known * points.weight[:, None]).repeat_interleave(2, dim=1)
         targets: dict[str, DenseTarget | SparseTarget] = {
@@ -138,11 +138,11 @@ class KeypointHead(PointHead):
             cells = torch.where(known[..., None], positions, 0).long().flatten(0, 1)
             joint = torch.arange(len(self.schema), device=image.device).repeat(len(keypoints))
             radius = points.radius.repeat_interleave(len(self.schema))
-            reach = None if points.reach is None else points.reach.repeat_interleave(len(self.schema))
+            radius_cpu = None if points.radius_cpu is None else points.radius_cpu.repeat_interleave(len(self.schema))
             canvas = positions.new_zeros(batch * len(self.schema), height, width)
-            paint_gaussians(canvas, image * len(self.schema) + joint, cells, radius, known.flatten(), reach)
-            labelled = points.labelled(self.prop.name)
-            weight = None if labelled is None else labelled.float()
+            paint_gaussians(canvas, image * len(self.schema) + joint, cells, radius, known.flatten(), radius_cpu)
+            labeled = points.labeled(self.prop.name)
+            weight = None if labeled is None else labeled.float()
             targets["keypoint_heatmap"] = DenseTarget(canvas.unflatten(0, (batch, -1)), weight)
             if "keypoint_offset" in self.maps:
                 offset = positions.flatten(0, 1) - cells
@@ -162,26 +162,29 @@ class KeypointHead(PointHead):
         return losses
 
     def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
-        """Displacements turn their x, left and right swap; offsets are not averaged (original.md: Flip test).
+        """Invert a horizontal flip (original.md: Flip test).
 
-        With `average_offsets` they are, and the mirror is exact.
+        Displacements change sign in x, and left and right joints are swapped. Offsets are only averaged with
+        `average_offsets`, which also makes the inverse of the displacements exact.
         """
-        # The original only turns the sign.
+        # The reference implementation only changes the sign of x.
         shift = (self.stride - 1) / self.stride if self.average_offsets else 0.0
         displacement = maps["keypoint_displacement"].unflatten(1, (-1, 2))[:, self.schema.mirror]
-        upright: dict[str, Tensor | None] = {"keypoint_displacement": unflip_vectors(displacement, shift).flatten(1, 2)}
+        unflipped: dict[str, Tensor | None] = {
+            "keypoint_displacement": unflip_vectors(displacement, shift).flatten(1, 2)
+        }
         if "keypoint_heatmap" in self.maps:
-            upright["keypoint_heatmap"] = maps["keypoint_heatmap"].flip(-1)[:, self.schema.mirror]
+            unflipped["keypoint_heatmap"] = maps["keypoint_heatmap"].flip(-1)[:, self.schema.mirror]
         if "keypoint_offset" in self.maps:
             offset = maps["keypoint_offset"]
-            upright["keypoint_offset"] = unflip_vectors(offset, shift) if self.average_offsets else None
-        return upright
+            unflipped["keypoint_offset"] = unflip_vectors(offset, shift) if self.average_offsets else None
+        return unflipped
 
     def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
-        """(B, K, J, 3) keypoints: x, y in map pixels, and a score.
+        """Decode (B, K, J, 3) keypoints: x, y in map pixels, and score.
 
-        A joint that was moved to a peak has the score of the peak; one that was not, the value of its heatmap where it
-        is; without heatmaps every joint has the score of its object.
+        The score of a joint is the score of the peak it snapped to, otherwise the value of its heatmap at its position,
+        or the score of its object if there are no heatmaps.
         """
         displacement = peaks.gather(maps["keypoint_displacement"]).unflatten(2, (-1, 2))
         joints = displacement + peaks.cells[:, :, None]
@@ -195,7 +198,7 @@ class KeypointHead(PointHead):
         return {"keypoints": torch.cat([joints, scores[..., None]], dim=3)}
 
     def _joint_peaks(self, maps: Maps, count: int) -> tuple[Tensor, Tensor]:
-        """(B, J, P, 2) positions and (B, J, P) scores of the best peaks of every joint."""
+        """Return (B, J, P, 2) positions and (B, J, P) scores of the best peaks of each joint."""
         heatmap = maps["keypoint_heatmap"]
         height, width = heatmap.shape[2:]
         scores, index = peak_filter(heatmap).flatten(2).topk(min(count, height * width), dim=2)
@@ -206,7 +209,7 @@ class KeypointHead(PointHead):
         return positions + offset.gather(2, index[..., None].expand(-1, -1, -1, 2)), scores
 
     def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
-        """``pred_keypoints`` (N, J, 3), half a pixel up as Detectron2 wants them."""
+        """Return ``pred_keypoints`` (N, J, 3), with Detectron2's half-pixel shift."""
         keypoints = fields["keypoints"]
         positions = apply_affine(keypoints[..., :2], geometry.to_image) + HALF_PIXEL
         return {"pred_keypoints": torch.cat([positions, keypoints[..., 2:]], dim=2)}
@@ -217,7 +220,7 @@ def _l1(tensor: Tensor, target: SparseTarget) -> Tensor:
 
 
 def _read_at(heatmap: Tensor, joints: Tensor) -> Tensor:
-    """(B, K, J) values of (B, J, H, W) heatmaps at the cells of (B, K, J, 2) joints; 0 outside."""
+    """Read (B, J, H, W) heatmaps at the cells of (B, K, J, 2) joints; 0 outside the maps."""
     height, width = heatmap.shape[2:]
     x, y = joints.floor().long().unbind(3)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)

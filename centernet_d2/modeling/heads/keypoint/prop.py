@@ -1,4 +1,4 @@
-"""Keypoints outside the network: annotations on their way to training, errors, pictures, JSON."""
+"""Keypoint property: annotations, error metrics, visualization, JSON."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ __all__ = ["KeypointProperty"]
 
 
 class KeypointProperty(Property):
-    """Keypoints of an object, as COCO has them: x, y and visibility (0 not labelled, 1 hidden, 2 visible) of each."""
+    """Keypoints of an object in COCO format.
+
+    Each keypoint is x, y, visibility (0 not labeled, 1 labeled but not visible, 2 visible).
+    """
 
     name = "keypoint"
     node = "KEYPOINTS"
@@ -33,17 +36,17 @@ class KeypointProperty(Property):
     annotation_keys = ("keypoints",)
     fields = ("pred_keypoints",)
     arguments = {
-        "--joint-scores": {"action": "store_true", "help": "write its score beside every keypoint"},
+        "--joint-scores": {"action": "store_true", "help": "draw the score next to each keypoint"},
     }
 
     @configurable
     def __init__(self, *, schema: KeypointSchema, needs_joints: bool = True) -> None:
         """
         Args:
-            schema: number, names and mirror images of the keypoints.
-            needs_joints: objects whose keypoints are all unlabelled stay objects, but nothing is learned at their
-                centers, not even their boxes (original.md: People without joints). Objects without any keypoints keep
-                theirs.
+            schema: keypoint schema.
+            needs_joints: do not supervise anything at the centers of objects whose keypoints are all unlabeled, not
+                even their boxes; they remain objects in the heatmap (original.md: People without joints). Objects
+                without ``keypoints`` are supervised.
         """
         self.schema = schema
         self.needs_joints = needs_joints
@@ -55,22 +58,22 @@ class KeypointProperty(Property):
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
-        # Names of the keypoints, in order, and pairs that a mirror swaps; data sets registered in Python have them in
-        # their metadata. Their number is MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS.
+        # Names of the keypoints, in order, and pairs that are swapped by horizontal flipping. Datasets registered in
+        # Python specify them in their metadata. Their number is MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS.
         node.NAMES = []
         node.FLIP_MAP = []
-        # Pairs of names between which pictures have lines.
+        # Pairs of names that are connected by a line in visualizations.
         node.SKELETON = []
-        # Heatmaps of the joints, to whose peaks the regressed joints snap, and the sub-cell offset of those peaks.
+        # Predict joint heatmaps, to whose peaks regressed joints snap, and sub-cell offsets of these peaks.
         node.REFINE = True
         node.OFFSET = True
 
     @classmethod
     def add_quirks(cls, node: CfgNode) -> None:
-        # Objects whose keypoints are all unlabeled: False learns their boxes, True nothing at their centers
+        # Objects whose keypoints are all unlabeled: False supervises their boxes, True nothing at their centers
         # (original.md: People without joints).
         node.NEEDS_JOINTS = True
-        # False gives every joint its own score, True gives it 1 (original.md: Pose decoding).
+        # Joint scores: False predicts them, True sets them to 1 (original.md: Pose decoding).
         node.CONSTANT_SCORE = False
 
     def metadata(self) -> dict[str, Any]:
@@ -81,35 +84,37 @@ class KeypointProperty(Property):
             self.schema = KeypointSchema.from_metadata(metadata, len(self.schema)) or self.schema
 
     def check(self, dicts: Sequence[DatasetDict]) -> None:
-        """See :meth:`Property.check`.
+        """Validate keypoint annotations, see :meth:`Property.check`.
 
         Raises:
-            ValueError: the wrong number of keypoints, a visibility that is not 0, 1 or 2, or a coordinate that is not
-                finite or absurd; names the image.
+            ValueError: if the number of keypoints is wrong, a visibility is not 0, 1 or 2, or a coordinate is not
+                finite or too large; the message names the image.
         """
-        found = [
+        annotated = [
             (image["file_name"], index, annotation["keypoints"])
             for image in dicts
             for index, annotation in enumerate(image.get("annotations", ()))
             if _has_keypoints(annotation)
         ]
-        if _are_keypoints([keypoints for _, _, keypoints in found], len(self.schema)):
+        if _are_valid([keypoints for _, _, keypoints in annotated], len(self.schema)):
             return
-        for file_name, index, keypoints in found:
-            if not _are_keypoints([keypoints], len(self.schema)):
+        for file_name, index, keypoints in annotated:
+            if not _are_valid([keypoints], len(self.schema)):
                 raise ValueError(
-                    f"{file_name}, annotation {index} of this image: {_what_is_wrong(keypoints, self.schema)}"
+                    f"{file_name}, annotation {index} of this image: {_describe_problem(keypoints, self.schema)}"
                 )
 
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
-        """Keypoints under the transforms of an image; mirrored an odd number of times, left and right swap.
+        """Transform keypoints with the image.
+
+        Left and right keypoints are swapped in horizontally flipped images.
 
         Returns:
-            ``gt_keypoints`` (N, K, 3) in index coordinates of the network input, zeros for annotations without any, and
-            ``gt_weight`` (N,).
+            ``gt_keypoints`` (N, K, 3) in index coordinates of the network input, zeros for annotations without
+            keypoints, and ``gt_weight`` (N,).
 
         Raises:
-            ValueError: a list of keypoints has the wrong length.
+            ValueError: if the number of keypoints is wrong.
         """
         annotations, count = record["annotations"], len(self.schema)
         keypoints = np.zeros((len(annotations), count, 3))
@@ -126,33 +131,33 @@ class KeypointProperty(Property):
             keypoints = keypoints[:, self.schema.mirror]
         return {"gt_keypoints": torch.from_numpy(keypoints).float(), "gt_weight": torch.from_numpy(weight)}
 
-    def labelled(self, truth: Instances) -> Tensor:
-        """Objects with at least one keypoint."""
+    def labeled(self, truth: Instances) -> Tensor:
+        """Return True for objects with at least one labeled keypoint."""
         return (truth.gt_keypoints[..., 2] > 0).any(dim=1)
 
-    def errors(self, found: Instances, truth: Instances) -> dict[str, float]:
-        """The mean distance in pixels by keypoint, and ``mean`` over the objects."""
-        places = found.pred_keypoints[..., :2].double() - HALF_PIXEL
-        distances = (places - truth.gt_keypoints[..., :2].double()).norm(dim=2)
+    def errors(self, detections: Instances, truth: Instances) -> dict[str, float]:
+        """Compute the mean distance in pixels per keypoint, and ``mean`` over objects."""
+        positions = detections.pred_keypoints[..., :2].double() - HALF_PIXEL
+        distances = (positions - truth.gt_keypoints[..., :2].double()).norm(dim=2)
         distances[truth.gt_keypoints[..., 2] == 0] = float("nan")
         names = self.schema.names or tuple(map(str, range(len(self.schema))))
         by_keypoint = dict(zip(names, distances.nanmean(dim=0).tolist(), strict=True))
         return {**by_keypoint, "mean": float(distances.nanmean(dim=1).mean())}
 
-    def draw(self, picture: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
-        """Keypoints above the threshold of the picture, with the lines of the skeleton between them."""
-        found = instances.has("scores")
-        keypoints = instances.pred_keypoints if found else instances.gt_keypoints
-        for one in keypoints.tolist():
-            picture.draw_and_connect_keypoints(one)
-        if found and self._draws_scores:
+    def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        """Draw keypoints above the visualizer's threshold, and their skeleton."""
+        predicted = instances.has("scores")
+        keypoints = instances.pred_keypoints if predicted else instances.gt_keypoints
+        for row in keypoints.tolist():
+            visualizer.draw_and_connect_keypoints(row)
+        if predicted and self._draws_scores:
             for x, y, score in keypoints.flatten(0, 1).tolist():
-                if score > picture.keypoint_threshold:
-                    picture.draw_text(f"{score:.2f}", (x + 2, y), font_size=7, horizontal_alignment="left")
+                if score > visualizer.keypoint_threshold:
+                    visualizer.draw_text(f"{score:.2f}", (x + 2, y), font_size=7, horizontal_alignment="left")
         return []
 
     def to_json(self, instances: Instances) -> list[dict[str, Any]]:
-        """``keypoints`` as COCO has them: x, y and score, one keypoint after the other."""
+        """Return ``keypoints`` in COCO format: flat x, y, score triples."""
         keypoints = instances.pred_keypoints.clone()
         keypoints[..., :2] -= HALF_PIXEL
         return [{"keypoints": row} for row in keypoints.flatten(1).tolist()]
@@ -162,24 +167,24 @@ class KeypointProperty(Property):
 
 
 def _has_keypoints(annotation: dict) -> bool:
-    """Whether an annotation lists keypoints; ``None`` and an empty list are none."""
+    """Return True if an annotation has keypoints that are not None or empty."""
     keypoints = annotation.get("keypoints")
     return keypoints is not None and not (isinstance(keypoints, (list, tuple)) and len(keypoints) == 0)
 
 
-def _are_keypoints(rows: Sequence[Sequence[float]], count: int) -> bool:
+def _are_valid(rows: Sequence[Sequence[float]], count: int) -> bool:
     table = number_table(rows, 3 * count)
     return table is not None and bool(np.isin(table[:, 2::3], (0, 1, 2)).all())
 
 
-def _what_is_wrong(keypoints: Sequence[float], schema: KeypointSchema) -> str:
+def _describe_problem(keypoints: Sequence[float], schema: KeypointSchema) -> str:
     try:
         visibility = schema.as_array(keypoints)[:, 2].tolist()
     except (TypeError, ValueError) as error:
         return str(error)
     if not np.isin(visibility, (0, 1, 2)).all():
-        return f"a visibility is not 0, 1 or 2: {visibility}"
+        return f"visibilities must be 0, 1 or 2, but are {visibility}"
     return (
-        f"a coordinate of the keypoints {list(keypoints)} is not a finite number of at most {LARGEST_COORDINATE} "
-        "pixels; keypoints that are not labelled are 0, 0, 0"
+        f"coordinates of the keypoints {list(keypoints)} must be finite and at most {LARGEST_COORDINATE} pixels; "
+        "use 0, 0, 0 for unlabeled keypoints"
     )

@@ -1,4 +1,4 @@
-"""What the keypoints of a data set are called, and which of them a mirror swaps."""
+"""Keypoint names, left-right pairs and skeleton of a dataset."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["KeypointSchema", "keypoint_schema"]
 
 @dataclass(frozen=True)
 class KeypointSchema:
-    """Keypoints in order.
+    """Ordered keypoints with their names, left-right pairs and skeleton.
 
     Attributes:
-        mirror: for every keypoint the index of the one that takes its place in a mirrored image.
-        names: of the keypoints; empty if they are not known.
-        lines: pairs of names between which pictures have lines.
+        mirror: for each keypoint, the index of its counterpart in a horizontally flipped image.
+        names: names of the keypoints; empty if unknown.
+        lines: pairs of names that are connected by a line in visualizations.
     """
 
     mirror: tuple[int, ...]
@@ -34,36 +34,36 @@ class KeypointSchema:
     def from_names(
         cls, names: Sequence[str], flip_map: Sequence[Sequence[str]], lines: Sequence[Sequence[str]] = ()
     ) -> KeypointSchema:
-        """
+        """Build a schema from keypoint names.
+
         Args:
-            names: of the keypoints, in order.
-            flip_map: pairs of names that a mirror swaps.
-            lines: pairs of names between which pictures have lines.
+            names: names of the keypoints, in order.
+            flip_map: pairs of names that are swapped by horizontal flipping.
+            lines: pairs of names that are connected by a line in visualizations.
 
         Raises:
-            ValueError: a name is there twice, or a pair names a keypoint that is not there or, of the flip map, in
-                another pair already.
+            ValueError: if names are not unique, a pair contains an unknown name, or pairs of the flip map overlap.
         """
         if len(set(names)) != len(names):
-            raise ValueError(f"keypoints share a name: {', '.join(names)}")
+            raise ValueError(f"keypoint names are not unique: {', '.join(names)}")
         if unknown := sorted({name for pair in flip_map for name in pair} - set(names)):
             raise ValueError(
-                f"the keypoint flip map names {', '.join(unknown)}, but the keypoints are {', '.join(names)}"
+                f"the keypoint flip map contains {', '.join(unknown)}, but the keypoints are {', '.join(names)}"
             )
         paired = [name for pair in flip_map for name in pair]
         if any(len(pair) != 2 for pair in flip_map) or len(set(paired)) != len(paired):
-            raise ValueError(f"the keypoint flip map is not made of pairs that share no name: {list(flip_map)}")
-        other = {a: b for pair in flip_map for a, b in (tuple(pair), tuple(pair)[::-1])}
+            raise ValueError(f"the keypoint flip map must consist of disjoint pairs of names, but is {list(flip_map)}")
+        counterpart = {a: b for pair in flip_map for a, b in (tuple(pair), tuple(pair)[::-1])}
         for pair in lines:
             if len(pair) != 2 or not set(pair) <= set(names):
                 raise ValueError(
-                    f"the skeleton has {list(pair)}, which is not a pair of keypoint names ({', '.join(names)})"
+                    f"the skeleton contains {list(pair)}, which is not a pair of keypoint names ({', '.join(names)})"
                 )
-        mirror = tuple(names.index(other.get(name, name)) for name in names)
+        mirror = tuple(names.index(counterpart.get(name, name)) for name in names)
         return cls(mirror, tuple(names), tuple((a, b) for a, b in lines))
 
     def metadata(self) -> dict[str, Any]:
-        """What Detectron2 wants to know about keypoints; each line of the skeleton gets a color."""
+        """Return Detectron2's keypoint metadata, with a color per line of the skeleton."""
         if not self.names:
             return {}
         hues = (colorsys.hsv_to_rgb(index / len(self.lines), 0.9, 1.0) for index in range(len(self.lines)))
@@ -77,7 +77,10 @@ class KeypointSchema:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], count: int) -> KeypointSchema | None:
-        """The way back from :meth:`metadata`; None where it does not describe so many keypoints."""
+        """Build a schema from the output of :meth:`metadata`.
+
+        Return None if it does not describe `count` keypoints.
+        """
         try:
             names = list(metadata["keypoint_names"])
             lines = [rule[:2] for rule in metadata.get("keypoint_connection_rules", ())]
@@ -90,10 +93,10 @@ class KeypointSchema:
         return len(self.mirror)
 
     def as_array(self, keypoints: Sequence[float]) -> np.ndarray:
-        """Flat x, y, visibility triples -> (K, 3).
+        """Reshape flat x, y, visibility triples to (K, 3).
 
         Raises:
-            ValueError: there are not K triples.
+            ValueError: if the number of triples is not K.
         """
         if len(keypoints) != 3 * len(self):
             raise ValueError(
@@ -104,13 +107,14 @@ class KeypointSchema:
 
 
 def keypoint_schema(cfg: CfgNode) -> KeypointSchema:
-    """The keypoints of a config: of ``MODEL.CENTERNET.KEYPOINTS.NAMES``, else of the metadata of its data sets.
+    """Return the keypoint schema of a config.
 
-    Without names, left and right are not known, and mirrors swap nothing; a log line says so.
+    Names are read from ``MODEL.CENTERNET.KEYPOINTS.NAMES`` or, if empty, from the metadata of the datasets. Without
+    names, left and right are unknown and are not swapped by horizontal flipping; a warning is logged.
 
     Raises:
-        ValueError: their number is not MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, data sets have different ones, or the
-            flip map names others.
+        ValueError: if the number of names is not MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, datasets have different
+            keypoints, or the flip map is invalid.
     """
     count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     node = cfg.MODEL.CENTERNET.KEYPOINTS
@@ -119,17 +123,17 @@ def keypoint_schema(cfg: CfgNode) -> KeypointSchema:
         metadata = MetadataCatalog.get(dataset) if dataset in DatasetCatalog.list() else Metadata()
         own = metadata.get("keypoint_names", ())
         if names and own and list(own) != list(names):
-            raise ValueError(f"the keypoints of '{dataset}' are {', '.join(own)}, but others are {', '.join(names)}")
+            raise ValueError(f"the keypoints of '{dataset}' are {', '.join(own)}, but expected {', '.join(names)}")
         if own and not names:
             names, flip_map = own, metadata.get("keypoint_flip_map", ())
             lines = [rule[:2] for rule in metadata.get("keypoint_connection_rules", ())]
     if not names:
-        message = "keypoints have no names, so mirrored images do not swap left and right: KEYPOINTS.NAMES"
+        message = "KEYPOINTS.NAMES is not set: left and right keypoints are not swapped in flipped images"
         log_first_n(logging.WARNING, message)
         return KeypointSchema(tuple(range(count)))
     if len(names) != count:
         raise ValueError(
-            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {count}, but the data set has {len(names)} keypoints: "
+            f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {count}, but the dataset has {len(names)} keypoints: "
             f"{', '.join(names)}"
         )
     return KeypointSchema.from_names(names, flip_map, lines)

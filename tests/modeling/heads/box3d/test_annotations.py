@@ -16,7 +16,7 @@ from centernet_d2.imaging.geometry import affine_matrix
 from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling import Box3DHead
 from centernet_d2.modeling.heads import Box3DProperty, CenterProperty
-from centernet_d2.modeling.heads.box3d import carry_camera
+from centernet_d2.modeling.heads.box3d import transform_camera
 from centernet_d2.modeling.points import build_points
 from centernet_d2.structures.boxes3d import Boxes3D, alpha_to_rotation_y, project, rotation_y_to_alpha
 
@@ -65,8 +65,8 @@ SEQUENCES = {
 
 @pytest.mark.parametrize("name", SEQUENCES)
 @pytest.mark.parametrize("seed", range(3))
-def test_boxes_in_space_stay_on_boxes_in_the_image(tmp_path, name, seed):
-    """What projects to the 2-D box still does after every augmentation, and alpha still belongs to rotation_y."""
+def test_3d_boxes_stay_consistent_with_2d_boxes(tmp_path, name, seed):
+    """Projected 3-D boxes match 2-D boxes, and alpha matches rotation_y, after every augmentation."""
     np.random.seed(seed)
     cars = [car(x, z, angle) for x, z, angle in ((-2, 12, 0.7), (1.5, 9, -2.5), (0.5, 25, 3.1))]
     sample = mapped(tmp_path, cars, SEQUENCES[name])
@@ -74,11 +74,11 @@ def test_boxes_in_space_stay_on_boxes_in_the_image(tmp_path, name, seed):
     assert camera.shape == (3, 4)
     assert camera[0, 0] > 0
     size = tuple(sample["image"].shape[1:])
-    found = gt.gt_boxes3d.projected_boxes(camera).tensor
-    # Detectron2 clips to 0..size, and its own resizing has pixel centers at halves.
+    projected = gt.gt_boxes3d.projected_boxes(camera).tensor
+    # Detectron2 clips to 0..size, and pixel centers of its resizing are at half-integers.
     limit = torch.tensor([size[1], size[0]] * 2)
     assert torch.allclose(
-        found.clamp(min=0).minimum(limit), gt.gt_boxes.tensor, atol=0.51 if name == "resize" else 2e-2
+        projected.clamp(min=0).minimum(limit), gt.gt_boxes.tensor, atol=0.51 if name == "resize" else 2e-2
     )
     middle = gt.gt_boxes3d.location - torch.tensor([0, 0.75, 0])
     back = alpha_to_rotation_y(gt.gt_alpha, project(middle, camera)[:, 0], camera)
@@ -88,35 +88,35 @@ def test_boxes_in_space_stay_on_boxes_in_the_image(tmp_path, name, seed):
     assert gt.gt_alpha.abs().max() <= math.pi + 1e-6
 
 
-def test_a_mirrored_camera_sees_the_mirrored_world():
+def test_flipped_camera_projects_flipped_points():
     point = np.array([1.0, 2.0, 10.0, 1.0])
     u, v, w = CAMERA @ point
-    mirrored = carry_camera(CAMERA, [MirrorTransform(124)])
+    mirrored = transform_camera(CAMERA, [MirrorTransform(124)])
     u2, v2, w2 = mirrored @ (point * [-1, 1, 1, 1])
     assert (u2 / w2, v2 / w2) == pytest.approx((123 - u / w, v / w))
-    assert np.allclose(carry_camera(CAMERA, [MirrorTransform(124)] * 2), CAMERA)
+    assert np.allclose(transform_camera(CAMERA, [MirrorTransform(124)] * 2), CAMERA)
 
 
-def test_scaled_images_keep_orientation_and_lose_metres_unless_the_camera_tells_them(tmp_path):
+def test_scaled_images_supervise_depth_only_with_camera_policy(tmp_path):
     window = [KittiWindow((64, 256), 0.01, 0.1, 1.0)]
     assert mapped(tmp_path, [car()], window)["instances"].gt_metric.tolist() == [0]
     assert mapped(tmp_path, [car()], window, "camera")["instances"].gt_metric.tolist() == [1]
-    whole = mapped(tmp_path, [car()], [KittiWindow((64, 256), 0.1, 0.4, 0.0)])
-    assert whole["instances"].gt_metric.tolist() == [1]
-    # The width of the image fills that of the input.
-    assert whole["camera"][0, 0] == pytest.approx(70 * 256 / 124)
+    unscaled = mapped(tmp_path, [car()], [KittiWindow((64, 256), 0.1, 0.4, 0.0)])
+    assert unscaled["instances"].gt_metric.tolist() == [1]
+    # The input has the full width of the image.
+    assert unscaled["camera"][0, 0] == pytest.approx(70 * 256 / 124)
 
 
-def test_the_window_of_kitti_is_drawn_as_often_as_asked():
+def test_kitti_window_probability():
     np.random.seed(0)
     image = np.zeros((37, 124, 3), dtype=np.uint8)
-    drawn = [KittiWindow((64, 256), 0.1, 0.4, 0.25).get_transform(image) for _ in range(400)]
-    assert np.mean([transform.jittered for transform in drawn]) == pytest.approx(0.25, abs=0.07)
-    widths = [256 / transform.matrix[0, 0] / 124 for transform in drawn if transform.jittered]
+    sampled = [KittiWindow((64, 256), 0.1, 0.4, 0.25).get_transform(image) for _ in range(400)]
+    assert np.mean([transform.jittered for transform in sampled]) == pytest.approx(0.25, abs=0.07)
+    widths = [256 / transform.matrix[0, 0] / 124 for transform in sampled if transform.jittered]
     assert 0.6 - 1e-6 <= min(widths) < max(widths) <= 1.4 + 1e-6
 
 
-def test_excluded_objects_go_regions_stay_and_order_is_kept(tmp_path):
+def test_excluded_objects_are_dropped_and_ignored_regions_kept_in_order(tmp_path):
     annotations = [
         car(ignore=True, category_id=ALL_CLASSES, dimensions=[-1, -1, -1], depth=-1000.0),
         car(ignore=True, category_id=EXCLUDED),
@@ -140,25 +140,25 @@ def test_excluded_objects_go_regions_stay_and_order_is_kept(tmp_path):
 @pytest.mark.parametrize(
     ("camera", "annotation", "message"),
     [
-        (np.eye(3), {}, r"x.png: the camera is not a \(3, 4\) matrix"),
-        (-CAMERA, {}, "x.png: the camera has the focal lengths -70.0 and -72.0, which must be positive"),
-        (CAMERA * 0, {}, "x.png: the camera has the focal lengths 0.0 and 0.0"),
-        (CAMERA * math.nan, {}, "x.png: the camera has numbers that are not finite"),
-        (CAMERA * [[1], [1], [0]], {}, "x.png: the camera has a third row that begins with"),
-        (CAMERA + np.eye(3, 4, 1), {}, "x.png: the camera has a skew"),
-        (CAMERA, {"dimensions": [1.5, -1.6, 4.0]}, r"the dimensions \[1.5, -1.6, 4.0\] are not positive"),
-        (CAMERA, {"dimensions": [1.0, 2.0]}, r"'dimensions' is \[1.0, 2.0\] instead of 3 finite numbers"),
-        (CAMERA, {"alpha": math.nan}, "'alpha' is nan instead of 1 finite numbers"),
+        (np.eye(3), {}, r"x.png: the camera must be a \(3, 4\) matrix"),
+        (-CAMERA, {}, "x.png: the camera has focal lengths -70.0 and -72.0, but they must be positive"),
+        (CAMERA * 0, {}, "x.png: the camera has focal lengths 0.0 and 0.0"),
+        (CAMERA * math.nan, {}, "x.png: the camera contains NaN or Inf"),
+        (CAMERA * [[1], [1], [0]], {}, "x.png: the camera has a third row that starts with"),
+        (CAMERA + np.eye(3, 4, 1), {}, "x.png: the camera has skew"),
+        (CAMERA, {"dimensions": [1.5, -1.6, 4.0]}, r"'dimensions' are \[1.5, -1.6, 4.0\], but must be positive"),
+        (CAMERA, {"dimensions": [1.0, 2.0]}, r"'dimensions' is \[1.0, 2.0\], but must be 3 finite numbers"),
+        (CAMERA, {"alpha": math.nan}, "'alpha' is nan, but must be 1 finite numbers"),
     ],
 )
-def test_broken_annotations_are_named(camera, annotation, message):
+def test_invalid_annotation_error_names_image(camera, annotation, message):
     record = {"file_name": "x.png", "annotations": [car(**annotation)], "camera": camera}
     with pytest.raises(ValueError, match=message):
         Box3DProperty().check([record])
     Box3DProperty().check([{"file_name": "x.png", "camera": CAMERA, "annotations": [car(depth=-1.0, ignore=True)]}])
 
 
-def test_objects_beside_the_camera_are_counted_in_one_line(caplog):
+def test_objects_not_in_front_of_camera_are_counted_in_log(caplog):
     records = [
         {"file_name": "x.png", "camera": CAMERA, "annotations": [car(depth=z) for z in depths]}
         for depths in ([-0.18, 3.0], [0.0, 1e-3], [-4.0])
@@ -166,7 +166,7 @@ def test_objects_beside_the_camera_are_counted_in_one_line(caplog):
     with caplog.at_level(logging.INFO):
         Box3DProperty().check(records[:2] + records)
     (line,) = caplog.messages
-    assert line == "5 objects in 5 images are not in front of the camera: no depth is learned from them"
+    assert line == "5 objects in 5 images are not in front of the camera: their depth is not supervised"
     caplog.clear()
     with caplog.at_level(logging.INFO):
         Box3DProperty().check(
@@ -175,7 +175,7 @@ def test_objects_beside_the_camera_are_counted_in_one_line(caplog):
     assert not caplog.messages
 
 
-def test_regions_to_ignore_need_no_third_dimension():
+def test_ignored_regions_need_no_3d_labels():
     region = {"bbox": [0, 0, 5, 5], "category_id": 0, "ignore": True}
     Box3DProperty().check([{"file_name": "x.png", "camera": np.eye(3, 4), "annotations": [region]}])
     fields = Box3DProperty().annotate({"annotations": [region], "camera": np.eye(3, 4)}, [], (8, 8))
@@ -183,7 +183,7 @@ def test_regions_to_ignore_need_no_third_dimension():
     assert fields["gt_space"].tolist() == [0]
 
 
-def test_images_without_a_camera_and_objects_without_labels_teach_nothing_in_space(tmp_path):
+def test_3d_boxes_are_unsupervised_without_camera_or_labels(tmp_path):
     without = mapped(tmp_path, [car()], [], camera=None)
     assert "camera" not in without
     assert without["instances"].gt_space.tolist() == without["instances"].gt_metric.tolist() == [0]
@@ -194,12 +194,12 @@ def test_images_without_a_camera_and_objects_without_labels_teach_nothing_in_spa
 
 
 @pytest.mark.parametrize("degrees", [None, 20.0])
-def test_nothing_in_space_is_learned_from_turned_images(tmp_path, degrees):
-    straight = affine_matrix((62, 18), 124, (64, 256))
-    turned = straight if degrees is None else affine_matrix((62, 18), 124, (64, 256), degrees)
-    transform = AffineTransform(turned, (37, 124), (64, 256), None if degrees is None else straight)
+def test_rotated_images_do_not_supervise_3d_boxes(tmp_path, degrees):
+    unrotated = affine_matrix((62, 18), 124, (64, 256))
+    rotated = unrotated if degrees is None else affine_matrix((62, 18), 124, (64, 256), degrees)
+    transform = AffineTransform(rotated, (37, 124), (64, 256), None if degrees is None else unrotated)
     gt = [mapped(tmp_path, [car()], [transform])["instances"]]
     head = Box3DHead(in_channels=4, head_conv=0)
     targets = head.targets(gt, build_points(gt, (16, 64), 4))
-    learned = {name: bool(target.weight.any()) for name, target in targets.items()}
-    assert learned == dict.fromkeys(head.maps, degrees is None)
+    supervised = {name: bool(target.weight.any()) for name, target in targets.items()}
+    assert supervised == dict.fromkeys(head.maps, degrees is None)

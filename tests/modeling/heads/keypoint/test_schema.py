@@ -16,12 +16,12 @@ def cfg():
     return cfg
 
 
-def test_names_and_pairs_give_the_mirror(cfg):
+def test_names_and_flip_map_define_mirror(cfg):
     assert keypoint_schema(cfg).mirror == (0, 2, 1)
     assert len(keypoint_schema(cfg)) == 3
 
 
-def test_without_names_the_metadata_tells(cfg):
+def test_names_default_to_dataset_metadata(cfg):
     cfg.MODEL.CENTERNET.KEYPOINTS.NAMES = []
     cfg.DATASETS.TRAIN = ("keypoints_coco_2017_train",)
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 17
@@ -32,39 +32,39 @@ def test_without_names_the_metadata_tells(cfg):
     assert keypoint_schema(cfg).mirror[1] == 2
 
 
-def test_without_any_names_a_mirror_swaps_nothing(cfg):
+def test_without_names_flipping_swaps_nothing(cfg):
     cfg.MODEL.CENTERNET.KEYPOINTS.NAMES = []
     assert keypoint_schema(cfg).mirror == (0, 1, 2)
 
 
-def test_data_sets_with_other_keypoints_are_errors(cfg):
+def test_datasets_with_different_keypoints_raise(cfg):
     DatasetCatalog.register("other", list)
     MetadataCatalog.get("other").keypoint_names = ["nose", "right", "left"]
     cfg.DATASETS.TEST = ("other",)
-    with pytest.raises(ValueError, match="the keypoints of 'other' are nose, right, left, but others are nose, left"):
+    with pytest.raises(ValueError, match="the keypoints of 'other' are nose, right, left, but expected nose, left"):
         keypoint_schema(cfg)
 
 
 @pytest.mark.parametrize("flip_map", [[["a"]], [["a", "b"], ["b", "c"]], [["a", "a"]]])
-def test_flip_maps_are_pairs_that_share_no_name(flip_map):
-    with pytest.raises(ValueError, match="not made of pairs that share no name"):
+def test_flip_map_must_be_disjoint_pairs(flip_map):
+    with pytest.raises(ValueError, match="must consist of disjoint pairs of names"):
         KeypointSchema.from_names(["a", "b", "c"], flip_map)
-    with pytest.raises(ValueError, match="keypoints share a name: a, b, a"):
+    with pytest.raises(ValueError, match="keypoint names are not unique: a, b, a"):
         KeypointSchema.from_names(["a", "b", "a"], [])
 
 
-def test_flip_maps_of_unknown_keypoints_are_errors():
-    with pytest.raises(ValueError, match="flip map names tail, but the keypoints are nose, left"):
+def test_flip_map_with_unknown_keypoint_raises():
+    with pytest.raises(ValueError, match="flip map contains tail, but the keypoints are nose, left"):
         KeypointSchema.from_names(["nose", "left"], [("left", "tail")])
 
 
-def test_the_number_of_keypoints_must_be_that_of_the_names(cfg):
+def test_number_of_keypoints_must_match_names(cfg):
     cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 4
-    with pytest.raises(ValueError, match="NUM_KEYPOINTS is 4, but the data set has 3 keypoints: nose, left, right"):
+    with pytest.raises(ValueError, match="NUM_KEYPOINTS is 4, but the dataset has 3 keypoints: nose, left, right"):
         keypoint_schema(cfg)
 
 
-def test_a_skeleton_becomes_colored_lines():
+def test_skeleton_lines_are_colored():
     schema = KeypointSchema.from_names(["a", "b", "c"], [["a", "b"]], [["a", "b"], ["b", "c"]])
     metadata = schema.metadata()
     assert metadata["keypoint_names"] == ["a", "b", "c"]
@@ -74,11 +74,11 @@ def test_a_skeleton_becomes_colored_lines():
     assert rules[0][2] != rules[1][2]
     assert KeypointSchema((0, 1)).metadata() == {}
     for wrong in (["a", "nose"], ["a"]):
-        with pytest.raises(ValueError, match=r"the skeleton has .*, which is not a pair of keypoint names \(a, b"):
+        with pytest.raises(ValueError, match=r"the skeleton contains .*, which is not a pair of keypoint names \(a, b"):
             KeypointSchema.from_names(["a", "b", "c"], [], [wrong])
 
 
-def test_names_and_lines_are_those_of_the_metadata_that_they_become(cfg):
+def test_metadata_round_trip(cfg):
     cfg.MODEL.CENTERNET.KEYPOINTS.SKELETON = [["nose", "left"]]
     DatasetCatalog.register("same", list)
     MetadataCatalog.get("same").set(**keypoint_schema(cfg).metadata())
