@@ -250,7 +250,7 @@ def draw(
     """Draw detections, and the heatmap if the result contains one, on an image.
 
     Returns:
-        (H, W, 3) uint8 BGR.
+        (H, W', 3) uint8 BGR; it is wider than the image if properties draw panels next to it.
     """
     rgb = image[..., ::-1]
     if "heatmap" in result:

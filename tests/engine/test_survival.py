@@ -278,7 +278,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_is_whole(call, tmp_
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert code == 1
     assert re.fullmatch(
-        r"train_net: \S*model_final.pth cannot be written \(File too large\); what was there is .*\n", err
+        r"train_net: \S*model_final.pth cannot be written \(File too large\); an existing file is unchanged.*\n", err
     )
     assert load_file(tmp_path / "out" / "model_final.pth")["iteration"] == 0
     assert call("--resume", SOLVER__MAX_ITER=2, DATASETS__TEST="()") == (0, "")

@@ -482,7 +482,7 @@ def small_config(*overrides):
             "['BoxHead','CenterHead']",
             r"MODEL.CENTERNET.HEADS is \[BoxHead, CenterHead\], but BoxHead requires centers, classes, which no",
         ),
-        ("MODEL.BACKBONE.NAME", "build_nothing", "MODEL.BACKBONE.NAME: there is no 'build_nothing'.*resnet_upconv"),
+        ("MODEL.BACKBONE.NAME", "build_nothing", "BACKBONE.NAME: 'build_nothing' is not registered.*resnet_upconv"),
         ("MODEL.RESNETS.DEPTH", 19, "MODEL.RESNETS.DEPTH is 19, known"),
         ("INPUT.AFFINE.SIZE", "[100, 128]", "multiples of 32"),
         ("INPUT.AFFINE.SIZE", "[128]", "INPUT.AFFINE.SIZE is .128. .*multiples of 32"),
