@@ -225,7 +225,7 @@ def test_nothing_is_overwritten(call, folder, tmp_path):
         (["empty", "--json", "r.json"], "empty: the folder contains no images"),
         (["colour.png", "--json", "r.json", "--max-frames", "0"], "--max-frames is 0, but must be at least 1"),
         (["colour.png", "--json", "r.json", "--config-file", "bad.yaml"], "bad.yaml is not YAML"),
-        (["colour.png", "--json", "r.json", "--weights", "bad.yaml"], "bad.yaml is not a file of plain weights"),
+        (["colour.png", "--json", "r.json", "--weights", "bad.yaml"], "bad.yaml is not a valid weights file"),
         (["colour.png", "--json", "r.json", "--weights", "nope.pth"], "the weights file nope.pth does not exist"),
         (["colour.png", "--json", "r.json", "--batch-size", "0"], "--batch-size is 0, but must be at least 1"),
         (["colour.png", "--json", "empty"], "--json empty is a folder"),

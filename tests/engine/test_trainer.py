@@ -266,7 +266,7 @@ def test_trunk_weights_are_loaded(main, arguments, tmp_path):
     main(args)
     trained = load_file(tmp_path / "out" / "model_final.pth")["model"]
     assert torch.allclose(trained["backbone.layer4.1.conv2.weight"], resnet.layer4[1].conv2.weight)
-    with pytest.raises(ValueError, match="TRUNK_WEIGHTS: .*Are MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH right"):
+    with pytest.raises(ValueError, match="TRUNK_WEIGHTS: .*Check MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH"):
         main(arguments(MODEL__TRUNK_WEIGHTS=path, MODEL__RESNETS__DEPTH=50, OUTPUT_DIR=tmp_path / "other"))
 
 
