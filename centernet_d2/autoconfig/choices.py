@@ -163,8 +163,9 @@ def input_size(
 ) -> tuple[int, int]:
     """Return height and width of the network input.
 
-    Both are multiples of `divisibility`, and the input contains every image completely. The longer side of an image fills the width. The 20th percentile of object sides becomes OBJECT_SIDE pixels; the
-    input is not larger than most images.
+    Both are multiples of `divisibility`, and the input contains every image completely. The longer side of an image
+    fills the width. The 20th percentile of object sides becomes OBJECT_SIDE pixels; the input is not larger than most
+    images.
 
     Args:
         images: training images.
@@ -235,7 +236,7 @@ def bytes_per_pixel(backbone: nn.Module, divisibility: int) -> float:
 
 
 def choose_batch(images: int, size: Sequence[int], machine: Machine, per_pixel: float, user: Overrides) -> Choice:
-    """Choose the batch size, see :func:`batch_size`, and the number of loader workers.
+    """Choose batch size and number of loader workers, see :func:`batch_size`.
 
     Args:
         images: number of training images.
@@ -259,8 +260,8 @@ def choose_batch(images: int, size: Sequence[int], machine: Machine, per_pixel: 
 def batch_size(images: int, size: Sequence[int], memory: float, per_pixel: float, *, on_gpu: bool) -> int:
     """Return the batch size: the largest power of two within all limits.
 
-    The limits are the number of images, half of the free memory, and 8 on a CPU, 16 on a GPU or 32 on a GPU with a large
-    dataset.
+    The limits are the number of images, half of the free memory, and 8 on a CPU, 16 on a GPU or 32 on a GPU for large
+    datasets.
 
     Args:
         images: number of training images.

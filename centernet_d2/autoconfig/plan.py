@@ -127,7 +127,7 @@ def draft_plan(request: Request) -> Draft:
 
 
 def output_folders(data: str) -> Iterator[Path]:
-    """Generate the default output folders for a path of data: output/NAME, output/NAME-2, ..."""
+    """Generate the default output folders: output/NAME, output/NAME-2, ..."""
     name, number = _name_of(data), 2
     yield Path("output", name)
     while True:

@@ -21,7 +21,7 @@ ASPECT, MIDDLE, PERSPECTIVE = 0.1, 0.07, 0.15
 
 
 def rotation_veto(images: Sequence[LabeledImage]) -> str:
-    """Return the reason against 90-degree rotation, or "" if there is none.
+    """Return the reason against 90-degree rotation, or "" if rotation is valid.
 
     Three statistics indicate a vertical direction: objects are taller than wide or wider than tall, their centers are
     low or high in the image, or their size depends on their vertical position.

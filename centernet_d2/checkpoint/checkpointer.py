@@ -81,11 +81,13 @@ def load_trunk(backbone: nn.Module, path: str | Path) -> None:
 
 
 class CenterNetCheckpointer(DetectionCheckpointer):
-    """Checkpointer for files of this project, the reference implementation and classifiers.
+    """Checkpointer for CenterNet models.
 
-    Loading is strict: a file must contain all tensors of the model (an ImageNet classifier: of the trunk) and no others.
-    With `fine_tune`, heads may differ: layers that are missing in the file or have another shape keep their initial
-    values, and a warning lists them. After an error, the model may be partially loaded.
+    Files of this project, the reference implementation and ImageNet classifiers can be loaded.
+
+    Loading is strict: a file must contain all tensors of the model (an ImageNet classifier: of the trunk) and no
+    others. With `fine_tune`, heads may differ: layers that are missing in the file or have another shape keep their
+    initial values, and a warning lists them. After an error, the model may be partially loaded.
     """
 
     def __init__(
@@ -122,7 +124,9 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         self._resumed: tuple[Path, dict] | None = None
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
-        """Load a file into the model; see :class:`detectron2.checkpoint.DetectionCheckpointer`.
+        """Load a weights file into the model.
+
+        See :class:`detectron2.checkpoint.DetectionCheckpointer`.
 
         Args:
             path: path of the file, or a name known to :func:`find_weights`.

@@ -1,4 +1,4 @@
-"""Measure the speed of inference, of training steps and of process start on this machine.
+"""Speed of inference, training steps and process start on this machine.
 
     centernet-benchmark inference|step|start [CONFIG] [--json FILE]
 

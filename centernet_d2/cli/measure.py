@@ -30,7 +30,8 @@ PACKAGES = ("torch", "torchvision", "sal-detectron2", "numpy", "opencv-python", 
 def alternate(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Time all variants in turn, after one round of warm-up.
 
-    Interleaving makes changes in machine speed affect all variants alike. A GPU in use is synchronized before and after each call.
+    With interleaving, changes in machine speed affect all variants alike. A GPU in use is synchronized before and after
+    each call.
 
     Args:
         variants: functions to time, by name.

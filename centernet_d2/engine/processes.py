@@ -20,7 +20,7 @@ _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 def launched_by_torchrun() -> bool:
-    """Return True if torchrun started this process, so that no processes are launched."""
+    """Return True if torchrun started this process."""
     return all(name in os.environ for name in _TORCHRUN)
 
 
@@ -49,8 +49,8 @@ def check_processes(cfg: CfgNode, processes: int) -> None:
     images, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
     if reference and cfg.SOLVER.REFERENCE_IMS_PER_BATCH:
         raise ValueError(
-            "SOLVER.REFERENCE_WORLD_SIZE and SOLVER.REFERENCE_IMS_PER_BATCH both scale the learning rate: set one of them "
-            "to 0"
+            "SOLVER.REFERENCE_WORLD_SIZE and SOLVER.REFERENCE_IMS_PER_BATCH both scale the learning rate: set one of "
+            "them to 0"
         )
     if images < 1 or images % (reference or processes):
         raise ValueError(
@@ -60,7 +60,8 @@ def check_processes(cfg: CfgNode, processes: int) -> None:
     synchronized = [key for key, value in flatten(cfg.MODEL, "MODEL.") if value == "SyncBN"]
     if processes > 1 and synchronized and torch.device(cfg.MODEL.DEVICE).type == "cpu":
         raise ValueError(
-            f"{', '.join(synchronized)} is SyncBN, which needs GPUs for {processes} processes: use BN or FrozenBN on a CPU"
+            f"{', '.join(synchronized)} is SyncBN, which needs GPUs for {processes} processes: use BN or FrozenBN on a "
+            "CPU"
         )
 
 

@@ -79,7 +79,8 @@ class Run:
 def setup_run(run: Run) -> None:
     """Set up datasets, OUTPUT_DIR, logging and seeds of a run.
 
-    A training also saves its config as OUTPUT_DIR/config.yaml. Environment, config and model go to OUTPUT_DIR/log.txt only.
+    A training also saves its config as OUTPUT_DIR/config.yaml. Environment, config and model are logged to
+    OUTPUT_DIR/log.txt only.
 
     Raises:
         FileExistsError: OUTPUT_DIR contains another run.

@@ -33,7 +33,7 @@ def scaled_learning_rate(cfg: CfgNode) -> float:
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of ``SOLVER.OPTIMIZER`` with Detectron2's gradient clipping.
+    """Build the optimizer of ``SOLVER.OPTIMIZER`` with gradient clipping.
 
     Adam and AdamW use fused kernels if torch supports them for the device and gradient clipping permits it; a resumed
     training keeps the setting of its checkpoint. With Muon, AdamW updates the last layers of the heads.

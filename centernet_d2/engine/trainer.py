@@ -44,7 +44,7 @@ STOP_TIMEOUT = 120
 
 @contextmanager
 def print_to_log() -> Iterator[None]:
-    """Redirect standard output to the log file.
+    """Log standard output instead of printing it.
 
     pycocotools prints progress and results that are already logged.
     """
@@ -118,9 +118,9 @@ class Trainer(DefaultTrainer):
             if not resume:
                 raise
             raise ValueError(
-                f"the training state in {self.checkpointer.loaded} is incomplete ({error!r}). Write the name of another "
-                "checkpoint into last_checkpoint in the same folder, or start a new training with MODEL.WEIGHTS set to "
-                "this file"
+                f"the training state in {self.checkpointer.loaded} is incomplete ({error!r}). Write the name of "
+                "another checkpoint into last_checkpoint in the same folder, or start a new training with MODEL.WEIGHTS "
+                "set to this file"
             ) from error
         except ValueError as error:
             if not str(error).startswith("loaded state dict"):  # torch.optim.Optimizer.load_state_dict
@@ -190,7 +190,7 @@ class Trainer(DefaultTrainer):
         return BestWeights(test.EVAL_PERIOD, weights, metric, patience=patience)
 
     def state_dict(self) -> dict:
-        """Return Detectron2's training state, the data seed and the last evaluated iteration."""
+        """Return the training state with data seed and last evaluated iteration."""
         seed = {} if self.stream is None else {"seed": self.stream.seed}
         return {**super().state_dict(), **seed, "evaluated": self.evaluated}
 
@@ -228,7 +228,7 @@ class Trainer(DefaultTrainer):
             self._save_final()
 
     def before_train(self) -> None:
-        """Run the hooks, then a missing evaluation of the last iteration before an interruption."""
+        """Run the hooks, then repeat an evaluation that was interrupted."""
         super().before_train()
         self.iter = min(self.iter, self.max_iter - 1)  # TrainerBase.train increments it once more.
         period, last = self.cfg.TEST.EVAL_PERIOD, self.start_iter - 1
@@ -309,8 +309,8 @@ class Trainer(DefaultTrainer):
             if all(prop.name in image.get("unlabelled", ()) for image in dicts):
                 keys = ", ".join(prop.annotation_keys)
                 raise ValueError(
-                    f"no annotation of DATASETS.TRAIN has {keys}, so {prop.name} cannot be trained: remove its head from "
-                    "MODEL.CENTERNET.HEADS or add annotations"
+                    f"no annotation of DATASETS.TRAIN has {keys}, so {prop.name} cannot be trained: remove its head "
+                    "from MODEL.CENTERNET.HEADS or add annotations"
                 )
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             dicts = filter_images_with_only_crowd_annotations(dicts)
@@ -386,7 +386,7 @@ class Trainer(DefaultTrainer):
         """Validate DATASETS.TEST, so that errors are raised before training.
 
         Raises:
-            ValueError: a dataset is invalid or has no evaluator, or the model does not predict what is evaluated.
+            ValueError: a dataset is invalid or has no evaluator, or the model lacks outputs that it evaluates.
         """
         cls.load_datasets(cfg, cfg.DATASETS.TEST)
         for name in cfg.DATASETS.TEST:

@@ -57,8 +57,8 @@ def _pairs(network: nn.Module) -> Iterator[tuple[str, str]]:
         nodes = list(_Tracer().trace(network).nodes)
     except Exception as error:  # forward() may raise any exception for the proxies of the tracer.
         raise ValueError(
-            f"batch norms of {type(network).__name__} cannot be folded, because torch.fx cannot trace it ({error}): set "
-            "TEST.FOLD_NORMS False"
+            f"batch norms of {type(network).__name__} cannot be folded, because torch.fx cannot trace it ({error}): "
+            "set TEST.FOLD_NORMS False"
         ) from error
     calls = {node: str(node.target) for node in nodes if node.op == "call_module"}
     # Access to a parameter from outside of its module counts as a use of the module.

@@ -210,7 +210,8 @@ def test_fine_tuning_of_detection_from_pose_logs_unused_layers(dla_file, tmp_pat
     CenterNetCheckpointer(CenterNet(config(DLA_34)), fine_tune=True).load(path)
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert line.endswith(
-        "heatmap.2; layers of the file that are not in the model: hm_hp.0, hm_hp.2, hp_offset.0, hp_offset.2, hps.0, hps.2"
+        "heatmap.2; layers of the file that are not in the model: "
+        "hm_hp.0, hm_hp.2, hp_offset.0, hp_offset.2, hps.0, hps.2"
     )
 
 

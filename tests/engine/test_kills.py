@@ -120,8 +120,8 @@ def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
         equal += ends.keys() == expected.keys() and all(torch.equal(ends[key], expected[key]) for key in expected)
         shutil.rmtree(folder)
     print(
-        f"seed {seed}: {killed} kills ({within_writes} during writes) in {runs} trainings; {equal} of {runs} with equal "
-        f"weights, {lost} checkpoints lost"
+        f"seed {seed}: {killed} kills ({within_writes} during writes) in {runs} trainings; {equal} of {runs} with "
+        f"equal weights, {lost} checkpoints lost"
     )
     assert (equal, lost) == (runs, 0), log.read_text()[-5000:]
 
