@@ -46,10 +46,8 @@ def draw_angles(size: int = 300) -> np.ndarray:
     write("camera, y points down", (20, 296), black)
     arrow(camera, car, blue)
     # In this view, z points up, so a positive rotation_y is a clockwise rotation from x.
-    ahead, across = (
-        np.array([math.cos(rotation), math.sin(rotation)]),
-        np.array([-math.sin(rotation), math.cos(rotation)]),
-    )
+    cos, sin = math.cos(rotation), math.sin(rotation)
+    ahead, across = np.array([cos, sin]), np.array([-sin, cos])
     corners = [car + 45 * a * ahead + 19 * b * across for a, b in ((1, 1), (1, -1), (-1, -1), (-1, 1))]
     cv2.polylines(figure, [np.round(corners).astype(np.int32)], True, red, 1, cv2.LINE_AA)
     arrow(car, car + 85 * ahead, red)

@@ -119,8 +119,8 @@ class Trainer(DefaultTrainer):
                 raise
             raise ValueError(
                 f"the training state in {self.checkpointer.loaded} is incomplete ({error!r}). Write the name of "
-                "another checkpoint into last_checkpoint in the same folder, or start a new training with MODEL.WEIGHTS "
-                "set to this file"
+                "another checkpoint into last_checkpoint in the same folder, or start a new training with "
+                "MODEL.WEIGHTS set to this file"
             ) from error
         except ValueError as error:
             if not str(error).startswith("loaded state dict"):  # torch.optim.Optimizer.load_state_dict

@@ -181,7 +181,7 @@ def draw_badges(rng: np.random.Generator, identities: Sequence[int], size: int =
 
 
 def write_badges(folder: Path, name: str, identities: Sequence[int], *, images: int, seed: int = 0) -> None:
-    """Write images and ``name.json``, in COCO format with ``identity`` in annotations."""
+    """Write images and ``name.json`` in COCO format with ``identity`` in annotations."""
     rng, size = np.random.default_rng(seed), 160
     (folder / name).mkdir(parents=True)
     records, annotations = [], []

@@ -55,9 +55,8 @@ class AngleProperty(Property):
             for index, annotation in enumerate(image.get("annotations", ())):
                 angle = annotation.get("angle", 0.0)
                 if not isinstance(angle, (int, float)) or not math.isfinite(angle):
-                    raise ValueError(
-                        f"{image['file_name']}, annotation {index} of this image: angle is {angle!r}, not a number"
-                    )
+                    where = f"{image['file_name']}, annotation {index} of this image"
+                    raise ValueError(f"{where}: angle is {angle!r}, but must be a finite number")
 
     def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Return the ground-truth fields of the objects after the transforms.
@@ -182,7 +181,7 @@ def draw_bars(rng: np.random.Generator, size: int = 192) -> tuple[np.ndarray, li
 
 
 def write_bars(folder: Path, name: str, *, images: int, size: int = 192, seed: int = 0) -> None:
-    """Write images and ``name.json``, in COCO format with ``angle`` in annotations."""
+    """Write images and ``name.json`` in COCO format with ``angle`` in annotations."""
     rng = np.random.default_rng(seed)
     (folder / name).mkdir(parents=True)
     records, annotations = [], []
