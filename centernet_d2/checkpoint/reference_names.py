@@ -1,6 +1,6 @@
 """Tensor names of the reference implementation (original.md: Tensor names).
 
-The file format is described in original.md: Checkpoints.
+File formats of the reference implementation are also supported (original.md: Checkpoints).
 """
 
 from __future__ import annotations

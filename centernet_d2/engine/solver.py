@@ -94,8 +94,9 @@ def with_iterations(cfg: CfgNode, images: float | None) -> CfgNode:
     node = cfg.SOLVER
     if node.EPOCHS < 0 or any(not 0 < step <= node.EPOCHS for step in node.STEP_EPOCHS):
         raise ValueError(
-            f"SOLVER.EPOCHS is {node.EPOCHS} and SOLVER.STEP_EPOCHS is {tuple(node.STEP_EPOCHS)}: every step must be "
-            "greater than 0 and at most SOLVER.EPOCHS; with 0 epochs, use SOLVER.MAX_ITER and SOLVER.STEPS"
+            f"SOLVER.EPOCHS is {node.EPOCHS} and SOLVER.STEP_EPOCHS is {tuple(node.STEP_EPOCHS)}: epochs must not be "
+            "negative, and steps must be greater than 0 and at most SOLVER.EPOCHS. With 0 epochs, use SOLVER.MAX_ITER "
+            "and SOLVER.STEPS"
         )
     if node.EPOCHS == 0:
         return cfg

@@ -138,7 +138,10 @@ def test_weights_of_the_authors_by_name(released, folder, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("dla34-coco", "get it from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jcIFPeOGUaj1d and save it as"),
+        (
+            "dla34-coco",
+            "from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jcIFPeOGUaj1d and save it as",
+        ),
         ("dla34-cocoo", "config file dla34-cocoo does not exist; did you mean dla34-coco?"),
     ],
 )

@@ -72,7 +72,7 @@ def test_a_training_that_diverges_is_one_line(call, monkeypatch):
     code, out, err = call()
     assert code == 1
     assert re.fullmatch(
-        r"train_net: the loss or a gradient is NaN or infinite at iteration 0 \(.*'loss': .*nan.*\); .*\n", err
+        r"train_net: the loss or a gradient is NaN or infinite at iteration 0 \(.*'loss': .*nan.*\)\. .*\n", err
     )
     assert "Traceback" not in out
 

@@ -177,7 +177,7 @@ def test_output_goes_to_a_fresh_folder_of_the_name_of_the_data(folder, tmp_path,
         (["--data", ".", "--model", "dla34-coc"], "did you mean dla34-coco?"),
         (
             ["--data", ".", "--model", "dla34-coco"],
-            "get it from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jc",
+            "download it from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jc",
         ),
         (["--data", ".", "MODEL.TRUNK_WEIGHTS", "resnet18.pth"], "the weights file resnet18.pth does not exist"),
         (["--data", ".", "MODEL.WEIGHTS", "a.pth"], "set --model"),

@@ -118,7 +118,11 @@ def test_epochs_are_converted_to_iterations():
     ("images", "options", "message"),
     [
         (10, ("SOLVER.EPOCHS", -1), "SOLVER.EPOCHS is -1"),
-        (10, ("SOLVER.EPOCHS", 2, "SOLVER.STEP_EPOCHS", (3,)), r"SOLVER.STEP_EPOCHS is \(3,\): every step must be"),
+        (
+            10,
+            ("SOLVER.EPOCHS", 2, "SOLVER.STEP_EPOCHS", (3,)),
+            r"SOLVER.STEP_EPOCHS is \(3,\): epochs must not be",
+        ),
         (None, ("SOLVER.EPOCHS", 2), "SOLVER.EPOCHS needs the data loader of this project"),
     ],
 )

@@ -429,7 +429,10 @@ def test_unavailable_best_metric_is_logged_with_available_metrics(call, tmp_path
     [
         ({"SOLVER__PATIENCE": 1}, "SOLVER.PATIENCE needs DATASETS.TEST, TEST.EVAL_PERIOD and TEST.BEST_METRIC"),
         ({"TEST__EVAL_PERIOD": 1, "TEST__BEST_METRIC": "bbox_EMA/AP"}, "bbox_EMA/AP needs SOLVER.EMA.ENABLED"),
-        ({"SOLVER__STEP_EPOCHS": "(1,)"}, "SOLVER.EPOCHS is 0 and SOLVER.STEP_EPOCHS is (1,): every step must be"),
+        (
+            {"SOLVER__STEP_EPOCHS": "(1,)"},
+            "SOLVER.EPOCHS is 0 and SOLVER.STEP_EPOCHS is (1,): epochs must not be",
+        ),
     ],
 )
 def test_contradictory_keys_are_reported_in_one_line(call, overrides, message):

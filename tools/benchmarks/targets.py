@@ -78,7 +78,7 @@ def theirs(images: list[tuple[NDArray, NDArray]], size: tuple[int, int], classes
 def sample(boxes: NDArray, labels: NDArray, size: tuple[int, int], classes: int) -> tuple[NDArray, ...]:
     """Return heatmap, sizes, offsets, cell indices and mask of one image.
 
-    See original.md: Gaussian.
+    Heatmaps are drawn as in the reference implementation (original.md: Gaussian).
     """
     height, width = size
     heatmap = np.zeros((classes, height, width), np.float32)
