@@ -70,8 +70,8 @@ def visualize(model: CenterNet, record: dict, class_names: list[str]) -> np.ndar
     height, width = (zoom * side for side in image.shape[:2])
     inputs = [{"image": torch.from_numpy(image.transpose(2, 0, 1).copy()), "height": height, "width": width}]
     with torch.no_grad():
-        (canvas,), (geometry,) = model.preprocess_image(inputs)
-        maps = model.compute_test_maps(model.batch([canvas]))
+        (canvas,), (geometry,) = model.preprocessor.canvases(inputs)
+        maps = model.compute_test_maps(model.preprocessor.batch([canvas]))
         detections = model.detect(maps, [geometry])[0]
     pixels = cv2.resize(read_image(record["file_name"], "RGB"), (width, height), interpolation=cv2.INTER_CUBIC)
     truth = annotations_to_instances([dict(x) for x in record["annotations"]], image.shape[:2])

@@ -12,7 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from ..config.loading import get_value
+from ..config.arguments import get_value
 from ..readers import LabeledImage
 from .machine import Machine
 from .rotation import rotation_veto

@@ -114,7 +114,7 @@ def _keypoint_keys(keypoints: Keypoints) -> tuple[dict[str, object], tuple[str, 
         "MODEL.CENTERNET.KEYPOINTS.NAMES": list(keypoints.names),
         "MODEL.CENTERNET.KEYPOINTS.FLIP_MAP": [list(pair) for pair in keypoints.flip_pairs],
         "MODEL.CENTERNET.KEYPOINTS.SKELETON": [list(line) for line in keypoints.skeleton],
-        "MODEL.CENTERNET.KEYPOINTS.NEEDS_JOINTS": False,
+        "MODEL.CENTERNET.QUIRKS.KEYPOINTS.NEEDS_JOINTS": False,
         "TEST.KEYPOINT_OKS_SIGMAS": [] if count == _COCO_KEYPOINTS else [_SIGMA] * count,
     }
     if keypoints.flip_pairs or count == 1:

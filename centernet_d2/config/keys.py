@@ -31,7 +31,8 @@ def add_centernet_config(cfg: CfgNode) -> None:
     _add_model_keys(cfg.MODEL)
     _add_input_keys(cfg.INPUT)
     _add_test_keys(cfg.TEST)
-    _add_quirk_keys(cfg)
+    cfg.MODEL.CENTERNET.QUIRKS = CfgNode()
+    _add_quirk_keys(cfg.MODEL.CENTERNET.QUIRKS)
     # Last: each property gets a node of its own.
     _add_property_keys(cfg.MODEL.CENTERNET)
 
@@ -152,52 +153,50 @@ def _add_model_keys(model: CfgNode) -> None:
     node.COMPILE = False
 
 
-def _add_quirk_keys(cfg: CfgNode) -> None:
-    """Keys that only keep a behavior of the original, or mend it; in each comment the clean way comes first.
+def _add_quirk_keys(quirks: CfgNode) -> None:
+    """Add the keys that only keep or repair a behavior of the reference implementation.
 
-    The clean way is the default unless released weights rest on the other; the configs for KITTI set what theirs need.
-    Those of keypoints and 3-D boxes are added by their properties. docs/original.md describes each quirk.
+    The clean value is the default, unless released weights need the other one; the KITTI configs set the values of
+    their reference. Properties add their own quirks. docs/original.md describes each quirk.
     """
-    node, inputs, test = cfg.MODEL.CENTERNET, cfg.INPUT, cfg.TEST
-    # The Gaussian around a center: "corrected" takes the radius that the paper's source intended; "original" that of
-    # the released models (original.md: Radius).
-    node.GAUSSIAN_RADIUS = "original"
-    # Round sizes of boxes up to whole cells before the radius is taken, or not, as the original for 3-D boxes.
-    node.RADIUS_ROUND_UP = True
-    # Regions to ignore (crowds, KITTI's DontCare and neighbouring classes): "mask" takes their boxes out of the loss of
-    # the heatmap. As in the original for 3-D boxes: "center" draws their Gaussian with 0.9999 at its center, "box" sets
-    # their whole box to 0.9999, both in annotation order (original.md: Regions to ignore).
-    node.IGNORE_REGIONS = "mask"
-    # Crowd annotations: "ignore" masks the box of the region out of the loss of its class's heatmap; "object" trains on
-    # them like on any other, as the original does (original.md: Samples).
-    inputs.CROWD = "object"
-    # 0 divides L1 losses of sizes, offsets, depths and dimensions by the objects there are; any other number by as many
-    # objects per image, 50 in the original for 3-D boxes (original.md: Regression losses).
-    node.LOSS_SLOTS = 0
-    # True averages the offsets of centers and joints over mirrored images too, which makes the mirror exact. False
-    # takes those of the upright image, and mirrors displacements of joints that are off by most of a cell
-    # (original.md: Flip test).
-    test.AUG.AVERAGE_OFFSETS = False
-    # False drops the rows that the original's soft-NMS leaves behind; True keeps them (original.md: Soft-NMS).
-    test.AUG.KEEP_STALE = False
-    # True clips predicted boxes to the image; False does not (original.md: Back to the image).
-    node.CLIP_BOXES = True
-    # False sends the corners of boxes to the image; True shifts their sizes on the way, as the original does for 3-D
-    # boxes (original.md: 3-D results).
-    node.SIZE_AS_POINT = False
-    # False evaluates COCO results as they are; True rounds them to two decimals, and every joint scores 1, as for the
-    # published figures (original.md: COCO results).
-    test.ROUND_RESULTS = False
-    # Labelled boxes of exactly the minimum height: "kit" ignores them, as KITTI does; "original" counts them, as the
-    # tool behind the published figures does (original.md: KITTI evaluation).
-    test.KITTI_RULES = "kit"
+    # Radius of the Gaussian around a center: "corrected" is the formula of the paper's source, "original" that of the
+    # released models (original.md: Radius).
+    quirks.GAUSSIAN_RADIUS = "original"
+    # Round box sizes up to whole cells before computing the radius; the reference does, except for 3-D boxes.
+    quirks.RADIUS_ROUND_UP = True
+    # Regions to ignore (crowds, KITTI's DontCare and neighboring classes): "mask" excludes their boxes from the heatmap
+    # loss. As in the reference for 3-D boxes: "center" draws their Gaussian with 0.9999 at its center, "box" sets the
+    # whole box to 0.9999, both in annotation order (original.md: Regions to ignore).
+    quirks.IGNORE_REGIONS = "mask"
+    # Crowd annotations: "ignore" excludes the box of the region from the heatmap loss of its class; "object" treats
+    # them as ordinary objects, as the reference does (original.md: Samples).
+    quirks.CROWD = "object"
+    # Divisor of the L1 losses of sizes, offsets, depths and dimensions: 0 is the number of objects; N is N per image,
+    # 50 in the reference for 3-D boxes (original.md: Regression losses).
+    quirks.LOSS_SLOTS = 0
+    # True also averages the offsets of centers and joints in flip testing, which makes the mirror exact. False keeps
+    # those of the upright image, and mirrored joint displacements are off by most of a cell (original.md: Flip test).
+    quirks.AVERAGE_OFFSETS = False
+    # Keep the duplicate rows that soft-NMS of the reference leaves in the result (original.md: Soft-NMS).
+    quirks.KEEP_STALE = False
+    # Clip predicted boxes to the image (original.md: Back to the image).
+    quirks.CLIP_BOXES = True
+    # True also shifts box sizes in the transform to the image, as the reference does for 3-D boxes (original.md: 3-D
+    # results).
+    quirks.SIZE_AS_POINT = False
+    # True rounds COCO results to two decimals and sets every joint score to 1, as for the published metrics
+    # (original.md: COCO results).
+    quirks.ROUND_RESULTS = False
+    # Labeled boxes of exactly the minimum height: "kit" ignores them, as KITTI does; "original" counts them, as the
+    # tool used for the published metrics does (original.md: KITTI evaluation).
+    quirks.KITTI_RULES = "kit"
 
 
 def _add_property_keys(node: CfgNode) -> None:
-    """The keys of every property that has some, in a node of its own.
+    """Add the keys of every property, in a node of its own, and its quirks in a node of ``QUIRKS``.
 
     Raises:
-        ValueError: two properties call their nodes the same.
+        ValueError: two properties have the same node name.
     """
     owners: dict[str, type] = {}
     for _, head in POINT_HEAD_REGISTRY:
@@ -209,6 +208,10 @@ def _add_property_keys(node: CfgNode) -> None:
         owners[prop.node] = prop
         node[prop.node] = CfgNode()
         prop.add_config(node[prop.node])
+        quirks = CfgNode()
+        prop.add_quirks(quirks)
+        if quirks:
+            node.QUIRKS[prop.node] = quirks
 
 
 def _add_input_keys(inputs: CfgNode) -> None:

@@ -7,18 +7,16 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from ..utils.files import check_local
-from ..utils.validation import check_choice
 from .catalog import find_base, find_config, find_trained
 from .keys import add_centernet_config
 
-__all__ = ["check_device", "default_config", "flatten", "get_value", "load_config", "override", "read_choice"]
+__all__ = ["check_device", "default_config", "flatten", "load_config", "override"]
 
 
 def check_device(name: str) -> None:
@@ -35,19 +33,6 @@ def check_device(name: str) -> None:
         )
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise ValueError(f"MODEL.DEVICE is '{name}', but torch sees {torch.cuda.device_count()} GPUs, from cuda:0")
-
-
-def read_choice(cfg: CfgNode, key: str, known: Sequence[object]) -> Any:
-    """The value of a config key, for a ``from_config``.
-
-    Constructors check their arguments against the same tables; here the user wrote a config, so the key is named.
-
-    Raises:
-        ValueError: it is none of the known ones.
-    """
-    value = reduce(getattr, key.split("."), cfg)
-    check_choice(key, value, known)
-    return value
 
 
 def load_config(config_file: str | Path, overrides: Sequence[object] = ()) -> CfgNode:
@@ -91,11 +76,6 @@ def override(cfg: CfgNode, overrides: Sequence[object]) -> None:
         raise ValueError(f"config overrides are pairs of KEY and VALUE, but '{overrides[-1]}' has no value")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         _set(cfg, str(key), value, "")
-
-
-def get_value(cfg: CfgNode, key: str) -> Any:
-    """Return the value of a dotted key."""
-    return reduce(operator.getitem, key.split("."), cfg)
 
 
 def flatten(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:

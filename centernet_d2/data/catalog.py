@@ -14,6 +14,7 @@ from ..modeling.heads import Property, build_properties
 from ..utils.files import check_local
 from .coco import register_coco_file
 from .kitti import register_kitti_sets
+from .loaded import load_dataset
 
 __all__ = [
     "dataset_metadata",
@@ -39,7 +40,7 @@ def dataset_metadata(cfg: CfgNode) -> Metadata:
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         metadata = MetadataCatalog.get(name) if name in DatasetCatalog.list() else Metadata()
         if metadata.get("json_file") and not metadata.get("thing_classes"):
-            DatasetCatalog.get(name)  # Reading the annotations fills in the names.
+            load_dataset(name)  # Sets the names of the classes.
         if len(metadata.get("thing_classes", ())) == cfg.MODEL.CENTERNET.NUM_CLASSES:
             return metadata
     return Metadata()

@@ -10,11 +10,12 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 
-from ..imaging.reading import ImageHeader
+from ..imaging.reading import ImageHeader, read_headers
 from ..modeling.heads import Property
+from ..structures.types import DatasetDict
 from ..utils.validation import LARGEST_COORDINATE, number_table
 from .classes import match_classes, translate
-from .headers import read_headers
+from .loaded import load_dataset
 
 __all__ = ["ALL_CLASSES", "EXCLUDED", "check_dataset", "load_checked", "shows_something"]
 
@@ -26,7 +27,7 @@ _MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 logger = logging.getLogger(__name__)
 
 
-def check_dataset(name: str, dicts: Sequence[dict], num_classes: int) -> None:
+def check_dataset(name: str, dicts: Sequence[DatasetDict], num_classes: int) -> None:
     """Check everything that can be checked without decoding images.
 
     Boxes that :func:`shows_something` refuses are counted in one log line; the mapper drops them. Another line warns of
@@ -53,7 +54,7 @@ def check_dataset(name: str, dicts: Sequence[dict], num_classes: int) -> None:
     _check_boxes(name, dicts, check_images(name, dicts), num_classes)
 
 
-def _check_boxes(name: str, dicts: Sequence[dict], sizes: Sequence[tuple[int, int]], num_classes: int) -> None:
+def _check_boxes(name: str, dicts: Sequence[DatasetDict], sizes: Sequence[tuple[int, int]], num_classes: int) -> None:
     """See :func:`check_dataset`; `sizes` are width and height of each image."""
     places = [
         (image, index)
@@ -76,7 +77,7 @@ def _check_boxes(name: str, dicts: Sequence[dict], sizes: Sequence[tuple[int, in
         logger.warning(f"data set '{name}': are its boxes right? {convention}")
 
 
-def check_images(name: str, dicts: Sequence[dict]) -> list[tuple[int, int]]:
+def check_images(name: str, dicts: Sequence[DatasetDict]) -> list[tuple[int, int]]:
     """Compare the sizes that a data set gives with those of the image files.
 
     Returns:
@@ -104,13 +105,13 @@ def check_images(name: str, dicts: Sequence[dict]) -> list[tuple[int, int]]:
     return [header.upright_size for header in headers]
 
 
-def _given_size(record: dict, header: ImageHeader) -> tuple[int, int]:
+def _given_size(record: DatasetDict, header: ImageHeader) -> tuple[int, int]:
     """(width, height) in a dataset dict; what it does not give, is that of the image."""
     width, height = header.upright_size
     return record.get("width", width), record.get("height", height)
 
 
-def _size_fault(record: dict, header: ImageHeader) -> str:
+def _size_fault(record: DatasetDict, header: ImageHeader) -> str:
     given = _given_size(record, header)
     width, height = header.upright_size
     text = f"the image {record['file_name']} is {width} x {height} pixels, but its annotations are for "
@@ -196,7 +197,7 @@ def load_checked(
     num_classes: int,
     properties: Sequence[Property] = (),
     class_names: Sequence[str] = (),
-) -> list[dict]:
+) -> list[DatasetDict]:
     """The images of registered data sets, checked one set after the other by :func:`check_dataset` and the properties.
 
     Images without annotations get an empty list of them; values of annotations that are ``None`` or empty lists are
@@ -233,13 +234,13 @@ def load_checked(
     return images
 
 
-def _load(name: str) -> list[dict]:
+def _load(name: str) -> list[DatasetDict]:
     if name not in DatasetCatalog.list():
         raise KeyError(
             f"the data set '{name}' is not registered: add it to DATASETS.REGISTER, or register it in Python"
         )
     try:
-        return DatasetCatalog.get(name)
+        return load_dataset(name)
     except FileNotFoundError as error:
         if error.filename is None:  # It has its sentence already.
             raise
@@ -255,7 +256,7 @@ def _load(name: str) -> list[dict]:
         raise ValueError(f"the data set '{name}' cannot be loaded from {source}: {error!r}") from error
 
 
-def labels(dicts: Sequence[dict], prop: Property) -> bool:
+def labels(dicts: Sequence[DatasetDict], prop: Property) -> bool:
     """Whether a data set says anything of a property; every data set labels one that has no keys of its own."""
     keys = prop.annotation_keys
     return not keys or any(key in x for image in dicts for x in image.get("annotations", ()) for key in keys)

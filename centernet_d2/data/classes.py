@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ..structures.types import DatasetDict
+
 __all__ = ["match_classes", "translate"]
 
 
@@ -31,7 +33,7 @@ def match_classes(name: str, own: Sequence[str], classes: Sequence[str]) -> list
     return [list(classes).index(one) for one in own]
 
 
-def translate(dicts: Sequence[dict], numbers: Sequence[int], num_classes: int) -> list[dict]:
+def translate(dicts: Sequence[DatasetDict], numbers: Sequence[int], num_classes: int) -> list[DatasetDict]:
     """The images of a data set with the model's classes, and with what is labelled: ``labelled_classes``, (C,) bool.
 
     Args:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,10 @@ from detectron2.structures import BoxMode
 from tqdm import tqdm
 
 from ..imaging.reading import read_header
-from ..structures.calibration import finite_numbers, read_camera, text_lines
+from ..readers.kitti import CLASSES, KittiObject, read_objects
+from ..structures.calibration import read_camera
+from ..structures.types import DatasetDict
+from ..utils.files import text_lines
 from .checks import ALL_CLASSES, EXCLUDED
 
 __all__ = [
@@ -26,13 +28,10 @@ __all__ = [
     "KITTI_TYPES",
     "format_result",
     "load_kitti_3d",
-    "parse_object",
-    "read_objects",
     "register_kitti_3d",
     "register_kitti_sets",
 ]
 
-CLASSES = ("Pedestrian", "Car", "Cyclist")
 # Every type of KITTI's labels -> its class; types that are not a class themselves are near one, and ignored there.
 KITTI_TYPES = {
     **{name: index for index, name in enumerate(CLASSES)},
@@ -46,67 +45,10 @@ KITTI_TYPES = {
 _IMAGE_SUFFIXES = (".png", ".jpg")
 
 
-@dataclass(frozen=True)
-class KittiObject:
-    """One line of a label or result file.
-
-    Attributes:
-        kind: one of KITTI_TYPES.
-        truncation: 0..1, the share outside the image; -1 for DontCare.
-        occlusion: 0 none, 1 partly, 2 largely, 3 unknown; -1 for DontCare.
-        alpha: observation angle in radians.
-        box: x1, y1, x2, y2 in pixels.
-        dimensions: height, width, length in metres.
-        location: x, y, z of the bottom center in metres.
-        rotation_y: radians.
-        score: of results.
-    """
-
-    kind: str
-    truncation: float
-    occlusion: int
-    alpha: float
-    box: tuple[float, float, float, float]
-    dimensions: tuple[float, float, float]
-    location: tuple[float, float, float]
-    rotation_y: float
-    score: float | None = None
-
-
-def parse_object(line: str, where: str, scored: bool = False) -> KittiObject:
-    """Read one line of a label file, or of a result file if `scored`.
-
-    Args:
-        line: type and 14 numbers, 15 if scored.
-        where: file and line, for errors.
-        scored: whether the last number is a score.
-
-    Raises:
-        ValueError: unknown type, too few fields, or one that is not a finite number.
-    """
-    kind, *fields = line.split() or [""]
-    wanted = 15 if scored else 14
-    if kind not in KITTI_TYPES:
-        raise ValueError(f"{where}: unknown type '{kind}', known: {', '.join(KITTI_TYPES)}")
-    if len(fields) < wanted:
-        raise ValueError(f"{where}: {len(fields) + 1} fields instead of {wanted + 1}")
-    numbers = finite_numbers(fields[:wanted], where)
-    truncation, occlusion, alpha, x1, y1, x2, y2, height, width, length, x, y, z, rotation_y, *score = numbers
-    return KittiObject(
-        kind=kind,
-        truncation=truncation,
-        occlusion=int(occlusion),
-        alpha=alpha,
-        box=(x1, y1, x2, y2),
-        dimensions=(height, width, length),
-        location=(x, y, z),
-        rotation_y=rotation_y,
-        score=score[0] if scored else None,
-    )
-
-
 def format_result(kind: str, values: Sequence[float]) -> str:
-    """One line of a result file as the original writes it (original.md: KITTI data); :func:`parse_object` reads it.
+    """Return one line of a result file as the original writes it (original.md: KITTI data).
+
+    :func:`centernet_d2.readers.kitti.parse_object` is the inverse.
 
     Args:
         kind: name of the class.
@@ -115,17 +57,7 @@ def format_result(kind: str, values: Sequence[float]) -> str:
     return f"{kind} 0.0 0 " + " ".join(f"{value:.2f}" for value in values)
 
 
-def read_objects(path: str | Path, scored: bool = False) -> list[KittiObject]:
-    """All objects of a label file, or of a result file if `scored`; see :func:`parse_object`.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is malformed; the message names file and line.
-    """
-    return [parse_object(line, where, scored) for where, line in text_lines(path)]
-
-
-def load_kitti_3d(root: str | Path, split: str) -> list[dict]:
+def load_kitti_3d(root: str | Path, split: str) -> list[DatasetDict]:
     """A split of KITTI as dicts in Detectron2's format, in the order of the split file.
 
     Beside the standard keys an image has ``camera`` ((3, 4) nested list); its ``image_id`` is the name of the frame. An
@@ -155,7 +87,7 @@ def load_kitti_3d(root: str | Path, split: str) -> list[dict]:
     return [_load_frame(root / "training", frame, where) for where, frame in progress]
 
 
-def _load_frame(folder: Path, frame: str, where: str) -> dict:
+def _load_frame(folder: Path, frame: str, where: str) -> DatasetDict:
     """One image; `where` says who asked for it."""
     if Path(frame).name != frame:
         raise ValueError(f"{where}: '{frame}' is no name of a frame, such as 000042")

@@ -14,6 +14,7 @@ from detectron2.data.build import worker_init_reset_seed
 from detectron2.data.samplers import RepeatFactorTrainingSampler
 from torch.utils.data import DataLoader
 
+from ..structures.types import DatasetDict
 from ..utils.validation import check_choice
 from .batches import Batch
 from .mapper import CenterNetDatasetMapper
@@ -24,7 +25,7 @@ __all__ = ["build_train_loader", "keep_signals_from_workers", "stream_of"]
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
 
-def build_train_loader(cfg: CfgNode, dicts: Sequence[dict], seed: int) -> DataLoader:
+def build_train_loader(cfg: CfgNode, dicts: Sequence[DatasetDict], seed: int) -> DataLoader:
     """Detectron2's loader on a stream of samples that can be entered anywhere, see :class:`SampleStream`.
 
     Args:

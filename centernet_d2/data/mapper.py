@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import compress
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data.transforms import AugInput, AugmentationList, Transform, TransformList
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from ..config.arguments import configurable, read_keys
 from ..config.keys import check_keys
-from ..config.loading import read_choice
 from ..imaging.reading import read_image
 from ..modeling.heads import Property, build_properties
+from ..structures.types import DatasetDict
 from ..utils.validation import check_choice
 from .augmentations import ColorJitter, build_augmentations
 from .checks import ALL_CLASSES, EXCLUDED, corners, shows_something
@@ -36,6 +37,13 @@ class CenterNetDatasetMapper(DatasetMapper):
     Annotations with ``ignore`` are regions to ignore; their category may be ALL_CLASSES. Those that are EXCLUDED are
     left out.
     """
+
+    #: Argument -> config key.
+    keys: ClassVar[Mapping[str, str]] = {
+        "image_format": "INPUT.FORMAT",
+        "num_classes": "MODEL.CENTERNET.NUM_CLASSES",
+        "crowd": "MODEL.CENTERNET.QUIRKS.CROWD",
+    }
 
     @configurable
     def __init__(
@@ -72,16 +80,14 @@ class CenterNetDatasetMapper(DatasetMapper):
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         check_keys(cfg)
         return {
+            **read_keys(cfg, cls.keys),
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
-            "image_format": cfg.INPUT.FORMAT,
-            "num_classes": cfg.MODEL.CENTERNET.NUM_CLASSES,
             "properties": build_properties(cfg),
-            "crowd": read_choice(cfg, "INPUT.CROWD", CROWD_POLICIES),
             "defer_color": cfg.MODEL.META_ARCHITECTURE == "CenterNet",  # Others may not know of it.
         }
 
-    def __call__(self, dataset_dict: dict) -> dict:
+    def __call__(self, dataset_dict: DatasetDict) -> dict:
         """See :class:`detectron2.data.DatasetMapper`, whose reading cuts 16-bit images off at 255; ours scales them.
 
         An image without annotations has no objects.
@@ -116,7 +122,7 @@ class CenterNetDatasetMapper(DatasetMapper):
         color = steps[-1].get_transform(inputs.image)
         return TransformList([*transforms, color]), color.matrix(inputs.image)
 
-    def annotate(self, record: dict, transforms: TransformList, size: tuple[int, int]) -> Instances:
+    def annotate(self, record: DatasetDict, transforms: TransformList, size: tuple[int, int]) -> Instances:
         """The annotations of an image, in their order, as ``gt_*`` fields; objects outside the image are dropped.
 
         Args:
@@ -158,7 +164,7 @@ def _channels_first(image: np.ndarray) -> Tensor:
 
 
 def annotate_properties(
-    instances: Instances, properties: Sequence[Property], record: dict, transforms: Sequence[Transform]
+    instances: Instances, properties: Sequence[Property], record: DatasetDict, transforms: Sequence[Transform]
 ) -> None:
     """Add what properties say of the annotations of an image; ``gt_weight`` is the product of what they say.
 

@@ -18,6 +18,8 @@ from detectron2.utils import comm
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from ..structures.types import DatasetDict
+
 __all__ = ["SampleStream", "StreamDataset", "seeded"]
 
 # Position in the stream, and index of the image.
@@ -104,7 +106,7 @@ class StreamDataset(Dataset):
     """Images by their places in a stream; the augmentation of a place is always the same one."""
 
     def __init__(
-        self, dicts: Sequence[dict], mapper: Callable[[dict], dict], seed: int, *, max_bad_images: int = 0
+        self, dicts: Sequence[DatasetDict], mapper: Callable[[dict], dict], seed: int, *, max_bad_images: int = 0
     ) -> None:
         """
         Args:

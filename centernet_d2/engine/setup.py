@@ -143,8 +143,8 @@ def check_classes(node: CfgNode) -> None:
             f"MODEL.CENTERNET.CLASS_NAMES has {len(names)} names ({len(set(names))} different ones), but "
             f"MODEL.CENTERNET.NUM_CLASSES is {node.NUM_CLASSES}"
         )
-    if node.IGNORE_REGIONS != "mask":
-        raise ValueError("MODEL.CENTERNET.CLASS_NAMES needs MODEL.CENTERNET.IGNORE_REGIONS 'mask'")
+    if node.QUIRKS.IGNORE_REGIONS != "mask":
+        raise ValueError("MODEL.CENTERNET.CLASS_NAMES needs MODEL.CENTERNET.QUIRKS.IGNORE_REGIONS 'mask'")
 
 
 def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:

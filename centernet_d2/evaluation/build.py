@@ -10,11 +10,13 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators, PascalVOCDetectionEvaluator
 from detectron2.structures import Instances
 
-from ..config.loading import read_choice
 from ..data.classes import match_classes
-from ..data.coco import check_keypoint_names, read_json
+from ..data.coco import check_keypoint_names
+from ..data.loaded import load_coco_content
 from ..modeling.heads import build_properties, heads_provide
-from .coco import PointCOCOEvaluator, complete_ground_truth
+from ..structures.types import DatasetDict
+from ..utils.validation import check_choice
+from .coco import PointCOCOEvaluator
 from .errors import ErrorEvaluator
 from .kitti import KITTIEvaluator
 from .kitti_metrics import MIN_OVERLAPS, RULES
@@ -38,17 +40,17 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
     kind = evaluator_type(dataset_name)
     if kind == "coco":
         count = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS if heads_provide(cfg, "keypoints") else 0
-        with complete_ground_truth(dataset_name, count) as complete_name:
-            official = PointCOCOEvaluator(
-                complete_name,
-                properties=properties,
-                round_results=cfg.TEST.ROUND_RESULTS,
-                output_dir=folder,
-                max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
-                kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
-            )
+        official = PointCOCOEvaluator(
+            dataset_name,
+            properties=properties,
+            num_keypoints=count,
+            round_results=cfg.MODEL.CENTERNET.QUIRKS.ROUND_RESULTS,
+            output_dir=folder,
+            max_dets_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+            kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
+        )
     elif kind == "kitti":
-        official = KITTIEvaluator(dataset_name, output_dir=folder, rules=read_choice(cfg, "TEST.KITTI_RULES", RULES))
+        official = KITTIEvaluator(dataset_name, output_dir=folder, rules=cfg.MODEL.CENTERNET.QUIRKS.KITTI_RULES)
     else:
         official = PascalVOCDetectionEvaluator(dataset_name)
     evaluators = DatasetEvaluators([official, ErrorEvaluator(dataset_name, properties)])
@@ -75,7 +77,7 @@ class OwnClassesEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         self.evaluator.reset()
 
-    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+    def process(self, inputs: Sequence[DatasetDict], outputs: Sequence[dict]) -> None:
         self.evaluator.process(inputs, [{**x, "instances": self._translate(x["instances"])} for x in outputs])
 
     def _translate(self, instances: Instances) -> Instances:
@@ -101,7 +103,7 @@ def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
     if kind == "kitti" and not heads_provide(cfg, "boxes3d"):
         raise ValueError(f"evaluation on '{dataset_name}' needs 3-D boxes: add Box3DHead to MODEL.CENTERNET.HEADS")
     if kind == "kitti":
-        read_choice(cfg, "TEST.KITTI_RULES", RULES)
+        check_choice("MODEL.CENTERNET.QUIRKS.KITTI_RULES", cfg.MODEL.CENTERNET.QUIRKS.KITTI_RULES, RULES)
     if kind != "coco" or not heads_provide(cfg, "keypoints"):
         return
     count, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS
@@ -116,7 +118,7 @@ def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
     path, names = metadata.get("json_file"), metadata.get("keypoint_names")
     # Files of DATASETS.REGISTER were checked when they were read.
     if path and names and dataset_name not in [entry[0] for entry in cfg.DATASETS.REGISTER]:
-        check_keypoint_names(path, read_json(path).get("categories", ()), names)
+        check_keypoint_names(path, load_coco_content(dataset_name).get("categories", ()), names)
 
 
 def main_metric(cfg: CfgNode) -> str:

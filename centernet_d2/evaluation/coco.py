@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import logging
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from importlib.util import find_spec
-from tempfile import TemporaryDirectory
+from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets.coco import convert_to_coco_dict
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from detectron2.structures import Instances
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from ..data.coco import read_json
+from ..data.loaded import load_coco_content, load_dataset
 from ..modeling.heads import Property
-from ..utils.logging import errors_only
+from ..structures.types import DatasetDict
 from .faster_coco import FasterCOCOeval
 
-__all__ = ["PointCOCOEvaluator", "complete_ground_truth", "fill_annotations", "round_result", "to_coco"]
+__all__ = ["PointCOCOEvaluator", "build_ground_truth", "fill_annotations", "round_result", "to_coco"]
 
 
 def round_result(result: dict) -> dict:
@@ -42,53 +44,37 @@ def _two_decimals(values: Sequence[float]) -> list[float]:
     return [float(f"{value:.2f}") for value in values]
 
 
-@contextmanager
-def complete_ground_truth(dataset_name: str, num_keypoints: int = 0) -> Iterator[str]:
-    """A data set like another one whose COCO file has everything that the COCO evaluation needs.
-
-    Detectron2's evaluator reads the file that the metadata of its data set name. For as long as the context lasts, that
-    is a copy; the ground truth stays as it is.
+def build_ground_truth(dataset_name: str, num_keypoints: int = 0) -> COCO:
+    """Return the annotations of a dataset with everything that the COCO evaluation needs; the dataset is unchanged.
 
     Args:
-        dataset_name: a data set with a COCO file, or one whose dicts can be converted.
+        dataset_name: a dataset with a COCO file, or one whose dicts can be converted.
         num_keypoints: see :func:`fill_annotations`.
 
-    Yields:
-        The name to build an evaluator with.
-
     Raises:
-        ValueError: the file is not JSON.
+        ValueError: the COCO file is damaged.
     """
-    metadata = MetadataCatalog.get(dataset_name)
-    path = metadata.get("json_file")
-    if path and not metadata.get("thing_classes"):
-        DatasetCatalog.get(dataset_name)  # Reading the annotations fills in the classes.
-    content = read_json(path) if path else convert_to_coco_dict(dataset_name)
-    fill_annotations(content, num_keypoints)
-    with TemporaryDirectory() as folder:
-        copy = os.path.join(folder, "ground_truth.json")
-        with open(copy, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        name = f"{dataset_name} ({folder})"
-        MetadataCatalog.get(name).set(**{**metadata.as_dict(), "name": name, "json_file": copy})
-        try:
-            yield name
-        finally:
-            MetadataCatalog.remove(name)
+    coco = COCO()
+    coco.dataset = load_coco_content(dataset_name)
+    fill_annotations(coco.dataset, num_keypoints)
+    with redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
 
 
 def fill_annotations(content: dict, num_keypoints: int = 0) -> None:
     """Complete the annotations of a COCO file in memory with what may be missing there.
 
-    The area is that of the box, the crowd flag 0, keypoints are not labelled. If an annotation has no id, or 0, which
-    pycocotools takes for no match, all are numbered anew.
+    The area is that of the box, the crowd flag 0, keypoints are not labeled. If ids are missing, repeated, texts, or 0,
+    which pycocotools takes for no match, all annotations are numbered anew.
 
     Args:
         content: of a COCO file; changed.
         num_keypoints: that annotations without keypoints get, and a count of; 0 leaves keypoints alone.
     """
     annotations = content.get("annotations", ())
-    if not all(annotation.get("id") for annotation in annotations):
+    ids = [annotation.get("id") for annotation in annotations]
+    if not all(isinstance(one, int) and one for one in ids) or len(set(ids)) < len(ids):
         for index, annotation in enumerate(annotations):
             annotation["id"] = index + 1
     for annotation in annotations:
@@ -132,36 +118,51 @@ def to_coco(
 
 
 class PointCOCOEvaluator(COCOEvaluator):
-    """Detectron2's COCOEvaluator, whose result file has all that a model predicts."""
+    """Detectron2's COCOEvaluator with a result file of everything that a model predicts.
 
-    _do_evaluation: bool
+    It adds ground truth in memory and faster-coco-eval; gathering and tables are Detectron2's.
+    """
 
     def __init__(
         self,
         dataset_name: str,
         *,
         properties: Sequence[Property],
+        num_keypoints: int = 0,
         round_results: bool = False,
         use_fast_impl: bool = True,
-        **kwargs: Any,
+        output_dir: str | None = None,
+        max_dets_per_image: int = 100,
+        kpt_oks_sigmas: Sequence[float] = (),
     ) -> None:
         """
         Args:
-            dataset_name: of the registered data set.
+            dataset_name: of the registered dataset.
             properties: of the model.
+            num_keypoints: of the model; annotations without keypoints get this number of unlabeled ones.
             round_results: evaluate numbers of two decimals as the original did, which gives score ties; the score of
                 every joint is then 1 (original.md: COCO results).
             use_fast_impl: evaluate by faster-coco-eval where it is installed; by pycocotools otherwise, with the same
                 figures.
-            kwargs: see :class:`detectron2.evaluation.COCOEvaluator`.
+            output_dir: folder for result files; None writes none.
+            max_dets_per_image: limit of detections per image, for boxes.
+            kpt_oks_sigmas: of the keypoints; empty for those of COCO.
         """
-        # Detectron2 means a compiled operator of its own.
-        super().__init__(dataset_name, use_fast_impl=False, **kwargs)
+        # The constructor of Detectron2 parses the annotation file again; these are the attributes that it sets.
+        self._logger = logging.getLogger("detectron2.evaluation.coco_evaluation")
+        self._distributed = True
+        self._output_dir = output_dir
+        self._max_dets_per_image = [1, 10, max_dets_per_image]
+        self._kpt_oks_sigmas = kpt_oks_sigmas
+        self._metadata = MetadataCatalog.get(dataset_name)
+        if not self._metadata.get("thing_classes"):
+            load_dataset(dataset_name)  # Sets the names of the classes.
+        self._coco_api = build_ground_truth(dataset_name, num_keypoints)
         self._faster = use_fast_impl and find_spec("faster_coco_eval") is not None
         self._properties = properties
         self._round_results = round_results
 
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+    def process(self, inputs: list[DatasetDict], outputs: list[dict[str, Instances]]) -> None:
         for x, output in zip(inputs, outputs, strict=True):
             results = to_coco(output["instances"], x["image_id"], self._properties)
             if self._round_results:
@@ -169,25 +170,29 @@ class PointCOCOEvaluator(COCOEvaluator):
             self._predictions.append({"image_id": x["image_id"], "instances": results})
 
     def _eval_predictions(self, predictions: list[dict], img_ids: Sequence | None = None) -> None:
+        """Write the result file, and evaluate it if the dataset has annotations."""
         results = [result for prediction in predictions for result in prediction["instances"]]
-        if not (self._faster and self._do_evaluation and results):
-            super()._eval_predictions(predictions, img_ids)
+        if ids := self._metadata.get("thing_dataset_id_to_contiguous_id"):
+            category_ids = {index: one for one, index in ids.items()}
+            for result in results:
+                result["category_id"] = category_ids[result["category_id"]]
+        if self._output_dir:
+            path = Path(self._output_dir) / "coco_instances_results.json"
+            self._logger.info(f"Saving results to {path}")
+            path.write_text(json.dumps(results))
+        if "annotations" not in self._coco_api.dataset:
+            self._logger.info("Annotations are not available for evaluation.")
             return
-        # Detectron2 has no place for another class, but for a set without annotations it only writes the result file.
-        self._do_evaluation = False
-        try:
-            with errors_only("detectron2.evaluation.coco_evaluation"):  # It would say that there are no annotations.
-                super()._eval_predictions(predictions, img_ids)
-        finally:
-            self._do_evaluation = True
-        for task in sorted(self._tasks or self._tasks_from_predictions(results)):
-            evaluation = _evaluate_predictions_on_coco(
-                self._coco_api,
-                results,
-                task,
-                kpt_oks_sigmas=self._kpt_oks_sigmas,
-                cocoeval_fn=partial(FasterCOCOeval, max_dets=self._max_dets_per_image),
-                img_ids=img_ids,
-            )
-            classes = self._metadata.get("thing_classes")
-            self._results[task] = self._derive_coco_results(evaluation, task, class_names=classes)
+        self._logger.info(f"Evaluating with {'faster-coco-eval' if self._faster else 'the official COCO API'} ...")
+        # Detectron2 replaces the class of the evaluation if it gets other limits than 100.
+        options: dict[str, Any] = {"cocoeval_fn": COCOeval, "max_dets_per_image": self._max_dets_per_image}
+        if self._faster:
+            options = {"cocoeval_fn": partial(FasterCOCOeval, max_dets=self._max_dets_per_image)}
+        for task in self._tasks_from_predictions(results):
+            evaluation = None
+            if results:
+                evaluation = _evaluate_predictions_on_coco(
+                    self._coco_api, results, task, kpt_oks_sigmas=self._kpt_oks_sigmas, img_ids=img_ids, **options
+                )
+            names = self._metadata.get("thing_classes")
+            self._results[task] = self._derive_coco_results(evaluation, task, class_names=names)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.transforms import TransformList
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances, pairwise_iou
@@ -15,9 +15,11 @@ from detectron2.utils import comm
 from detectron2.utils.logger import create_small_table
 from torch import Tensor
 
+from ..data.loaded import load_dataset
 from ..data.mapper import CenterNetDatasetMapper
 from ..modeling.heads import Property
 from ..structures.points import known_objects
+from ..structures.types import DatasetDict
 
 __all__ = ["ErrorEvaluator"]
 
@@ -68,7 +70,7 @@ class ErrorEvaluator(DatasetEvaluator):
             threshold: detections that score less are not used.
         """
         self.properties = [prop for prop in properties if type(prop).errors is not Property.errors]
-        records = DatasetCatalog.get(dataset_name) if self.properties else ()
+        records = load_dataset(dataset_name) if self.properties else ()
         self.records = {record["image_id"]: record for record in records}
         self.mapper = CenterNetDatasetMapper(
             False,
@@ -86,7 +88,7 @@ class ErrorEvaluator(DatasetEvaluator):
         self.pairs: list[tuple[Instances, Instances]] = []
         self.counts = torch.zeros(len(self.properties), dtype=torch.long)
 
-    def process(self, inputs: Sequence[dict], outputs: Sequence[dict]) -> None:
+    def process(self, inputs: Sequence[DatasetDict], outputs: Sequence[dict]) -> None:
         if not self.properties:
             return
         for x, output in zip(inputs, outputs, strict=True):

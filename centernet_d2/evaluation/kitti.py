@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.structures import Instances
 from detectron2.utils import comm
@@ -19,6 +19,8 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from ..data.kitti import CLASSES, format_result
+from ..data.loaded import load_dataset
+from ..structures.types import DatasetDict
 from ..utils.validation import check_choice
 from .kitti_metrics import (
     DIFFICULTIES,
@@ -79,7 +81,7 @@ class KITTIEvaluator(DatasetEvaluator):
     def reset(self) -> None:
         self._predictions: list[_Prediction] = []
 
-    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+    def process(self, inputs: list[DatasetDict], outputs: list[dict]) -> None:
         """Keep the detections of some images; see :class:`detectron2.evaluation.DatasetEvaluator`."""
         for image, output in zip(inputs, outputs, strict=True):
             instances = output["instances"].to("cpu")
@@ -103,7 +105,7 @@ class KITTIEvaluator(DatasetEvaluator):
             return OrderedDict()
         if self._output_dir:
             self._write(os.path.join(self._output_dir, "data"), predictions)
-        records = {record["image_id"]: record for record in DatasetCatalog.get(self._dataset_name)}
+        records = {record["image_id"]: record for record in load_dataset(self._dataset_name)}
         if strangers := [image_id for image_id, _, _ in predictions if image_id not in records]:
             raise KeyError(f"the image '{strangers[0]}' is not in the data set '{self._dataset_name}'")
         truth = _collect_truth([records[image_id]["annotations"] for image_id, _, _ in predictions])

@@ -16,6 +16,7 @@ from ..imaging.transforms import AffineTransform
 from ..modeling import PointHead
 from ..modeling.meta_arch import unwrap
 from ..structures.points import DenseTarget, Points, SparseTarget, known_objects
+from ..structures.types import DatasetDict, Maps
 
 __all__ = ["OracleCenterNet", "OracleMapper", "check_map_names", "spread"]
 
@@ -91,10 +92,10 @@ def wanted(target: DenseTarget | SparseTarget, predicted: Tensor) -> Tensor:
 def oracle_maps(
     heads: Mapping[str, PointHead],
     names: Sequence[str],
-    predicted: dict[str, Tensor],
+    predicted: Maps,
     gt: Sequence[Instances],
     points: Points,
-) -> dict[str, Tensor]:
+) -> Maps:
     """Activated maps of a batch with those of the given names replaced by what the heads want them to be.
 
     Raises:
@@ -139,12 +140,12 @@ class OracleCenterNet(nn.Module):
         self.mapper = mapper
         self.train(self.model.training)
 
-    def forward(self, batched_inputs: Sequence[dict]) -> list[dict[str, Instances]]:
+    def forward(self, batched_inputs: Sequence[DatasetDict]) -> list[dict[str, Instances]]:
         """See :meth:`CenterNet.forward`; the inputs have ``annotations`` and a ``file_name``."""
-        canvases, geometries = self.model.preprocess_image(batched_inputs)
+        canvases, geometries = self.model.preprocessor.canvases(batched_inputs)
         results = []
         for inputs, canvas, geometry in zip(batched_inputs, canvases, geometries, strict=True):
-            maps = self.model.compute_test_maps(self.model.batch([canvas]))
+            maps = self.model.compute_test_maps(self.model.preprocessor.batch([canvas]))
             gt = [self.mapper.on_canvas(inputs, geometry, self.model.stride).to(self.model.device)]
             points = self.model.build_points(gt, maps["heatmap"].shape[-2:])
             maps = oracle_maps(self.model.heads, self.names, maps, gt, points)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ..config.loading import read_choice
+from ..config.arguments import configurable, read_keys
 from ..imaging.geometry import Geometry
 from ..imaging.reading import read_image
-from ..utils.validation import check_choice
-from .meta_arch import CenterNet, group_by_shape, unwrap
+from ..structures.types import DatasetDict, Maps
+from ..utils.validation import ArgumentError, check_choice
+from .meta_arch import CenterNet, unwrap
 from .nms import SOFT_NMS_METHODS, merge_scales
+from .preprocess import group_by_shape
 
 __all__ = ["CenterNetWithTTA"]
 
@@ -28,6 +30,14 @@ class CenterNetWithTTA(nn.Module):
     decode on their own and are merged by soft-NMS. At any time there is one scale and one group of images of the same
     canvas size in memory; a result does not depend on the other images of the list.
     """
+
+    #: Argument -> config key.
+    keys: ClassVar[Mapping[str, str]] = {
+        "flip": "TEST.AUG.FLIP",
+        "scales": "TEST.AUG.SCALES",
+        "soft_nms": "TEST.AUG.SOFT_NMS",
+        "keep_stale": "MODEL.CENTERNET.QUIRKS.KEEP_STALE",
+    }
 
     @configurable
     def __init__(
@@ -56,7 +66,7 @@ class CenterNetWithTTA(nn.Module):
         check_choice("soft_nms", soft_nms, SOFT_NMS_METHODS)
         _check_scales(scales, self.model)
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
+            raise ArgumentError("batch_size", f"is {batch_size}, but must be at least 1")
         self.flip = flip
         self.scales = tuple(scales)
         self.soft_nms = soft_nms
@@ -71,25 +81,17 @@ class CenterNetWithTTA(nn.Module):
         """`tta_mapper` is there for Detectron2's signature only: the model makes its own canvases."""
         if tta_mapper is not None:
             raise ValueError("CenterNetWithTTA takes no tta_mapper: TEST.AUG.FLIP and TEST.AUG.SCALES say what is done")
-        _check_scales(cfg.TEST.AUG.SCALES, unwrap(model), ("TEST.AUG.SCALES", "MODEL.CENTERNET.HEADS"))
-        return {
-            "model": model,
-            "flip": cfg.TEST.AUG.FLIP,
-            "scales": cfg.TEST.AUG.SCALES,
-            "soft_nms": read_choice(cfg, "TEST.AUG.SOFT_NMS", SOFT_NMS_METHODS),
-            "keep_stale": cfg.TEST.AUG.KEEP_STALE,
-            "batch_size": batch_size,
-        }
+        return {**read_keys(cfg, cls.keys), "model": model, "batch_size": batch_size}
 
     @property
     def input_format(self) -> str:
         return self.model.input_format
 
-    def forward(self, batched_inputs: Sequence[dict]) -> list[dict[str, Instances]]:
+    def forward(self, batched_inputs: Sequence[DatasetDict]) -> list[dict[str, Instances]]:
         """See :meth:`CenterNet.forward`; inputs may have a ``file_name`` instead of an ``image``."""
         return self.inference(batched_inputs)
 
-    def inference(self, batched_inputs: Sequence[dict], *, keep_heatmap: bool = False) -> list[dict[str, Any]]:
+    def inference(self, batched_inputs: Sequence[DatasetDict], *, keep_heatmap: bool = False) -> list[dict[str, Any]]:
         """See :meth:`CenterNet.inference`; the heatmap is that of the scale nearest to 1.
 
         Raises:
@@ -111,16 +113,18 @@ class CenterNetWithTTA(nn.Module):
     def _read(self, file_name: str) -> Tensor:
         return torch.from_numpy(read_image(file_name, self.input_format).transpose(2, 0, 1).copy())
 
-    def _detect_at(self, inputs: Sequence[dict], scale: float) -> Iterator[tuple[int, Instances, Tensor, Geometry]]:
+    def _detect_at(
+        self, inputs: Sequence[DatasetDict], scale: float
+    ) -> Iterator[tuple[int, Instances, Tensor, Geometry]]:
         """Index, detections, (C, h, w) heatmap and geometry of every image at one scale, group by group."""
-        canvases, geometries = self.model.preprocess_image(inputs, scale)
+        canvases, geometries = self.model.preprocessor.canvases(inputs, scale)
         for members in group_by_shape(canvases, self.batch_size):
-            maps = self.compute_maps(self.model.batch([canvases[i] for i in members]))
+            maps = self.compute_maps(self.model.preprocessor.batch([canvases[i] for i in members]))
             chosen = [geometries[i] for i in members]
             yield from zip(members, self.model.detect(maps, chosen), maps["heatmap"], chosen, strict=True)
 
-    def compute_maps(self, canvases: Tensor) -> dict[str, Tensor]:
-        """Normalised (B, C, H, W) canvases -> activated maps, mirrored ones averaged in (original.md: Flip test).
+    def compute_maps(self, canvases: Tensor) -> Maps:
+        """Normalized (B, C, H, W) canvases -> activated maps, mirrored ones averaged in (original.md: Flip test).
 
         A map for which its head's :meth:`PointHead.unflip` gives None stays that of the upright canvas.
         """
@@ -147,24 +151,17 @@ class CenterNetWithTTA(nn.Module):
         return self.model.suppress(merged)
 
 
-def _check_scales(
-    scales: Sequence[float], model: CenterNet, names: Sequence[str] = ("scales", "the heads of the model")
-) -> None:
-    """Merging scales compares boxes, and asks the heads whether it makes sense for them.
-
-    Args:
-        scales: factors by which images are resized.
-        model: which detects at these scales.
-        names: what messages call scales and heads: as arguments or as config keys.
+def _check_scales(scales: Sequence[float], model: CenterNet) -> None:
+    """Check that the test scales are valid and that the heads support merging them, which compares boxes.
 
     Raises:
         ValueError: there is no scale, one is not positive, or there are several that cannot be merged.
     """
     if not scales or not all(math.isfinite(scale) and scale > 0 for scale in scales):
-        raise ValueError(f"{names[0]} is {scales}; it needs positive factors such as (0.5, 1, 1.5)")
+        raise ArgumentError("scales", f"is {scales}, but must be positive factors such as (0.5, 1, 1.5)")
     if len(scales) == 1:
         return
     if not any("boxes" in head.provides for head in model.heads.values()):
-        raise ValueError(f"several {names[0]} need boxes to be merged: add BoxHead to {names[1]}")
+        raise ArgumentError("scales", f"is {scales}, but several scales need boxes to be merged: add BoxHead")
     if single := [name for name, head in model.heads.items() if not head.multi_scale]:
-        raise ValueError(f"{', '.join(single)}: detections of several {names[0]} cannot be merged; give one")
+        raise ArgumentError("scales", f"is {scales}, but detections of {', '.join(single)} cannot be merged; set one")

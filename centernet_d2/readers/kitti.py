@@ -1,23 +1,95 @@
-"""Finds KITTI's folders and lists; the data set itself is registered as it is, with its 3-D boxes."""
+"""Reader of KITTI's folders, lists and label files."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from ..utils.files import text_lines
+from ..utils.validation import finite_numbers
 from .records import LabeledImage, LabeledObject, Reading
 from .splits import split_of_name
 from .tree import Tree, read_text
 
-__all__ = ["CLASSES", "LAYOUT", "LOOKED_FOR", "find", "read"]
+__all__ = ["CLASSES", "LAYOUT", "LOOKED_FOR", "TYPES", "KittiObject", "find", "parse_object", "read", "read_objects"]
 
 LAYOUT = "KITTI"
 LOOKED_FOR = "a folder training with image_2, label_2 and calib"
-CLASSES = ["Pedestrian", "Car", "Cyclist"]
+CLASSES = ("Pedestrian", "Car", "Cyclist")
+TYPES = (*CLASSES, "Van", "Truck", "Person_sitting", "DontCare", "Tram", "Misc")
 
-_FIELDS = 15
 _SUFFIXES = (".png", ".jpg")
+
+
+@dataclass(frozen=True)
+class KittiObject:
+    """One line of a label or result file.
+
+    Attributes:
+        kind: one of TYPES.
+        truncation: 0..1, the share outside the image; -1 for DontCare.
+        occlusion: 0 none, 1 partly, 2 largely, 3 unknown; -1 for DontCare.
+        alpha: observation angle in radians.
+        box: x1, y1, x2, y2 in pixels.
+        dimensions: height, width, length in metres.
+        location: x, y, z of the bottom center in metres.
+        rotation_y: radians.
+        score: of results.
+    """
+
+    kind: str
+    truncation: float
+    occlusion: int
+    alpha: float
+    box: tuple[float, float, float, float]
+    dimensions: tuple[float, float, float]
+    location: tuple[float, float, float]
+    rotation_y: float
+    score: float | None = None
+
+
+def parse_object(line: str, where: str, scored: bool = False) -> KittiObject:
+    """Read one line of a label file, or of a result file if `scored`.
+
+    Args:
+        line: type and 14 numbers, 15 if scored.
+        where: file and line, for errors.
+        scored: whether the last number is a score.
+
+    Raises:
+        ValueError: unknown type, too few fields, or one that is not a finite number.
+    """
+    kind, *fields = line.split() or [""]
+    wanted = 15 if scored else 14
+    if kind not in TYPES:
+        raise ValueError(f"{where}: unknown type '{kind}', known: {', '.join(TYPES)}")
+    if len(fields) < wanted:
+        raise ValueError(f"{where}: {len(fields) + 1} fields instead of {wanted + 1}")
+    numbers = finite_numbers(fields[:wanted], where)
+    truncation, occlusion, alpha, x1, y1, x2, y2, height, width, length, x, y, z, rotation_y, *score = numbers
+    return KittiObject(
+        kind=kind,
+        truncation=truncation,
+        occlusion=int(occlusion),
+        alpha=alpha,
+        box=(x1, y1, x2, y2),
+        dimensions=(height, width, length),
+        location=(x, y, z),
+        rotation_y=rotation_y,
+        score=score[0] if scored else None,
+    )
+
+
+def read_objects(path: str | Path, scored: bool = False) -> list[KittiObject]:
+    """All objects of a label file, or of a result file if `scored`; see :func:`parse_object`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a line is malformed; the message names file and line.
+    """
+    return [parse_object(line, where, scored) for where, line in text_lines(path)]
 
 
 def find(tree: Tree) -> list[Path]:
@@ -54,20 +126,8 @@ def read(tree: Tree, files: list[Path]) -> Reading:
 
 
 def _objects(path: Path) -> tuple[LabeledObject, ...]:
-    objects = []
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        fields = line.split()
-        if not fields:
-            continue
-        try:
-            x1, y1, x2, y2 = (float(value) for value in fields[4:8])
-            if len(fields) < _FIELDS:
-                raise ValueError
-        except ValueError:
-            raise ValueError(f"{path}, line {number} is not a type and 14 numbers") from None
-        if fields[0] in CLASSES:
-            objects.append(LabeledObject(fields[0], (x1, y1, x2, y2), place=f"{path.name}, line {number}"))
-    return tuple(objects)
+    things = enumerate(read_objects(path), 1)
+    return tuple(LabeledObject(x.kind, x.box, place=f"{path.name}, object {i}") for i, x in things if x.kind in CLASSES)
 
 
 def _by_list(

@@ -6,24 +6,20 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from tqdm import tqdm
-
-from ..imaging.reading import read_header
+from ..imaging.reading import read_headers
 from .records import Report
 from .splits import split_of_path
 
-__all__ = ["Tree", "decode", "image_size", "read_text", "relative_name", "stated_size", "stem"]
+__all__ = ["Tree", "decode", "read_text", "relative_name", "stated_size", "stem"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _JUNK = ("thumbs.db", "desktop.ini")
-_THREADS = 16
 
 
 def read_text(path: Path) -> str:
@@ -64,14 +60,6 @@ def relative_name(path: Path, root: Path) -> str:
     """A path for messages and lists: relative to a folder if it is inside."""
     full, start = path.as_posix(), f"{root.as_posix().rstrip('/')}/"
     return full[len(start) :] if full.startswith(start) else full
-
-
-def image_size(path: Path) -> tuple[int, int] | None:
-    """Upright (width, height) from an image's header; None if there is none, or its pixels are too many."""
-    try:
-        return read_header(path).upright_size
-    except OSError:
-        return None
 
 
 def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
@@ -208,9 +196,8 @@ class Tree:
     def measure(self, paths: Iterable[Path]) -> None:
         """Look up the sizes of images by their headers; ``sizes`` has them from then on."""
         new = [path for path in dict.fromkeys(paths) if path not in self.sizes]
-        with ThreadPoolExecutor(_THREADS) as pool:
-            found = tqdm(pool.map(image_size, new), "image headers", len(new), leave=False, disable=len(new) < 500)
-            self.sizes.update(zip(new, found, strict=True))
+        for path, header in zip(new, read_headers(new, "image headers"), strict=True):
+            self.sizes[path] = None if isinstance(header, OSError) else header.upright_size
 
 
 def _walk(root: Path) -> tuple[list[Path], list[Path]]:

@@ -1,14 +1,14 @@
-"""KITTI's text files: their lines, their numbers, and the camera of an image."""
+"""Calibration files of KITTI."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 
+from ..utils.files import text_lines
+from ..utils.validation import finite_numbers
 from .boxes3d import check_camera
 
-__all__ = ["finite_numbers", "read_camera", "text_lines"]
+__all__ = ["read_camera"]
 
 
 def read_camera(path: str | Path) -> list[list[float]]:
@@ -30,23 +30,3 @@ def read_camera(path: str | Path) -> list[list[float]]:
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
     raise ValueError(f"{path}: no line 'P2: ...' with the matrix of the left colour camera")
-
-
-def text_lines(path: str | Path) -> list[tuple[str, str]]:
-    """The lines of a file that are not blank, each after its place for errors."""
-    # What is no text becomes a line that cannot be parsed, and so an error that names it.
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    return [(f"{path}, line {index}", line.strip()) for index, line in enumerate(lines, 1) if line.strip()]
-
-
-def finite_numbers(fields: Sequence[str], where: str) -> list[float]:
-    numbers = []
-    for field in fields:
-        try:
-            number = float(field)
-        except ValueError:
-            number = math.nan
-        if not math.isfinite(number):
-            raise ValueError(f"{where}: '{field}' is not a finite number")
-        numbers.append(number)
-    return numbers

@@ -10,7 +10,10 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-__all__ = ["DenseTarget", "Peaks", "Points", "SparseTarget", "known_objects", "optional_field"]
+__all__ = ["HALF_PIXEL", "DenseTarget", "Peaks", "Points", "SparseTarget", "known_objects", "optional_field"]
+
+# Detectron2 shifts keypoints by half a pixel when it reads and writes them; here, pixel centers are at integers.
+HALF_PIXEL = 0.5
 
 
 @dataclass

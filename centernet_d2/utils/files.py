@@ -17,7 +17,16 @@ except ImportError:  # Windows
 else:
     HAS_LOCKS = True
 
-__all__ = ["cache_folder", "check_local", "folder_locked", "is_inside", "leaves", "remove_leftovers", "write_whole"]
+__all__ = [
+    "cache_folder",
+    "check_local",
+    "folder_locked",
+    "is_inside",
+    "leaves",
+    "remove_leftovers",
+    "text_lines",
+    "write_whole",
+]
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -167,3 +176,10 @@ def leaves(name: str, folder: str | Path) -> bool:
         root = folder
     path = os.path.normpath(os.path.join(folder, name))
     return os.path.commonpath([root, path]) != root
+
+
+def text_lines(path: str | Path) -> list[tuple[str, str]]:
+    """Return the lines of a file that are not blank, each as (file and number for errors, line)."""
+    # What is no text becomes a line that cannot be parsed, and so an error that names it.
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    return [(f"{path}, line {index}", line.strip()) for index, line in enumerate(lines, 1) if line.strip()]

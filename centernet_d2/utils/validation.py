@@ -1,12 +1,13 @@
-"""Validation of choices and of tables of numbers."""
+"""Validation of arguments and of tables of numbers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["LARGEST_COORDINATE", "check_choice", "number_table"]
+__all__ = ["LARGEST_COORDINATE", "ArgumentError", "check_choice", "finite_numbers", "number_table"]
 
 # In pixels. Beyond it, float32 does not distinguish neighboring pixels.
 LARGEST_COORDINATE = 2**24
@@ -35,7 +36,38 @@ def number_table(rows: Sequence[object], width: int) -> np.ndarray | None:
     return table if (np.abs(table) <= LARGEST_COORDINATE).all() else None
 
 
-def check_choice(name: str, value: object, known: Sequence[object]) -> None:
-    """Raise a ValueError unless a value is one of the known ones; `name` is that of the argument or config key."""
+class ArgumentError(ValueError):
+    """Invalid argument. In a config error, :func:`name_keys` replaces its name by the config key.
+
+    Attributes:
+        argument: name of the argument or config key, with which the message begins.
+        problem: rest of the message.
+    """
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(argument, problem)
+        self.argument = argument
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.argument} {self.problem}"
+
+
+def check_choice(argument: str, value: object, known: Sequence[object]) -> None:
+    """Raise an :class:`ArgumentError` unless `value` is one of the known choices."""
     if value not in known:
-        raise ValueError(f"{name} is {value!r}, known: {', '.join(map(str, known))}")
+        raise ArgumentError(argument, f"is {value!r}, known: {', '.join(map(str, known))}")
+
+
+def finite_numbers(fields: Sequence[str], where: str) -> list[float]:
+    """Convert texts to numbers; raise a ValueError that names `where` for a text that is not a finite number."""
+    numbers = []
+    for field in fields:
+        try:
+            number = float(field)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
+            raise ValueError(f"{where}: '{field}' is not a finite number")
+        numbers.append(number)
+    return numbers

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,14 @@ from centernet_d2.utils import cli
 # isort: split
 from detectron2.config import CfgNode, configurable
 from detectron2.data.transforms import Transform
-from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
 from centernet_d2.modeling.losses import over_processes
-from centernet_d2.structures.points import DenseTarget, Peaks, Points, SparseTarget
+from centernet_d2.structures.points import Peaks, Points
+from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
 
 # Number of colors of a ring, and of badges with three rings.
 COLORS = 6
@@ -62,7 +62,7 @@ class IdentityProperty(Property):
         node.SIZE = 32
         node.WEIGHT = 0.2
 
-    def check(self, dicts: Sequence[dict]) -> None:
+    def check(self, dicts: Sequence[DatasetDict]) -> None:
         for image in dicts:
             for index, annotation in enumerate(image.get("annotations", ())):
                 identity = annotation.get("identity", 0)
@@ -70,7 +70,7 @@ class IdentityProperty(Property):
                     where = f"{image['file_name']}, annotation {index} of this image"
                     raise ValueError(f"{where}: identity is {identity!r}, but must be a non-negative integer")
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
+    def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Return ``gt_identity`` (N,), -1 for objects without an identity.
 
         Transforms do not change it.
@@ -99,6 +99,11 @@ class IdentityHead(PointHead):
     """Identity inside the network: a map of embeddings, and a training classifier."""
 
     property_type = IdentityProperty
+    keys = {
+        "count": "MODEL.CENTERNET.IDENTITY.COUNT",
+        "size": "MODEL.CENTERNET.IDENTITY.SIZE",
+        "weight": "MODEL.CENTERNET.IDENTITY.WEIGHT",
+    }
     provides = ("embedding",)
 
     @configurable
@@ -114,20 +119,14 @@ class IdentityHead(PointHead):
         self.classifier = nn.Linear(size, count, bias=False)
         self.weight = weight
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        node = cfg.MODEL.CENTERNET.IDENTITY
-        common = cls.common_config(cfg, input_shape, num_stacks)
-        return {"count": node.COUNT, "size": node.SIZE, "weight": node.WEIGHT, **common}
-
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, DenseTarget | SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         """Return identities as targets, because target embeddings do not exist."""
         identity = torch.cat([instances.gt_identity for instances in gt])
         known = (identity >= 0) & (identity < self.classifier.out_features)
         value = torch.where(known, identity, 0).float()[:, None]
         return {"embedding": points.target(value, (points.weight * known)[:, None])}
 
-    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         target = targets["embedding"]
         embedding = F.normalize(target.gather(maps["embedding"]).float(), dim=1)
         logits = LOGIT_SCALE * F.linear(embedding, F.normalize(self.classifier.weight, dim=1))
@@ -136,14 +135,14 @@ class IdentityHead(PointHead):
         loss = (entropy * weight).sum() / over_processes(weight.sum(), at_least=1)
         return {"loss_identity": self.weight * loss}
 
-    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
         return {"embedding": maps["embedding"].flip(-1)}
 
-    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """Return (B, K, D) embeddings of unit length."""
         return {"embedding": F.normalize(peaks.gather(maps["embedding"]).float(), dim=2)}
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         return {"pred_embedding": fields["embedding"]}
 
 

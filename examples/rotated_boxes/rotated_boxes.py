@@ -27,7 +27,6 @@ from centernet_d2.utils import cli
 # isort: split
 from detectron2.config import CfgNode, configurable
 from detectron2.data.transforms import Transform
-from detectron2.layers import ShapeSpec
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
@@ -35,7 +34,8 @@ from torch import Tensor
 from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
 from centernet_d2.modeling.losses import regression_loss
-from centernet_d2.structures.points import DenseTarget, Peaks, Points, SparseTarget
+from centernet_d2.structures.points import Peaks, Points
+from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
 
 
 class AngleProperty(Property):
@@ -50,7 +50,7 @@ class AngleProperty(Property):
     def add_config(cls, node: CfgNode) -> None:
         node.WEIGHT = 1.0
 
-    def check(self, dicts: Sequence[dict]) -> None:
+    def check(self, dicts: Sequence[DatasetDict]) -> None:
         for image in dicts:
             for index, annotation in enumerate(image.get("annotations", ())):
                 angle = annotation.get("angle", 0.0)
@@ -58,7 +58,7 @@ class AngleProperty(Property):
                     where = f"{image['file_name']}, annotation {index} of this image"
                     raise ValueError(f"{where}: angle is {angle!r}, but must be a finite number")
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
+    def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Return the ground-truth fields of the objects after the transforms.
 
         ``gt_angle`` (N,) is in degrees; ``gt_angle_known`` (N,) is 0 for objects without an angle.
@@ -104,6 +104,7 @@ class AngleHead(PointHead):
     """
 
     property_type = AngleProperty
+    keys = {"weight": "MODEL.CENTERNET.ANGLE.WEIGHT"}
     provides = ("angle",)
 
     @configurable
@@ -116,32 +117,27 @@ class AngleHead(PointHead):
         super().__init__({"angle": 2}, **common)
         self.weight = weight
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        weight = cfg.MODEL.CENTERNET.ANGLE.WEIGHT
-        return {"weight": weight, **cls.common_config(cfg, input_shape, num_stacks)}
-
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, DenseTarget | SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         twice = torch.deg2rad(2 * torch.cat([instances.gt_angle for instances in gt]))
         known = points.weight * torch.cat([instances.gt_angle_known for instances in gt])
         value = torch.stack([twice.sin(), twice.cos()], dim=1)
         return {"angle": points.target(value, known[:, None].expand_as(value))}
 
-    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         target = targets["angle"]
         loss = regression_loss(target.gather(maps["angle"]), target.value, target.weight)
         return {"loss_angle": self.weight * loss}
 
-    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
         """Invert horizontal flipping, which negates the angle and so the sine."""
         return {"angle": maps["angle"].flip(-1) * maps["angle"].new_tensor([-1.0, 1.0]).view(2, 1, 1)}
 
-    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """Return the angles at the peaks, (B, K) degrees in -90..90."""
         sine, cosine = peaks.gather(maps["angle"]).unbind(2)
         return {"angle": torch.rad2deg(torch.atan2(sine, cosine)) / 2}
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         # The inverse transform to the original image translates and scales, which does not change angles.
         return {"pred_angle": fields["angle"]}
 

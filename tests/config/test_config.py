@@ -75,8 +75,17 @@ def test_the_recipe_for_3d_boxes_is_the_original_one(split, images):
     solver, node = cfg.SOLVER, cfg.MODEL.CENTERNET
     assert (solver.IMS_PER_BATCH, solver.REFERENCE_IMS_PER_BATCH, solver.BASE_LR) == (16, 16, 1.25e-4)
     assert (solver.MAX_ITER, list(solver.STEPS)) == (70 * per_epoch, [45 * per_epoch, 60 * per_epoch])
-    assert (node.HEAD_CONV, node.LOSS_SLOTS, node.RADIUS_ROUND_UP, node.SIZE_AS_POINT) == (256, 50, False, True)
-    assert (node.IGNORE_REGIONS, node.TEST_RESOLUTION, node.BOX3D.REFERENCE_FOCAL) == ("center", "fixed_width", 0)
+    assert (node.HEAD_CONV, node.QUIRKS.LOSS_SLOTS, node.QUIRKS.RADIUS_ROUND_UP, node.QUIRKS.SIZE_AS_POINT) == (
+        256,
+        50,
+        False,
+        True,
+    )
+    assert (node.QUIRKS.IGNORE_REGIONS, node.TEST_RESOLUTION, node.BOX3D.REFERENCE_FOCAL) == (
+        "center",
+        "fixed_width",
+        0,
+    )
     assert (list(cfg.INPUT.AFFINE.SIZE), cfg.INPUT.AFFINE.MODE, cfg.INPUT.RANDOM_FLIP) == ([384, 1280], "kitti", "none")
     assert cfg.DATASETS.REGISTER_KITTI[0][1:] == ["kitti", f"{split}_train"]
 

@@ -66,9 +66,11 @@ def test_boxes_that_are_not_four_numbers_are_named(data_set, box):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e300, -1e300, 2**24 + 1, "5", None])
 def test_coordinates_that_cannot_be_used_are_named(data_set, bad):
-    name = data_set([{"bbox": [1, 1, 5, 5]}, {"bbox": [1, bad, 5, 5]}])
+    name = data_set([{"bbox": [1, 1, 5, 5]}, {"bbox": [1, 1, 5, 5]}])
+    dicts = DatasetCatalog.get(name)
+    dicts[0]["annotations"][1]["bbox"][1] = bad
     with pytest.raises(ValueError, match=r"0\.png, annotation 1 of this image: the box is .*, not four numbers"):
-        load_checked([name], num_classes=2)
+        check_dataset(name, dicts, num_classes=2)
 
 
 @pytest.mark.parametrize(
@@ -246,7 +248,7 @@ def test_broken_headers_are_named(data_set, tmp_path, content):
 
 def test_images_too_large_to_decode_are_named(data_set, tmp_path, monkeypatch):
     name = data_set(images=1)
-    load_checked([name], num_classes=2)  # Its header is remembered, but not that it is small enough.
+    load_checked([name], num_classes=2)
     monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "2399")
     with pytest.raises(OSError, match=r"cannot read the image .*0\.png: 60 x 40 are more than 2399 pixels"):
         load_checked([name], num_classes=2)

@@ -7,7 +7,7 @@ from detectron2.data.datasets import load_coco_json
 
 from centernet_d2.data.catalog import register_datasets
 from centernet_d2.data.checks import load_checked
-from centernet_d2.data.coco import load_coco_file
+from centernet_d2.data.coco import CocoDataset
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, BoxHead, Property
 from synthetic.kites import write_kites
 
@@ -25,7 +25,7 @@ def load(tmp_path):
     def make(content, encoding="utf-8"):
         path = tmp_path / "a.json"
         path.write_text(content if isinstance(content, str) else json.dumps(content), encoding=encoding)
-        return load_coco_file(str(path), str(tmp_path / "images"), "mine")
+        return CocoDataset("mine", str(path), str(tmp_path / "images"))()
 
     return make
 
@@ -43,7 +43,7 @@ def changed(key, **values):
 def test_dicts_are_those_of_detectron2(tmp_path):
     write_kites(tmp_path, images=3)
     path, folder = str(tmp_path / "annotations.json"), str(tmp_path / "images")
-    ours, theirs = load_coco_file(path, folder, "ours"), load_coco_json(path, folder, "theirs")
+    ours, theirs = CocoDataset("ours", path, folder)(), load_coco_json(path, folder, "theirs")
     assert len(ours) == 3
     assert ours == theirs
     for key in ("thing_classes", "thing_dataset_id_to_contiguous_id"):
@@ -71,97 +71,43 @@ def test_ids_may_be_texts(load):
     assert len(record["annotations"]) == 1
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "a.json is not a JSON file"),
-        ("[" * 100000, "a.json is not a JSON file"),
-        (
-            "[]",
-            "a.json is not a COCO file: it holds a list, but must hold an object with the lists images, annotations",
-        ),
-        ({"images": [], "annotations": []}, "a.json is not a COCO file: it has no list 'categories'"),
-        (
-            {"images": [], "categories": [{"id": 1, "name": "a"}]},
-            "it has no list 'annotations'.* allowed for annotations",
-        ),
-        ({"annotations": [], "categories": []}, "it has no list 'images'"),
-        (content(images={}), "it has no list 'images'"),
-        (content(categories=[]), "the list 'categories' is empty"),
-        (content(images=[7]), r"images\[0\] is 7, not an object"),
-        (content(annotations=[None]), r"annotations\[0\] is None, not an object"),
-    ],
-)
-def test_what_is_no_coco_file_is_named(load, text, message):
-    with pytest.raises(ValueError, match=message):
-        load(text)
-
-
-@pytest.mark.parametrize(
-    ("key", "values", "message"),
-    [
-        ("images", {"id": ...}, r"images\[0\]: 'id' is missing; it must be a number or a text"),
-        ("images", {"id": [7]}, r"images\[0\]: 'id' is \[7\]"),
-        ("images", {"height": ...}, r"images\[0\] \(id 7\): 'height' is missing; it must be a whole number of pixels"),
-        ("images", {"width": "80"}, r"images\[0\] \(id 7\): 'width' is '80'; it must be a whole number"),
-        ("images", {"width": 0}, "'width' is 0"),
-        ("images", {"width": 60.5}, "'width' is 60.5"),
-        ("images", {"width": float("nan")}, "'width' is nan"),
-        ("images", {"file_name": ...}, "'file_name' is missing; it must name a file in the image folder"),
-        ("categories", {"id": ...}, r"categories\[0\]: 'id' is missing"),
-        ("categories", {"name": ...}, r"categories\[0\] \(id 3\): 'name' is missing"),
-        ("annotations", {"image_id": ...}, r"annotations\[0\] \(id 1\): 'image_id' is missing"),
-        ("annotations", {"category_id": ...}, "'category_id' is missing, but the ids of the categories are 3"),
-        ("annotations", {"category_id": 4}, r"annotations\[0\] \(id 1\): 'category_id' is 4, but the ids .* are 3"),
-        ("annotations", {"category_id": "3"}, "'category_id' is '3', but the ids of the categories are 3"),
-        ("annotations", {"category_id": [3]}, r"'category_id' is \[3\]"),
-        ("annotations", {"area": "x"}, "'area' is 'x'; give square pixels, or leave it out"),
-        ("annotations", {"area": float("nan")}, "'area' is nan"),
-        ("annotations", {"area": -1}, "'area' is -1"),
-        ("annotations", {"area": 10**400}, "'area' is 1000"),
-        ("annotations", {"iscrowd": "no"}, "'iscrowd' is 'no'; it must be 0 or 1"),
-        ("annotations", {"ignore": 1}, "'ignore' is set, which is not read"),
-        ("annotations", {"keypoints": "x"}, "'keypoints' is 'x'; it must be a list of finite numbers"),
-        ("annotations", {"keypoints": [1, 2, "2"]}, "it must be a list of finite numbers"),
-        ("annotations", {"keypoints": [1, float("nan"), 2]}, "it must be a list of finite numbers"),
-    ],
-)
-def test_broken_entries_are_named_with_their_file(load, key, values, message):
-    with pytest.raises(ValueError, match=rf"a\.json.*{message}"):
-        load(changed(key, **values))
-
-
-@pytest.mark.parametrize("key", list(ENTRIES))
-def test_ids_that_are_there_twice_are_named(load, key):
-    entry = ENTRIES[key]
-    with pytest.raises(
-        ValueError, match=rf"the id {entry['id']} is given to {key}\[0\], {key}\[2\]; give each its own"
-    ):
-        load(content(**{key: [entry, {**entry, "id": 99}, entry]}))
-    with pytest.raises(ValueError, match=f"some ids of {key} are numbers and some are texts"):
-        load(content(**{key: [entry, {**entry, "id": "99"}]}))
-
-
-def test_annotations_of_unknown_images_are_counted_in_one_line(load, caplog):
-    annotations = [
-        {**ENTRIES["annotations"], "id": i, "image_id": image} for i, image in enumerate((7, 8, 8, 9, 10, 11))
-    ]
+def test_repairs_and_skipped_entries_are_reported(load, caplog):
+    """One log line per reason, with the number and the first three entries."""
+    ids = (7, 8, 8, "9", 10, 11)
+    annotations = [{**ENTRIES["annotations"], "id": i, "image_id": image} for i, image in enumerate(ids)]
+    annotations.append({**ENTRIES["annotations"], "id": 20, "category_id": "3", "area": "x"})
     with caplog.at_level(logging.WARNING, logger="centernet_d2"):
         (record,) = load(content(annotations=annotations))
-    assert len(record["annotations"]) == 1
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert (
-        "5 of 6 annotations are of images that the file does not list (image_id 8, 9, 10, ...); they are left out"
-        in line
-    )
-    with pytest.raises(ValueError, match="1 of 1 annotations are of images .*'7'.*must be the 'id' of an image"):
-        load(changed("annotations", image_id="7"))
+    assert len(record["annotations"]) == 2
+    lines = [message.partition("a.json: ")[2] for message in caplog.messages]
+    assert lines == [
+        "5 labels without an image: a.json, annotation 1, a.json, annotation 2, a.json, annotation 3, ...",
+        "1 values of category_id whose type is not that of the id, converted: a.json, annotation 20",
+        "1 areas that are not square pixels, replaced by the areas of the boxes: a.json, annotation 20",
+    ]
+
+
+def test_sizes_may_be_missing(load):
+    (record,) = load(changed("images", height=..., width="60"))
+    assert "height" not in record
+    assert record["width"] == 60
+
+
+def test_a_file_is_parsed_once_and_callers_get_objects_of_their_own(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(content()))
+    data_set = CocoDataset("mine", str(path), str(tmp_path))
+    first = data_set()
+    path.unlink()
+    first[0]["annotations"][0]["bbox"][0] = 50
+    assert data_set()[0]["annotations"][0]["bbox"] == [1, 1, 5, 5]
+    assert data_set.read().annotations == [ENTRIES["annotations"]]
 
 
 def test_errors_reach_the_user_once(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps(changed("images", height=...)))
+    (tmp_path / "a.json").write_text(json.dumps(changed("images", id=...)))
     register_datasets([["mine_train", str(tmp_path / "a.json"), str(tmp_path)]])
-    with pytest.raises(ValueError, match="'height' is missing") as caught:
+    with pytest.raises(ValueError, match="'id' is missing") as caught:
         load_checked(["mine_train"], 1)
     assert str(caught.value).count("a.json") == 1
     assert "mine_train" in DatasetCatalog.list()
@@ -205,7 +151,7 @@ def test_what_properties_read_is_kept_as_it_is(load, monkeypatch):
     ],
 )
 def test_names_of_images_lead_nowhere_else(load, name, message):
-    with pytest.raises(ValueError, match=rf"a\.json: images\[0\] \(id 7\): 'file_name' is '{name}', {message}"):
+    with pytest.raises(ValueError, match=rf"a\.json: image 7: 'file_name' is '{name}', {message}"):
         load(changed("images", file_name=name))
 
 

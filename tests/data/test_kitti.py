@@ -16,11 +16,10 @@ from centernet_d2.data.kitti import (
     EXCLUDED,
     format_result,
     load_kitti_3d,
-    parse_object,
-    read_objects,
     register_kitti_3d,
 )
 from centernet_d2.modeling.heads import Box3DProperty
+from centernet_d2.readers.kitti import parse_object, read_objects
 from centernet_d2.structures.calibration import read_camera
 
 P2 = "P2: 700 0 600 45 0 700 180 -0.3 0 0 1 0.005"

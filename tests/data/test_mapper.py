@@ -156,8 +156,10 @@ def test_an_unknown_class_is_named(record):
 def test_unknown_crowd_policy_is_an_error():
     with pytest.raises(ValueError, match="^crowd is 'keep', known: object, ignore"):
         mapper(crowd="keep")
-    cfg = load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), ["INPUT.CROWD", "keep"])
-    with pytest.raises(ValueError, match="INPUT.CROWD is 'keep', known: object, ignore"):
+    cfg = load_config(
+        model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), ["MODEL.CENTERNET.QUIRKS.CROWD", "keep"]
+    )
+    with pytest.raises(ValueError, match="MODEL.CENTERNET.QUIRKS.CROWD is 'keep', known: object, ignore"):
         CenterNetDatasetMapper(cfg, True)
 
 

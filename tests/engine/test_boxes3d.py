@@ -94,8 +94,8 @@ def test_missing_calibration_raises_before_training(ground, tmp_path, load_scrip
 
 
 def test_unknown_evaluation_rules_raise_before_training(ground, tmp_path, load_script):
-    with pytest.raises(ValueError, match="TEST.KITTI_RULES is 'mine', known: kit, original"):
-        load_script("train_net.py").main(arguments(ground, tmp_path, **{"TEST.KITTI_RULES": "mine"}))
+    with pytest.raises(ValueError, match="MODEL.CENTERNET.QUIRKS.KITTI_RULES is 'mine', known: kit, original"):
+        load_script("train_net.py").main(arguments(ground, tmp_path, **{"MODEL.CENTERNET.QUIRKS.KITTI_RULES": "mine"}))
 
 
 @pytest.mark.parametrize("loss", ["l1", "log"])
@@ -144,8 +144,8 @@ def test_training_visualizes_3d_boxes(ground, tmp_path, load_script, original_co
     images = []
     monkeypatch.setattr(EventStorage, "put_image", lambda _storage, _name, image: images.append(image))
     original = {
-        "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL": 0.0, "MODEL.CENTERNET.BOX3D.AUGMENTED_DEPTH": "mask",
-        "MODEL.CENTERNET.LOSS_SLOTS": 50, "INPUT.AFFINE.JITTER_PROB": 1.0,
+        "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL": 0.0, "MODEL.CENTERNET.QUIRKS.BOX3D.AUGMENTED_DEPTH": "mask",
+        "MODEL.CENTERNET.QUIRKS.LOSS_SLOTS": 50, "INPUT.AFFINE.JITTER_PROB": 1.0,
     }  # fmt: skip
     options = {"SOLVER.MAX_ITER": 2, "SOLVER.STEPS": "[]", "VIS_PERIOD": 1, "DATASETS.TEST": "[]"}
     load_script("train_net.py").main(arguments(ground, tmp_path, **options, **(original if original_config else {})))

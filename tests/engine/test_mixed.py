@@ -41,10 +41,13 @@ MODEL:
     KEYPOINTS:
       NAMES: {list(KEYPOINTS)}
       FLIP_MAP: {[list(pair) for pair in FLIP_MAP]}
-      NEEDS_JOINTS: False
     BOX3D:
       REFERENCE_FOCAL: 135.0
-      AUGMENTED_DEPTH: camera
+    QUIRKS:
+      KEYPOINTS:
+        NEEDS_JOINTS: False
+      BOX3D:
+        AUGMENTED_DEPTH: camera
 SOLVER:
   IMS_PER_BATCH: 6
   MAX_ITER: 3
@@ -95,7 +98,7 @@ def test_unlabeled_classes_of_a_dataset_are_not_background(config):
     mapper = CenterNetDatasetMapper(cfg, True)
     for name, record in by_dataset.items():
         batch = [mapper(record)]
-        maps = model.compute_maps(model.preprocess_training(batch).tensor)
+        maps = model.compute_maps(model.preprocessor.training_batch(batch).tensor)
         truth = model.ground_truth(batch, maps[0]["heatmap"].shape[-2:])
         for head in model.heads.values():  # Targets have the names of the maps.
             assert head.targets(*truth).keys() == head.maps.keys()

@@ -127,8 +127,8 @@ def test_evaluation_does_not_change_the_config_of_the_training(main, arguments, 
 
 
 PLUGIN = """
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from centernet_d2.data.coco import load_coco_file
+from detectron2.data import DatasetCatalog
+from centernet_d2.data.coco import CocoDataset
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, BoxHead, BoxProperty
 
 class CustomProperty(BoxProperty):
@@ -143,7 +143,7 @@ class CustomProperty(BoxProperty):
 class CustomHead(BoxHead):
     property_type = CustomProperty
 
-DatasetCatalog.register("custom", lambda: load_coco_file({json!r}, {images!r}, "custom"))
+DatasetCatalog.register("custom", CocoDataset("custom", {json!r}, {images!r}))
 """
 
 
@@ -271,7 +271,7 @@ def test_trunk_weights_are_loaded(main, arguments, tmp_path):
 
 
 def test_round_results(main, arguments, tmp_path):
-    main(arguments(TEST__ROUND_RESULTS=True))
+    main(arguments(MODEL__CENTERNET__QUIRKS__ROUND_RESULTS=True))
     path = tmp_path / "out" / "inference" / "shapes_val" / "coco_instances_results.json"
     values = [v for result in json.loads(path.read_text()) for v in (result["score"], *result["bbox"])]
     assert all(value == round(value, 2) for value in values)

@@ -168,11 +168,6 @@ def renamed_images(content):
         annotation["image_id"] = f"image {annotation['image_id']}"
 
 
-def fractions(content):
-    for annotation in content["annotations"]:
-        annotation["id"] += 0.5
-
-
 def negative(content):
     for annotation in content["annotations"]:
         annotation["id"] *= -1
@@ -185,7 +180,7 @@ def huge(content):
         annotation["image_id"] += 2**60
 
 
-@pytest.mark.parametrize("change", [renamed_images, fractions, negative, huge])
+@pytest.mark.parametrize("change", [renamed_images, negative, huge])
 def test_ids_that_are_no_small_whole_numbers_stay_with_pycocotools(tmp_path, caplog, log_counter, change):
     pytest.importorskip("faster_coco_eval")
     content, detections = draw(1)

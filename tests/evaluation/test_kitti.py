@@ -10,7 +10,7 @@ from detectron2.evaluation.testing import flatten_results_dict, print_csv_format
 from detectron2.structures import Boxes, Instances
 
 from centernet_d2 import load_config, model_zoo
-from centernet_d2.data.kitti import load_kitti_3d, read_objects, register_kitti_3d
+from centernet_d2.data.kitti import load_kitti_3d, register_kitti_3d
 from centernet_d2.engine import Trainer
 from centernet_d2.evaluation.kitti import KITTIEvaluator
 from centernet_d2.evaluation.kitti_metrics import (
@@ -23,6 +23,7 @@ from centernet_d2.evaluation.kitti_metrics import (
     kitti_curves,
     recall_thresholds,
 )
+from centernet_d2.readers.kitti import read_objects
 from centernet_d2.structures.boxes3d import Boxes3D, paired_iou
 
 NEIGHBOURS = {"Car": "Van", "Pedestrian": "Person_sitting"}
@@ -491,7 +492,7 @@ def test_the_rules_come_from_the_config(data_set, tmp_path):
         output["instances"] = output["instances"][:1]
     cfg = load_config(model_zoo.get_config_file("KITTI-3D/centernet_3d_R_18.yaml"), ["OUTPUT_DIR", str(tmp_path)])
     for rules, expected in (("kit", 100), ("original", 50)):
-        cfg.TEST.KITTI_RULES = rules
+        cfg.MODEL.CENTERNET.QUIRKS.KITTI_RULES = rules
         evaluator = Trainer.build_evaluator(cfg, data_set)
         evaluator.process(inputs, outputs)
         assert evaluator.evaluate()["bbox2d"]["Car_easy_R40"] == pytest.approx(expected)

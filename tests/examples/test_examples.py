@@ -110,7 +110,14 @@ def test_transforms_change_angles(bars):
 def test_flipped_image_has_negated_angles(bars, train, tmp_path):
     assert train("rotated_boxes", SOLVER__MAX_ITER=1, DATASETS__TEST="()") == 0
     # Original resolution without interpolation, so that flipping is exact.
-    options = ["TEST.AUG.ENABLED", True, "TEST.AUG.AVERAGE_OFFSETS", True, "MODEL.CENTERNET.TEST_RESOLUTION", "keep"]
+    options = [
+        "TEST.AUG.ENABLED",
+        True,
+        "MODEL.CENTERNET.QUIRKS.AVERAGE_OFFSETS",
+        True,
+        "MODEL.CENTERNET.TEST_RESOLUTION",
+        "keep",
+    ]
     options += ["MODEL.WEIGHTS", str(tmp_path / "out" / "model_final.pth")]
     predictor = Predictor.from_config(load_config(tmp_path / "out" / "config.yaml", options))
     image = cv2.imread(str(tmp_path / "bars" / "val" / "0001.png"))

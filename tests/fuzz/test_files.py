@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import re
 
 import pytest
 import torch
@@ -11,9 +12,12 @@ from detectron2.data import MetadataCatalog
 from hypothesis import strategies as st
 
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
-from centernet_d2.data.coco import load_coco_file
-from centernet_d2.data.kitti import KITTI_TYPES, parse_object, read_objects
+from centernet_d2.data.coco import CocoDataset
 from centernet_d2.readers import find_data
+from centernet_d2.readers.coco import read_files
+from centernet_d2.readers.kitti import TYPES, parse_object, read_objects
+from centernet_d2.readers.records import Report
+from centernet_d2.readers.tree import decode
 from centernet_d2.readers.voc import read_annotation
 from centernet_d2.structures.calibration import read_camera
 from support.folders import SIZE, WRITERS
@@ -68,7 +72,7 @@ LABEL = "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 
 CAMERA = "P0: 1 0 0 0 0 1 0 0 0 0 1 0\nP2: 721.5 0 609.6 44.9 0 721.5 172.9 0.2 0 0 1 0.003\n"
 # A line as it should be, with some other fields, or with as many of them as there are.
 LINES = st.tuples(
-    st.sampled_from([*KITTI_TYPES, "Bus", ""]),
+    st.sampled_from([*TYPES, "Bus", ""]),
     st.dictionaries(st.integers(1, 15), NUMBERS, max_size=2),
     st.sampled_from([15, 15, 15, 14, 16]),
 ).map(lambda row: " ".join([row[0], *(row[1].get(i, text) for i, text in enumerate(LABEL.split()[1:], 1))][: row[2]]))
@@ -78,7 +82,7 @@ LINES = st.tuples(
 def test_lines_of_kitti(inputs):
     def body(line):
         thing = parse_object(line, "here")
-        assert thing.kind in KITTI_TYPES
+        assert thing.kind in TYPES
         values = (thing.truncation, thing.alpha, *thing.box, *thing.dimensions, *thing.location, thing.rotation_y)
         assert len(values) == 13
         assert all(map(math.isfinite, values))
@@ -139,6 +143,10 @@ def replaced(changes):
     return json.dumps(content).encode()
 
 
+# Reasons of the report for entries that are not used.
+SKIPPED = re.compile("left out|labels without an image|one class")
+
+
 @fuzzed(100)
 def test_coco_files(inputs, tmp_path):
     path = tmp_path / "a.json"
@@ -146,16 +154,21 @@ def test_coco_files(inputs, tmp_path):
     def body(content):
         path.write_bytes(content)
         MetadataCatalog.pop("fuzzed", None)  # Names of classes do not change in a process.
-        dicts = load_coco_file(str(path), str(tmp_path / "images"), "fuzzed")
-        lists = json.loads(content)
-        assert len(dicts) == len(lists["images"])
-        known = {image["id"] for image in lists["images"]}
-        expected = sum(annotation["image_id"] in known for annotation in lists["annotations"])
-        assert sum(len(image["annotations"]) for image in dicts) == expected
+        dicts = CocoDataset("fuzzed", str(path), str(tmp_path / "images"))()
+        report = Report()
+        (file,) = read_files([path], report)
+        lists = json.loads(decode(content))
+        # An entry that is not there is counted.
+        left_out = sum(count for reason, count in report.counts.items() if SKIPPED.search(reason))
+        assert sum(len(lists[key]) for key in COCO) <= sum(len(getattr(file, key)) for key in COCO) + left_out
+        assert len(dicts) == len(file.images)
+        assert sum(len(image["annotations"]) for image in dicts) == len(file.annotations)
         for image in dicts:
-            assert image["height"] > 0
-            assert image["width"] > 0
-            assert all(0 <= annotation["category_id"] < len(lists["categories"]) for annotation in image["annotations"])
+            assert image.get("height", 1) > 0
+            assert image.get("width", 1) > 0
+            for annotation in image["annotations"]:
+                assert 0 <= annotation["category_id"] < len(file.categories)
+                assert all(map(math.isfinite, [*annotation["bbox"], *annotation.get("keypoints", ())]))
 
     changes = st.lists(st.tuples(st.sampled_from(PLACES), JUNK), min_size=1, max_size=3).map(replaced)
     tried, refused = try_inputs(inputs, st.one_of(changes, damaged(json.dumps(COCO).encode())), body, names=path.name)

@@ -168,7 +168,7 @@ def test_training_does_not_wait_for_the_gpu(task, dtype):
     model = build(task).train()
     batch = labelled()
     for attempt in range(2):
-        images = model.preprocess_training(batch).tensor
+        images = model.preprocessor.training_batch(batch).tensor
         gt, points = model.ground_truth(batch, (images.shape[-2] // model.stride, images.shape[-1] // model.stride))
         with no_waiting(), torch.autocast("cuda", dtype=dtype, enabled=dtype != torch.float32):
             _, losses = model.compute_losses(images, model.targets(gt, points))

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from centernet_d2.imaging.reading import as_color_bytes, max_pixels, pillow_to_rgb, read_header, read_image
+from centernet_d2.imaging.reading import (
+    as_color_bytes,
+    max_pixels,
+    pillow_to_rgb,
+    read_header,
+    read_headers,
+    read_image,
+)
 
 COLOR = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -242,3 +249,24 @@ def test_damaged_photographs_are_what_pillow_says(tmp_path, by_pillow):
         assert ours == pillow if isinstance(ours, str) else (ours == pillow).all()
         outcomes.add(type(ours))
     assert outcomes == {str, np.ndarray}
+
+
+@pytest.fixture
+def paths(tmp_path):
+    folder = tmp_path / "größe"
+    folder.mkdir()
+    exif = Image.Exif()
+    exif[274] = 8
+    Image.new("RGB", (60, 40)).save(folder / "a.png")
+    Image.new("L", (50, 30)).save(folder / "b.jpg", exif=exif)
+    (folder / "c.png").write_bytes(b"nothing")
+    return [str(folder / name) for name in ("a.png", "b.jpg", "c.png", "d.png")]
+
+
+def test_headers_come_in_order_and_errors_are_named(paths):
+    first, second, broken, missing = read_headers(paths, "headers")
+    assert (tuple(first), first.upright_size) == ((60, 40, 1), (60, 40))
+    assert (tuple(second), second.upright_size) == ((50, 30, 8), (30, 50))
+    assert "cannot read the image" in str(broken)
+    assert isinstance(missing, FileNotFoundError)
+    assert read_headers([], "headers") == []

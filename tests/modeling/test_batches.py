@@ -33,7 +33,7 @@ def build(task):
 @torch.no_grad()
 def lower_on_black(model, name):
     """Canvases are full of black cells, whose equal peaks would tie for the last places."""
-    maps = model.compute_maps(model.normalize(torch.zeros(1, 3, 64, 64)))[0]
+    maps = model.compute_maps(model.preprocessor.normalize(torch.zeros(1, 3, 64, 64)))[0]
     if name in maps:
         (last,) = (stack[name][-1] for head in model.heads.values() for stack in head.stacks if name in stack)
         last.bias -= maps[name][0, :, 8, 8] + 6

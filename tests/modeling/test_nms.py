@@ -36,5 +36,5 @@ def test_the_model_suppresses_when_asked():
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="^nms is 'soft', known: , class, agnostic"):
         stub_model(nms="soft")
-    with pytest.raises(ValueError, match="^nms is 'class', which needs boxes: add BoxHead to heads"):
+    with pytest.raises(ValueError, match="^nms is 'class', which needs boxes: add BoxHead to the heads"):
         stub_model({"CenterHead": stub_heads()["CenterHead"]}, nms="class")

@@ -35,8 +35,8 @@ def fields(instances):
 
 
 def mirrored_maps(tta, pixels):
-    (canvas,), _ = tta.model.preprocess_image([{"image": pixels}])
-    return tta.compute_maps(tta.model.batch([canvas]))
+    (canvas,), _ = tta.model.preprocessor.canvases([{"image": pixels}])
+    return tta.compute_maps(tta.model.preprocessor.batch([canvas]))
 
 
 def test_without_flip_and_scales_nothing_changes():
@@ -90,8 +90,8 @@ def test_maps_flipped_twice_are_the_maps():
 
 def test_flip_is_the_mean_of_both_views():
     tta = CenterNetWithTTA(model=model())
-    (canvas,), _ = tta.model.preprocess_image([{"image": image()}])
-    canvases = tta.model.batch([canvas])
+    (canvas,), _ = tta.model.preprocessor.canvases([{"image": image()}])
+    canvases = tta.model.preprocessor.batch([canvas])
     one, other = (tta.model.compute_test_maps(x) for x in (canvases, canvases.flip(-1)))
     both = tta.compute_maps(canvases)
     assert torch.allclose(both["heatmap"], (one["heatmap"] + other["heatmap"].flip(-1)) / 2)
@@ -114,9 +114,9 @@ def test_a_batch_gives_what_single_images_give(resolution, scales):
 def test_scales_are_merged_in_pixels_of_the_original_image():
     tta = CenterNetWithTTA(model=model(), scales=(0.5, 2.0), flip=False)
     per_scale = [
-        tta.model.detect(tta.compute_maps(tta.model.batch([canvas])), [geometry])[0]
+        tta.model.detect(tta.compute_maps(tta.model.preprocessor.batch([canvas])), [geometry])[0]
         for scale in tta.scales
-        for (canvas,), (geometry,) in [tta.model.preprocess_image([{"image": image()}], scale)]
+        for (canvas,), (geometry,) in [tta.model.preprocessor.canvases([{"image": image()}], scale)]
     ]
     merged = tta([{"image": image()}])[0]["instances"]
     candidates = torch.cat([found.pred_boxes.tensor for found in per_scale])
@@ -134,7 +134,7 @@ def test_heads_decide_whether_scales_can_be_merged_and_cut():
     assert len(merged) > 20
     unlimited.heads["BoxHead"].multi_scale = False
     CenterNetWithTTA(model=unlimited)
-    with pytest.raises(ValueError, match="BoxHead: detections of several scales cannot be merged"):
+    with pytest.raises(ValueError, match="^scales is .*, but detections of BoxHead cannot be merged"):
         CenterNetWithTTA(model=unlimited, scales=(1, 2))
 
 
@@ -167,8 +167,8 @@ def test_it_is_called_like_detectron2s(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scales": ()}, "^scales is .*it needs positive factors"),
-        ({"scales": (1, 0)}, "^scales is .*it needs positive factors"),
+        ({"scales": ()}, "^scales is .*but must be positive factors"),
+        ({"scales": (1, 0)}, "^scales is .*but must be positive factors"),
         ({"soft_nms": "mean"}, "^soft_nms is 'mean', known"),
         ({"batch_size": 0}, "must be at least 1"),
     ],
@@ -186,8 +186,8 @@ def test_wrong_uses_are_one_clear_error():
         CenterNetWithTTA(model=points, scales=(1, 2))
     wrong = [
         (model(), "SOFT_NMS", "mean", "TEST.AUG.SOFT_NMS is 'mean', known"),
-        (model(), "SCALES", (1.0, -1.0), "TEST.AUG.SCALES is .*it needs positive factors"),
-        (points, "SCALES", (1.0, 2.0), "several TEST.AUG.SCALES need boxes .*add BoxHead to MODEL.CENTERNET.HEADS"),
+        (model(), "SCALES", (1.0, -1.0), "TEST.AUG.SCALES is .*but must be positive factors"),
+        (points, "SCALES", (1.0, 2.0), "TEST.AUG.SCALES is .*several scales need boxes .*add BoxHead"),
     ]
     for own, key, value, message in wrong:
         with pytest.raises(ValueError, match=message):
@@ -199,7 +199,7 @@ def test_wrong_uses_are_one_clear_error():
 def test_offsets_are_averaged_when_the_config_says_so():
     from centernet_d2.modeling import CenterNet
 
-    cfg = config("MODEL.DEVICE", "cpu", "TEST.AUG.AVERAGE_OFFSETS", True)
+    cfg = config("MODEL.DEVICE", "cpu", "MODEL.CENTERNET.QUIRKS.AVERAGE_OFFSETS", True)
     head = CenterNet(cfg).heads["CenterHead"]
     assert (head.average_offsets, head.stride) == (True, 4)
 

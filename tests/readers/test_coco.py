@@ -5,7 +5,8 @@ import pytest
 
 from centernet_d2.readers import coco_content as written_content
 from centernet_d2.readers import find_data
-from centernet_d2.readers.coco import json_kind
+from centernet_d2.readers.coco import json_kind, read_files
+from centernet_d2.readers.records import Report
 from support.folders import CLASSES, TRUTH, annotations, coco_content, write_coco_folders, write_image
 
 PEOPLE = {"keypoints": ["nose", "left_eye", "right_eye"], "skeleton": [[1, 2], [1, 3]]}
@@ -64,7 +65,7 @@ def test_one_of_everything_wrong_is_counted(tmp_path):
         "boxes without area, left out": 1,
         "boxes outside their image, left out": 1,
         "boxes partly outside their image, cut": 1,
-        "broken rows, left out": 4 + 1 + 1 + 3,
+        "broken rows, left out": 4 + 1 + 1 + 3 + 1,
         "labels of an unknown category, left out": 1,
         "labels without an image": 2 + 1,
         f"labels without an image in {root}, though they may name one outside": 1,
@@ -228,7 +229,7 @@ def test_a_file_is_enough(tmp_path):
         ("{", r"a\.json is not a JSON file"),
         ("[]", r"a\.json is not a COCO file"),
         ('{"images": [], "annotations": {}, "categories": []}', r"a\.json is not a COCO file"),
-        ('{"images": [], "annotations": [], "categories": []}', r"a\.json has no categories with an id and a name"),
+        ('{"images": [], "annotations": [], "categories": []}', r"a\.json: the list 'categories' is empty"),
     ],
 )
 def test_damaged_files_are_named(tmp_path, text, message):
@@ -271,3 +272,181 @@ def test_byte_order_marks_and_absolute_names_work(tmp_path):
     found = find_data(tmp_path / "here")
     assert {i.path.name for split in found.splits.values() for i in split.images} == {"a.jpg", "b.jpg"}
     assert found.report.counts["images with an absolute name"] == 1
+
+
+ENTRIES = {
+    "images": {"id": 7, "file_name": "a.png", "height": 40, "width": 60},
+    "annotations": {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 0},
+    "categories": {"id": 3, "name": "kite"},
+}
+
+
+def changed(key, **values):
+    """The content of a file with other values in an entry; values that are ... are removed."""
+    entry = {k: v for k, v in {**ENTRIES[key], **values}.items() if v is not ...}
+    return {**{name: [dict(one)] for name, one in ENTRIES.items()}, key: [entry]}
+
+
+@pytest.fixture
+def read(tmp_path):
+    """A function content -> CocoFile and counts of the report."""
+
+    def make(content):
+        path, report = tmp_path / "a.json", Report()
+        path.write_text(content if isinstance(content, str) else json.dumps(content))
+        (file,) = read_files([path], report)
+        return file, report.counts
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a.json is not a JSON file"),
+        ("[" * 100000, "a.json is not a JSON file"),
+        ("[]", "a.json is not a COCO file: it contains a list, but must contain an object with the lists images, ann"),
+        ({"images": [], "annotations": []}, "a.json is not a COCO file: it has no list 'categories'"),
+        (
+            {"images": [], "categories": [{"id": 1, "name": "a"}]},
+            "it has no list 'annotations'.* allowed for annotations",
+        ),
+        ({"annotations": [], "categories": []}, "it has no list 'images'"),
+        ({**changed("images"), "images": {}}, "it has no list 'images'"),
+        ({**changed("images"), "categories": []}, "the list 'categories' is empty"),
+        ({**changed("images"), "images": [7]}, r"images\[0\] is 7, not an object"),
+        ({**changed("images"), "annotations": [None]}, r"annotations\[0\] is None, not an object"),
+    ],
+)
+def test_files_of_another_format_are_refused(read, text, message):
+    with pytest.raises(ValueError, match=message):
+        read(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "message"),
+    [
+        ("images", {"id": ...}, r"images\[0\]: 'id' is missing; it must be a number or a text"),
+        ("images", {"id": [7]}, r"images\[0\]: 'id' is \[7\]"),
+        ("images", {"file_name": ...}, r"images\[0\] \(id 7\): 'file_name' is missing; it must name an image file"),
+        ("categories", {"id": ...}, r"categories\[0\]: 'id' is missing"),
+        ("categories", {"name": ...}, r"categories\[0\] \(id 3\): 'name' is missing"),
+        ("categories", {"name": " "}, "'name' is ' '; it must be the name of the class"),
+        ("annotations", {"image_id": ...}, r"annotations\[0\] \(id 1\): 'image_id' is missing"),
+        ("annotations", {"image_id": 8}, "'image_id' is 8; it must be the id of an image"),
+        ("annotations", {"image_id": "07"}, "'image_id' is '07'; it must be the id of an image"),
+        ("annotations", {"category_id": ...}, "'category_id' is missing, but the ids of the categories are 3"),
+        ("annotations", {"category_id": 4}, r"annotations\[0\] \(id 1\): 'category_id' is 4, but the ids .* are 3"),
+        ("annotations", {"category_id": [3]}, r"'category_id' is \[3\]"),
+        ("annotations", {"bbox": ...}, "'bbox' is None; it must be four numbers"),
+        ("annotations", {"bbox": [1, None, 5, 5]}, r"'bbox' is \[1, None, 5, 5\]; it must be four numbers"),
+        ("annotations", {"bbox": [1, 2, 3]}, "it must be four numbers x, y, width, height"),
+        ("annotations", {"bbox": [1, 2, 3, 1e300]}, "finite numbers up to 16777216 are needed"),
+    ],
+)
+def test_a_list_without_any_usable_entry_is_refused(read, key, values, message):
+    """One unusable entry of several is skipped and counted."""
+    with pytest.raises(ValueError, match=rf"a\.json.*{message}"):
+        read(changed(key, **values))
+    content = changed(key, **values)
+    content[key].append(ENTRIES[key])
+    file, counts = read(content)
+    assert len(getattr(file, key)) == 1
+    assert sum(counts.values()) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"iscrowd": "no"}, "'iscrowd' is 'no', not 0 or 1"),
+        ({"iscrowd": 2}, "'iscrowd' is 2, not 0 or 1"),
+        ({"ignore": 1}, "'ignore' is set, which is not read; use 'iscrowd': 1"),
+    ],
+)
+def test_ambiguous_entries_are_refused_even_among_others(read, values, message):
+    content = changed("annotations", **values)
+    content["annotations"].insert(0, ENTRIES["annotations"])
+    with pytest.raises(ValueError, match=rf"a\.json: annotations\[1\] \(id 1\): {message}"):
+        read(content)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "repaired", "reason"),
+    [
+        ("images", {"width": "60"}, {"width": 60}, "numbers stored as text"),
+        ("images", {"height": 40.0}, {"height": 40}, None),
+        ("images", {"height": ...}, {"height": None}, None),
+        *(
+            ("images", {"width": odd}, {"width": None}, "widths or heights that are not pixels")
+            for odd in (0, 60.5, math.nan, math.inf, -3, [60], "wide")
+        ),
+        ("categories", {"name": " kite "}, {"name": "kite"}, None),
+        ("categories", {"name": 5}, {"name": "5"}, None),
+        ("annotations", {"image_id": "7"}, {"image_id": 7}, "values of image_id whose type"),
+        ("annotations", {"category_id": "3"}, {"category_id": 3}, "values of category_id whose type"),
+        ("annotations", {"bbox": [1, "1", "5", 5.5]}, {"bbox": [1, 1, 5, 5.5]}, "numbers stored as text"),
+        (
+            "annotations",
+            {"bbox": None, "segmentation": [[1, 2, 9, 2], [1, 2, 9, 7]]},
+            {"bbox": [1, 2, 8, 5]},
+            "boxes computed from polygons",
+        ),
+        ("annotations", {"area": "25.5"}, {"area": 25.5}, "numbers stored as text"),
+        *(
+            ("annotations", {"area": odd}, {"area": None}, "areas that are not square pixels")
+            for odd in ("x", math.nan, -1, 10**400, [25])
+        ),
+        ("annotations", {"id": [5]}, {"image_id": 7}, None),
+        *(("annotations", {key: None}, {key: None}, None) for key in ("id", "area", "iscrowd", "keypoints")),
+        ("annotations", {"keypoints": [1, 2, "2"]}, {"keypoints": [1, 2, 2]}, "numbers stored as text"),
+        *(
+            ("annotations", {"keypoints": odd, "num_keypoints": 1}, {"keypoints": None, "num_keypoints": None}, reason)
+            for odd, reason in (
+                ("x", "objects with broken keypoints"),
+                ([1, 2], "objects with broken keypoints"),
+                ([1, 2, 3], "objects with broken keypoints"),
+                ([1, None, 2], "objects with broken keypoints"),
+                ([1, math.nan, 2], "objects whose keypoints are not finite"),
+            )
+        ),
+    ],
+)
+def test_entries_are_repaired_and_counted(read, key, values, repaired, reason):
+    file, counts = read(changed(key, **values))
+    (entry,) = getattr(file, key)
+    assert {name: entry.get(name) for name in repaired} == repaired
+    assert len(file.annotations) == 1
+    assert [text.startswith(reason) for text in counts] == [True] if reason else not counts
+
+
+def test_ids_may_be_texts(read):
+    content = changed("images", id="7")
+    file, counts = read(content)
+    assert (file.images[0]["id"], file.annotations[0]["image_id"]) == ("7", "7")
+    assert counts == {"values of image_id whose type is not that of the id, converted": 1}
+
+
+@pytest.mark.parametrize("key", ["images", "categories"])
+def test_repeated_and_mixed_ids_are_refused(read, key):
+    entry, content = ENTRIES[key], changed(key)
+    with pytest.raises(ValueError, match=rf"a\.json: 2 entries of {key} have the id {entry['id']}; give each its own"):
+        read({**content, key: [entry, {**entry, "id": 99}, entry]})
+    with pytest.raises(ValueError, match=rf"a\.json: some ids of {key} are numbers and some are texts"):
+        read({**content, key: [entry, {**entry, "id": "99"}]})
+
+
+def test_repeated_ids_of_annotations_are_counted(read):
+    entry = ENTRIES["annotations"]
+    file, counts = read({**changed("images"), "annotations": [entry, entry, {**entry, "id": "2"}]})
+    assert len(file.annotations) == 3
+    assert counts == {"ids of several annotations, which are kept": 1}
+
+
+def test_categories_that_share_a_name_are_one_class(read):
+    content = changed("categories")
+    content["categories"] += [{"id": 5, "name": "kite "}, {"id": 1, "name": "bird"}]
+    content["annotations"].append({**ENTRIES["annotations"], "id": 2, "category_id": 5})
+    file, counts = read(content)
+    assert [(item["id"], item["name"]) for item in file.categories] == [(1, "bird"), (3, "kite")]
+    assert [item["category_id"] for item in file.annotations] == [3, 3]
+    assert list(counts) == ["categories that share a name, taken as one class"]

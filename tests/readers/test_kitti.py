@@ -84,10 +84,17 @@ def test_frames_that_lack_a_file_are_counted(root):
     assert found.splits["train"].kitti_list == ""
 
 
-@pytest.mark.parametrize("row", ["Car 0 0 0", CAR.replace("30.00", "x"), "7"])
-def test_broken_rows_are_named(root, row):
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("Car 0 0 0", "4 fields instead of 15"),
+        (CAR.replace("30.00", "x"), "'x' is not a"),
+        ("7", "unknown type '7', known: Pedestrian, Car, Cyclist, Van"),
+    ],
+)
+def test_broken_rows_are_named(root, row, message):
     (root / "training" / "label_2" / "000000.txt").write_text(row)
-    with pytest.raises(ValueError, match=r"000000\.txt, line 1 is not a type and 14 numbers"):
+    with pytest.raises(ValueError, match=rf"000000\.txt, line 1: {message}"):
         find_data(root)
 
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from centernet_d2.readers import Report
-from centernet_d2.readers.tree import Tree, image_size, read_text
+from centernet_d2.readers.tree import Tree, read_text
 from support.folders import write_image
 
 
@@ -72,6 +72,12 @@ def test_a_folder_of_a_split_without_images_is_told_from_one_of_labels(tmp_path)
     assert Tree(tmp_path, Report()).empty_splits() == set()
     write_image(tmp_path / "images" / "train" / "b.jpg")
     assert Tree(tmp_path, Report()).empty_splits() == {"val"}
+
+
+def image_size(path):
+    tree = Tree(path.parent, Report())
+    tree.measure([path])
+    return tree.sizes[path]
 
 
 def test_sizes_are_upright(tmp_path):

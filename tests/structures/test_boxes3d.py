@@ -6,7 +6,7 @@ import pytest
 import torch
 from detectron2.structures import Instances
 
-from centernet_d2.data.kitti import read_camera, read_objects
+from centernet_d2.readers.kitti import read_objects
 from centernet_d2.structures.boxes3d import (
     Boxes3D,
     alpha_to_rotation_y,
@@ -20,6 +20,7 @@ from centernet_d2.structures.boxes3d import (
     rotation_y_to_alpha,
     unproject,
 )
+from centernet_d2.structures.calibration import read_camera
 
 CAMERA = torch.tensor([[700.0, 0.0, 600.0, 45.0], [0.0, 700.0, 180.0, -0.3], [0.0, 0.0, 1.0, 0.005]])
 # 500 px focal length, principal point (100, 50), no offset: easy to compute by hand.

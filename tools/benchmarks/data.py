@@ -104,7 +104,7 @@ def variants(cfg: CfgNode, records: Sequence[dict]) -> dict[str, Callable[[], ob
                 step(sample)
 
     def normalize(sample: dict) -> None:
-        model.preprocess_training([sample])
+        model.preprocessor.training_batch([sample])
 
     def reference() -> None:
         with seeded(0):

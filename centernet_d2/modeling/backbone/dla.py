@@ -19,7 +19,7 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ...config.loading import read_choice
+from ...config.arguments import build_from_keys
 from ...layers.deform_conv import IMPLEMENTATIONS, DeformConv
 from ...utils.validation import check_choice
 from .common import NORMS, BasicBlock, check_input_size, fill_bilinear
@@ -27,6 +27,8 @@ from .common import NORMS, BasicBlock, check_input_size, fill_bilinear
 __all__ = ["DLABackbone"]
 
 IMAGENET_CLASSES = 1000
+# Argument -> config key.
+KEYS = {"deformable": "MODEL.DLA.DEFORMABLE", "deform_conv": "MODEL.DEFORM_CONV", "norm": "MODEL.DLA.NORM"}
 
 
 class Root(nn.Module):
@@ -306,9 +308,5 @@ def _init_normal(unit: nn.Sequential) -> None:
 
 @BACKBONE_REGISTRY.register()
 def build_dla_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> DLABackbone:
-    """:class:`DLABackbone` from ``MODEL.DLA``."""
-    return DLABackbone(
-        deformable=cfg.MODEL.DLA.DEFORMABLE,
-        deform_conv=read_choice(cfg, "MODEL.DEFORM_CONV", IMPLEMENTATIONS),
-        norm=read_choice(cfg, "MODEL.DLA.NORM", NORMS),
-    )
+    """Build :class:`DLABackbone` from ``MODEL.DLA``."""
+    return build_from_keys(DLABackbone, cfg, KEYS)

@@ -13,12 +13,21 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ...config.loading import read_choice
+from ...config.arguments import build_from_keys
 from ...layers.recompute import RecomputedSequential
-from ...utils.validation import check_choice
+from ...utils.validation import ArgumentError, check_choice
 from .common import NORMS, BasicBlock, check_input_size
 
 __all__ = ["Hourglass", "build_hourglass_backbone"]
+
+# Argument -> config key.
+KEYS = {
+    "stacks": "MODEL.HOURGLASS.STACKS",
+    "widths": "MODEL.HOURGLASS.WIDTHS",
+    "counts": "MODEL.HOURGLASS.COUNTS",
+    "norm": "MODEL.HOURGLASS.NORM",
+    "checkpoint": "MODEL.HOURGLASS.CHECKPOINT",
+}
 
 
 class Residual(BasicBlock):
@@ -96,7 +105,14 @@ class Hourglass(Backbone):
         """
         super().__init__()
         check_choice("norm", norm, NORMS)
-        _check_shape(stacks, widths, counts)
+        if stacks < 1:
+            raise ArgumentError("stacks", f"is {stacks}, but must be at least 1")
+        if len(widths) < 2:
+            raise ArgumentError("widths", f"is {list(widths)}, but must have two or more depths")
+        if len(counts) != len(widths) or min(counts) < 1:
+            raise ArgumentError(
+                "counts", f"is {list(counts)}, but must be a positive number for each of {list(widths)}"
+            )
         width = widths[0]
         self.pre = _sequential(checkpoint)(
             _conv_unit(3, width // 2, kernel_size=7, stride=2, norm=norm),
@@ -160,27 +176,7 @@ def _residuals(widths: Sequence[int], *, norm: str, checkpoint: bool, stride: in
     )
 
 
-def _check_shape(
-    stacks: int,
-    widths: Sequence[int],
-    counts: Sequence[int],
-    names: Sequence[str] = ("stacks", "widths", "counts"),
-) -> None:
-    """Raise a ValueError about the shape of an hourglass; `names` are those of arguments or config keys."""
-    if stacks < 1:
-        raise ValueError(f"{names[0]} is {stacks}, at least one is needed")
-    if len(widths) < 2 or len(counts) != len(widths) or min(counts) < 1:
-        raise ValueError(
-            f"{names[1]} and {names[2]} need a positive number for each of two or more depths, got {list(widths)} and "
-            f"{list(counts)}"
-        )
-
-
 @BACKBONE_REGISTRY.register()
 def build_hourglass_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Hourglass:
-    """:class:`Hourglass` from ``MODEL.HOURGLASS``."""
-    names = ("STACKS", "WIDTHS", "COUNTS")
-    stacks, widths, counts = (cfg.MODEL.HOURGLASS[name] for name in names)
-    _check_shape(stacks, widths, counts, [f"MODEL.HOURGLASS.{name}" for name in names])
-    norm = read_choice(cfg, "MODEL.HOURGLASS.NORM", NORMS)
-    return Hourglass(stacks=stacks, widths=widths, counts=counts, norm=norm, checkpoint=cfg.MODEL.HOURGLASS.CHECKPOINT)
+    """Build :class:`Hourglass` from ``MODEL.HOURGLASS``."""
+    return build_from_keys(Hourglass, cfg, KEYS)

@@ -12,14 +12,23 @@ from detectron2.layers import ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from ...config.loading import read_choice
+from ...config.arguments import build_from_keys
 from ...layers.deform_conv import IMPLEMENTATIONS, DeformConv
-from ...utils.validation import check_choice
+from ...utils.validation import ArgumentError, check_choice
 from .common import NORMS, check_input_size, fill_bilinear
 
 __all__ = ["ResNetUpConv"]
 
 DEPTHS = (18, 34, 50, 101, 152)
+# Argument -> config key.
+KEYS = {
+    "depth": "MODEL.RESNETS.DEPTH",
+    "channels": "MODEL.UPCONV.CHANNELS",
+    "deformable": "MODEL.UPCONV.DEFORMABLE",
+    "deform_conv": "MODEL.DEFORM_CONV",
+    "trunk_norm": "MODEL.RESNETS.NORM",
+    "norm": "MODEL.UPCONV.NORM",
+}
 
 
 class ResNetUpConv(Backbone):
@@ -54,7 +63,8 @@ class ResNetUpConv(Backbone):
         check_choice("trunk_norm", trunk_norm, NORMS)
         check_choice("norm", norm, NORMS)
         check_choice("deform_conv", deform_conv, IMPLEMENTATIONS)
-        _check_channels("channels", channels)
+        if len(channels) != 3:
+            raise ArgumentError("channels", f"is {list(channels)}, but must be three widths")
         trunk = torchvision.models.get_model(
             f"resnet{depth}", weights=None, norm_layer=lambda width: get_norm(trunk_norm, width)
         )
@@ -97,20 +107,7 @@ def _deformable_stage(before: int, after: int, norm: str, *, deform_conv: str) -
     return [*deform, up, get_norm(norm, after), nn.ReLU(inplace=True)]
 
 
-def _check_channels(name: str, channels: Sequence[int]) -> None:
-    if len(channels) != 3:
-        raise ValueError(f"{name} needs three widths, got {list(channels)}")
-
-
 @BACKBONE_REGISTRY.register()
 def build_resnet_upconv_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNetUpConv:
-    """:class:`ResNetUpConv` from ``MODEL.RESNETS.{DEPTH,NORM}`` and ``MODEL.UPCONV``."""
-    _check_channels("MODEL.UPCONV.CHANNELS", cfg.MODEL.UPCONV.CHANNELS)
-    return ResNetUpConv(
-        depth=read_choice(cfg, "MODEL.RESNETS.DEPTH", DEPTHS),
-        channels=cfg.MODEL.UPCONV.CHANNELS,
-        deformable=cfg.MODEL.UPCONV.DEFORMABLE,
-        deform_conv=read_choice(cfg, "MODEL.DEFORM_CONV", IMPLEMENTATIONS),
-        trunk_norm=read_choice(cfg, "MODEL.RESNETS.NORM", NORMS),
-        norm=read_choice(cfg, "MODEL.UPCONV.NORM", NORMS),
-    )
+    """Build :class:`ResNetUpConv` from ``MODEL.RESNETS.{DEPTH,NORM}`` and ``MODEL.UPCONV``."""
+    return build_from_keys(ResNetUpConv, cfg, KEYS)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.config import configurable
 from detectron2.structures import Boxes, BoxMode, Instances
 from torch import Tensor
 
-from ...config.loading import read_choice
 from ...config.registry import POINT_HEAD_REGISTRY
 from ...imaging.geometry import Geometry, apply_affine
-from ...structures.points import Peaks, Points, SparseTarget
+from ...structures.points import Peaks, Points
+from ...structures.types import Fields, Maps, Targets
 from ...utils.validation import check_choice
 from ..losses import REGRESSION_LOSSES, regression_loss
 from .point_head import PointHead, Property
@@ -40,6 +39,15 @@ class BoxHead(PointHead):
 
     property_type = BoxProperty
     original_names = {"size": "wh"}
+    keys = {
+        "num_classes": "MODEL.CENTERNET.NUM_CLASSES",
+        "class_specific": "MODEL.CENTERNET.CLASS_SPECIFIC_SIZE",
+        "loss": "MODEL.CENTERNET.SIZE_LOSS",
+        "weight": "MODEL.CENTERNET.SIZE_WEIGHT",
+        "clip": "MODEL.CENTERNET.QUIRKS.CLIP_BOXES",
+        "loss_slots": "MODEL.CENTERNET.QUIRKS.LOSS_SLOTS",
+        "size_as_point": "MODEL.CENTERNET.QUIRKS.SIZE_AS_POINT",
+    }
     requires = ("centers", "classes")
     provides = ("boxes",)
 
@@ -80,21 +88,7 @@ class BoxHead(PointHead):
         self.loss_slots = loss_slots
         self.size_as_point = size_as_point
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        node = cfg.MODEL.CENTERNET
-        return {
-            "num_classes": node.NUM_CLASSES,
-            "class_specific": node.CLASS_SPECIFIC_SIZE,
-            "loss": read_choice(cfg, "MODEL.CENTERNET.SIZE_LOSS", REGRESSION_LOSSES),
-            "weight": node.SIZE_WEIGHT,
-            "clip": node.CLIP_BOXES,
-            "loss_slots": node.LOSS_SLOTS,
-            "size_as_point": node.SIZE_AS_POINT,
-            **cls.common_config(cfg, input_shape, num_stacks),
-        }
-
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         size = points.boxes[:, 2:] - points.boxes[:, :2]
         if not self.class_specific:
             return {"size": points.target(size)}
@@ -103,16 +97,16 @@ class BoxHead(PointHead):
         )
         return {"size": points.target(size.repeat(1, own.shape[1] // 2) * own, own * points.weight[:, None])}
 
-    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         target = targets["size"]
         slots = self.loss_slots * len(maps["size"])
         loss = regression_loss(target.gather(maps["size"]), target.value, target.weight, self.loss, slots)
         return {"loss_size": self.weight * loss}
 
-    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
         return {"size": maps["size"].flip(-1)}
 
-    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """(B, K, 4) XYXY boxes in map pixels; the network may say negative sizes, and so does this."""
         size = peaks.gather(maps["size"])
         if self.class_specific:
@@ -121,7 +115,7 @@ class BoxHead(PointHead):
         centers = fields["centers"]
         return {"boxes": torch.cat([centers - size / 2, centers + size / 2], dim=2)}
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         corners = apply_affine(fields["boxes"].unflatten(1, (2, 2)), geometry.to_image)
         if self.size_as_point:
             shift = geometry.to_image[:, 2].to(corners) / 2

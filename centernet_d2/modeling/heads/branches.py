@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ...structures.types import Maps
 from ...utils.validation import check_choice
 
 __all__ = ["HEAD_INITS", "MapBranches"]
@@ -53,7 +54,7 @@ class MapBranches(nn.ModuleDict):
             else:
                 _init_branch(layers, init)
 
-    def forward(self, feature: Tensor) -> dict[str, Tensor]:
+    def forward(self, feature: Tensor) -> Maps:
         """(B, in_channels, H, W) feature map -> {name: (B, channels, H, W)} raw maps, float32."""
         maps = {}
         # A ModuleDict does not say what it holds.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
+from ...config.arguments import name_keys
 from ...config.registry import POINT_HEAD_REGISTRY, lookup
-from .point_head import PointHead, Property
+from .point_head import PointHead, Property, build_property
 
 __all__ = ["build_point_heads", "build_properties", "heads_provide"]
 
@@ -22,14 +23,18 @@ def head_types(cfg: CfgNode) -> list[type[PointHead]]:
 
 
 def build_point_heads(cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> list[PointHead]:
-    """The heads of ``MODEL.CENTERNET.HEADS``, in order."""
-    # By @configurable, which has no types, their constructors take a config too.
-    return [head(cfg, input_shape, num_stacks) for head in head_types(cfg)]  # type: ignore[misc]
+    """Build the heads of ``MODEL.CENTERNET.HEADS``, in order; errors about their arguments name the config keys."""
+    heads = []
+    for head in head_types(cfg):
+        with name_keys({**head.common_keys, **head.keys}):
+            # @configurable is untyped: the constructor also takes a config.
+            heads.append(head(cfg, input_shape, num_stacks))  # type: ignore[misc]
+    return heads
 
 
 def build_properties(cfg: CfgNode) -> list[Property]:
     """The properties of ``MODEL.CENTERNET.HEADS``, in order; no network is built."""
-    return [head.property_type(cfg) for head in head_types(cfg)]
+    return [build_property(head.property_type, cfg) for head in head_types(cfg)]
 
 
 def heads_provide(cfg: CfgNode, field: str) -> bool:

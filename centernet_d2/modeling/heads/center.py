@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import configurable
 from detectron2.data.transforms import Transform
-from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ...config.loading import read_choice
 from ...config.registry import POINT_HEAD_REGISTRY
 from ...imaging.geometry import Geometry
 from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
+from ...structures.types import DatasetDict, Fields, Maps, Targets
 from ...utils.validation import check_choice
 from ..heatmap import gaussian_profiles, paint_gaussians, paint_max
 from ..losses import REGRESSION_LOSSES, focal_loss_with_logits, regression_loss
@@ -112,7 +111,7 @@ class CenterProperty(Property):
     name = "center"
     fields = ("scores", "pred_classes")
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
+    def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Of a turned image ``gt_blind``, and ``gt_weight`` 0 for what is read at centers (original.md: Rotation)."""
         if not any(getattr(transform, "rotates", False) for transform in transforms):
             return {}
@@ -135,6 +134,16 @@ class CenterHead(PointHead):
 
     property_type = CenterProperty
     original_names = {"heatmap": "hm", "offset": "reg"}
+    keys = {
+        "num_classes": "MODEL.CENTERNET.NUM_CLASSES",
+        "offset": "MODEL.CENTERNET.OFFSET",
+        "offset_loss": "MODEL.CENTERNET.OFFSET_LOSS",
+        "heatmap_weight": "MODEL.CENTERNET.HEATMAP_WEIGHT",
+        "offset_weight": "MODEL.CENTERNET.OFFSET_WEIGHT",
+        "average_offsets": "MODEL.CENTERNET.QUIRKS.AVERAGE_OFFSETS",
+        "ignore_regions": "MODEL.CENTERNET.QUIRKS.IGNORE_REGIONS",
+        "loss_slots": "MODEL.CENTERNET.QUIRKS.LOSS_SLOTS",
+    }
     heatmaps = ("heatmap",)
     provides = ("scores", "classes", "centers")
 
@@ -148,7 +157,6 @@ class CenterHead(PointHead):
         heatmap_weight: float = 1.0,
         offset_weight: float = 1.0,
         average_offsets: bool = False,
-        stride: int = 4,
         ignore_regions: str = "mask",
         loss_slots: int = 0,
         **common: Any,
@@ -160,7 +168,6 @@ class CenterHead(PointHead):
             offset_loss: "l1" or "smooth_l1".
             heatmap_weight, offset_weight: factors of the losses.
             average_offsets: average the offset over mirrored images too. The original does not.
-            stride: image pixels per cell.
             ignore_regions: "mask" takes the boxes of ``gt_ignore`` out of the loss of the heatmap; "center" and "box"
                 act on the heatmap as the original does for 3-D boxes, see :func:`render_with_ignored`.
             loss_slots: divide the loss of the offset by this many objects per image, however many there are; 0 divides
@@ -178,27 +185,10 @@ class CenterHead(PointHead):
         self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
         self.average_offsets = average_offsets
-        self.stride = stride
         self.ignore_regions = ignore_regions
         self.loss_slots = loss_slots
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        node = cfg.MODEL.CENTERNET
-        return {
-            "num_classes": node.NUM_CLASSES,
-            "offset": node.OFFSET,
-            "offset_loss": read_choice(cfg, "MODEL.CENTERNET.OFFSET_LOSS", REGRESSION_LOSSES),
-            "heatmap_weight": node.HEATMAP_WEIGHT,
-            "offset_weight": node.OFFSET_WEIGHT,
-            "average_offsets": cfg.TEST.AUG.AVERAGE_OFFSETS,
-            "stride": input_shape.stride,
-            "ignore_regions": read_choice(cfg, "MODEL.CENTERNET.IGNORE_REGIONS", IGNORE_POLICIES),
-            "loss_slots": node.LOSS_SLOTS,
-            **cls.common_config(cfg, input_shape, num_stacks),
-        }
-
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, DenseTarget | SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         """See :meth:`PointHead.targets`; the heatmap has no weight in regions to ignore, nor in unlabelled classes."""
         heatmap = DenseTarget(self._heatmap(gt, points), self._heatmap_weight(gt, points))
         targets: dict[str, DenseTarget | SparseTarget] = {"heatmap": heatmap}
@@ -226,7 +216,7 @@ class CenterHead(PointHead):
             weight = labelled if weight is None else weight * labelled
         return weight
 
-    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         target = targets["heatmap"]
         heatmap = focal_loss_with_logits(maps["heatmap"], target.value, target.weight)
         losses = {"loss_heatmap": self.heatmap_weight * heatmap}
@@ -238,7 +228,7 @@ class CenterHead(PointHead):
             losses["loss_offset"] = self.offset_weight * offset
         return losses
 
-    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
         """The heatmap is averaged, the offset only if asked for (original.md: Flip test)."""
         upright: dict[str, Tensor | None] = {"heatmap": maps["heatmap"].flip(-1)}
         if "offset" in self.maps:
@@ -246,10 +236,10 @@ class CenterHead(PointHead):
             upright["offset"] = unflip_vectors(maps["offset"], shift) if self.average_offsets else None
         return upright
 
-    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """(B, K) scores and classes, (B, K, 2) centers."""
         offset = peaks.gather(maps["offset"]) if "offset" in self.maps else 0.5
         return {"scores": peaks.scores, "classes": peaks.classes, "centers": peaks.cells + offset}
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         return {"scores": fields["scores"], "pred_classes": fields["classes"]}

@@ -16,12 +16,13 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor, nn
 
-from ...config.loading import read_choice
+from ...config.arguments import name_keys, read_keys
 from ...imaging.geometry import Geometry
-from ...structures.points import DenseTarget, Peaks, Points, SparseTarget
-from .branches import HEAD_INITS, MapBranches
+from ...structures.points import Peaks, Points
+from ...structures.types import DatasetDict, Fields, Maps, Targets
+from .branches import MapBranches
 
-__all__ = ["PointHead", "Property", "unflip_vectors"]
+__all__ = ["PointHead", "Property", "build_property", "unflip_vectors"]
 
 
 class Property:
@@ -33,6 +34,7 @@ class Property:
     Attributes:
         name: short and unique.
         node: name of its own keys under ``MODEL.CENTERNET``; "" has none.
+        keys: argument of the constructor -> config key that supplies it.
         annotation_keys: keys of an annotation that it reads. A data set in which no annotation has any of them does not
             label the property; one without any keys needs no labels of its own.
         input_keys: keys of an image, beside its pixels, that it reads.
@@ -43,6 +45,7 @@ class Property:
 
     name: ClassVar[str] = ""
     node: ClassVar[str] = ""
+    keys: ClassVar[Mapping[str, str]] = {}
     annotation_keys: ClassVar[tuple[str, ...]] = ()
     input_keys: ClassVar[tuple[str, ...]] = ()
     fields: ClassVar[tuple[str, ...]] = ()
@@ -50,16 +53,20 @@ class Property:
 
     @configurable
     def __init__(self) -> None:
-        """Takes no arguments; subclasses take what they need, and from_config finds it in a config."""
+        """Take no arguments; subclasses define their own, and list in ``keys`` the config keys that supply them."""
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """The arguments of the constructor."""
-        return {}
+        """Return the arguments of the constructor."""
+        return read_keys(cfg, cls.keys)
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
         """Add its own config keys, and those of its head, with their defaults."""
+
+    @classmethod
+    def add_quirks(cls, node: CfgNode) -> None:
+        """Add keys that only keep or repair a behavior of a reference, under ``MODEL.CENTERNET.QUIRKS``."""
 
     @property
     def error_name(self) -> str:
@@ -77,7 +84,7 @@ class Property:
             metadata: of all properties and classes; a file of somebody else may have anything in it, or nothing.
         """
 
-    def check(self, dicts: Sequence[dict]) -> None:
+    def check(self, dicts: Sequence[DatasetDict]) -> None:
         """Look at a data set before hours are spent on it.
 
         Args:
@@ -97,7 +104,7 @@ class Property:
         """
         return inputs
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
+    def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """What the annotations of an image say, as ``gt_*`` fields with one entry per annotation.
 
         ``gt_weight`` (N,), the supervision of everything that is read at an object's center, is multiplied over all
@@ -172,10 +179,17 @@ class PointHead(nn.Module, ABC):
         maps: channels of each map.
         prop: the property outside the network.
         in_channels, head_conv, init: see :class:`MapBranches`.
+        stride: input pixels per map pixel.
         num_stacks: supervised stacks of the backbone; each has its own branches.
     """
 
-    #: What :meth:`common_config` builds from a config.
+    #: Argument of the constructor -> config key that supplies it: of the subclass, and of all heads.
+    keys: ClassVar[Mapping[str, str]] = {}
+    common_keys: ClassVar[Mapping[str, str]] = {
+        "head_conv": "MODEL.CENTERNET.HEAD_CONV",
+        "init": "MODEL.CENTERNET.HEAD_INIT",
+    }
+    #: Property that :meth:`common_config` builds from a config.
     property_type: ClassVar[type[Property]] = Property
     #: Names of the maps that are heatmaps.
     heatmaps: ClassVar[tuple[str, ...]] = ()
@@ -197,41 +211,48 @@ class PointHead(nn.Module, ABC):
         in_channels: int,
         head_conv: int = 64,
         init: str = "small_last",
+        stride: int = 4,
         num_stacks: int = 1,
     ) -> None:
         super().__init__()
         self.maps = dict(maps)
         self.prop = prop or self.property_type()
+        self.stride = stride
         self.stacks = nn.ModuleList(
             MapBranches(maps, in_channels=in_channels, head_conv=head_conv, heatmaps=self.heatmaps, init=init)
             for _ in range(num_stacks)
         )
 
     @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
+        """Return the arguments of the constructor: those in ``keys``, and those of all heads."""
+        return {**read_keys(cfg, cls.keys), **cls.common_config(cfg, input_shape, num_stacks)}
+
+    @classmethod
     def common_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        """The arguments of the constructor that all heads share, for their ``from_config``."""
+        """Return the arguments of the constructor that all heads share."""
         return {
-            "prop": cls.property_type(cfg),
+            **read_keys(cfg, cls.common_keys),
+            "prop": build_property(cls.property_type, cfg),
             "in_channels": input_shape.channels,
-            "head_conv": cfg.MODEL.CENTERNET.HEAD_CONV,
-            "init": read_choice(cfg, "MODEL.CENTERNET.HEAD_INIT", HEAD_INITS),
+            "stride": input_shape.stride,
             "num_stacks": num_stacks,
         }
 
-    def forward(self, feature: Tensor, stack: int = -1) -> dict[str, Tensor]:
+    def forward(self, feature: Tensor, stack: int = -1) -> Maps:
         """Feature map of one stack -> raw maps."""
         return self.stacks[stack](feature)
 
-    def activate(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    def activate(self, maps: Maps) -> Maps:
         """Raw maps -> maps as they are read at test time; heatmaps become probabilities."""
         return {name: maps[name].float().sigmoid() if name in self.heatmaps else maps[name] for name in self.maps}
 
     @abstractmethod
-    def targets(self, gt: Sequence[Instances], points: Points) -> Mapping[str, DenseTarget | SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         """What each of its maps should be, under the names of the maps."""
 
     @abstractmethod
-    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         """Weighted scalar losses of one stack; connected to the maps even without objects.
 
         Args:
@@ -240,11 +261,11 @@ class PointHead(nn.Module, ABC):
         """
 
     @abstractmethod
-    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
         """Activated maps of the mirrored image, turned back; None for maps that flip testing does not average."""
 
     @abstractmethod
-    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """What activated maps say at the peaks: (B, K, ...) tensors in map pixels, for any number of real objects.
 
         Args:
@@ -254,8 +275,15 @@ class PointHead(nn.Module, ABC):
         """
 
     @abstractmethod
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         """Decoded fields of one image, (K, ...) -> fields of its Instances, in pixels of the original image."""
+
+
+def build_property(kind: type[Property], cfg: CfgNode) -> Property:
+    """Build a property from a config; errors about its arguments name the config keys."""
+    with name_keys(kind.keys):
+        # @configurable is untyped: the constructor also takes a config.
+        return kind(cfg)
 
 
 def unflip_vectors(vectors: Tensor, shift: float) -> Tensor:

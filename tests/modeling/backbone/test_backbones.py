@@ -195,13 +195,13 @@ def test_plain_neck_of_dla_starts_with_normal_weights():
         (DLABackbone, {"norm": "GN"}, "^norm is 'GN', known"),
         (DLABackbone, {"deform_conv": "fast"}, "^deform_conv is 'fast', known"),
         (Hourglass, {"stacks": 0}, "^stacks is 0"),
-        (Hourglass, {"widths": (8,), "counts": (1,)}, "^widths and counts need"),
-        (Hourglass, {"counts": (1, 1)}, "^widths and counts need"),
-        (Hourglass, {"widths": (8, 8), "counts": (1, 0)}, "^widths and counts need"),
+        (Hourglass, {"widths": (8,), "counts": (1,)}, r"^widths is \[8\], but must have two or more"),
+        (Hourglass, {"counts": (1, 1)}, r"^counts is \[1, 1\], but must be a positive number for each"),
+        (Hourglass, {"widths": (8, 8), "counts": (1, 0)}, r"^counts is \[1, 0\], but must be a positive number"),
         (Hourglass, {"norm": "GN"}, "^norm is 'GN', known"),
         (ResNetUpConv, {"depth": 19}, "^depth is 19, known"),
         (ResNetUpConv, {"trunk_norm": "GN"}, "^trunk_norm is 'GN', known"),
-        (ResNetUpConv, {"channels": (8,)}, "^channels needs three widths"),
+        (ResNetUpConv, {"channels": (8,)}, r"^channels is .*, but must be three widths"),
     ],
 )
 def test_impossible_shapes_are_refused(backbone, options, message):
@@ -215,7 +215,12 @@ def test_impossible_shapes_are_refused(backbone, options, message):
         ("dla", "MODEL.DLA.NORM", "GN", "MODEL.DLA.NORM is 'GN', known"),
         ("hourglass", "MODEL.HOURGLASS.NORM", "GN", "MODEL.HOURGLASS.NORM is 'GN', known"),
         ("hourglass", "MODEL.HOURGLASS.STACKS", 0, "MODEL.HOURGLASS.STACKS is 0"),
-        ("hourglass", "MODEL.HOURGLASS.COUNTS", [1], "MODEL.HOURGLASS.WIDTHS and MODEL.HOURGLASS.COUNTS need"),
+        (
+            "hourglass",
+            "MODEL.HOURGLASS.COUNTS",
+            [1],
+            "MODEL.HOURGLASS.COUNTS is .*, but must be a positive number",
+        ),
     ],
 )
 def test_a_wrong_config_names_the_key(backbone, key, value, message):

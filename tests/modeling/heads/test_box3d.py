@@ -194,7 +194,7 @@ def test_nothing_in_space_is_learned_without_labels_or_without_a_camera(camera):
 
 
 def test_scaled_images_need_a_reference_focal_length():
-    with pytest.raises(ValueError, match="^augmented_depth is .*needs a positive reference_focal"):
+    with pytest.raises(ValueError, match="^reference_focal is 0.0, but .* needs a positive one"):
         model_3d(prop={"augmented_depth": "camera"})
     with pytest.raises(ValueError, match="^depth_loss is 'l2', known: l1, log"):
         model_3d(depth_loss="l2")
@@ -214,7 +214,7 @@ def test_without_any_camera_there_are_no_boxes():
     "camera", [CAMERA * 0, CAMERA * math.nan, CAMERA[:2], CAMERA * torch.tensor([[1.0], [1], [0]])]
 )
 def test_a_default_camera_that_is_none_shows_at_once(camera):
-    with pytest.raises(ValueError, match=r"^default_camera: the camera (has|is)"):
+    with pytest.raises(ValueError, match=r"^default_camera is invalid: the camera (has|is)"):
         model_3d(prop={"default_camera": camera.tolist()})
 
 

@@ -132,8 +132,9 @@ def test_boxes_of_people_without_labelled_joints_are_learned_if_the_config_says_
     people = [annotation(keypoints=[0] * 9), annotation(keypoints=[1, 1, 1] + [0] * 6)]
     file, node = model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), "MODEL.CENTERNET.KEYPOINTS."
     names = [node + "NAMES", "['nose','left','right']", "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", 3]
+    quirk = "MODEL.CENTERNET.QUIRKS.KEYPOINTS.NEEDS_JOINTS"
     for needs_joints, weight in ((True, [0, 1]), (False, [1, 1])):
-        prop = KeypointProperty(load_config(file, [*names, node + "NEEDS_JOINTS", needs_joints]))
+        prop = KeypointProperty(load_config(file, [*names, quirk, needs_joints]))
         fields = annotate(*people, prop=prop)
         assert fields["gt_weight"].tolist() == weight
         gt = ground_truth([[8, 12, 40, 44], [56, 12, 88, 44]], fields["gt_keypoints"].tolist())

@@ -187,7 +187,7 @@ def check_targets(path, comparison, tmp_path):
     compare_targets_3d(comparison, "pipeline ", model, sample["instances"], data)
     if "input" in data:
         model.backbone.divisibility = 1
-        ours = model.preprocess_training([sample]).tensor[0].numpy()
+        ours = model.preprocessor.training_batch([sample]).tensor[0].numpy()
         compare_pixels(comparison, "input", ours, data["input"], VOC_PIXELS)
 
 

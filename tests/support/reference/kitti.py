@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-from centernet_d2.data.kitti import CLASSES, parse_object, register_kitti_3d
+from centernet_d2.data.kitti import CLASSES, register_kitti_3d
 from centernet_d2.evaluation.kitti import KITTIEvaluator
 from centernet_d2.evaluation.kitti_metrics import (
     DIFFICULTIES,
@@ -20,6 +20,7 @@ from centernet_d2.evaluation.kitti_metrics import (
     count_objects,
     kitti_curves,
 )
+from centernet_d2.readers.kitti import parse_object
 from centernet_d2.structures.boxes3d import Boxes3D
 
 from .comparison import checks

@@ -20,14 +20,14 @@ def check_test_canvas(path, comparison, tmp_path):
         **pixels,
     )
     image = torch.from_numpy(synthetic.image(height, width, int(data["image_k"])).transpose(2, 0, 1).copy())
-    (canvas,), (geometry,) = model.preprocess_image([{"image": image}], scale)
+    (canvas,), (geometry,) = model.preprocessor.canvases([{"image": image}], scale)
     mean, std = (np.array(pixels[name])[:, None, None] for name in ("pixel_mean", "pixel_std"))
-    grey = model.batch([canvas])[0].numpy() * std + mean
+    grey = model.preprocessor.batch([canvas])[0].numpy() * std + mean
     recorded = data["warped_u8"].transpose(2, 0, 1)
     # Copies of whole pixels are exact; resampling differs a little between versions of OpenCV.
     comparison.close("warped_u8", grey, recorded, atol=0.01 if scale == 1 and not data["fix_res"] else 3.01)
     comparison.close("warped_u8 (mean)", np.abs(grey - recorded).mean(), 0.0, atol=0.3)
-    normalized = model.normalize(torch.from_numpy(recorded.astype(np.float32))).numpy()
+    normalized = model.preprocessor.normalize(torch.from_numpy(recorded.astype(np.float32))).numpy()
     comparison.close("input_stride8", normalized[:, ::8, ::8], data.get("input_stride8"), atol=1e-5)
     comparison.equal("input_hw", geometry.input_size, data.get("input_hw"))
     comparison.equal("out_hw", [size // model.stride for size in geometry.input_size], data.get("out_hw"))

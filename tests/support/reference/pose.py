@@ -8,8 +8,7 @@ from centernet_d2.imaging.geometry import Geometry, affine_matrix, invert_affine
 from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling.heads import CenterProperty, KeypointHead, KeypointProperty
 from centernet_d2.modeling.heads.keypoint import KeypointSchema
-from centernet_d2.modeling.heads.keypoint.prop import HALF_PIXEL
-from centernet_d2.structures.points import DenseTarget
+from centernet_d2.structures.points import HALF_PIXEL, DenseTarget
 from support.models import stub_heads, stub_model
 
 from . import synthetic
@@ -185,7 +184,7 @@ def check_targets(path, comparison, tmp_path):
     compare_pose_targets(comparison, "pipeline ", model, sample["instances"], data)
     if "input" in data:
         model.backbone.divisibility = 1
-        ours = model.preprocess_training([sample]).tensor[0].numpy()
+        ours = model.preprocessor.training_batch([sample]).tensor[0].numpy()
         compare_pixels(comparison, "input", ours, data["input"], COCO_PIXELS)
 
 

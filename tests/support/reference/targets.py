@@ -55,7 +55,7 @@ def check_ctdet(path, comparison, tmp_path):
     if "input" in data:
         model.backbone.divisibility = 1
         compare_pixels(
-            comparison, "input", model.preprocess_training([sample]).tensor[0].numpy(), data["input"], pixels
+            comparison, "input", model.preprocessor.training_batch([sample]).tensor[0].numpy(), data["input"], pixels
         )
 
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.config import configurable
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ....config.loading import read_choice
 from ....config.registry import POINT_HEAD_REGISTRY
 from ....imaging.geometry import Geometry, apply_affine
 from ....structures.boxes3d import Boxes3D, alpha_to_rotation_y, location_from_center, orientation_to_alpha
-from ....structures.points import Peaks, Points, SparseTarget
+from ....structures.points import Peaks, Points
+from ....structures.types import Fields, Maps, Targets
 from ....utils.validation import check_choice
 from ...losses import log_depth_loss, orientation_loss, regression_loss
 from ..point_head import PointHead
@@ -66,6 +65,11 @@ class Box3DHead(PointHead):
     property_type = Box3DProperty
     prop: Box3DProperty
     original_names = {"depth": "dep", "orientation": "rot", "dimensions": "dim"}
+    keys = {
+        "depth_loss": "MODEL.CENTERNET.BOX3D.DEPTH_LOSS",
+        "depth_weight": "MODEL.CENTERNET.BOX3D.DEPTH_WEIGHT",
+        "loss_slots": "MODEL.CENTERNET.QUIRKS.LOSS_SLOTS",
+    }
     requires = ("centers",)
     provides = ("boxes3d",)
     # Boxes in space of several test scales are not merged (original.md: Merging scales).
@@ -76,22 +80,16 @@ class Box3DHead(PointHead):
         self,
         *,
         depth_loss: str = "l1",
-        depth_log_balance: float = 0.5,
         depth_weight: float = 1.0,
-        dimensions_weight: float = 1.0,
-        orientation_weight: float = 1.0,
         loss_slots: int = 0,
-        stride: int = 4,
         **common: Any,
     ) -> None:
         """
         Args:
             depth_loss: "l1" or "log", see :func:`log_depth_loss`.
-            depth_log_balance: of the latter.
-            depth_weight, dimensions_weight, orientation_weight: factors of the losses.
+            depth_weight: factor of the depth loss.
             loss_slots: divide the losses by this many objects per image, however many there are; 0 divides by the
                 objects.
-            stride: input pixels per map pixel.
             common: see :class:`PointHead`.
 
         Raises:
@@ -100,31 +98,14 @@ class Box3DHead(PointHead):
         check_choice("depth_loss", depth_loss, DEPTH_LOSSES)
         super().__init__({"depth": 1, "orientation": ORIENTATION_SIZE, "dimensions": 3}, **common)
         self.depth_loss = depth_loss
-        self.depth_log_balance = depth_log_balance
         self.depth_weight = depth_weight
-        self.dimensions_weight = dimensions_weight
-        self.orientation_weight = orientation_weight
         self.loss_slots = loss_slots
-        self.stride = stride
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        node = cfg.MODEL.CENTERNET.BOX3D
-        return {
-            "depth_loss": read_choice(cfg, "MODEL.CENTERNET.BOX3D.DEPTH_LOSS", DEPTH_LOSSES),
-            "depth_weight": node.DEPTH_WEIGHT,
-            "dimensions_weight": node.DIMENSIONS_WEIGHT,
-            "orientation_weight": node.ORIENTATION_WEIGHT,
-            "loss_slots": cfg.MODEL.CENTERNET.LOSS_SLOTS,
-            "stride": input_shape.stride,
-            **cls.common_config(cfg, input_shape, num_stacks),
-        }
-
-    def activate(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    def activate(self, maps: Maps) -> Maps:
         """Depth in metres (for the reference focal length, if there is one); the other maps are linear."""
         return {**{name: maps[name] for name in self.maps}, "depth": raw_to_depth(maps["depth"])}
 
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         """See :meth:`PointHead.targets`."""
         names = ("gt_depth", "gt_alpha", "gt_focal", "gt_space", "gt_metric")
         depth, alpha, focal, space, metric = (torch.cat([x.get(name) for x in gt]) for name in names)
@@ -141,7 +122,7 @@ class Box3DHead(PointHead):
             "orientation": points.target(orientation, (points.weight * space)[:, None].expand_as(orientation)),
         }
 
-    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
+    def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         images = len(maps["depth"])
         slots = self.loss_slots * images
         depth, dimensions, orientation = (targets[name] for name in ("depth", "dimensions", "orientation"))
@@ -149,9 +130,7 @@ class Box3DHead(PointHead):
         if self.depth_loss == "l1":
             loss_depth = regression_loss(predicted, depth.value, depth.weight, slots=slots)
         else:
-            loss_depth = log_depth_loss(
-                predicted, depth.value, depth.weight, depth.image, images, self.depth_log_balance
-            )
+            loss_depth = log_depth_loss(predicted, depth.value, depth.weight, depth.image, images)
         loss_dimensions = regression_loss(
             dimensions.gather(maps["dimensions"]), dimensions.value, dimensions.weight, slots=slots
         )
@@ -160,11 +139,11 @@ class Box3DHead(PointHead):
         )
         return {
             "loss_depth": self.depth_weight * loss_depth,
-            "loss_dimensions": self.dimensions_weight * loss_dimensions,
-            "loss_orientation": self.orientation_weight * loss_orientation,
+            "loss_dimensions": loss_dimensions,
+            "loss_orientation": loss_orientation,
         }
 
-    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
         """A mirror takes alpha to pi - alpha, which stays in its bin on the other side of its center.
 
         The original never mirrors 3-D boxes.
@@ -174,7 +153,7 @@ class Box3DHead(PointHead):
         back = {name: maps[name].flip(-1) for name in self.maps}
         return {**back, "orientation": back["orientation"] * sign}
 
-    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """(B, K) depth, (B, K, 3) dimensions and (B, K, 8) orientation as the network says them."""
         return {
             "depth": peaks.gather(maps["depth"])[..., 0],
@@ -182,7 +161,7 @@ class Box3DHead(PointHead):
             "orientation": peaks.gather(maps["orientation"]),
         }
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         """``pred_boxes3d`` and ``pred_alpha`` (N,) by the camera of the original image (original.md: 3-D results).
 
         Raises:

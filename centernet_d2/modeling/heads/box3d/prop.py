@@ -20,7 +20,8 @@ from torch import Tensor
 from ....imaging.transforms import is_mirrored
 from ....structures.boxes3d import Boxes3D, check_camera
 from ....structures.points import known_objects
-from ....utils.validation import check_choice
+from ....structures.types import DatasetDict
+from ....utils.validation import ArgumentError, check_choice
 from ..point_head import Property
 from .cameras import Cameras, carry_camera, choose_cameras
 from .drawing import draw_birds_eye, draw_boxes3d
@@ -44,6 +45,11 @@ class Box3DProperty(Property):
 
     name = "box3d"
     node = "BOX3D"
+    keys = {
+        "augmented_depth": "MODEL.CENTERNET.QUIRKS.BOX3D.AUGMENTED_DEPTH",
+        "reference_focal": "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL",
+        "default_camera": "MODEL.CENTERNET.BOX3D.DEFAULT_CAMERA",
+    }
     annotation_keys = tuple(_KEYS)
     input_keys = ("camera",)
     fields = ("pred_boxes3d", "pred_alpha")
@@ -74,7 +80,15 @@ class Box3DProperty(Property):
             ValueError: an unknown choice, depths of augmented images without a reference, or a default camera that is
                 none (:func:`check_camera`).
         """
-        self.default_camera = _check_arguments(augmented_depth, reference_focal, default_camera)
+        check_choice("augmented_depth", augmented_depth, AUGMENTED_DEPTH)
+        if augmented_depth == "camera" and not reference_focal > 0:
+            raise ArgumentError(
+                "reference_focal", f"is {reference_focal}, but learning the depth of scaled images needs a positive one"
+            )
+        try:
+            self.default_camera = None if default_camera is None else check_camera(default_camera)
+        except ValueError as error:
+            raise ArgumentError("default_camera", f"is invalid: {error}") from error
         self.augmented_depth = augmented_depth
         self.reference_focal = reference_focal
         self._cameras: Cameras | None = None
@@ -85,22 +99,13 @@ class Box3DProperty(Property):
             raise ValueError(
                 f"INPUT.AFFINE.TURN is {cfg.INPUT.AFFINE.TURN}, but boxes in space stand upright: set it to 0"
             )
-        names = ("AUGMENTED_DEPTH", "REFERENCE_FOCAL", "DEFAULT_CAMERA")
-        augmented_depth, reference_focal, default_camera = (cfg.MODEL.CENTERNET.BOX3D[name] for name in names)
-        keys = [f"MODEL.CENTERNET.BOX3D.{name}" for name in names]
-        return {
-            "augmented_depth": augmented_depth,
-            "reference_focal": reference_focal,
-            "default_camera": _check_arguments(augmented_depth, reference_focal, default_camera, keys),
-        }
+        return super().from_config(cfg)
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
         # "l1", or "log": the scale-invariant squared error of logarithms over the objects of an image.
         node.DEPTH_LOSS = "l1"
         node.DEPTH_WEIGHT = 1.0
-        node.DIMENSIONS_WEIGHT = 1.0
-        node.ORIENTATION_WEIGHT = 1.0
         # Focal length in input pixels for which the network predicts depths. With it, depths are scaled by the focal
         # length that an image has in the network input, so they hold for other cameras and resolutions. 0: the network
         # predicts metres whatever the camera, as in the original.
@@ -111,11 +116,14 @@ class Box3DProperty(Property):
             [0.0, 707.0493, 180.5066, -0.3454157],
             [0.0, 0.0, 1.0, 0.004981016],
         ]
-        # A quirk of the original. Depth and dimensions of images that were shifted and scaled: "camera" learns them,
-        # which needs REFERENCE_FOCAL; "mask" does not (original.md: KITTI window).
+
+    @classmethod
+    def add_quirks(cls, node: CfgNode) -> None:
+        # Depth and dimensions of shifted and scaled images: "camera" learns them, which needs BOX3D.REFERENCE_FOCAL;
+        # "mask" does not (original.md: KITTI window).
         node.AUGMENTED_DEPTH = "mask"
 
-    def check(self, dicts: Sequence[dict]) -> None:
+    def check(self, dicts: Sequence[DatasetDict]) -> None:
         """Check cameras and annotations. Objects that are not in front of the camera are counted in one log line.
 
         Raises:
@@ -144,7 +152,7 @@ class Box3DProperty(Property):
         camera = check_camera(inputs["camera"])
         return {"camera": torch.from_numpy(carry_camera(camera.numpy(), transforms)) if transforms else camera}
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
+    def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """3-D boxes under the transforms of an image; mirrored an odd number of times, left and right swap in space.
 
         Returns:
@@ -231,30 +239,3 @@ def _check_object(annotation: dict, where: str) -> None:
             raise ValueError(f"{where}: '{name}' is {annotation.get(name)!r} instead of {count} finite numbers")
     if min(annotation["dimensions"]) <= 0:
         raise ValueError(f"{where}: the dimensions {list(annotation['dimensions'])} are not positive")
-
-
-def _check_arguments(
-    augmented_depth: str,
-    reference_focal: float,
-    default_camera: Sequence[Sequence[float]] | Tensor | None,
-    names: Sequence[str] = ("augmented_depth", "reference_focal", "default_camera"),
-) -> Tensor | None:
-    """The default camera as a tensor, once all arguments of the property are known to be sound.
-
-    Args:
-        augmented_depth, reference_focal, default_camera: see :class:`Box3DProperty`.
-        names: what messages call them: arguments or config keys.
-
-    Raises:
-        ValueError: they are not.
-    """
-    check_choice(names[0], augmented_depth, AUGMENTED_DEPTH)
-    if augmented_depth == "camera" and not reference_focal > 0:
-        raise ValueError(
-            f"{names[0]} is 'camera', which needs a positive {names[1]}: how far away something is cannot be seen in a "
-            "scaled image without its focal length"
-        )
-    try:
-        return None if default_camera is None else check_camera(default_camera)
-    except ValueError as error:
-        raise ValueError(f"{names[2]}: {error}") from error

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode, configurable
-from detectron2.layers import ShapeSpec
+from detectron2.config import configurable
 from detectron2.structures import Instances
 from torch import Tensor
 
 from ....config.registry import POINT_HEAD_REGISTRY
 from ....imaging.geometry import Geometry, apply_affine
-from ....structures.points import DenseTarget, Peaks, Points, SparseTarget, optional_field
+from ....structures.points import HALF_PIXEL, DenseTarget, Peaks, Points, SparseTarget, optional_field
+from ....structures.types import Fields, Maps, Targets
 from ...heatmap import paint_gaussians, peak_filter
 from ...losses import focal_loss_with_logits, regression_loss
 from ..point_head import PointHead, unflip_vectors
-from .prop import HALF_PIXEL, KeypointProperty
+from .prop import KeypointProperty
 from .schema import KeypointSchema
 
 __all__ = ["KeypointHead", "snap_to_peaks"]
@@ -69,6 +69,13 @@ class KeypointHead(PointHead):
     prop: KeypointProperty
     property_type = KeypointProperty
     original_names = {"keypoint_displacement": "hps", "keypoint_heatmap": "hm_hp", "keypoint_offset": "hp_offset"}
+    keys = {
+        "refine": "MODEL.CENTERNET.KEYPOINTS.REFINE",
+        "offset": "MODEL.CENTERNET.KEYPOINTS.OFFSET",
+        "constant_score": "MODEL.CENTERNET.QUIRKS.KEYPOINTS.CONSTANT_SCORE",
+        "offset_weight": "MODEL.CENTERNET.OFFSET_WEIGHT",
+        "average_offsets": "MODEL.CENTERNET.QUIRKS.AVERAGE_OFFSETS",
+    }
     heatmaps = ("keypoint_heatmap",)
     requires = ("scores", "boxes")
     provides = ("keypoints",)
@@ -83,11 +90,8 @@ class KeypointHead(PointHead):
         refine: bool = True,
         offset: bool = True,
         constant_score: bool = False,
-        displacement_weight: float = 1.0,
-        heatmap_weight: float = 1.0,
         offset_weight: float = 1.0,
         average_offsets: bool = False,
-        stride: int = 4,
         **common: Any,
     ) -> None:
         """
@@ -96,9 +100,8 @@ class KeypointHead(PointHead):
             refine: predict heatmaps of the joints and snap to their peaks.
             offset: predict the offset of a joint within its cell; without it peaks are taken at the middle of a cell.
             constant_score: give every joint the score 1, as the original does, instead of its own.
-            displacement_weight, heatmap_weight, offset_weight: factors of the losses.
+            offset_weight: factor of the offset loss.
             average_offsets: average offsets over mirrored images too, see :meth:`unflip`.
-            stride: image pixels per cell.
             common: see :class:`PointHead`.
         """
         maps = {"keypoint_displacement": 2 * len(prop.schema)}
@@ -108,33 +111,15 @@ class KeypointHead(PointHead):
                 maps["keypoint_offset"] = 2
         super().__init__(maps, prop=prop, **common)
         self.constant_score = constant_score
-        self.displacement_weight = displacement_weight
-        self.heatmap_weight = heatmap_weight
         self.offset_weight = offset_weight
         self.average_offsets = average_offsets
-        self.stride = stride
 
     @property
     def schema(self) -> KeypointSchema:
         """Of the property, which may learn names and mirror images after the head was built."""
         return self.prop.schema
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec, num_stacks: int) -> dict[str, Any]:
-        node = cfg.MODEL.CENTERNET.KEYPOINTS
-        return {
-            "refine": node.REFINE,
-            "offset": node.OFFSET,
-            "constant_score": node.CONSTANT_SCORE,
-            "displacement_weight": node.DISPLACEMENT_WEIGHT,
-            "heatmap_weight": node.HEATMAP_WEIGHT,
-            "offset_weight": cfg.MODEL.CENTERNET.OFFSET_WEIGHT,
-            "average_offsets": cfg.TEST.AUG.AVERAGE_OFFSETS,
-            "stride": input_shape.stride,
-            **cls.common_config(cfg, input_shape, num_stacks),
-        }
-
-    def targets(self, gt: Sequence[Instances], points: Points) -> dict[str, DenseTarget | SparseTarget]:
+    def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
         batch, height, width = points.map_size
         keypoints = torch.cat([instances.gt_keypoints for instances in gt])
         positions = keypoints[..., :2] / points.stride
@@ -165,21 +150,18 @@ class KeypointHead(PointHead):
                 targets["keypoint_offset"] = SparseTarget(image, cells, offset, weight)
         return targets
 
-    def losses(self, maps: dict[str, Tensor], targets: Mapping[str, Any]) -> dict[str, Tensor]:
-        losses = {
-            "loss_keypoint_displacement": self.displacement_weight
-            * _l1(maps["keypoint_displacement"], targets["keypoint_displacement"])
-        }
+    def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
+        losses = {"loss_keypoint_displacement": _l1(maps["keypoint_displacement"], targets["keypoint_displacement"])}
         if "keypoint_heatmap" in self.maps:
             target = targets["keypoint_heatmap"]
             heatmap = focal_loss_with_logits(maps["keypoint_heatmap"], target.value, target.weight)
-            losses["loss_keypoint_heatmap"] = self.heatmap_weight * heatmap
+            losses["loss_keypoint_heatmap"] = heatmap
         if "keypoint_offset" in self.maps:
             offset = _l1(maps["keypoint_offset"], targets["keypoint_offset"])
             losses["loss_keypoint_offset"] = self.offset_weight * offset
         return losses
 
-    def unflip(self, maps: dict[str, Tensor]) -> dict[str, Tensor | None]:
+    def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
         """Displacements turn their x, left and right swap; offsets are not averaged (original.md: Flip test).
 
         With `average_offsets` they are, and the mirror is exact.
@@ -195,7 +177,7 @@ class KeypointHead(PointHead):
             upright["keypoint_offset"] = unflip_vectors(offset, shift) if self.average_offsets else None
         return upright
 
-    def decode(self, maps: dict[str, Tensor], peaks: Peaks, fields: dict[str, Tensor]) -> dict[str, Tensor]:
+    def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
         """(B, K, J, 3) keypoints: x, y in map pixels, and a score.
 
         A joint that was moved to a peak has the score of the peak; one that was not, the value of its heatmap where it
@@ -212,7 +194,7 @@ class KeypointHead(PointHead):
             scores = torch.ones_like(scores)
         return {"keypoints": torch.cat([joints, scores[..., None]], dim=3)}
 
-    def _joint_peaks(self, maps: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    def _joint_peaks(self, maps: Maps, count: int) -> tuple[Tensor, Tensor]:
         """(B, J, P, 2) positions and (B, J, P) scores of the best peaks of every joint."""
         heatmap = maps["keypoint_heatmap"]
         height, width = heatmap.shape[2:]
@@ -223,7 +205,7 @@ class KeypointHead(PointHead):
         offset = maps["keypoint_offset"].flatten(2).transpose(1, 2)[:, None].expand(-1, heatmap.shape[1], -1, -1)
         return positions + offset.gather(2, index[..., None].expand(-1, -1, -1, 2)), scores
 
-    def to_image(self, fields: dict[str, Tensor], geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
         """``pred_keypoints`` (N, J, 3), half a pixel up as Detectron2 wants them."""
         keypoints = fields["keypoints"]
         positions = apply_affine(keypoints[..., :2], geometry.to_image) + HALF_PIXEL

@@ -15,14 +15,13 @@ from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ....imaging.transforms import is_mirrored
+from ....structures.points import HALF_PIXEL
+from ....structures.types import DatasetDict
 from ....utils.validation import LARGEST_COORDINATE, number_table
 from ..point_head import Property
 from .schema import KeypointSchema, keypoint_schema
 
-__all__ = ["HALF_PIXEL", "KeypointProperty"]
-
-# Detectron2 moves keypoints by half a pixel when it reads and writes them; ours have pixel centers at integers.
-HALF_PIXEL = 0.5
+__all__ = ["KeypointProperty"]
 
 
 class KeypointProperty(Property):
@@ -30,6 +29,7 @@ class KeypointProperty(Property):
 
     name = "keypoint"
     node = "KEYPOINTS"
+    keys = {"needs_joints": "MODEL.CENTERNET.QUIRKS.KEYPOINTS.NEEDS_JOINTS"}
     annotation_keys = ("keypoints",)
     fields = ("pred_keypoints",)
     arguments = {
@@ -51,7 +51,7 @@ class KeypointProperty(Property):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {"schema": keypoint_schema(cfg), "needs_joints": cfg.MODEL.CENTERNET.KEYPOINTS.NEEDS_JOINTS}
+        return {**super().from_config(cfg), "schema": keypoint_schema(cfg)}
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
@@ -64,10 +64,11 @@ class KeypointProperty(Property):
         # Heatmaps of the joints, to whose peaks the regressed joints snap, and the sub-cell offset of those peaks.
         node.REFINE = True
         node.OFFSET = True
-        node.DISPLACEMENT_WEIGHT = 1.0
-        node.HEATMAP_WEIGHT = 1.0
-        # Quirks of the original. Objects whose keypoints are all unlabelled: False learns their boxes, True nothing at
-        # their centers (original.md: People without joints).
+
+    @classmethod
+    def add_quirks(cls, node: CfgNode) -> None:
+        # Objects whose keypoints are all unlabeled: False learns their boxes, True nothing at their centers
+        # (original.md: People without joints).
         node.NEEDS_JOINTS = True
         # False gives every joint its own score, True gives it 1 (original.md: Pose decoding).
         node.CONSTANT_SCORE = False
@@ -79,7 +80,7 @@ class KeypointProperty(Property):
         if not self.schema.names:
             self.schema = KeypointSchema.from_metadata(metadata, len(self.schema)) or self.schema
 
-    def check(self, dicts: Sequence[dict]) -> None:
+    def check(self, dicts: Sequence[DatasetDict]) -> None:
         """See :meth:`Property.check`.
 
         Raises:
@@ -100,7 +101,7 @@ class KeypointProperty(Property):
                     f"{file_name}, annotation {index} of this image: {_what_is_wrong(keypoints, self.schema)}"
                 )
 
-    def annotate(self, record: dict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
+    def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Keypoints under the transforms of an image; mirrored an odd number of times, left and right swap.
 
         Returns:
