@@ -1,4 +1,4 @@
-# make demo   install, then train, evaluate and draw on a small data set that the project makes itself
+# make demo   install, then train, evaluate and visualize on a small synthetic dataset
 # make test   install, then run the test suite
 # make lint   install, then check style and types
 # make .venv  install only
@@ -9,7 +9,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 UV := $(VENV)/bin/uv pip install -p $(PY)
 
-# Idle threads that spin slow down every other torch process on the machine.
+# Spinning idle threads slow down other torch processes on the machine.
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
@@ -36,7 +36,7 @@ $(VENV)/.ready: $(REQUIREMENTS) setup.py Makefile
 	@echo "== Python environment in $(VENV) ($(PYTHON))"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check uv
-	@echo "== torch, Detectron2's dependencies, test tools (about 1 GB on the first time)"
+	@echo "== torch, Detectron2's dependencies, test tools (about 1 GB on first installation)"
 	$(UV) -r $(REQUIREMENTS)
 	@echo "== Detectron2 as pure Python"
 	# The wheel is tagged for Python 3.10 because of a compiled module that this project does not use.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Detect objects in images, a video or a camera's pictures, and draw them: see demo.py --help."""
+"""Detect and visualize objects in images, videos or camera streams; see demo.py --help."""
 
 from centernet_d2.cli.detect import main
 

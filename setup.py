@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parent
 
 
 def version():
-    """The one of the package, which cannot be imported where Detectron2 is not installed yet."""
+    """Read the version of the package, which cannot be imported before Detectron2 is installed."""
     source = (ROOT / "centernet_d2" / "__init__.py").read_text(encoding="utf-8")
     return re.search(r'^__version__ = "(.+)"$', source, re.MULTILINE)[1]
 
@@ -21,7 +21,7 @@ setup(
     license="Apache-2.0",
     classifiers=[f"Programming Language :: Python :: 3.{minor}" for minor in (10, 11, 12, 13)],
     python_requires=">=3.10",
-    # The configs live at the top of the repository and are installed as the package centernet_d2.configs.
+    # The folder configs in the root of the repository is installed as the package centernet_d2.configs.
     packages=[*find_packages(include=["centernet_d2", "centernet_d2.*"]), "centernet_d2.configs"],
     package_dir={"centernet_d2.configs": "configs"},
     package_data={
@@ -37,10 +37,10 @@ setup(
             "centernet-benchmark = centernet_d2.cli.benchmark:main",
         ]
     },
-    # `pip install -e` puts the folder of the clone on the path. Setuptools' default, an import hook, comes after the
-    # path: beside a clone called centernet_d2, that folder would be found instead of the package in it.
+    # `pip install -e` adds the folder of the clone to sys.path. The default of setuptools, an import hook, has lower
+    # priority: in the parent folder of a clone named centernet_d2, the clone would shadow the package.
     options={"editable_wheel": {"mode": "compat"}},
-    # Detectron2 is needed too, but has no release on PyPI under its name: see README.md for how to get it.
+    # Detectron2 is required but not on PyPI; README.md describes its installation.
     install_requires=[
         "torch>=2.1",
         "torchvision>=0.16",
@@ -53,9 +53,9 @@ setup(
         "tqdm",
     ],
     extras_require={
-        # Fetches the weights of the original's authors, which are on Google Drive.
+        # Downloads the weights of the reference implementation from Google Drive.
         "weights": ["gdown==6.5.1"],
-        # Gives pycocotools' figures in less time.
+        # Faster implementation of the metrics of pycocotools.
         "fast-eval": ["faster-coco-eval==1.8.0"],
     },
 )

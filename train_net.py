@@ -4,8 +4,8 @@
     python train_net.py --data PATH [--val PATH] [--epochs N | --minutes N] [--model NAME] [KEY VALUE ...]
     python train_net.py --config-file configs/... [--num-gpus N] [--resume] [--eval-only] [KEY VALUE ...]
 
-The first finds out by itself what PATH holds and how to train on it. The other options are Detectron2's; KEY VALUE
-pairs override the config.
+With --data, the format of the dataset and the config are determined automatically. The other options are those of
+Detectron2; KEY VALUE pairs override the config.
 """
 
 from centernet_d2.cli.train import main, run

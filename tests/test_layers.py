@@ -47,8 +47,8 @@ ALLOWED_NAMES = {
         "KEYPOINT_ON",
         "ROI_KEYPOINT_HEAD",
         "MIN_KEYPOINTS_PER_IMAGE",
-        "no image of DATASETS.TRAIN is left; DATALOADER.FILTER_EMPTY_ANNOTATIONS and "
-        "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE say which are used",
+        "no image of DATASETS.TRAIN is left after filtering: add annotations, or change "
+        "DATALOADER.FILTER_EMPTY_ANNOTATIONS or MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE",
     },
 }
 

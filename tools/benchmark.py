@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""Compare the data path, targets and evaluation with the ways of the reference implementation on this machine.
+"""Benchmarks of data path, targets and evaluation against the reference.
 
     python tools/benchmark.py data|targets|evaluation [--json FILE]
 
+The reference is the reference implementation, or pycocotools for the evaluation.
 ``python tools/benchmark.py COMMAND --help`` lists the options of each command. ``centernet-benchmark`` measures
 inference, training steps and process start.
 """
@@ -15,9 +16,9 @@ from benchmarks import data, evaluation, targets
 from centernet_d2.cli.benchmark import Benchmark, run_benchmarks
 
 BENCHMARKS = {
-    "data": Benchmark("images per second of the data path on one core", data.add_arguments, data.run),
-    "targets": Benchmark("training targets of a batch", targets.add_arguments, targets.run),
-    "evaluation": Benchmark("COCO metrics of random detections", evaluation.add_arguments, evaluation.run),
+    "data": Benchmark("time the data path on one core", data.add_arguments, data.run),
+    "targets": Benchmark("time the training targets of a batch", targets.add_arguments, targets.run),
+    "evaluation": Benchmark("time COCO metrics of random detections", evaluation.add_arguments, evaluation.run),
 }
 
 

@@ -1,7 +1,9 @@
 #!/usr/bin/env python
-"""Print parameters and multiply-adds of the model zoo's configs, as the table in MODEL_ZOO.md.
+"""Parameters and multiply-adds of the configs of the model zoo.
 
-python tools/count_flops.py [CONFIG ...] [--size 512 512]
+    python tools/count_flops.py [CONFIG ...] [--size 512 512]
+
+The output is the table of MODEL_ZOO.md.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("configs", nargs="*", metavar="CONFIG", help="names of the model zoo (default: all)")
-    parser.add_argument("--size", nargs=2, type=int, default=(512, 512), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument(
+        "--size", nargs=2, type=int, default=(512, 512), metavar=("HEIGHT", "WIDTH"), help="size of the image"
+    )
     return cli.run(parser, print_table, argv)
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""The main job on an embedded default: draw a small data set, train on it, evaluate, and show the result.
+"""Demo: generate a small dataset, train, evaluate and visualize the result.
 
     python tools/quickstart.py [--output FOLDER] [KEY VALUE ...]
 
-It does no more than tools/draw_dataset.py and train_net.py do by hand. KEY VALUE pairs override the config.
+It combines tools/draw_dataset.py and train_net.py. KEY VALUE pairs override the config.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 
 from centernet_d2 import load_config, model_zoo
 
-# In front of Detectron2, whose import it makes a quiet one.
+# Before Detectron2, to suppress warnings of its import.
 from centernet_d2.utils import cli
 
 # isort: split
@@ -38,12 +38,15 @@ from centernet_d2.utils.signals import Stopped
 from synthetic.shapes import write_shapes
 
 CONFIG = "Shapes/centernet_HG_shapes.yaml"
-# Pixels of the longer side of a picture, at least: on the small images themselves, labels would cover the shapes.
-PICTURE_SIDE = 480
+# Minimum longer side of a visualization in pixels; on the small images, labels would cover the shapes.
+MIN_SIDE = 480
 
 
 def half_precision(config_file: str, overrides: list[str]) -> list[str]:
-    """The config override for half precision where this machine is faster with it, measured in a second."""
+    """Return the config override for half precision.
+
+    Half precision is enabled if it is faster on this machine. On a CPU, this is measured in a second.
+    """
     if "SOLVER.AMP.ENABLED" in overrides:
         return []
     machine = inspect_machine(load_config(config_file, overrides).MODEL.DEVICE, measure=True)
@@ -51,15 +54,19 @@ def half_precision(config_file: str, overrides: list[str]) -> list[str]:
 
 
 def train(config_file: str, output: Path, overrides: list[str]) -> dict:
-    """What ``python train_net.py --config-file ...`` does, in this process."""
+    """Run ``python train_net.py --config-file ...`` in this process."""
     options = ["--config-file", config_file, "OUTPUT_DIR", str(output), *overrides]
     return train_net(default_argument_parser().parse_args(options))
 
 
-def picture(model: CenterNet, record: dict, class_names: list[str]) -> np.ndarray:
-    """Ground truth, detections and heatmap of one image, side by side; (H, W, 3) RGB."""
+def visualize(model: CenterNet, record: dict, class_names: list[str]) -> np.ndarray:
+    """Draw ground truth, detections and heatmap of one image side by side.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
     image = read_image(record["file_name"], model.input_format)
-    zoom = max(1, -(-PICTURE_SIDE // max(image.shape[:2])))
+    zoom = max(1, -(-MIN_SIDE // max(image.shape[:2])))
     height, width = (zoom * side for side in image.shape[:2])
     inputs = [{"image": torch.from_numpy(image.transpose(2, 0, 1).copy()), "height": height, "width": width}]
     with torch.no_grad():
@@ -79,8 +86,8 @@ def picture(model: CenterNet, record: dict, class_names: list[str]) -> np.ndarra
     )
 
 
-def draw_pictures(cfg_file: str, overrides: list[str], weights: Path, folder: Path, count: int = 12) -> None:
-    """Pictures of the first validation images, and one sheet of them all."""
+def write_visualizations(cfg_file: str, overrides: list[str], weights: Path, folder: Path, count: int = 12) -> None:
+    """Write visualizations of the first validation images, and a sheet of four."""
     cfg = load_config(cfg_file, overrides)
     model = Trainer.build_model(cfg).eval()
     CenterNetCheckpointer(model).load(str(weights))
@@ -88,56 +95,58 @@ def draw_pictures(cfg_file: str, overrides: list[str], weights: Path, folder: Pa
     records = DatasetCatalog.get(name)[:count]
     class_names = MetadataCatalog.get(name).thing_classes
     folder.mkdir(parents=True)
-    pictures = [picture(model, record, class_names) for record in records]
-    for index, rgb in enumerate(pictures):
+    figures = [visualize(model, record, class_names) for record in records]
+    for index, rgb in enumerate(figures):
         cv2.imwrite(str(folder / f"{index:02d}.png"), rgb[..., ::-1])
-    width = max(rgb.shape[1] for rgb in pictures)
-    padded = [np.pad(p, ((0, 8), (0, width - p.shape[1]), (0, 0)), constant_values=255) for p in pictures[:4]]
+    width = max(rgb.shape[1] for rgb in figures)
+    padded = [np.pad(f, ((0, 8), (0, width - f.shape[1]), (0, 0)), constant_values=255) for f in figures[:4]]
     cv2.imwrite(str(folder / "sheet.png"), np.concatenate(padded)[..., ::-1])
 
 
-def fresh_folder(wanted: Path) -> Path:
-    """The folder itself, or the first of folder-2, folder-3, ... that does not exist: no run is overwritten."""
-    folder, number = wanted, 2
+def unused_folder(preferred: Path) -> Path:
+    """Return the first of folder, folder-2, folder-3, ... that does not exist."""
+    folder, number = preferred, 2
     while folder.exists():
-        folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+        folder, number = preferred.with_name(f"{preferred.name}-{number}"), number + 1
     return folder
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("output/demo"))
-    parser.add_argument("--images", type=int, nargs=2, default=(800, 200), metavar=("TRAIN", "VAL"))
+    parser.add_argument("--output", type=Path, default=Path("output/demo"), help="output folder (default: %(default)s)")
+    parser.add_argument(
+        "--images", type=int, nargs=2, default=(800, 200), metavar=("TRAIN", "VAL"), help="number of images per split"
+    )
     parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE")
-    return cli.run(parser, show, argv)
+    return cli.run(parser, run, argv)
 
 
-def show(args: argparse.Namespace) -> None:
-    """The whole job, with the folder and numbers of a command line."""
+def run(args: argparse.Namespace) -> None:
+    """Run the demo with the options of the command line."""
     start = time.perf_counter()
-    output = fresh_folder(args.output)
+    output = unused_folder(args.output)
     os.environ["DETECTRON2_DATASETS"] = str(output / "datasets")
-    print(f"drawing {sum(args.images)} images into {output / 'datasets' / 'shapes'}")
+    print(f"writing {sum(args.images)} images to {output / 'datasets' / 'shapes'}")
     write_shapes(output / "datasets" / "shapes", train=args.images[0], val=args.images[1])
     config_file = model_zoo.get_config_file(CONFIG)
     python = os.path.relpath(sys.executable)
     try:
         metrics = train(config_file, output, [*half_precision(config_file, args.overrides), *args.overrides])["bbox"]
-    except Stopped as stopped:  # The trainer's sentence speaks of train_net.py's --resume.
+    except Stopped as stopped:  # The message of the trainer refers to --resume of train_net.py.
         raise Stopped(
             stopped.number,
             f"stopped; continue with DETECTRON2_DATASETS={output / 'datasets'} "
             f"{python} train_net.py --config-file {output / 'config.yaml'} --resume",
         ) from stopped
     pictures = output / "pictures"
-    draw_pictures(config_file, args.overrides, output / "model_final.pth", pictures)
+    write_visualizations(config_file, args.overrides, output / "model_final.pth", pictures)
     seconds = time.perf_counter() - start
     print(
         f"\n{'':10}{'AP':>8}{'AP50':>8}{'AP75':>8}\n{'shapes_val':10}"
         + "".join(f"{metrics[name]:8.1f}" for name in ("AP", "AP50", "AP75"))
-        + f"\n\npictures: {pictures}{os.sep} (sheet.png shows ground truth, detections and heatmap)\n"
-        "train on a folder of your own labeled images:\n"
+        + f"\n\npictures: {pictures}{os.sep} (sheet.png: ground truth, detections and heatmap)\n"
+        "to train on your own labeled images:\n"
         f"  {python} train_net.py --data FOLDER --minutes 20\n"
         f"demo: AP50={metrics['AP50']:.1f} AP={metrics['AP']:.1f} seconds={seconds:.0f} pictures={pictures}"
     )

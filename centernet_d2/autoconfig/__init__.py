@@ -1,1 +1,1 @@
-"""From a dataset and a machine to a config."""
+"""Automatic configuration of a training from a dataset and a machine."""

@@ -1,4 +1,4 @@
-"""Time per iteration and evaluation on this machine, and the iterations that fit into a time budget."""
+"""Measured training speed, and the number of iterations in a time budget."""
 
 from __future__ import annotations
 
@@ -16,17 +16,25 @@ from .choices import evaluation_period
 
 __all__ = ["Pace", "iterations_within", "measure_pace"]
 
+# Number of iterations before the timed ones.
 WARM_UP = 3
 # Smallest number of timed iterations.
 STEPS = 5
+# Largest number of timed test images.
 TEST_IMAGES = 8
-# Margins for evaluators, for start and end of the training, and for other programs.
+# Factor for the time of evaluators, seconds for start and end of an evaluation, and share of the budget that is used.
 MARGIN, REST, SAFETY = 1.5, 5.0, 0.97
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of an iteration, of an evaluation, and until the first iteration."""
+    """Measured durations in seconds.
+
+    Attributes:
+        step: of an iteration.
+        evaluation: of an evaluation.
+        start: from process start to the first timed iteration.
+    """
 
     step: float
     evaluation: float
@@ -34,7 +42,12 @@ class Pace:
 
 
 def measure_pace(cfg: CfgNode, seconds: float) -> Pace:
-    """Time training iterations for some seconds, and detection, on the real data with a temporary network."""
+    """Time training iterations and detection on the dataset with a temporary model.
+
+    Args:
+        cfg: complete config.
+        seconds: minimum duration of the timed iterations.
+    """
     register_from_config(cfg)
     begin = time.perf_counter()
     model = Trainer.build_model(cfg)
@@ -75,9 +88,16 @@ def _now() -> float:
 
 
 def iterations_within(seconds: float, pace: Pace) -> int:
-    """Return the iterations that fit into a time budget together with start and evaluations; at least one."""
-    left = SAFETY * (seconds - pace.start - pace.evaluation)
-    iterations = max(1, int(left / pace.step))
+    """Return the number of iterations that fit into a time budget, at least 1.
+
+    Start and evaluations are part of the budget.
+
+    Args:
+        seconds: time budget.
+        pace: measured durations.
+    """
+    available = SAFETY * (seconds - pace.start - pace.evaluation)
+    iterations = max(1, int(available / pace.step))
     period = evaluation_period(iterations, pace.step, pace.evaluation)
     between = (iterations - 1) // period if period else 0
-    return max(1, int((left - between * pace.evaluation) / pace.step))
+    return max(1, int((available - between * pace.evaluation) / pace.step))

@@ -1,4 +1,4 @@
-"""Choices for training on a dataset with a machine: pure functions that return config keys with a reason."""
+"""Config choices for a dataset and a machine, as pure functions with reasons."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 
 # From this number of images on, a larger network can be trained from scratch.
 LARGE_DATASET = 2000
-# Wanted side of the smaller objects in the input, in pixels: three cells of the heatmap.
+# Target side length of the smaller objects in the input, in pixels: three cells of the heatmap.
 OBJECT_SIDE = 12.0
 # Smallest and largest longer side of the input, by type of device.
 SIDES = {"cpu": (320, 512), "cuda": (512, 1024)}
@@ -59,7 +59,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Choice:
-    """One decision: config keys, and the line of the configuration summary that explains it.
+    """Config keys, and the line of the configuration summary that explains them.
 
     Attributes:
         topic, value, reason: columns of the summary.
@@ -119,14 +119,19 @@ def choose_network(images: int, *, on_gpu: bool, with_trunk: bool) -> tuple[str,
 
 
 def choose_precision(machine: Machine, user: Overrides) -> Choice:
-    """Choose half precision where it is faster; on a GPU together with the channels-last memory format."""
+    """Choose half precision if it is faster.
+
+    On a GPU, half precision also enables the channels-last memory format.
+    """
     key = "SOLVER.AMP.ENABLED"
     enabled = user.get(key, machine.half_speed > 1.1)
     keys: dict[str, object] = {key: enabled}
     if machine.on_gpu and enabled:
-        # 1.15 to 1.29 times as fast on an H200 (docs/benchmarks.md).
+        # 1.15x to 1.29x faster on an H200 (docs/benchmarks.md).
         keys["MODEL.CENTERNET.CHANNELS_LAST"] = True
-    measured = "default on a GPU" if machine.on_gpu else f"bfloat16 is {machine.half_speed:.1f}x as fast here"
+    measured = (
+        "default on a GPU" if machine.on_gpu else f"bfloat16 is {machine.half_speed:.1f}x as fast on this machine"
+    )
     return Choice(
         "half precision", "on" if enabled else "off", f"{', '.join(keys)}; {user.reason(key, measured)}", keys
     )
@@ -156,10 +161,11 @@ def choose_input_size(
 def input_size(
     images: Sequence[LabeledImage], divisibility: int, sides: tuple[int, int], *, by_width: bool = False
 ) -> tuple[int, int]:
-    """Return height and width of the input, multiples of `divisibility`, that show every image completely.
+    """Return height and width of the network input.
 
-    The longer side of an image fills the width. The 20th percentile of object sides becomes OBJECT_SIDE pixels; the
-    input is not larger than most images.
+    Both are multiples of `divisibility`, and the input contains every image completely. The longer side of an image
+    fills the width. The 20th percentile of object sides becomes OBJECT_SIDE pixels; the input is not larger than most
+    images.
 
     Args:
         images: training images.
@@ -168,17 +174,17 @@ def input_size(
         by_width: the width of an image fills the width of the input, even if it is the shorter side.
     """
     shapes = np.array([(image.width, image.height) for image in images], dtype=float)
-    shown = shapes[:, 0] if by_width else shapes.max(axis=1)
+    filling = shapes[:, 0] if by_width else shapes.max(axis=1)
     objects = [
-        math.sqrt((thing.box[2] - thing.box[0]) * (thing.box[3] - thing.box[1])) / side
-        for image, side in zip(images, shown, strict=True)
-        for thing in image.objects
+        math.sqrt((obj.box[2] - obj.box[0]) * (obj.box[3] - obj.box[1])) / side
+        for image, side in zip(images, filling, strict=True)
+        for obj in image.objects
     ]
-    wanted = OBJECT_SIDE / max(float(np.quantile(objects, 0.2)), 1e-3) if objects else 0.0
-    width = min(max(wanted, sides[0]), sides[1], max(float(np.median(shown)), divisibility))
+    target = OBJECT_SIDE / max(float(np.quantile(objects, 0.2)), 1e-3) if objects else 0.0
+    width = min(max(target, sides[0]), sides[1], max(float(np.median(filling)), divisibility))
     width = _multiple(width, divisibility)
-    # Cutting 2 % off the border of the tallest images saves a row of multiples.
-    return _multiple(width * float((shapes[:, 1] / shown).max()) * 0.98, divisibility), width
+    # Cropping 2 % of the tallest images can reduce the height by one multiple.
+    return _multiple(width * float((shapes[:, 1] / filling).max()) * 0.98, divisibility), width
 
 
 def _multiple(value: float, divisor: int) -> int:
@@ -186,7 +192,7 @@ def _multiple(value: float, divisor: int) -> int:
 
 
 def choose_rotation(images: Sequence[LabeledImage], user: Overrides) -> Choice:
-    """Choose rotation by multiples of 90 degrees as augmentation, unless box statistics rule it out."""
+    """Choose 90-degree rotation as augmentation unless box statistics rule it out."""
     key = "INPUT.AFFINE.TURN"
     veto = rotation_veto(images)
     degrees = user.get(key, 0 if veto else 90)
@@ -201,33 +207,36 @@ def choose_class_sizes(images: Sequence[LabeledImage], classes: Sequence[str], u
     key = "MODEL.CENTERNET.CLASS_SPECIFIC_SIZE"
     counts = dict.fromkeys(classes, 0)
     for image in images:
-        for thing in image.objects:
-            counts[thing.label] += not thing.crowd
+        for obj in image.objects:
+            counts[obj.label] += not obj.crowd
     name, least = min(counts.items(), key=lambda item: item[1])
     per_class = user.get(key, len(counts) > 1 and least >= CLASS_OBJECTS)
-    reason = user.reason(key, f"{name} has {least} objects" if len(counts) > 1 else "there is one class")
+    reason = user.reason(key, f"{name} has {least} objects" if len(counts) > 1 else "there is only one class")
     return Choice("sizes", "one map per class" if per_class else "one map", f"{key}; {reason}", {key: per_class})
 
 
 def bytes_per_pixel(backbone: nn.Module, divisibility: int) -> float:
-    """Return the memory of a float32 training per pixel of the input, from one pass of two small inputs."""
-    kept: dict[int, int] = {}
+    """Estimate the memory of float32 training in bytes per pixel of the input.
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
+    The estimate is based on the tensors saved for the backward pass of two small inputs.
+    """
+    saved: dict[int, int] = {}
+
+    def record(tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor, nn.Parameter):
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     side = max(64, divisibility)
     device = next(backbone.parameters()).device
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
         outputs = backbone(torch.zeros(2, 3, side, side, device=device))
-    del outputs  # Until here it keeps the counted tensors alive, so that no address was counted twice.
-    return MEMORY_FACTOR * sum(kept.values()) / (2 * side * side)
+    del outputs  # Kept the saved tensors alive, so that no address was used twice.
+    return MEMORY_FACTOR * sum(saved.values()) / (2 * side * side)
 
 
 def choose_batch(images: int, size: Sequence[int], machine: Machine, per_pixel: float, user: Overrides) -> Choice:
-    """Choose the batch size, see :func:`batch_size`, and the number of loader workers.
+    """Choose batch size and number of loader workers, see :func:`batch_size`.
 
     Args:
         images: number of training images.
@@ -249,9 +258,10 @@ def choose_batch(images: int, size: Sequence[int], machine: Machine, per_pixel: 
 
 
 def batch_size(images: int, size: Sequence[int], memory: float, per_pixel: float, *, on_gpu: bool) -> int:
-    """Return the largest power of two that is at most the number of images and fits into half of the memory.
+    """Return the batch size: the largest power of two within all limits.
 
-    At most 8 on a CPU; on a GPU at most 16, or 32 for large datasets.
+    The limits are the number of images, half of the free memory, and 8 on a CPU, 16 on a GPU or 32 on a GPU for large
+    datasets.
 
     Args:
         images: number of training images.
@@ -260,9 +270,9 @@ def batch_size(images: int, size: Sequence[int], memory: float, per_pixel: float
         per_pixel: bytes per pixel of the input.
         on_gpu: True if a GPU trains.
     """
-    most = (32 if images >= LARGE_DATASET else 16) if on_gpu else 8
+    limit = (32 if images >= LARGE_DATASET else 16) if on_gpu else 8
     fitting = memory / 2 / (per_pixel * size[0] * size[1])
-    return 2 ** int(math.log2(max(1, min(most, images, fitting))))
+    return 2 ** int(math.log2(max(1, min(limit, images, fitting))))
 
 
 def choose_rate(network: CfgNode, batch: int, user: Overrides) -> Choice:
@@ -305,7 +315,13 @@ def choose_rate(network: CfgNode, batch: int, user: Overrides) -> Choice:
 
 
 def scaled_rate(rate: float, reference: int, batch: int) -> float:
-    """Scale the learning rate of an adaptive optimizer from a reference batch, by the square root of the ratio."""
+    """Scale a learning rate by the square root of the batch size ratio.
+
+    Args:
+        rate: learning rate for the reference batch size.
+        reference: reference batch size.
+        batch: batch size.
+    """
     return float(f"{rate * math.sqrt(batch / reference):.2g}")
 
 
@@ -321,7 +337,7 @@ def choose_length(iterations: int, images: int, batch: int, reason: str, user: O
         iterations: length without overrides.
         images: number of training images.
         batch: images per batch.
-        reason: where that length comes from.
+        reason: origin of that length, for the summary.
         user: overrides; SOLVER.EPOCHS takes precedence over SOLVER.MAX_ITER, as in the trainer.
     """
     iterations = user.get("SOLVER.MAX_ITER", iterations)
@@ -330,7 +346,7 @@ def choose_length(iterations: int, images: int, batch: int, reason: str, user: O
         iterations = math.ceil(epochs * images / batch)
     keys = {
         "SOLVER.MAX_ITER": iterations,
-        "SOLVER.EPOCHS": 0,  # Of the model's file; an override stays.
+        "SOLVER.EPOCHS": 0,  # Replaces a value of the model's config; an override is kept.
         "SOLVER.WARMUP_ITERS": min(500, iterations // 20),
         "SOLVER.MAX_TO_KEEP": 2,
         "SOLVER.CHECKPOINT_PERIOD": max(100, math.ceil(iterations / 5)),
@@ -359,7 +375,9 @@ def choose_evaluation(
 
 
 def evaluation_period(iterations: int, step: float = 0.0, evaluation: float = 0.0) -> int:
-    """Return the iterations between evaluations: at most four before the last one, in at most 5 % of the time.
+    """Return the number of iterations between evaluations.
+
+    There are at most four evaluations before the last one, and they take at most 5 % of the training time.
 
     Args:
         iterations: length of the training.

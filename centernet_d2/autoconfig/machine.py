@@ -36,10 +36,15 @@ class Machine:
 
 
 def inspect_machine(device: str, *, measure: bool) -> Machine:
-    """Return memory and cores and, with `measure`, time half precision on a CPU for a second (otherwise 1)."""
+    """Determine memory, CPU cores and speed of half precision.
+
+    Args:
+        device: value of MODEL.DEVICE.
+        measure: time half precision on a CPU for a second; otherwise, its speed is 1.
+    """
     cores = len(available_cores())
     if torch.device(device).type == "cuda":
-        # By index: before torch 2.5, "cuda" without a number is rejected here.
+        # By index: before torch 2.5, mem_get_info does not accept "cuda" without an index.
         return Machine(device, torch.cuda.mem_get_info(torch.device(device).index)[0], cores, 2.0)
     return Machine(device, _free_memory(), cores, half_speed() if measure else 1.0)
 
@@ -57,7 +62,7 @@ def _free_memory() -> float:
     limit, used = _text("/sys/fs/cgroup/memory.max"), _text("/sys/fs/cgroup/memory.current")
     if limit.strip().isdigit() and used.strip().isdigit():
         free.append(float(int(limit) - int(used)))
-    return max(min(free, default=4e9), 0.0)  # Not every system reports it.
+    return max(min(free, default=4e9), 0.0)  # Some systems report neither.
 
 
 def _text(path: str) -> str:
@@ -68,7 +73,11 @@ def _text(path: str) -> str:
 
 
 def half_speed(seconds: float = 1.0) -> float:
-    """Measure the speed of training a small network on the CPU in bfloat16, relative to float32, in about `seconds`."""
+    """Measure the speed of bfloat16 training on the CPU relative to float32.
+
+    Args:
+        seconds: approximate duration of the measurement with a small network.
+    """
     layers = [nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64), nn.ReLU()) for _ in range(3)]
     network, images = nn.Sequential(*layers), torch.ones(2, 64, 48, 48)
     times: dict[bool, list[float]] = {False: [], True: []}

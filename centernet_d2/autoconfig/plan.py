@@ -1,4 +1,4 @@
-"""The plan of a training on a folder of labeled images: a config, and the reason for each choice."""
+"""Training plan for a labeled dataset: a config with a reason for each choice."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ TIMING = 0.02
 
 @dataclass(frozen=True)
 class Request:
-    """A training on own data, as given on the command line.
+    """Request of the command line to train on a dataset.
 
     Attributes:
-        data, val: paths of the data to train on and, optionally, of other data to validate on.
+        data, val: paths of the training data and, optionally, of separate validation data.
         epochs, minutes: length of the training; at most one of them.
-        model: SMALL, a config file, or a name of the model zoo; by default chosen from data, weights and device.
+        model: SMALL, a config file, or a name of the model zoo; by default chosen from dataset, weights and device.
         overrides: alternating config keys and values.
     """
 
@@ -63,10 +63,10 @@ class Request:
 
 @dataclass(frozen=True)
 class Draft:
-    """A validated request, before the data are read.
+    """Validated request, before the dataset is read.
 
     Attributes:
-        request: as given.
+        request: the request.
         folder: OUTPUT_DIR.
         user: config keys set by the user.
         device: value of MODEL.DEVICE.
@@ -84,7 +84,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Plan:
-    """A config and the choices that led to it.
+    """Config and the choices it results from.
 
     Attributes:
         cfg: complete config of the training.
@@ -101,7 +101,7 @@ class Plan:
 
 
 def draft_plan(request: Request) -> Draft:
-    """Validate a request; no data are read.
+    """Validate a request without reading the dataset.
 
     Raises:
         FileExistsError: OUTPUT_DIR contains another run.
@@ -112,9 +112,9 @@ def draft_plan(request: Request) -> Draft:
     for option in ("epochs", "minutes"):
         value = getattr(request, option)
         if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"--{option} is {value:g}, but must be above 0")
+            raise ValueError(f"--{option} is {value:g}, but must be greater than 0")
     if "MODEL.WEIGHTS" in request.overrides[::2] and not request.model:
-        raise ValueError("MODEL.WEIGHTS belong to one network: name it with --model")
+        raise ValueError("MODEL.WEIGHTS needs the network of the weights: set --model")
     network = load_config(request.model) if request.model and request.model != SMALL else None
     typed = default_config() if network is None else network.clone()
     override(typed, request.overrides)
@@ -127,7 +127,7 @@ def draft_plan(request: Request) -> Draft:
 
 
 def output_folders(data: str) -> Iterator[Path]:
-    """Generate the default output folders for a path of data: output/NAME, output/NAME-2, ..."""
+    """Generate the default output folders: output/NAME, output/NAME-2, ..."""
     name, number = _name_of(data), 2
     yield Path("output", name)
     while True:
@@ -136,7 +136,7 @@ def output_folders(data: str) -> Iterator[Path]:
 
 
 def _name_of(data: str) -> str:
-    """Return the name of the data: that of their folder, or of a file with a name of its own."""
+    """Return the name of a dataset: the name of its folder, or of its file unless that is generic."""
     path = Path(data).expanduser().absolute()
     if path.suffix.lower() in (".json", ".yaml", ".yml", ".csv"):
         path = path.parent if path.stem in ("data", "annotations", "_annotations.coco") else path.with_suffix("")
@@ -144,9 +144,10 @@ def _name_of(data: str) -> str:
 
 
 def plan_training(draft: Draft, data: DiscoveredDataset) -> Plan:
-    """Choose how to train on data, and write the data as COCO files (KITTI: lists) to OUTPUT_DIR/data.
+    """Choose a config for a dataset, and convert the dataset.
 
-    With ``Request.minutes``, a few iterations are timed.
+    COCO files (for KITTI, image lists) are written to OUTPUT_DIR/data. With ``Request.minutes``, a few iterations are
+    timed.
 
     Raises:
         FileExistsError: OUTPUT_DIR/data contains other data.
@@ -190,7 +191,7 @@ def _choose_training(
     Args:
         cfg: config of the network with overrides.
         network: the same before overrides.
-        task: of the dataset.
+        task: task of the dataset.
         data: dataset.
         machine: machine that trains.
         user: overrides.
@@ -202,9 +203,9 @@ def _choose_training(
     precision = choose_precision(machine, user)
     size = choose_input_size(images, machine, divisibility, user, by_width=task.by_width)
     choices = [device, precision, size]
-    if not task.focal:  # 3-D boxes stand upright.
+    if not task.focal:  # 3-D boxes are upright.
         choices.append(choose_rotation(images, user))
-    if task.name == "boxes" and not cfg.MODEL.WEIGHTS:  # Pretrained size maps may be worth more.
+    if task.name == "boxes" and not cfg.MODEL.WEIGHTS:  # Keeps pretrained size maps.
         choices.append(choose_class_sizes(images, data.class_names, user))
     height, width = size.keys["INPUT.AFFINE.SIZE"]
     batch = choose_batch(len(images), (height, width), machine, bytes_per_pixel(backbone, divisibility), user)
@@ -220,7 +221,7 @@ def _choose_duration(cfg: CfgNode, draft: Draft, images: int) -> list[Choice]:
     request, batch = draft.request, cfg.SOLVER.IMS_PER_BATCH
     pace: Pace | None = None
     if request.minutes is not None:
-        print("timing some iterations", flush=True)
+        print("timing a few iterations", flush=True)
         start_logging(cfg)
         pace = measure_pace(cfg, min(30.0, TIMING * request.minutes * 60))
         iterations = iterations_within(request.minutes * 60 - (time.perf_counter() - draft.start), pace)
@@ -236,7 +237,7 @@ def _choose_duration(cfg: CfgNode, draft: Draft, images: int) -> list[Choice]:
 
 
 def _merge(cfg: CfgNode, choices: list[Choice], user: Overrides) -> CfgNode:
-    """Return a config with the keys of all choices; overrides of the user stay."""
+    """Return a copy of the config with the keys of all choices except those set by the user."""
     merged = cfg.clone()
     keys: Mapping[str, object] = {key: value for choice in choices for key, value in choice.keys.items()}
     merged.merge_from_list([part for key, value in keys.items() if key not in user.values for part in (key, value)])

@@ -11,7 +11,7 @@ from ..readers import LabeledImage
 
 __all__ = ["rotation_veto"]
 
-# Smallest number of boxes, in all and of a class, for statistics, and the share of objects that such classes need.
+# Statistics need this number of boxes in total and per class, and this share of boxes in classes with enough boxes.
 BOXES, CLASS_BOXES, SHARE = 100, 30, 0.9
 # Boxes closer to the border than this share of the image may be truncated and are ignored.
 BORDER = 0.01
@@ -21,10 +21,10 @@ ASPECT, MIDDLE, PERSPECTIVE = 0.1, 0.07, 0.15
 
 
 def rotation_veto(images: Sequence[LabeledImage]) -> str:
-    """Return the statistic that rules out rotation by right angles, or "" if none does.
+    """Return the reason against 90-degree rotation, or "" if rotation is valid.
 
-    Gravity shows in three statistics: objects are taller than wide or wider than tall, their centers are low or high in
-    the image, and their size depends on the height in the image.
+    Three statistics indicate a vertical direction: objects are taller than wide or wider than tall, their centers are
+    low or high in the image, or their size depends on their vertical position.
 
     Args:
         images: training images with their sizes.
@@ -39,12 +39,12 @@ def rotation_veto(images: Sequence[LabeledImage]) -> str:
     aspect, height = boxes[:, 4], boxes[:, [1, 3]].mean(axis=1)
     for name in common:
         if abs(own := aspect[labels == name].mean()) > ASPECT:
-            return f"{name}: {np.expm1(abs(own)):.0%} {'wider than high' if own > 0 else 'higher than wide'}"
+            return f"{name}: {np.expm1(abs(own)):.0%} {'wider than tall' if own > 0 else 'taller than wide'}"
     if abs(height.mean() - 0.5) > MIDDLE:
         return f"objects are {'low' if height.mean() > 0.5 else 'high'} in the images"
     size = (boxes[:, 2:4] - boxes[:, :2]).prod(axis=1)
     if abs(np.corrcoef(_ranks(size), _ranks(height))[0, 1]) > PERSPECTIVE:
-        return "the size of objects depends on their height in the image"
+        return "the size of objects depends on their vertical position"
     return ""
 
 
@@ -52,11 +52,11 @@ def _boxes(images: Sequence[LabeledImage]) -> tuple[NDArray, NDArray]:
     """Return (N,) labels, and (N, 5): XYXY relative to the image, and log(width / height) in pixels."""
     rows, labels = [], []
     for image in images:
-        for thing in image.objects:
-            left, top, right, bottom = thing.box
+        for obj in image.objects:
+            left, top, right, bottom = obj.box
             relative = left / image.width, top / image.height, right / image.width, bottom / image.height
             rows.append((*relative, np.log((right - left) / (bottom - top))))
-            labels.append(thing.label)
+            labels.append(obj.label)
     return np.array(labels, dtype=str), np.array(rows, dtype=float).reshape(-1, 5)
 
 

@@ -14,7 +14,7 @@ from ..structures.calibration import read_camera
 
 __all__ = ["Task", "task_of"]
 
-# The evaluation has OKS sigmas for COCO's keypoints; all others get this one.
+# COCO's keypoints have OKS sigmas in the evaluation; all others use _SIGMA.
 _COCO_KEYPOINTS = 17
 _SIGMA = 0.05
 
@@ -35,10 +35,10 @@ _BOX3D_NETWORKS = {
 
 @dataclass(frozen=True)
 class Task:
-    """Task of a training.
+    """Task of a training, with its config keys.
 
     Attributes:
-        name: for the summary.
+        name: name in the summary.
         networks: "small" (trained from scratch), "trunk" (initialized from a classifier), "large", "large on a CPU" ->
             config to start from.
         keys: config keys of datasets, classes and heads.
@@ -54,49 +54,53 @@ class Task:
     focal: float = 0.0
     by_width: bool = False
 
-    def keys_for_width(self, shown: float) -> dict[str, object]:
-        """Return the keys that depend on the width of the network input relative to that of the image."""
-        return {"MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL": round(self.focal * shown, 1)} if self.focal else {}
+    def keys_for_width(self, scale: float) -> dict[str, object]:
+        """Return the keys that depend on the input size.
+
+        Args:
+            scale: width of the network input divided by the width of the image.
+        """
+        return {"MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL": round(self.focal * scale, 1)} if self.focal else {}
 
 
-def task_of(found: DiscoveredDataset, files: Mapping[str, Path], name: str) -> Task:
+def task_of(data: DiscoveredDataset, files: Mapping[str, Path], name: str) -> Task:
     """Determine the task of a dataset.
 
     Args:
-        found: dataset.
+        data: dataset.
         files: split -> file written by ``write_coco``.
-        name: prefix of the names of its splits.
+        name: prefix of the dataset names of its splits.
     """
-    sets = {split: f"{name}_{split}" for split in found.splits}
-    tests = [sets[split] for split in sets if split != "train"]
+    names = {split: f"{name}_{split}" for split in data.splits}
+    tests = [names[split] for split in names if split != "train"]
     keys: dict[str, object] = {
         "DATASETS.REGISTER": [],
         "DATASETS.REGISTER_KITTI": [],
-        "DATASETS.TRAIN": (sets["train"],),
+        "DATASETS.TRAIN": (names["train"],),
         "DATASETS.TEST": tuple(tests),
-        "MODEL.CENTERNET.NUM_CLASSES": len(found.class_names),
+        "MODEL.CENTERNET.NUM_CLASSES": len(data.class_names),
         "MODEL.KEYPOINT_ON": False,
         "MODEL.CENTERNET.HEADS": ["CenterHead", "BoxHead"],
         "DATALOADER.FILTER_EMPTY_ANNOTATIONS": False,
     }
-    if found.layout == KITTI:
-        return _boxes3d(found, files, sets, keys)
+    if data.layout == KITTI:
+        return _boxes3d(data, files, names, keys)
     keys["DATASETS.REGISTER"] = [
-        [sets[split], os.path.abspath(files[split]), str(found.splits[split].root)] for split in sets
+        [names[split], os.path.abspath(files[split]), str(data.splits[split].root)] for split in names
     ]
-    if found.keypoints is None:
+    if data.keypoints is None:
         return Task("boxes", _BOX_NETWORKS, keys)
-    if not _has_keypoints(found):
+    if not _has_keypoints(data):
         return Task("boxes", _BOX_NETWORKS, keys, ("no keypoint is labeled in train: keypoints are not learned",))
-    more, notes = _keypoint_keys(found.keypoints)
+    more, notes = _keypoint_keys(data.keypoints)
     return Task("boxes and keypoints", _KEYPOINT_NETWORKS, {**keys, **more}, notes)
 
 
-def _has_keypoints(found: DiscoveredDataset) -> bool:
+def _has_keypoints(data: DiscoveredDataset) -> bool:
     return any(
-        thing.keypoints is not None and any(thing.keypoints[2::3])
-        for image in found.splits["train"].images
-        for thing in image.objects
+        obj.keypoints is not None and any(obj.keypoints[2::3])
+        for image in data.splits["train"].images
+        for obj in image.objects
     )
 
 
@@ -114,9 +118,9 @@ def _keypoint_keys(keypoints: Keypoints) -> tuple[dict[str, object], tuple[str, 
         "TEST.KEYPOINT_OKS_SIGMAS": [] if count == _COCO_KEYPOINTS else [_SIGMA] * count,
     }
     if keypoints.flip_pairs or count == 1:
-        shown = [" and ".join(pair) for pair in keypoints.flip_pairs]
-        more = f" and {len(shown) - 2} more pairs" if len(shown) > 2 else ""
-        return keys, (f"horizontal flipping swaps {', '.join(shown[:2])}{more}",) if shown else ()
+        pairs = [" and ".join(pair) for pair in keypoints.flip_pairs]
+        more = f" and {len(pairs) - 2} more pairs" if len(pairs) > 2 else ""
+        return keys, (f"horizontal flipping swaps {', '.join(pairs[:2])}{more}",) if pairs else ()
     note = (
         "no keypoint names form a left and right pair: images are not flipped (INPUT.RANDOM_FLIP horizontal overrides)"
     )
@@ -124,19 +128,20 @@ def _keypoint_keys(keypoints: Keypoints) -> tuple[dict[str, object], tuple[str, 
 
 
 def _boxes3d(
-    found: DiscoveredDataset, files: Mapping[str, Path], sets: Mapping[str, str], keys: dict[str, object]
+    data: DiscoveredDataset, files: Mapping[str, Path], names: Mapping[str, str], keys: dict[str, object]
 ) -> Task:
-    # Lists outside of ImageSets are given by their path.
+    # Image lists outside of ImageSets are registered by their path.
     lists = {
-        name: split.kitti_list or os.path.abspath(files[name].with_suffix("")) for name, split in found.splits.items()
+        split: content.kitti_list or os.path.abspath(files[split].with_suffix(""))
+        for split, content in data.splits.items()
     }
     keys = {
         **keys,
-        "DATASETS.REGISTER_KITTI": [[sets[name], str(found.splits[name].root), lists[name]] for name in sets],
+        "DATASETS.REGISTER_KITTI": [[names[split], str(data.splits[split].root), lists[split]] for split in names],
         "MODEL.CENTERNET.HEADS": ["CenterHead", "BoxHead", "Box3DHead"],
     }
     calibrations = [
-        image.path.parent.parent / "calib" / f"{image.path.stem}.txt" for image in found.splits["train"].images[:50]
+        image.path.parent.parent / "calib" / f"{image.path.stem}.txt" for image in data.splits["train"].images[:50]
     ]
     focal = statistics.median(read_camera(path)[0][0] for path in calibrations)
     return Task("3-D boxes", _BOX3D_NETWORKS, keys, focal=focal, by_width=True)

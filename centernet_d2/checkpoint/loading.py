@@ -1,4 +1,4 @@
-"""Weights files: found or downloaded by name, and read without executing anything in them."""
+"""Location, download and safe reading of weights files."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ from ..utils.files import cache_folder, check_local
 
 __all__ = ["check_exists", "fetch_from_drive", "fetch_once", "find_trunk", "find_weights", "load_file"]
 
-# torchvision's names of the classifiers whose trunks the backbones have.
+# Classifiers of torchvision whose weights initialize the trunk of a backbone, by their name in torchvision.
 TRUNKS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
 def find_weights(name: str | Path) -> Path:
-    """The file that MODEL.WEIGHTS means: the one of this path or, if there is none, of this short name.
+    """Return the weights file for a value of MODEL.WEIGHTS.
+
+    Args:
+        name: path of a file, or a short name of the model zoo, which is downloaded to the cache.
 
     Raises:
-        FileNotFoundError: there is no such file, or it cannot be fetched.
+        FileNotFoundError: the file does not exist, or cannot be downloaded.
     """
     trained = find_released(name)
     if trained is None:
@@ -37,38 +40,42 @@ def find_weights(name: str | Path) -> Path:
 
 
 def find_trunk(name: str | Path) -> Path:
-    """The file that MODEL.TRUNK_WEIGHTS means: the one of this path or, if there is none, torchvision's of this name.
+    """Return the weights file for a value of MODEL.TRUNK_WEIGHTS.
 
-    The latter is where torchvision itself would keep it.
+    Args:
+        name: path of a file, or a name in TRUNKS, which is downloaded to the cache of torchvision.
 
     Raises:
-        FileNotFoundError: there is no such file, or it cannot be fetched.
+        FileNotFoundError: the file does not exist, or cannot be downloaded.
     """
     if str(name) not in TRUNKS or Path(name).is_file():
         check_exists(name)
         return Path(name)
     url = torchvision.models.get_model_weights(str(name)).IMAGENET1K_V1.url
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
-    # torchvision's names of files end in the first digits of their sum.
+    # File names of torchvision end with the first digits of the SHA-256 hash.
     digits = re.search(r"-([0-9a-f]{8,})\.", path.name)
     fetch = partial(torch.hub.download_url_to_file, hash_prefix=digits and digits[1])
     return fetch_once(url, path, fetch=fetch)
 
 
 def fetch_once(url: str, path: Path, *, fetch: Callable[[str, str], object], page: str = "") -> Path:
-    """The weights file of a path, fetched if it is not there.
+    """Download a weights file, unless it exists.
 
-    It is fetched into a folder of its own, checked, and moved to its place: nobody sees a part of it. Another process
-    that wants it too waits for the first one.
+    The file is downloaded to a temporary folder, validated and renamed, so that incomplete files are never visible.
+    Concurrent processes wait for the first one.
 
     Args:
-        url: where it is.
-        path: where it goes.
-        fetch: takes URL and path, and writes the file.
-        page: that people find it on, by default the URL.
+        url: address of the file.
+        path: local path of the file.
+        fetch: function (url, path) that downloads the file.
+        page: web page of the file for the error message; by default the URL.
+
+    Returns:
+        The path.
 
     Raises:
-        FileNotFoundError: it cannot be fetched, or what came is no weights; says what to do by hand.
+        FileNotFoundError: the download failed, or is not a weights file. The message describes the manual download.
     """
     if path.is_file():
         return path
@@ -79,7 +86,7 @@ def fetch_once(url: str, path: Path, *, fetch: Callable[[str, str], object], pag
                 _fetch(url, path, fetch)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"{path.name} is not here and could not be fetched ({error}): get it from {page or url} "
+            f"{path.name} does not exist and could not be downloaded ({error}): download it from {page or url} "
             f"and save it as {path}"
         ) from error
     return path
@@ -90,35 +97,35 @@ def _fetch(url: str, path: Path, fetch: Callable[[str, str], object]) -> None:
         part = Path(folder, path.name)
         try:
             fetch(url, str(part))
-        except Exception as error:  # Of a library that has errors of its own, or of the system.
+        except Exception as error:  # gdown raises exceptions of its own.
             raise OSError(textwrap.shorten(str(error), 300) or type(error).__name__) from error
         _check(part)
         part.replace(path)
 
 
 def _check(part: Path) -> None:
-    """Raise a ValueError unless a file has weights."""
+    """Raise a ValueError if a downloaded file is not a weights file."""
     try:
         load_file(part)
     except ValueError as error:
         with open(part, "rb") as file:
             is_page = file.read(512).lstrip().startswith(b"<")
-        what = "a web page" if is_page else "no weights, or a part of them"
-        raise ValueError(f"what came is {what}, and was deleted") from error
+        content = "a web page instead of weights" if is_page else "an incomplete or invalid weights file"
+        raise ValueError(f"the server returned {content}; the file was deleted") from error
 
 
 def fetch_from_drive(url: str, path: str) -> None:
-    """Write a file of Google Drive to a path, past the page that asks whether a large file is really wanted.
+    """Download a file from Google Drive and confirm its warning page for large files.
 
     Raises:
         ModuleNotFoundError: gdown is not installed.
-        Exception: of gdown, or of the network.
+        Exception: gdown or the network failed.
     """
     try:
         import gdown
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("gdown, which knows Google Drive, is not installed: pip install gdown") from error
-    # Nothing is read from or written to a file of cookies.
+        raise ModuleNotFoundError("downloads from Google Drive need gdown: pip install gdown") from error
+    # Without cookies, gdown reads and writes no file in the home folder.
     gdown.download(url, path, use_cookies=False, timeout=60)
 
 
@@ -126,69 +133,76 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_exists(path: str | Path) -> None:
-    """Raise a FileNotFoundError unless there is a weights file; cheap, so do it before anything is built."""
+    """Raise a FileNotFoundError if a weights file does not exist.
+
+    The check is cheap: call it before building a model.
+    """
     check_local(path, "the weights file")
     if Path(path).is_dir():
-        raise FileNotFoundError(f"{path} is a folder, not a weights file; name the .pth file in it")
+        raise FileNotFoundError(f"{path} is a folder, not a weights file: set the path to a .pth file in it")
     if not Path(path).is_file():
         raise FileNotFoundError(f"the weights file {path} does not exist")
 
 
 def load_file(path: str | Path) -> dict:
-    """Read a ``.pth`` file of tensors and plain Python values, in today's format or in that of torch 0.4.
+    """Read a ``.pth`` file without executing code.
+
+    Both the current zip format and the format of torch 0.4 are supported.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is a pickle, or holds more than tensors and plain values, or is damaged; or its weights are not
-            names with plain, finite tensors.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, is a pickle, or contains other objects than tensors and plain Python values;
+            or its weights are not a dict from names to dense, finite tensors.
     """
     check_exists(path)
     if Path(path).suffix in (".pkl", ".pickle"):
-        raise ValueError(f"{path} is a pickle, which can execute code when it is read; save it as a .pth state dict")
+        raise ValueError(
+            f"{path} is a pickle, which can execute code when it is loaded: save the state dict as a .pth file"
+        )
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # The unpickler raises whatever it stumbles over, also an OSError that names no file.
+    except Exception as error:  # The unpickler raises many types, including OSError without a file name.
         if isinstance(error, OSError) and error.filename is not None:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path} is not a file of plain weights: it is damaged, or holds Python objects, which are never loaded. "
-            f"Save its state dict alone. ({reason})"
+            f"{path} is not a valid weights file: it is damaged, or contains Python objects, which are not loaded. "
+            f"Save only its state dict. ({reason})"
         ) from error
     if not isinstance(data, dict):
-        raise ValueError(f"{path} holds a {type(data).__name__}, not a dict of weights; save the model's state_dict()")
+        raise ValueError(
+            f"{path} contains a {type(data).__name__}, not a dict of weights: save the model's state_dict()"
+        )
     _check_weights(data, path)
     return data
 
 
 def _check_weights(data: dict, path: str | Path) -> None:
-    """Raise a ValueError unless the weights in a file are names with plain, finite tensors."""
+    """Raise a ValueError unless the weights are a dict from names to dense, finite tensors."""
     key = next((key for key in ("model", "state_dict") if key in data), None)
     weights = data if key is None else data[key]
     where = str(path) if key is None else f"'{key}' in {path}"
     advice = "save the model's state_dict()"
     if not isinstance(weights, dict):
-        raise ValueError(f"{where} is a {type(weights).__name__}, not a dict of weights; {advice}")
+        raise ValueError(f"{where} is a {type(weights).__name__}, not a dict of weights: {advice}")
     if not weights:
-        raise ValueError(f"{where} has no weights in it; {advice}")
+        raise ValueError(f"{where} contains no weights: {advice}")
     if unnamed := [name for name in weights if not isinstance(name, str)]:
-        raise ValueError(
-            f"{where} has {len(unnamed)} keys that are no names of tensors, such as {unnamed[0]!r}; {advice}"
-        )
+        raise ValueError(f"{where} has {len(unnamed)} keys that are not strings, for example {unnamed[0]!r}: {advice}")
     problems = {name: reason for name, value in weights.items() if (reason := _problem(value))}
     if problems:
         rows = ", ".join(f"{name} ({reason})" for name, reason in list(problems.items())[:3])
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(
-            f"{where}: {len(problems)} of {len(weights)} entries cannot be weights: {rows}{more}. Take another "
-            "checkpoint, or save the state_dict() of a model with plain, finite tensors"
+            f"{where}: {len(problems)} of {len(weights)} entries are not valid weights: {rows}{more}. Use another "
+            "checkpoint, or save the state_dict() of a model with dense, finite tensors"
         )
 
 
 def _problem(value: object) -> str:
-    """Why something cannot be a weight; "" if it can."""
+    """Return the reason why a value is not a valid weight, or "" if it is valid."""
     if not isinstance(value, Tensor):
-        return f"a {type(value).__name__}, no tensor"
+        return f"{type(value).__name__} instead of a tensor"
     if value.is_quantized or value.layout != torch.strided or value.is_meta:
         return "quantized" if value.is_quantized else "without values" if value.is_meta else "sparse"
     if value.is_complex() or (value.is_floating_point() and value.dtype not in FLOATS):

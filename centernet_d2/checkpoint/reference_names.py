@@ -1,4 +1,7 @@
-"""The names of the original's checkpoints, and what they are called here (original.md: Tensor names, Checkpoints)."""
+"""Tensor names of the reference implementation (original.md: Tensor names).
+
+File formats of the reference implementation are also supported (original.md: Checkpoints).
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ _BRANCH = re.compile(r"heads\.\w+\.stacks\.(?P<stack>\d+)\.(?P<map>\w+)\.(?P<lay
 
 
 def original_names(model: CenterNet) -> dict[str, str]:
-    """Our name of every tensor of a model -> its name in the original, as far as the heads know it.
+    """Map tensor names of a model to the names in the reference implementation.
 
-    Maps that the original does not have keep their own name.
+    Maps that the reference implementation does not have keep their names.
     """
     per_stack = isinstance(model.backbone, Hourglass)
     maps = {name: original for head in model.heads.values() for name, original in head.original_names.items()}
@@ -30,27 +33,31 @@ def _original_name(name: str, maps: Mapping[str, str], per_stack: bool) -> str:
     if not branch:
         return name.removeprefix("backbone.")
     head, layer, kind = maps.get(branch["map"], branch["map"]), branch["layer"], branch["kind"]
-    if per_stack:  # The hidden convolution is a unit of its own there, and the last one is counted as the second layer.
+    if per_stack:  # The reference wraps the hidden convolution in a module; the last convolution is layer 1.
         return f"{head}.{branch['stack']}.{'0.conv' if layer == '0' else '1'}.{kind}"
     return f"{head}.{layer}.{kind}"
 
 
 def original_state_dict(data: dict) -> dict[str, Tensor]:
-    """The tensors of a file: those in ``state_dict`` where there is one, without the ``module.`` of DataParallel."""
+    """Return the tensors of a file without the ``module.`` prefix of DataParallel.
+
+    Args:
+        data: content of the file: a state dict, or a dict with the key ``state_dict``.
+    """
     state = data.get("state_dict", data)
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def trunk_state_dict(data: dict, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of an ImageNet classifier with the names they have in a backbone.
+    """Rename the tensors of an ImageNet classifier to those of a backbone.
 
     Args:
-        data: the file.
-        own: state dict of the backbone; DLA keeps its trunk in a module of its own.
+        data: content of the file.
+        own: state dict of the backbone; the trunk of DLA is the submodule ``base``.
     """
     prefix = "base." if any(name.startswith("base.") for name in own) else ""
     state = {f"{prefix}{name}": tensor for name, tensor in original_state_dict(data).items()}
-    # Classifiers are not needed, and frozen batch norms do not count batches.
+    # The last layer is not needed, and frozen batch norms have no num_batches_tracked.
     return {
         name: tensor
         for name, tensor in state.items()
@@ -59,12 +66,13 @@ def trunk_state_dict(data: dict, own: Mapping[str, Tensor]) -> dict[str, Tensor]
 
 
 def to_our_names(model: CenterNet, data: dict) -> tuple[dict[str, Tensor], bool]:
-    """The tensors of a file of ours, of the original or of an ImageNet classifier, by the names of a model.
+    """Rename the tensors of a weights file to the names of a model.
 
-    Tensors without a counterpart keep the name they have.
+    Supported are files of this project, the reference implementation and ImageNet classifiers. Tensors without a
+    counterpart in the model keep their names.
 
     Returns:
-        The state dict, and whether it is that of a classifier, which fills a trunk only.
+        The state dict, and True if it is from a classifier, which contains only the trunk.
     """
     state = original_state_dict(data)
     if any(name.startswith(("backbone.", "heads.")) for name in state):

@@ -1,4 +1,4 @@
-"""Measure the speed of inference, of training steps and of process start on this machine.
+"""Speed of inference, training steps and process start on this machine.
 
     centernet-benchmark inference|step|start [CONFIG] [--json FILE]
 
@@ -51,7 +51,7 @@ class Benchmark(NamedTuple):
     """Command of a benchmark program."""
 
     summary: str
-    """Line for the help screen."""
+    """Summary on the help screen."""
     add_arguments: Callable[[argparse.ArgumentParser], None]
     """Function that adds the options."""
     run: Callable[[argparse.Namespace], dict[str, object]]
@@ -59,13 +59,13 @@ class Benchmark(NamedTuple):
 
 
 def run_benchmarks(description: str | None, benchmarks: Mapping[str, Benchmark], argv: list[str] | None) -> int:
-    """Run a program with one command per benchmark; return its exit code."""
+    """Run a program with one command per benchmark; return the exit code."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, benchmark in benchmarks.items():
         command = commands.add_parser(name, help=benchmark.summary, description=benchmark.summary)
         benchmark.add_arguments(command)
-        command.add_argument("--json", type=Path, metavar="FILE", help="write the results to this file, too")
+        command.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
     return cli.run(parser, lambda args: _run(benchmarks[args.command], args), argv)
 
 
@@ -106,7 +106,10 @@ def _add_start_arguments(parser: argparse.ArgumentParser) -> None:
 
 @torch.no_grad()
 def inference(args: argparse.Namespace) -> dict[str, object]:
-    """Time untrained networks from normalized images to decoded detections; those of torchvision from images."""
+    """Time inference of untrained networks.
+
+    Ours are timed from normalized images to decoded detections, detectors of torchvision from unnormalized images.
+    """
     images = torch.rand(args.batch, 3, *args.size, device=args.device)
     variants: Variants = {}
     for name, options in _changes(args).items():
@@ -121,7 +124,7 @@ def inference(args: argparse.Namespace) -> dict[str, object]:
 
 
 def step(args: argparse.Namespace) -> dict[str, object]:
-    """Time training steps: forward, losses, backward and optimizer, on images in memory."""
+    """Time training steps (forward, losses, backward, optimizer) on images in memory."""
     variants: Variants = {}
     size = (args.size[0], args.size[1])
     for name, options in _changes(args).items():
@@ -166,14 +169,16 @@ def _others(args: argparse.Namespace) -> dict[str, torch.nn.Module]:
     models = {}
     for name, build in OTHERS.items() if args.others else ():
         model = build(weights=None, weights_backbone=None, num_classes=81)
-        # Each scales images by its own rule; here all get the same pixels.
+        # The same input size for all detectors.
         model.transform.fixed_size = (args.size[1], args.size[0])
         models[name] = model.to(args.device)
     return models
 
 
 def _time(args: argparse.Namespace, variants: Variants, factor: int) -> dict[str, object]:
-    """Time variants and print a table, and the share of the device's peak that the unchanged config reaches.
+    """Time variants, and print a table and the utilization of the unchanged config.
+
+    Utilization is the share of the peak speed of the device.
 
     Args:
         args: options of the command.
@@ -206,7 +211,10 @@ def _step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, *inputs: obj
 
 
 def random_objects(count: int, size: tuple[int, int], classes: int, seed: int) -> Instances:
-    """Return random boxes and classes; sides range from 8 pixels to a third of the image, more often short."""
+    """Return random boxes and classes.
+
+    Side lengths are from 8 pixels to a third of the image, with more short sides.
+    """
     generator = torch.Generator().manual_seed(seed)
     limit = torch.tensor(size).flip(0)
     extent = 8 + torch.rand(count, 2, generator=generator) ** 2 * limit / 3

@@ -1,4 +1,4 @@
-"""Timing of variants in turn, cost of a model, and description of the machine."""
+"""Interleaved timing, cost of a model, and description of the machine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ PACKAGES = ("torch", "torchvision", "sal-detectron2", "numpy", "opencv-python", 
 def alternate(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Time all variants in turn, after one round of warm-up.
 
-    A machine that slows down slows all variants alike. A GPU in use is synchronized before and after each call.
+    With interleaving, changes in machine speed affect all variants alike. A GPU in use is synchronized before and after
+    each call.
 
     Args:
         variants: functions to time, by name.
@@ -46,10 +47,10 @@ def alternate(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict
         raise ValueError(f"--rounds is {rounds}, but must be at least 1")
     times: dict[str, list[float]] = {name: [] for name in variants}
     with tqdm(total=(rounds + 1) * len(variants), leave=False) as bar:
-        for turn in range(rounds + 1):
+        for index in range(rounds + 1):
             for name, variant in variants.items():
                 seconds = _seconds(variant)
-                if turn > 0:
+                if index > 0:
                     times[name].append(seconds)
                 bar.update()
     return times
@@ -69,7 +70,9 @@ def _synchronize() -> None:
 
 
 def ratios(times: Mapping[str, Sequence[float]], reference: str | None = None) -> dict[str, float]:
-    """Return the speed of each variant relative to a reference: the median of the ratios within rounds, > 1 is faster.
+    """Return the speed of each variant relative to a reference; > 1 is faster.
+
+    This is the median over rounds of the ratio of times.
 
     Args:
         times: result of :func:`alternate`.
@@ -80,7 +83,10 @@ def ratios(times: Mapping[str, Sequence[float]], reference: str | None = None) -
 
 
 def summarize(times: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:
-    """Return median, smallest and largest seconds and the ratio to the first variant (:func:`ratios`), by variant."""
+    """Return statistics of the seconds of each variant.
+
+    Keys are median, min, max and ratio, the speed relative to the first variant (:func:`ratios`).
+    """
     speed = ratios(times)
     return {
         name: {"median": median(own), "min": min(own), "max": max(own), "ratio": speed[name]}
@@ -119,7 +125,7 @@ def model_cost(config: str, size: tuple[int, int]) -> Cost:
     cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.DEFORM_CONV", "grid_sample"])
     model = CenterNet(cfg).eval()
     parameters = list(model.parameters())
-    # grid_sample and the matrix product after it are counted like any operator; the cheap rest is not.
+    # FlopCountAnalysis counts grid_sample and matrix products; operators without a handler are ignored.
     analysis = FlopCountAnalysis(_Network(model), torch.zeros(1, 3, *size))
     flops = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
     trainable = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
@@ -127,7 +133,7 @@ def model_cost(config: str, size: tuple[int, int]) -> Cost:
 
 
 class _Network(torch.nn.Module):
-    """Normalized images to the maps of the last stack."""
+    """Module from normalized images to the maps of the last stack."""
 
     def __init__(self, model: CenterNet) -> None:
         super().__init__()
@@ -138,7 +144,7 @@ class _Network(torch.nn.Module):
 
 
 def environment(device: str = "cpu") -> dict[str, object]:
-    """Return the versions, the number of threads and the device that results depend on."""
+    """Return package versions, number of threads and device."""
     name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else _processor()
     return {
         "python": platform.python_version(),
@@ -166,7 +172,10 @@ def _processor() -> str:
 
 
 def matmul_peak(device: str = "cpu", size: int = 1024) -> float:
-    """Return the multiply-adds per second of a square float32 matrix product, an estimate of the device's peak."""
+    """Estimate the peak speed of a device in multiply-adds per second.
+
+    The estimate is the speed of a square float32 matrix product.
+    """
     left, right = (torch.randn(size, size, device=device) for _ in range(2))
     repeats = 16 if torch.device(device).type == "cuda" else 1
 
@@ -178,7 +187,10 @@ def matmul_peak(device: str = "cpu", size: int = 1024) -> float:
 
 
 def peak_memory(device: str = "cpu") -> int:
-    """Return the peak bytes that torch allocated on a GPU, or the peak resident size of the process."""
+    """Return the peak memory in bytes.
+
+    For a GPU, this is memory allocated by torch; otherwise, the resident size of the process.
+    """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -22,7 +22,7 @@ from ..autoconfig.plan import SMALL, Request, draft_plan, output_folders, plan_t
 from ..checkpoint import CenterNetCheckpointer
 from ..config.catalog import available
 from ..config.loading import load_config, override
-from ..engine.processes import by_torchrun, joined, number_of_processes
+from ..engine.processes import launched_by_torchrun, number_of_processes, process_group
 from ..engine.setup import Run, check_config, recorded_config, setup_run
 from ..engine.trainer import Trainer
 from ..layers.folding import fold_batch_norms
@@ -140,7 +140,7 @@ def _plan(args: argparse.Namespace) -> CfgNode:
     Raises:
         FileExistsError, FileNotFoundError, ValueError: see :func:`build_run`.
     """
-    if by_torchrun():
+    if launched_by_torchrun():
         raise ValueError(
             "--data does not support torchrun: use --config-file, for example config.yaml of a short run with --data"
         )
@@ -203,8 +203,8 @@ def launch_processes(args: argparse.Namespace) -> int:
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus is {args.num_gpus}, but only {torch.cuda.device_count()} GPUs are visible")
     run = build_run(args)
-    if by_torchrun():
-        with joined(run.cfg.MODEL.DEVICE):
+    if launched_by_torchrun():
+        with process_group(run.cfg.MODEL.DEVICE):
             execute(run)
         return 0
     if args.num_gpus * args.num_machines <= 1:

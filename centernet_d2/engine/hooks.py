@@ -1,4 +1,4 @@
-"""Hooks of a training beside Detectron2's."""
+"""Training hooks in addition to those of Detectron2."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ __all__ = ["AverageWeights", "BestWeights", "CheckGradients", "Checkpoints", "Ea
 
 
 class AverageWeights(HookBase):
-    """An exponential moving average of the weights and buffers of a model; ends as a weights file, model_ema.pth.
+    """Exponential moving average (EMA) of the weights and buffers of a model.
 
-    Iteration t keeps (1 + t) / (10 + t) of it at most: else a short training ends with an average of its beginnings.
+    The average is saved as model_ema.pth after the last iteration. The decay at iteration t is at most
+    (1 + t) / (10 + t), so that the average of a short training is not dominated by its first iterations.
     """
 
     def __init__(self, model: nn.Module, decay: float, folder: str) -> None:
         """
         Args:
-            model: without the wrapper of several processes.
-            decay: share of the average that an iteration keeps, 0 to 1.
-            folder: for the file.
+            model: model without the DistributedDataParallel wrapper.
+            decay: weight of the old average in each update, in [0, 1).
+            folder: output folder of model_ema.pth.
 
         Raises:
-            ValueError: the decay is no such share.
+            ValueError: the decay is out of range.
         """
         if not 0 <= decay < 1:
             raise ValueError(f"SOLVER.EMA.DECAY is {decay}, but must be at least 0 and less than 1")
@@ -50,12 +51,12 @@ class AverageWeights(HookBase):
             self.save()
 
     def _mix(self, averaged: Sequence[Tensor], current: Sequence[Tensor], count: Any) -> None:
-        # By the trainer's count: that of the average may be on a GPU, which would have to be waited for.
+        # `count` may be on a GPU; reading it would synchronize. The iteration of the trainer is the same number.
         done = self.trainer.iter
         get_ema_multi_avg_fn(min(self._decay, (1 + done) / (10 + done)))(averaged, current, count)
 
     def save(self) -> None:
-        """Write the file; see :meth:`CenterNetCheckpointer.save`."""
+        """Save model_ema.pth; see :meth:`CenterNetCheckpointer.save`."""
         self._checkpointer.save("model_ema")
 
     def state_dict(self) -> dict:
@@ -66,17 +67,17 @@ class AverageWeights(HookBase):
 
 
 class Checkpoints(PeriodicCheckpointer):
-    """Detectron2's, which leaves the newest checkpoints only."""
+    """PeriodicCheckpointer that keeps only the newest checkpoints."""
 
     def __init__(self, checkpointer: CenterNetCheckpointer, period: int, *, keep: int = 0) -> None:
         """
         Args:
-            checkpointer: saves.
-            period: iterations from one checkpoint to the next.
-            keep: so many numbered checkpoints are left, also of the run before a resume; 0: all.
+            checkpointer: checkpointer that saves.
+            period: number of iterations between checkpoints.
+            keep: number of numbered checkpoints to keep, including those written before a resume; 0 keeps all.
 
         Raises:
-            ValueError: a number below 0.
+            ValueError: `keep` is negative.
         """
         if keep < 0:
             raise ValueError(f"SOLVER.MAX_TO_KEEP is {keep}, but must be at least 0")
@@ -92,43 +93,47 @@ class Checkpoints(PeriodicCheckpointer):
 
 
 class CheckGradients(HookBase):
-    """Stops before gradients that are not finite reach the weights. It belongs to a training loop of Detectron2.
+    """Hook that checks that all gradients are finite before the optimizer step.
 
-    A loss scaling skips such iterations itself and lowers its scale, as long as there is a scale to lower.
+    Register it with a training loop (SimpleTrainer), not with the trainer. With a gradient scaler, an iteration with
+    non-finite gradients is allowed as long as the scaler can reduce its scale, because the scaler skips the step.
     """
 
     def after_backward(self) -> None:
         """
         Raises:
-            FloatingPointError: a gradient is NaN or infinite; names the parts of the network.
+            FloatingPointError: a gradient is NaN or infinite; the message lists the parts of the network.
         """
         gradients = [p.grad for p in self.trainer.model.parameters() if p.grad is not None]
         if not gradients or torch.stack(torch._foreach_norm(gradients)).isfinite().all():
             return
         scaler = getattr(self.trainer, "grad_scaler", None)
         if scaler is None or scaler.get_scale() <= 1:
-            raise FloatingPointError(f"in the gradients of {', '.join(self._broken())}")
+            raise FloatingPointError(f"in the gradients of {', '.join(self._non_finite_parts())}")
 
-    def _broken(self) -> list[str]:
-        """Parts of the network with such gradients: the backbone, and the heads whose loss they come from."""
-        broken = {
+    def _non_finite_parts(self) -> list[str]:
+        """Return "backbone" and the names of heads whose parameters have non-finite gradients."""
+        parts = {
             re.sub(r"^(module\.)?(heads\.)?([^.]+)\..*", r"\3", name): None
             for name, parameter in self.trainer.model.named_parameters()
             if parameter.grad is not None and not parameter.grad.norm().isfinite()
         }
-        return list(broken)
+        return list(parts)
 
 
 class StopOnSignal(HookBase):
-    """Ends a training after an iteration in which a signal came; all processes after the same one."""
+    """Hook that stops training after a process received a signal.
+
+    All processes stop after the same iteration.
+    """
 
     def after_step(self) -> None:
-        if number := _largest(self.trainer.signals.number, self.trainer.model):
+        if number := _max_over_processes(self.trainer.signals.number, self.trainer.model):
             self.trainer.stop(number)
 
 
-def _largest(number: int, model: nn.Module) -> int:
-    """The largest number of all processes."""
+def _max_over_processes(number: int, model: nn.Module) -> int:
+    """Return the maximum of a number over all processes."""
     if comm.get_world_size() == 1:
         return number
     numbers = torch.tensor(number, device=next(model.parameters()).device)
@@ -137,22 +142,26 @@ def _largest(number: int, model: nn.Module) -> int:
 
 
 class EarlyStop(BaseException):
-    """A training ends because it does not get better any more. No error: Detectron2 logs those with a traceback."""
+    """Early stopping of a training.
+
+    It derives from BaseException because Detectron2 logs every Exception with a traceback.
+    """
 
 
 class BestWeights(BestCheckpointer):
-    """Detectron2's, whose best result so far survives a resume; ends a training that does not get better any more.
+    """BestCheckpointer with early stopping and a state that is restored on resume.
 
-    It goes behind the hook that evaluates, in all processes.
+    Register it after the evaluation hook, in all processes.
     """
 
     def __init__(self, period: int, checkpointer: CenterNetCheckpointer, metric: str, *, patience: int = 0) -> None:
         """
         Args:
-            period: of the evaluations, iterations.
-            checkpointer: writes model_best.pth.
-            metric: such as "bbox/AP"; more is better.
-            patience: so many evaluations in a row without a better result end the training; 0: none do.
+            period: number of iterations between evaluations.
+            checkpointer: checkpointer that saves model_best.pth.
+            metric: name of the metric, for example "bbox/AP"; larger is better.
+            patience: number of consecutive evaluations without improvement after which training stops; 0 disables
+                early stopping.
         """
         super().__init__(period, checkpointer, metric)
         self.metric = metric
@@ -167,35 +176,35 @@ class BestWeights(BestCheckpointer):
     def after_step(self) -> None:
         """
         Raises:
-            EarlyStop: the patience is over.
+            EarlyStop: there were `patience` evaluations without improvement.
         """
         count = self.trainer.iter + 1
-        if count % self.period == 0 and count != self.trainer.max_iter and self._is_known():
+        if count % self.period == 0 and count != self.trainer.max_iter and self._is_measured():
             super().after_step()
             self.waited = 0 if self.best_iter == self.trainer.iter else self.waited + 1
             if self.is_exhausted:
                 raise EarlyStop(self.reason())
 
     def after_train(self) -> None:
-        if self.trainer.iter >= self.trainer.max_iter and self._is_known():
+        if self.trainer.iter >= self.trainer.max_iter and self._is_measured():
             super().after_train()
 
-    def _is_known(self) -> bool:
-        """Whether the evaluation at this iteration has measured the metric."""
+    def _is_measured(self) -> bool:
+        """Return True if the evaluation at this iteration returned the metric; log a warning otherwise."""
         _, iteration = self.trainer.storage.latest().get(self.metric, (None, None))
         if iteration == self.trainer.iter:
             return True
-        known = ", ".join(name for name in self.trainer.storage.latest() if "/" in name)
+        available = ", ".join(name for name in self.trainer.storage.latest() if "/" in name)
         logging.getLogger(__name__).warning(
-            f"TEST.BEST_METRIC is {self.metric}, which the evaluation does not measure, so no weights are the best. "
-            f"It measures {known or 'nothing'}"
+            f"TEST.BEST_METRIC is {self.metric}, but the evaluation does not return this metric, so model_best.pth is "
+            f"not updated. Available metrics: {available or 'none'}"
         )
         return False
 
     def reason(self) -> str:
-        """Why the training ends early."""
+        """Return the reason for early stopping, for the log."""
         best = "none so far" if self.best_metric is None else f"{self.best_metric:.5g} at iteration {self.best_iter}"
-        return f"{self.waited} evaluations without a better {self.metric} (best: {best}), as SOLVER.PATIENCE says"
+        return f"{self.waited} evaluations without a better {self.metric} (best: {best}; SOLVER.PATIENCE)"
 
     def state_dict(self) -> dict:
         return {"best_metric": self.best_metric, "best_iter": self.best_iter, "waited": self.waited}

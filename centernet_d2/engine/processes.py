@@ -1,4 +1,4 @@
-"""Several processes that train together: how many there are, what they need, how those of torchrun find together."""
+"""Distributed training: number of processes, config checks and torchrun."""
 
 from __future__ import annotations
 
@@ -14,61 +14,65 @@ from torch import distributed
 
 from ..config.loading import flatten
 
-__all__ = ["by_torchrun", "check_processes", "joined", "number_of_processes"]
+__all__ = ["check_processes", "launched_by_torchrun", "number_of_processes", "process_group"]
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
-def by_torchrun() -> bool:
-    """Whether torchrun started this process, so that nothing is to be launched."""
+def launched_by_torchrun() -> bool:
+    """Return True if torchrun started this process."""
     return all(name in os.environ for name in _TORCHRUN)
 
 
 def number_of_processes(args: argparse.Namespace) -> int:
-    """The processes of all machines together.
+    """Return the number of processes on all machines.
 
     Raises:
-        ValueError: torchrun started this process, and Detectron2's launcher is asked for too.
+        ValueError: torchrun started this process, but --num-gpus or --num-machines is set, too.
     """
-    if not by_torchrun():
+    if not launched_by_torchrun():
         return args.num_gpus * args.num_machines
     if args.num_gpus > 1 or args.num_machines > 1:
         raise ValueError(
-            "torchrun started this process already: leave out --num-gpus and --num-machines, which start others, and "
-            "give torchrun --nproc-per-node and --nnodes"
+            "torchrun started this process, so --num-gpus and --num-machines cannot be used: set --nproc-per-node and "
+            "--nnodes of torchrun instead"
         )
     return int(os.environ["WORLD_SIZE"])
 
 
 def check_processes(cfg: CfgNode, processes: int) -> None:
-    """Whether a training suits its number of processes.
+    """Check that the config of a training is compatible with its number of processes.
 
     Raises:
-        ValueError: it does not; the message says which key to change.
+        ValueError: it is not; the message names the key to change.
     """
     images, reference = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.REFERENCE_WORLD_SIZE
     if reference and cfg.SOLVER.REFERENCE_IMS_PER_BATCH:
         raise ValueError(
-            "SOLVER.REFERENCE_WORLD_SIZE and SOLVER.REFERENCE_IMS_PER_BATCH both scale the learning rate: set one to 0"
+            "SOLVER.REFERENCE_WORLD_SIZE and SOLVER.REFERENCE_IMS_PER_BATCH both scale the learning rate: set one of "
+            "them to 0"
         )
     if images < 1 or images % (reference or processes):
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {images}, but must be a multiple of the {reference or processes} processes that "
-            "share a batch" + (" (SOLVER.REFERENCE_WORLD_SIZE)" if reference else "")
+            f"SOLVER.IMS_PER_BATCH is {images}, but must be a positive multiple of the number of processes, "
+            f"{reference or processes}" + (" (SOLVER.REFERENCE_WORLD_SIZE)" if reference else "")
         )
     synchronized = [key for key, value in flatten(cfg.MODEL, "MODEL.") if value == "SyncBN"]
     if processes > 1 and synchronized and torch.device(cfg.MODEL.DEVICE).type == "cpu":
         raise ValueError(
-            f"{', '.join(synchronized)}: SyncBN over {processes} processes needs GPUs; on the CPU use BN or FrozenBN"
+            f"{', '.join(synchronized)} is SyncBN, which needs GPUs for {processes} processes: use BN or FrozenBN on a "
+            "CPU"
         )
 
 
 @contextmanager
-def joined(device: str) -> Iterator[None]:
-    """The process group of torchrun and Detectron2's own groups, in this context.
+def process_group(device: str) -> Iterator[None]:
+    """Create the process group of torchrun and Detectron2's local group.
+
+    This is a context manager; both groups exist within the context.
 
     Args:
-        device: MODEL.DEVICE; with "cuda" every process of a machine has its own GPU.
+        device: value of MODEL.DEVICE; with "cuda", each process of a machine uses its own GPU.
 
     Raises:
         ValueError: the machine has fewer GPUs than processes.
@@ -86,5 +90,5 @@ def joined(device: str) -> Iterator[None]:
     comm.create_local_process_group(processes)
     comm.synchronize()
     yield
-    # After an error, the others may still wait for this process; torchrun ends them.
+    # Not in a finally block: after an error, other processes may wait for this one, and torchrun terminates them.
     distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Start of a run: validation of its config, the check of its output folder, logging and seeds."""
+"""Start of a run: config and output folder checks, logging and seeds."""
 
 from __future__ import annotations
 
@@ -77,9 +77,10 @@ class Run:
 
 
 def setup_run(run: Run) -> None:
-    """Register datasets, check OUTPUT_DIR, start logging, record the config of a training, and seed.
+    """Set up datasets, OUTPUT_DIR, logging and seeds of a run.
 
-    Environment, config and model go to OUTPUT_DIR/log.txt only.
+    A training also saves its config as OUTPUT_DIR/config.yaml. Environment, config and model are logged to
+    OUTPUT_DIR/log.txt only.
 
     Raises:
         FileExistsError: OUTPUT_DIR contains another run.
@@ -96,7 +97,7 @@ def setup_run(run: Run) -> None:
             changed = check_changes(run.recorded, cfg, run.overrides)
     comm.synchronize()
     start_logging(cfg)
-    # Everything of Detectron2's default_setup, which also writes config.yaml in place, and after an evaluation too.
+    # Equivalent to Detectron2's default_setup, which also writes config.yaml non-atomically and for evaluations.
     logger = logging.getLogger("detectron2")
     logger.info(f"Rank of current process: {comm.get_rank()}. World size: {comm.get_world_size()}")
     with quiet_imports():
@@ -116,11 +117,11 @@ def setup_run(run: Run) -> None:
 
 
 def check_config(cfg: CfgNode, *, resume: bool, eval_only: bool, processes: int) -> None:
-    """Check that a config has a device and weights that exist, and is compatible with its number of processes.
+    """Validate the device, class names, weights and number of processes of a config.
 
     Raises:
         FileNotFoundError: a weights file does not exist, or cannot be downloaded.
-        ValueError: the config is wrong, or there are no weights to evaluate.
+        ValueError: the config is invalid, or --eval-only has no weights.
     """
     check_device(cfg.MODEL.DEVICE)
     check_classes(cfg.MODEL.CENTERNET)
@@ -130,10 +131,10 @@ def check_config(cfg: CfgNode, *, resume: bool, eval_only: bool, processes: int)
 
 
 def check_classes(node: CfgNode) -> None:
-    """Check that MODEL.CENTERNET.CLASS_NAMES, if given, is compatible with the rest of the node.
+    """Check that CLASS_NAMES is compatible with the other keys of MODEL.CENTERNET.
 
     Raises:
-        ValueError: it is not.
+        ValueError: CLASS_NAMES is not empty and incompatible.
     """
     names = node.CLASS_NAMES
     if not names:
@@ -148,16 +149,18 @@ def check_classes(node: CfgNode) -> None:
 
 
 def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
-    """Check that the weights to start from exist; those with a name are downloaded.
+    """Check that the initial weights exist; download weights given by name.
 
     Raises:
-        ValueError: there are none to evaluate.
+        ValueError: --eval-only has no weights.
         FileNotFoundError: a file does not exist, or cannot be downloaded.
     """
     if resume and has_checkpoint(cfg.OUTPUT_DIR):
         return
     if eval_only and not cfg.MODEL.WEIGHTS:
-        raise ValueError("--eval-only needs weights: set MODEL.WEIGHTS, or --resume for the last ones in OUTPUT_DIR")
+        raise ValueError(
+            "--eval-only needs weights: set MODEL.WEIGHTS, or add --resume for the last checkpoint in OUTPUT_DIR"
+        )
     if cfg.MODEL.WEIGHTS:
         find_weights(cfg.MODEL.WEIGHTS)
     if cfg.MODEL.TRUNK_WEIGHTS and not eval_only:
@@ -165,7 +168,7 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
 
 
 def start_logging(cfg: CfgNode) -> None:
-    """Log to OUTPUT_DIR/log.txt, and messages for users to the screen as well."""
+    """Log to OUTPUT_DIR/log.txt, and user-facing messages to the screen as well."""
     rank = comm.get_rank()
     for options in ({"name": "fvcore"}, {}, {"name": "centernet_d2", "abbrev_name": "cn"}):
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, **options)
@@ -174,24 +177,26 @@ def start_logging(cfg: CfgNode) -> None:
             if getattr(handler, "stream", None) is sys.stdout:
                 handler.addFilter(is_user_message)
             elif isinstance(handler, logging.StreamHandler):
-                handler.handleError = partial(_close, handler)  # type: ignore[method-assign]  # Of log.txt alone.
+                handler.handleError = partial(_close, handler)  # type: ignore[method-assign]  # Only for log.txt.
 
 
 def _close(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
-    """Stop writing to a log file whose disk is full: the training ends by itself and reports it."""
+    """Close a log file that cannot be written; the training itself reports a full disk."""
     with suppress(OSError):
         handler.stream.close()
 
 
 def check_output_dir(folder: Path, *, resume: bool) -> None:
-    """Refuse to overwrite another run. A folder without weights, for example of a failed start, is no run.
+    """Refuse to overwrite another run.
+
+    A folder without weights, for example after a failed start, does not count as a run.
 
     Raises:
         NotADirectoryError: the folder is a file.
-        FileExistsError: the folder contains weights, and `resume` is off.
+        FileExistsError: the folder contains weights, and `resume` is False.
     """
     if folder.is_file():
-        raise NotADirectoryError(f"OUTPUT_DIR {folder} is a file")
+        raise NotADirectoryError(f"OUTPUT_DIR {folder} is a file: choose another folder")
     if not resume and any(folder.glob("*.pth")):
         raise FileExistsError(
             f"OUTPUT_DIR {folder} already contains trained weights: continue with --resume, or choose another folder"
@@ -199,7 +204,10 @@ def check_output_dir(folder: Path, *, resume: bool) -> None:
 
 
 def recorded_config(folder: Path) -> CfgNode | None:
-    """Return the config of the run in an output folder; None without weights or without a config.
+    """Load the config of the run in an output folder.
+
+    Returns:
+        None if the folder contains no weights or no config.
 
     Raises:
         FileExistsError: the file is not a config of this project.
@@ -210,19 +218,19 @@ def recorded_config(folder: Path) -> CfgNode | None:
     try:
         return load_config(path)
     except ValueError as error:
-        raise FileExistsError(f"{path} is not a config of this project, choose another OUTPUT_DIR: {error}") from error
+        raise FileExistsError(f"{path} is not a config of this project: choose another OUTPUT_DIR ({error})") from error
 
 
 def check_changes(recorded: CfgNode, cfg: CfgNode, overrides: Collection[str]) -> dict[str, tuple[object, object]]:
     """Return the keys that a resumed run changes, with old and new values.
 
     Args:
-        recorded: config of the run.
+        recorded: config of the existing run.
         cfg: new config.
         overrides: keys on the command line.
 
     Raises:
-        FileExistsError: a key differs that must not change.
+        FileExistsError: a key differs that --resume must not change.
     """
     old, new = (dict(flatten(yaml.safe_load(one.dump()))) for one in (recorded, cfg))
     changed = {
@@ -234,8 +242,8 @@ def check_changes(recorded: CfgNode, cfg: CfgNode, overrides: Collection[str]) -
     if refused:
         lines = "\n".join(f"  {key}: {changed[key][0]} -> {changed[key][1]}" for key in refused[:10])
         raise FileExistsError(
-            f"OUTPUT_DIR {cfg.OUTPUT_DIR} belongs to a run with another config; choose another folder (--resume may "
+            f"OUTPUT_DIR {cfg.OUTPUT_DIR} contains a run with another config; choose another folder. --resume can "
             "change iterations, devices and workers, and, by keys on the command line, the learning rate and its "
-            f"schedule). Changed:\n{lines}"
+            f"schedule. Changed keys:\n{lines}"
         )
     return changed

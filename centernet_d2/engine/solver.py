@@ -1,4 +1,4 @@
-"""Optimizers beyond Detectron2's SGD, the learning rate for the actual batch, and iterations for epochs."""
+"""Optimizers, learning rate scaling, and conversion of epochs to iterations."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "Muon": Muon
 
 
 def scaled_learning_rate(cfg: CfgNode) -> float:
-    """SOLVER.BASE_LR, scaled from REFERENCE_IMS_PER_BATCH images to IMS_PER_BATCH (original.md: Optimizer)."""
+    """Return SOLVER.BASE_LR scaled to the batch size (original.md: Optimizer).
+
+    The rate is multiplied by IMS_PER_BATCH / REFERENCE_IMS_PER_BATCH if the latter is set.
+    """
     reference = cfg.SOLVER.REFERENCE_IMS_PER_BATCH
     return cfg.SOLVER.BASE_LR * (cfg.SOLVER.IMS_PER_BATCH / reference if reference > 0 else 1)
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of ``SOLVER.OPTIMIZER`` over the trainable parameters, with Detectron2's gradient clipping.
+    """Build the optimizer of ``SOLVER.OPTIMIZER`` with gradient clipping.
 
-    Adam and AdamW are fused where torch can, and nothing forbids it; a resumed training stays as it was. Muon leaves
-    the last weights of the heads, as small ones, to AdamW.
+    Adam and AdamW use fused kernels if torch supports them for the device and gradient clipping permits it; a resumed
+    training keeps the setting of its checkpoint. With Muon, AdamW updates the last layers of the heads.
 
     Raises:
-        ValueError: unknown optimizer.
+        ValueError: ``SOLVER.OPTIMIZER`` is unknown.
     """
     check_keys(cfg)
     name = cfg.SOLVER.OPTIMIZER
@@ -57,16 +60,16 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
     optimizer = maybe_add_gradient_clipping(cfg, OPTIMIZERS[name])
     if name == "Muon":
-        return optimizer(params, lr=rate, plain=_last_weights(model))
-    # Under a loss scaling, a fused step takes the gradients before they are scaled back: too late for clipping.
+        return optimizer(params, lr=rate, exclude=_last_weights(model))
+    # With a gradient scaler, a fused step receives scaled gradients and unscales them itself, after clipping.
     if not (cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.CLIP_GRADIENTS.ENABLED):
-        with suppress(RuntimeError):  # Not every torch has it for every device.
+        with suppress(RuntimeError):  # torch has no fused kernel for the device.
             return optimizer([dict(group) for group in params], lr=rate, fused=True)
     return optimizer(params, lr=rate)
 
 
 def _last_weights(model: nn.Module) -> list[nn.Parameter]:
-    """The weights that end in the maps of the heads."""
+    """Return the weights of the last layers of all heads."""
     return [
         cast(nn.Sequential, branch)[-1].get_parameter("weight")
         for module in model.modules()
@@ -76,25 +79,31 @@ def _last_weights(model: nn.Module) -> list[nn.Parameter]:
 
 
 def with_iterations(cfg: CfgNode, images: float | None) -> CfgNode:
-    """SOLVER.EPOCHS and STEP_EPOCHS as SOLVER.MAX_ITER and STEPS; the config itself, if it does not count in epochs.
+    """Convert SOLVER.EPOCHS and STEP_EPOCHS to SOLVER.MAX_ITER and STEPS.
 
     Args:
-        cfg: of the training.
-        images: in an epoch; the mean, if it varies. None for a loader that has no epochs.
+        cfg: config of the training.
+        images: mean number of images per epoch; None for a data loader without epochs.
+
+    Returns:
+        A converted copy, or `cfg` itself if SOLVER.EPOCHS is 0.
 
     Raises:
-        ValueError: the epochs are none, or the steps have none to lie in.
+        ValueError: SOLVER.EPOCHS is negative, a step is outside of the training, or the data loader has no epochs.
     """
     node = cfg.SOLVER
     if node.EPOCHS < 0 or any(not 0 < step <= node.EPOCHS for step in node.STEP_EPOCHS):
         raise ValueError(
-            f"SOLVER.EPOCHS is {node.EPOCHS} and SOLVER.STEP_EPOCHS {tuple(node.STEP_EPOCHS)}: steps are epochs of the "
-            "training, and 0 epochs mean that SOLVER.MAX_ITER and STEPS count iterations"
+            f"SOLVER.EPOCHS is {node.EPOCHS} and SOLVER.STEP_EPOCHS is {tuple(node.STEP_EPOCHS)}: epochs must not be "
+            "negative, and steps must be greater than 0 and at most SOLVER.EPOCHS. With 0 epochs, use SOLVER.MAX_ITER "
+            "and SOLVER.STEPS"
         )
     if node.EPOCHS == 0:
         return cfg
     if images is None:
-        raise ValueError("SOLVER.EPOCHS needs the loader of this project; count in SOLVER.MAX_ITER with another one")
+        raise ValueError(
+            "SOLVER.EPOCHS needs the data loader of this project: set SOLVER.MAX_ITER for another data loader"
+        )
     iterations = images / node.IMS_PER_BATCH
     cfg = cfg.clone()
     cfg.defrost()
@@ -104,6 +113,6 @@ def with_iterations(cfg: CfgNode, images: float | None) -> CfgNode:
     cfg.freeze()
     logging.getLogger(__name__).info(
         f"{node.EPOCHS} epochs of {images:g} images in batches of {node.IMS_PER_BATCH}: {cfg.SOLVER.MAX_ITER} "
-        f"iterations, steps of the learning rate at {', '.join(map(str, cfg.SOLVER.STEPS)) or 'none'}"
+        f"iterations; learning rate steps at {', '.join(map(str, cfg.SOLVER.STEPS)) or 'none'}"
     )
     return cfg

@@ -1,4 +1,4 @@
-"""Detectron2's trainer with our data path, optimizer, evaluators and checkpointer."""
+"""Trainer with the data loader, optimizers, evaluators and hooks of the project."""
 
 from __future__ import annotations
 
@@ -38,13 +38,16 @@ from .solver import build_optimizer, with_iterations
 
 __all__ = ["Trainer"]
 
-# So many seconds a process that is to stop waits for the others to finish the iteration; one may have died.
-PATIENCE = 120
+# Seconds that a process waits for the others to finish the iteration after a signal, in case one of them has died.
+STOP_TIMEOUT = 120
 
 
 @contextmanager
-def prints_logged() -> Iterator[None]:
-    """What is printed goes to the log file: pycocotools tells every step, and the results once more."""
+def print_to_log() -> Iterator[None]:
+    """Log standard output instead of printing it.
+
+    pycocotools prints progress and results that are already logged.
+    """
     with redirect_stdout(io.StringIO()) as text:
         try:
             yield
@@ -54,13 +57,17 @@ def prints_logged() -> Iterator[None]:
 
 
 class Trainer(DefaultTrainer):
-    """Trains and evaluates a CenterNet from a config; processes, hooks and logging are Detectron2's."""
+    """Trainer for CenterNet, based on Detectron2's DefaultTrainer.
+
+    Args:
+        cfg: complete config.
+    """
 
     iter: int
 
     def __init__(self, cfg: CfgNode) -> None:
-        # DefaultTrainer's constructor is replaced, not extended: it fixes the checkpointer, and the devices of
-        # DistributedDataParallel in a way that fails on the CPU.
+        # Does not call the constructor of DefaultTrainer, which hard-codes the checkpointer and device ids of
+        # DistributedDataParallel that are invalid on a CPU.
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
         model = self.build_model(cfg)
@@ -85,16 +92,21 @@ class Trainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.signals = Signals()
-        # Iteration of the last evaluation.
+        # Last evaluated iteration.
         self.evaluated: int | None = None
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue from the last checkpoint; without one, start from MODEL.TRUNK_WEIGHTS and MODEL.WEIGHTS.
+        """Resume from the last checkpoint, or load the initial weights.
+
+        The initial weights are MODEL.TRUNK_WEIGHTS and MODEL.WEIGHTS.
+
+        Args:
+            resume: resume if OUTPUT_DIR contains a checkpoint.
 
         Raises:
             FileNotFoundError: a file does not exist.
-            ValueError: it does not fit, or there is nothing to continue from in it.
+            ValueError: the weights do not match the model, or the checkpoint contains no training state.
         """
         resume = resume and self.checkpointer.has_checkpoint()
         if self.cfg.MODEL.TRUNK_WEIGHTS and not resume:
@@ -106,24 +118,29 @@ class Trainer(DefaultTrainer):
             if not resume:
                 raise
             raise ValueError(
-                f"the state of the training in {self.checkpointer.loaded} is incomplete ({error!r}). Write the name of "
-                "another checkpoint into last_checkpoint beside it, or start a new training with it as MODEL.WEIGHTS"
+                f"the training state in {self.checkpointer.loaded} is incomplete ({error!r}). Write the name of "
+                "another checkpoint into last_checkpoint in the same folder, or start a new training with "
+                "MODEL.WEIGHTS set to this file"
             ) from error
         except ValueError as error:
-            if not str(error).startswith("loaded state dict"):  # torch, of the optimizer's
+            if not str(error).startswith("loaded state dict"):  # torch.optim.Optimizer.load_state_dict
                 raise
             raise ValueError(
-                f"the state of the training in {self.checkpointer.loaded} is not that of SOLVER.OPTIMIZER "
-                f"{self.cfg.SOLVER.OPTIMIZER} for this model: resume with the config.yaml of that folder, or start "
-                "a new training with it as MODEL.WEIGHTS"
+                f"the optimizer state in {self.checkpointer.loaded} does not match SOLVER.OPTIMIZER "
+                f"{self.cfg.SOLVER.OPTIMIZER} and this model: resume with the config.yaml in the same folder, or start "
+                "a new training with MODEL.WEIGHTS set to this file"
             ) from error
         if resume:
-            self._follow_schedule(rates)
+            self._apply_schedule(rates)
             if self.stream is not None:
                 self.stream.start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
 
-    def _follow_schedule(self, rates: Sequence[float]) -> None:
-        """Go on with the schedule of the config from base `rates`; the checkpoint brought those of its own back."""
+    def _apply_schedule(self, rates: Sequence[float]) -> None:
+        """Replace the learning rates restored from a checkpoint by those of the config.
+
+        Args:
+            rates: base learning rates of the config, one per parameter group.
+        """
         groups = self.scheduler.optimizer.param_groups
         self.scheduler.base_lrs = list(rates)
         old, new = [group["lr"] for group in groups], self.scheduler.get_lr()
@@ -135,24 +152,28 @@ class Trainer(DefaultTrainer):
             )
 
     def build_hooks(self) -> list[HookBase]:
-        """Detectron2's hooks, in whose places ours save and evaluate; averages and signals come before that."""
+        """Build Detectron2's hooks, with those for checkpoints and evaluation replaced.
+
+        Averaged weights are updated and signals are handled before the evaluation.
+        """
         cfg, checkpointer = self.cfg, self.checkpointer
         hooks = [hook for hook in super().build_hooks() if not isinstance(hook, (PeriodicCheckpointer, EvalHook))]
         ema = cfg.SOLVER.EMA
         self.average = AverageWeights(checkpointer.model, ema.DECAY, cfg.OUTPUT_DIR) if ema.ENABLED else None
         self.best = self._build_best()
-        own = [self.average, StopOnSignal(), EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate), self.best]
+        custom = [self.average, StopOnSignal(), EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate), self.best]
         if comm.is_main_process():
             checkpoints = Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, keep=cfg.SOLVER.MAX_TO_KEEP)
-            own.insert(1, checkpoints)
-        place = next((i for i, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)), len(hooks))
-        hooks[place:place] = own
+            custom.insert(1, checkpoints)
+        position = next((i for i, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)), len(hooks))
+        hooks[position:position] = custom
         return hooks
 
     def _build_best(self) -> BestWeights | None:
-        """
+        """Build the hook for model_best.pth and early stopping, if configured.
+
         Raises:
-            ValueError: there is nothing that could be the best.
+            ValueError: SOLVER.PATIENCE or TEST.BEST_METRIC needs other keys.
         """
         test, patience = self.cfg.TEST, self.cfg.SOLVER.PATIENCE
         if not (test.BEST_METRIC and test.EVAL_PERIOD > 0 and self.cfg.DATASETS.TEST):
@@ -169,7 +190,7 @@ class Trainer(DefaultTrainer):
         return BestWeights(test.EVAL_PERIOD, weights, metric, patience=patience)
 
     def state_dict(self) -> dict:
-        """Detectron2's state of a training, the seed of its stream of samples, and the iteration last evaluated."""
+        """Return the training state with data seed and last evaluated iteration."""
         seed = {} if self.stream is None else {"seed": self.stream.seed}
         return {**super().state_dict(), **seed, "evaluated": self.evaluated}
 
@@ -181,18 +202,18 @@ class Trainer(DefaultTrainer):
         self.stream.seed = self.samples.seed = state_dict["seed"]
 
     def train(self) -> dict:
-        """Train; returns the metrics of the evaluation at the end.
+        """Train the model and return the metrics of the final evaluation.
 
         Raises:
-            Stopped: SIGTERM or Ctrl-C came; the iteration was finished, and its state is saved.
-            OSError: OUTPUT_DIR cannot be written to; the checkpoints there are whole.
+            Stopped: SIGTERM or Ctrl-C was received; the iteration was finished and its state saved.
+            OSError: OUTPUT_DIR cannot be written to; existing checkpoints are complete.
         """
-        # Several processes end together; should one of them have died, the others do not wait for ever.
-        alarm = (lambda _: signal.alarm(PATIENCE)) if comm.get_world_size() > 1 else None
+        # All processes stop after the same iteration; the alarm ends the wait for a process that has died.
+        alarm = (lambda _: signal.alarm(STOP_TIMEOUT)) if comm.get_world_size() > 1 else None
         with defer_signals(signal.SIGINT, signal.SIGTERM, callback=alarm) as self.signals:
             self._train()
         if self.samples is not None and (bad := self.samples.bad_files()):
-            logging.getLogger(__name__).warning(f"{len(bad)} images were left out: {', '.join(bad)}")
+            logging.getLogger(__name__).warning(f"{len(bad)} images were skipped: {', '.join(bad)}")
         return getattr(self, "_last_eval_results", {})
 
     def _train(self) -> None:
@@ -203,13 +224,13 @@ class Trainer(DefaultTrainer):
                 raise EarlyStop(self.best.reason())
             super().train()
         except EarlyStop as stop:
-            logging.getLogger(__name__).info(f"the training ends early: {stop}")
+            logging.getLogger(__name__).info(f"early stopping: {stop}")
             self._save_final()
 
     def before_train(self) -> None:
-        """Detectron2's, then the evaluation behind the last iteration, if the run was stopped before its end."""
+        """Run the hooks, then repeat an evaluation that was interrupted."""
         super().before_train()
-        self.iter = min(self.iter, self.max_iter - 1)  # Else one more is counted if there is none to do.
+        self.iter = min(self.iter, self.max_iter - 1)  # TrainerBase.train increments it once more.
         period, last = self.cfg.TEST.EVAL_PERIOD, self.start_iter - 1
         if not 0 <= last < self.max_iter - 1 or period <= 0 or self.start_iter % period or self.evaluated == last:
             return
@@ -220,16 +241,16 @@ class Trainer(DefaultTrainer):
         self.iter = self.storage.iter = self.start_iter
 
     def _save_final(self) -> None:
-        """What the last iteration of a training writes."""
+        """Save the files that are written after the last iteration."""
         if self.average is not None:
             self.average.save()
         self.checkpointer.save("model_final", iteration=self.iter)
 
     def stop(self, number: int) -> NoReturn:
-        """Save the state after an iteration, if it is not yet, and end.
+        """Save a checkpoint of the current iteration, unless it exists, and stop.
 
         Args:
-            number: of the signal that asks for it.
+            number: number of the signal.
 
         Raises:
             Stopped: always.
@@ -239,20 +260,20 @@ class Trainer(DefaultTrainer):
         iteration = min(self.iter, self.max_iter - 1)
         if self.checkpointer.iteration != iteration:
             self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
-        raise Stopped(number, f"stopped; the state after iteration {iteration} is saved, continue with --resume")
+        raise Stopped(number, f"stopped; the state after iteration {iteration} was saved, continue with --resume")
 
     def _evaluate(self) -> dict:
-        """Evaluate, beside the plain weights also the averaged ones; all processes get the results.
+        """Evaluate the model and, if enabled, its EMA; return the results in all processes.
 
         Raises:
-            Stopped: a signal came. Nothing is lost: a resumed run evaluates first.
+            Stopped: a signal was received. A resumed run repeats the evaluation first.
         """
         try:
-            with self.signals.raise_immediately(), prints_logged():
+            with self.signals.raise_immediately(), print_to_log():
                 results = self.test(self.cfg, self.model)
                 if self.average is not None:
                     results.update(self._test_variant(self.cfg, self.average.model, "EMA"))
-        except (RuntimeError, Stopped):  # The former: what other processes leave behind that stopped first.
+        except (RuntimeError, Stopped):  # RuntimeError: communication failed, as another process stopped first.
             if not self.signals:
                 raise
             self.stop(self.signals.number)
@@ -269,9 +290,11 @@ class Trainer(DefaultTrainer):
         try:
             super().run_step()
         except FloatingPointError as error:
-            last = next((f"resume from {path} with --resume" for path in self.checkpointer.files()), "start again")
+            last = next(
+                (f"resume from {path} with --resume" for path in self.checkpointer.files()), "start a new training"
+            )
             raise FloatingPointError(
-                f"the loss or its gradient is NaN or infinite at iteration {self.iter} "
+                f"the loss or a gradient is NaN or infinite at iteration {self.iter} "
                 f"({' '.join(str(error).split())}). Lower SOLVER.BASE_LR or enable SOLVER.CLIP_GRADIENTS, then {last}"
             ) from error
 
@@ -285,15 +308,18 @@ class Trainer(DefaultTrainer):
         for prop in build_properties(cfg):
             if all(prop.name in image.get("unlabeled", ()) for image in dicts):
                 keys = ", ".join(prop.annotation_keys)
-                raise ValueError(f"no annotation of DATASETS.TRAIN has {keys}, so nothing would learn {prop.name}")
+                raise ValueError(
+                    f"no annotation of DATASETS.TRAIN has {keys}, so {prop.name} cannot be trained: remove its head "
+                    "from MODEL.CENTERNET.HEADS or add annotations"
+                )
         if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
             dicts = filter_images_with_only_crowd_annotations(dicts)
         if cfg.MODEL.KEYPOINT_ON:
             dicts = filter_images_with_few_keypoints(dicts, cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE)
         if not dicts:
             raise ValueError(
-                "no image of DATASETS.TRAIN is left; DATALOADER.FILTER_EMPTY_ANNOTATIONS and "
-                "MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE say which are used"
+                "no image of DATASETS.TRAIN is left after filtering: add annotations, or change "
+                "DATALOADER.FILTER_EMPTY_ANNOTATIONS or MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE"
             )
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         return build_train_loader(cfg, dicts, seed)
@@ -301,7 +327,7 @@ class Trainer(DefaultTrainer):
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
         loader = build_detection_test_loader(
-            cls.load_datasets(cfg, [dataset_name], looked_at=True),
+            cls.load_datasets(cfg, [dataset_name], annotations_checked=True),
             mapper=(OracleMapper if cfg.TEST.CENTERNET_ORACLE else CenterNetDatasetMapper)(cfg, False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
@@ -309,13 +335,19 @@ class Trainer(DefaultTrainer):
         return loader
 
     @classmethod
-    @prints_logged()
+    @print_to_log()
     def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Sequence[DatasetEvaluator] | None = None) -> dict:
-        """Evaluate on DATASETS.TEST, and again in the other ways that TEST.AUG and TEST.CENTERNET_ORACLE ask for.
+        """Evaluate on DATASETS.TEST, also with TEST.AUG and TEST.CENTERNET_ORACLE.
+
+        Args:
+            cfg: config of the evaluation.
+            model: model to evaluate.
+            evaluators: one per dataset; by default those of :meth:`build_evaluator`. With evaluators, TEST.AUG and
+                TEST.CENTERNET_ORACLE are ignored.
 
         Returns:
-            Metrics by task (by data set, if there are several), and again with ``_TTA``, ``_ORACLE_heatmap``, ...
-            behind the name. With given `evaluators` only the former.
+            Metrics by task, or by dataset if there are several. Results of TEST.AUG and TEST.CENTERNET_ORACLE have
+            keys with the suffixes ``_TTA``, ``_ORACLE_heatmap``, ...
         """
         variants = {}
         if evaluators is None and cfg.TEST.AUG.ENABLED:
@@ -333,7 +365,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def _test_variant(cls, cfg: CfgNode, model: nn.Module, name: str) -> dict:
-        """Evaluate another way of testing; metrics and result folder have its name."""
+        """Evaluate a variant of the model; `name` is the suffix of metrics and result folder."""
         logging.getLogger(__name__).info(f"evaluating with {name}")
         folders = [os.path.join(cfg.OUTPUT_DIR, f"inference_{name}", dataset) for dataset in cfg.DATASETS.TEST]
         pairs = zip(cfg.DATASETS.TEST, folders, strict=True)
@@ -342,41 +374,54 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str, output_folder: str | None = None) -> DatasetEvaluator:
-        """See :func:`centernet_d2.evaluation.build.build_evaluator`."""
+        """Build the evaluator of a dataset.
+
+        See :func:`centernet_d2.evaluation.build.build_evaluator`.
+        """
         folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference", dataset_name)
         return build_evaluator(cfg, dataset_name, folder)
 
     @classmethod
     def check_test_sets(cls, cfg: CfgNode) -> None:
-        """Everything that would otherwise fail at the first evaluation.
+        """Validate DATASETS.TEST, so that errors are raised before training.
 
         Raises:
-            ValueError: a data set is broken, has no evaluator, or the model does not predict the boxes to evaluate.
+            ValueError: a dataset is invalid or has no evaluator, or the model lacks outputs that it evaluates.
         """
         cls.load_datasets(cfg, cfg.DATASETS.TEST)
         for name in cfg.DATASETS.TEST:
             check_evaluation(cfg, name)
 
     @staticmethod
-    def load_datasets(cfg: CfgNode, names: Sequence[str], *, looked_at: bool = False) -> list[dict]:
-        """The images of data sets, once they are known to suit the config; see :func:`load_checked`.
+    def load_datasets(cfg: CfgNode, names: Sequence[str], *, annotations_checked: bool = False) -> list[dict]:
+        """Load datasets and check that they are compatible with the config.
 
-        What the properties say of annotations is said before a training, and not again (`looked_at`) when evaluations
-        of it load a data set.
+        See :func:`load_checked`.
+
+        Args:
+            cfg: complete config.
+            names: names of the datasets.
+            annotations_checked: skip the checks of the properties, which also log messages about annotations. They
+                run before training and are not repeated by the evaluations of the training.
         """
         node = cfg.MODEL.CENTERNET
-        return load_checked(names, node.NUM_CLASSES, () if looked_at else build_properties(cfg), node.CLASS_NAMES)
+        return load_checked(
+            names, node.NUM_CLASSES, () if annotations_checked else build_properties(cfg), node.CLASS_NAMES
+        )
 
 
 def choose_loop(cfg: CfgNode) -> type[SimpleTrainer]:
-    """The training loop for SOLVER.AMP and MODEL.DEVICE: Detectron2's, or ours for half precision on the CPU."""
+    """Return the class of the training loop for SOLVER.AMP and MODEL.DEVICE."""
     if not cfg.SOLVER.AMP.ENABLED:
         return SimpleTrainer
     return BFloat16Trainer if torch.device(cfg.MODEL.DEVICE).type == "cpu" else AMPTrainer
 
 
 class BFloat16Trainer(SimpleTrainer):
-    """Mixed precision on the CPU, where Detectron2 has none; the range of bfloat16 needs no loss scaling."""
+    """Training loop with bfloat16 autocast on a CPU.
+
+    bfloat16 has the range of float32, so no gradient scaler is needed.
+    """
 
     def run_step(self) -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Modulated deformable convolution (DCNv2) without compiled code of its own, on CPU and GPU."""
+"""Modulated deformable convolution (DCNv2) for CPU and GPU, in pure PyTorch."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ IMPLEMENTATIONS = ("auto", "torchvision", "grid_sample")
 
 
 class DeformConv(nn.Module):
-    """3x3 modulated deformable convolution, stride 1, padding 1, one group (original.md: Deformable convolution).
+    """3x3 modulated deformable convolution (original.md: Deformable convolution).
 
-    Parameter names are those of the original: ``weight``, ``bias`` and the ordinary convolution ``conv_offset_mask``,
-    which predicts 18 offsets (y and x of each tap, row by row) and 9 mask values. A fresh layer samples at the regular
-    positions with a mask of 0.5.
+    Stride and padding are 1; there is one group. Parameters have the names of the reference implementation: ``weight``,
+    ``bias`` and the convolution ``conv_offset_mask``, which predicts 18 offsets (y and x of each tap, row by row) and 9
+    mask values. A newly initialized layer samples at the regular positions with a mask of 0.5.
 
-    It samples and mixes in float32 even under autocast: torchvision's operator has no half-precision kernel on the CPU.
-    Only ``conv_offset_mask`` follows autocast.
+    Sampling and the matrix product use float32 even under autocast, because torchvision's operator has no
+    half-precision kernel on a CPU. Only ``conv_offset_mask`` follows autocast.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, implementation: str = "auto") -> None:
         """
         Args:
-            in_channels, out_channels: widths of input and output.
-            implementation: "torchvision" or "grid_sample", with equal results; "auto" takes the latter on the CPU,
-                where it is faster.
+            in_channels: number of input channels.
+            out_channels: number of output channels.
+            implementation: "torchvision" or "grid_sample", which return the same results, or "auto": "grid_sample" on
+                a CPU, where it is faster, and "torchvision" otherwise.
 
         Raises:
-            ValueError: unknown implementation.
+            ValueError: `implementation` is unknown.
         """
         super().__init__()
         check_choice("implementation", implementation, IMPLEMENTATIONS)
@@ -49,12 +50,14 @@ class DeformConv(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) -> (B, out_channels, H, W)."""
+        """Apply the layer: (B, in_channels, H, W) -> (B, out_channels, H, W)."""
         offset, mask = self.conv_offset_mask(x).float().split([18, 9], dim=1)
         x, weight, bias, mask = x.float(), self.weight.float(), self.bias.float(), mask.sigmoid()
-        by_grid = self.implementation == "grid_sample" or (self.implementation == "auto" and x.device.type == "cpu")
+        use_grid_sample = self.implementation == "grid_sample" or (
+            self.implementation == "auto" and x.device.type == "cpu"
+        )
         with torch.autocast(x.device.type, enabled=False):
-            if by_grid:
+            if use_grid_sample:
                 return deform_conv2d_by_grid_sample(x, offset, mask, weight, bias)
             return deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
 
@@ -64,9 +67,10 @@ class DeformConv(nn.Module):
 
 
 def deform_conv2d_by_grid_sample(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """What torchvision's ``deform_conv2d`` computes for a 3x3 kernel with padding 1, from two well-tuned operators.
+    """Compute a 3x3 modulated deformable convolution with ``grid_sample``.
 
-    All nine taps are sampled at once, then mixed by one matrix product.
+    The result equals torchvision's ``deform_conv2d`` with padding 1. All nine taps are sampled at once and combined by
+    one matrix product.
 
     Args:
         x: (B, C, H, W).
@@ -89,10 +93,10 @@ def deform_conv2d_by_grid_sample(x: Tensor, offset: Tensor, mask: Tensor, weight
     grid = torch.stack([(2 * x_position + 1) / width - 1, (2 * y + 1) / height - 1], dim=4)
     sampled = F.grid_sample(x, grid.flatten(1, 2), padding_mode="zeros", align_corners=False)
     sampled = sampled.unflatten(2, (9, height))
-    # In place where no gradient needs the samples: they are nine times as large as the input.
-    needed = torch.is_grad_enabled() and (sampled.requires_grad or mask.requires_grad)
-    sampled = sampled * mask[:, None] if needed else sampled.mul_(mask[:, None])
-    # One product per image: a product of a matrix and a batch would first write the batch out anew, transposed.
+    # In place if no gradient needs the samples, which are nine times as large as the input.
+    needs_grad = torch.is_grad_enabled() and (sampled.requires_grad or mask.requires_grad)
+    sampled = sampled * mask[:, None] if needs_grad else sampled.mul_(mask[:, None])
+    # A batched product; the product of a 2-D matrix and a batch would copy the transposed batch first.
     columns = sampled.flatten(3).flatten(1, 2)
     out = torch.baddbmm(bias[:, None], weight.flatten(1).expand(len(x), -1, -1), columns)
     return out.unflatten(2, (height, width))

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them, for inference."""
+"""Folding of batch norms into the preceding convolutions for inference."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ __all__ = ["fold_batch_norms"]
 Network = TypeVar("Network", bound=nn.Module)
 
 NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d)
-# By their exact types: a class made from one of them may do more than it.
+# Exact types, because subclasses may compute something else.
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, DeformConv)
 
 
 def fold_batch_norms(network: Network) -> Network:
-    """A copy in evaluation mode that scales and shifts by its convolutions; its outputs are the same up to rounding.
+    """Return a copy in evaluation mode with batch norms folded into convolutions.
 
-    A batch norm is folded if its input comes straight from a convolution, nothing else looks at that, and each of the
-    two runs once; or if it is the ``norm`` of a Conv2d of Detectron2. Other norms, those behind transposed
-    convolutions in groups too, stay as they are.
+    Outputs are the same up to rounding. A batch norm is folded if its input is the output of a convolution that no
+    other module uses and each of the two modules runs once, or if it is the ``norm`` of a Conv2d of Detectron2. Other
+    batch norms, including those after grouped transposed convolutions, are unchanged.
 
     Args:
         network: a backbone, or another network that torch.fx can trace.
 
     Raises:
-        ValueError: it cannot be traced.
+        ValueError: torch.fx cannot trace the network.
     """
     folded = copy.deepcopy(network).eval()
     for conv_name, norm_name in list(_pairs(folded)):
-        # Any: DeformConv and FrozenBatchNorm2d are other types, but have all that is fused.
+        # Any: DeformConv and FrozenBatchNorm2d have all attributes that fuse_conv_bn_eval uses.
         conv: Any = folded.get_submodule(conv_name)
         norm: Any = folded.get_submodule(norm_name)
         _replace(folded, norm_name, nn.Identity())
@@ -52,16 +52,16 @@ class _Tracer(fx.Tracer):
 
 
 def _pairs(network: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of convolutions and the norms to fold into them."""
+    """Generate the names of convolutions and of the norms to fold into them."""
     try:
         nodes = list(_Tracer().trace(network).nodes)
-    except Exception as error:  # Whatever its forward() raises for the tracer's stand-ins.
+    except Exception as error:  # forward() may raise any exception for the proxies of the tracer.
         raise ValueError(
-            f"batch norms of a {type(network).__name__} cannot be folded, torch.fx cannot trace it ({error}): set "
-            "TEST.FOLD_NORMS False"
+            f"batch norms of {type(network).__name__} cannot be folded, because torch.fx cannot trace it ({error}): "
+            "set TEST.FOLD_NORMS False"
         ) from error
     calls = {node: str(node.target) for node in nodes if node.op == "call_module"}
-    # A weight that is read outside of its module is a use of the module too.
+    # Access to a parameter from outside of its module counts as a use of the module.
     reads = [str(node.target).rpartition(".")[0] for node in nodes if node.op == "get_attr"]
     uses = Counter([*calls.values(), *reads])
     for node, name in calls.items():
@@ -83,7 +83,7 @@ def _has_statistics(module: nn.Module | None) -> bool:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether a module is a convolution and no more; of transposed ones those whose weight is one group."""
+    """Return True for convolutions that can be folded; transposed ones must have one group."""
     return type(module) in CONVOLUTIONS and not (isinstance(module, nn.ConvTranspose2d) and module.groups > 1)
 
 

@@ -1,4 +1,4 @@
-"""Activation checkpointing: time for memory in training."""
+"""Activation checkpointing, which reduces memory at the cost of recomputation."""
 
 from __future__ import annotations
 
@@ -13,27 +13,28 @@ __all__ = ["RecomputedSequential"]
 
 
 class RecomputedSequential(nn.Sequential):
-    """Modules in a row, of which a training keeps the input alone: the backward pass computes what is inside again.
+    """``nn.Sequential`` with activation checkpointing.
 
-    Losses, gradients and running statistics are those of ``nn.Sequential``, and so are the names in state dicts.
-    Without gradients and in evaluation mode it is one.
+    In training, only the input is stored; the backward pass recomputes the activations. Losses, gradients, running
+    statistics and state dicts equal those of ``nn.Sequential``. Without gradients and in evaluation mode, nothing is
+    recomputed.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the last module makes of it."""
+        """Return the output of the last module."""
         if not (self.training and torch.is_grad_enabled()):
             return super().forward(x)
         passes = count()
 
         def run(x: Tensor) -> Tensor:
-            again = next(passes) > 0
+            is_recomputation = next(passes) > 0
             for module in self:
-                x = _without_a_trace(module, x) if again else module(x)
+                x = _call_with_copied_buffers(module, x) if is_recomputation else module(x)
             return x
 
         return checkpoint(run, x, use_reentrant=False)
 
 
-def _without_a_trace(module: nn.Module, x: Tensor) -> Tensor:
-    """What a module makes of x, its own buffers left alone: batch norms counted x when they first saw it."""
+def _call_with_copied_buffers(module: nn.Module, x: Tensor) -> Tensor:
+    """Call a module without updating its buffers, as the first pass has updated the batch statistics."""
     return functional_call(module, {name: buffer.clone() for name, buffer in module.named_buffers()}, (x,))

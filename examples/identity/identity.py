@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Identities: an embedding by which an object is found again in other images; and a small data set of badges.
+"""Identities: an embedding for object retrieval, and a synthetic dataset.
 
     python examples/identity/identity.py datasets/badges
 
-Every annotation has an ``identity``, a number. The embedding is learned by telling the identities of the training set
-apart, with a classifier that is not needed later; those of the validation set are others.
+Every annotation has an integer ``identity``. The embedding is trained with a classifier of the identities in the
+training set, which is not used at test time. The validation set has other identities.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-# In front of Detectron2, whose import it makes a quiet one.
+# Before Detectron2, to suppress warnings of its import.
 from centernet_d2.utils import cli
 
 # isort: split
@@ -36,15 +36,18 @@ from centernet_d2.modeling.losses import average_over_processes
 from centernet_d2.structures.points import Peaks, Points
 from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
 
-# Rings of a badge have one of these colors each, which makes so many badges.
+# Number of colors of a ring, and of badges with three rings.
 COLORS = 6
 BADGES = COLORS**3
-# How much more a cosine of 1 counts than one of 0, as logits.
-SHARPNESS = 12.0
+# Factor from cosine similarities to logits.
+LOGIT_SCALE = 12.0
 
 
 class IdentityProperty(Property):
-    """Identities outside the network. An object without one has no supervision of its embedding."""
+    """Identity outside of the network: annotations, results and errors.
+
+    Embeddings of objects without an identity are not supervised.
+    """
 
     name = "identity"
     node = "IDENTITY"
@@ -53,7 +56,7 @@ class IdentityProperty(Property):
 
     @classmethod
     def add_config(cls, node: CfgNode) -> None:
-        # Identities of the training set, counted from 0; larger numbers are others, of which nothing is learned.
+        # Number of identities in the training set, numbered from 0; larger numbers are ignored in training.
         node.COUNT = 1
         # Length of the embedding.
         node.SIZE = 32
@@ -65,10 +68,13 @@ class IdentityProperty(Property):
                 identity = annotation.get("identity", 0)
                 if not isinstance(identity, int) or identity < 0:
                     where = f"{image['file_name']}, annotation {index} of this image"
-                    raise ValueError(f"{where}: identity is {identity!r}, but must be a number from 0 on")
+                    raise ValueError(f"{where}: identity is {identity!r}, but must be a non-negative integer")
 
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
-        """``gt_identity`` (N,); -1 where there is none. Nothing that happens to an image changes it."""
+        """Return ``gt_identity`` (N,), -1 for objects without an identity.
+
+        Transforms do not change it.
+        """
         identities = [annotation.get("identity", -1) for annotation in record["annotations"]]
         return {"gt_identity": torch.tensor(identities, dtype=torch.long)}
 
@@ -76,18 +82,21 @@ class IdentityProperty(Property):
         return truth.gt_identity >= 0
 
     def errors(self, detections: Instances, truth: Instances) -> dict[str, float]:
-        """``rank1``: of the objects that are there more than once, percent whose nearest other object is the same."""
+        """Return ``rank1``, the rate of correct nearest neighbors in percent.
+
+        Only objects whose identity occurs more than once count.
+        """
         similarity = detections.pred_embedding @ detections.pred_embedding.T
         similarity.fill_diagonal_(-torch.inf)
         same = truth.gt_identity[:, None] == truth.gt_identity
-        again = same.sum(dim=1) > 1
+        repeated = same.sum(dim=1) > 1
         hit = same[torch.arange(len(detections)), similarity.argmax(dim=1)]
-        return {"rank1": 100.0 * float(hit[again].float().mean())}
+        return {"rank1": 100.0 * float(hit[repeated].float().mean())}
 
 
 @POINT_HEAD_REGISTRY.register()
 class IdentityHead(PointHead):
-    """Identities inside the network: a map of embeddings, and a classifier for training."""
+    """Identity inside the network: a map of embeddings, and a training classifier."""
 
     property_type = IdentityProperty
     keys = {
@@ -101,7 +110,7 @@ class IdentityHead(PointHead):
     def __init__(self, *, count: int, size: int = 32, weight: float = 1.0, **common: Any) -> None:
         """
         Args:
-            count: identities of the training set.
+            count: number of identities in the training set.
             size: length of the embedding.
             weight: factor of the loss.
             common: see :class:`PointHead`.
@@ -111,7 +120,7 @@ class IdentityHead(PointHead):
         self.weight = weight
 
     def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
-        """The number of the identity in place of an embedding, of which nobody knows what it should be."""
+        """Return identities as targets, because target embeddings do not exist."""
         identity = torch.cat([instances.gt_identity for instances in gt])
         known = (identity >= 0) & (identity < self.classifier.out_features)
         value = torch.where(known, identity, 0).float()[:, None]
@@ -120,7 +129,7 @@ class IdentityHead(PointHead):
     def losses(self, maps: Maps, targets: Targets) -> dict[str, Tensor]:
         target = targets["embedding"]
         embedding = F.normalize(target.gather(maps["embedding"]).float(), dim=1)
-        logits = SHARPNESS * F.linear(embedding, F.normalize(self.classifier.weight, dim=1))
+        logits = LOGIT_SCALE * F.linear(embedding, F.normalize(self.classifier.weight, dim=1))
         entropy = F.cross_entropy(logits, target.value[:, 0].long(), reduction="none")
         weight = target.weight[:, 0]
         loss = (entropy * weight).sum() / average_over_processes(weight.sum(), minimum=1)
@@ -130,7 +139,7 @@ class IdentityHead(PointHead):
         return {"embedding": maps["embedding"].flip(-1)}
 
     def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
-        """(B, K, D) embeddings of length 1; the product of two is their similarity."""
+        """Return (B, K, D) embeddings of unit length."""
         return {"embedding": F.normalize(peaks.gather(maps["embedding"]).float(), dim=2)}
 
     def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
@@ -138,8 +147,11 @@ class IdentityHead(PointHead):
 
 
 def badge(identity: int) -> np.ndarray:
-    """(3, 3) BGR colors of the rings of a badge, from the outside to the inside; all BADGES differ."""
-    # Neighbors share rings; in random order, the first ones look like the others.
+    """Return the (3, 3) BGR colors of the rings of a badge, from outside to inside.
+
+    All BADGES identities have different colors.
+    """
+    # Consecutive numbers share rings; in random order, training and validation badges have the same distribution.
     shuffled = np.random.default_rng(0).permutation(BADGES)[identity]
     hues = [shuffled // COLORS**ring % COLORS * 180 // COLORS for ring in range(3)]
     hsv = np.array([[[hue, 230, 230] for hue in hues]], dtype=np.uint8)
@@ -147,7 +159,11 @@ def badge(identity: int) -> np.ndarray:
 
 
 def draw_badges(rng: np.random.Generator, identities: Sequence[int], size: int = 160) -> tuple[np.ndarray, list[dict]]:
-    """A picture of up to five badges side by side, (H, W, 3) BGR, and their ``bbox`` and ``identity``."""
+    """Draw up to five badges in a grid.
+
+    Returns:
+        (H, W, 3) BGR image, and annotations with ``bbox`` and ``identity``.
+    """
     image = np.clip(rng.uniform(60, 180) + rng.normal(0, 12, (size, size, 3)), 0, 255).astype(np.uint8)
     cells = rng.permutation([(x, y) for x in range(3) for y in range(3)])[: rng.integers(1, 6)]
     badges = []
@@ -156,21 +172,21 @@ def draw_badges(rng: np.random.Generator, identities: Sequence[int], size: int =
         center = (cell + 0.5) * size / 3 + rng.uniform(-3, 3, 2)
         light = rng.uniform(0.7, 1.0)
         for ring, color in enumerate(badge(identity)):
-            place = np.round(center * 16).astype(int).tolist()
-            inner = round(radius * (1 - ring / 3) * 16)
-            cv2.circle(image, place, inner, (color * light).tolist(), -1, cv2.LINE_AA, 4)
+            position = np.round(center * 16).astype(int).tolist()
+            ring_radius = round(radius * (1 - ring / 3) * 16)
+            cv2.circle(image, position, ring_radius, (color * light).tolist(), -1, cv2.LINE_AA, 4)
         badges.append({"bbox": [*(center - radius).tolist(), 2 * radius, 2 * radius], "identity": identity})
     return image, badges
 
 
 def write_badges(folder: Path, name: str, identities: Sequence[int], *, images: int, seed: int = 0) -> None:
-    """Draw ``name/*.png`` and ``name.json``, COCO's format with an ``identity`` in each annotation."""
+    """Write images and ``name.json`` in COCO format with ``identity`` in annotations."""
     rng, size = np.random.default_rng(seed), 160
     (folder / name).mkdir(parents=True)
     records, annotations = [], []
     for image_id in range(1, images + 1):
-        picture, badges = draw_badges(rng, identities, size)
-        cv2.imwrite(str(folder / name / f"{image_id:04d}.png"), picture)
+        image, badges = draw_badges(rng, identities, size)
+        cv2.imwrite(str(folder / name / f"{image_id:04d}.png"), image)
         records.append({"id": image_id, "file_name": f"{image_id:04d}.png", "height": size, "width": size})
         for one in badges:
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, "category_id": 1, **one})
@@ -179,24 +195,34 @@ def write_badges(folder: Path, name: str, identities: Sequence[int], *, images: 
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="output folder; must not exist")
     parser.add_argument("--train", type=int, default=600, help="number of training images")
     parser.add_argument("--val", type=int, default=200, help="number of validation images")
-    parser.add_argument("--identities", type=int, default=120, help=f"of the training set; {BADGES} there are in all")
-    return cli.run(parser, draw, argv)
+    parser.add_argument(
+        "--identities",
+        type=int,
+        default=120,
+        help=f"number of identities in the training set; the other ones of {BADGES} are in the validation set",
+    )
+    return cli.run(parser, write_dataset, argv)
 
 
-def draw(args: argparse.Namespace) -> None:
-    """Draw both splits; the identities of the validation set are those behind the ones of the training set."""
+def write_dataset(args: argparse.Namespace) -> None:
+    """Write both splits, with different identities.
+
+    Raises:
+        FileExistsError: the output folder exists.
+        ValueError: --identities is out of range.
+    """
     if args.folder.exists():
-        raise FileExistsError(f"{args.folder} already exists; nothing is overwritten")
+        raise FileExistsError(f"{args.folder} already exists; nothing is overwritten, choose another folder")
     if not 1 <= args.identities < BADGES:
-        raise ValueError(f"--identities {args.identities}: choose 1 to {BADGES - 1}")
+        raise ValueError(f"--identities is {args.identities}, but must be from 1 to {BADGES - 1}")
     write_badges(args.folder, "train", range(args.identities), images=args.train, seed=1)
     write_badges(args.folder, "val", range(args.identities, BADGES), images=args.val, seed=2)
-    print(f"drew {args.train} and {args.val} images of badges into {args.folder}")
+    print(f"wrote {args.train} training and {args.val} validation images of badges to {args.folder}")
 
 
 if __name__ == "__main__":

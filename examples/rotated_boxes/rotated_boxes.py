@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Rotated boxes: an angle of period 180 degrees for every object; and a small data set of bars to learn it from.
+"""Rotated boxes: an angle with a period of 180 degrees, and a synthetic dataset.
 
     python examples/rotated_boxes/rotated_boxes.py datasets/bars
 
-``bbox`` of an annotation is the box before it is turned about its center by ``angle`` degrees, clockwise on the screen
-(from x, to the right, towards y, down).
+``bbox`` of an annotation is the box before rotation. The object is the box rotated about its center by ``angle``
+degrees, clockwise in the image (from x, right, to y, down).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 import torch
 
-# In front of Detectron2, whose import it makes a quiet one.
+# Before Detectron2, to suppress warnings of its import.
 from centernet_d2.utils import cli
 
 # isort: split
@@ -39,7 +39,7 @@ from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
 
 
 class AngleProperty(Property):
-    """The angle outside the network: what annotations say of it, and what people get of it."""
+    """Angle outside of the network: annotations, results, errors and visualization."""
 
     name = "angle"
     node = "ANGLE"
@@ -55,13 +55,17 @@ class AngleProperty(Property):
             for index, annotation in enumerate(image.get("annotations", ())):
                 angle = annotation.get("angle", 0.0)
                 if not isinstance(angle, (int, float)) or not math.isfinite(angle):
-                    raise ValueError(f"{image['file_name']}, annotation {index} of this image: angle is {angle!r}")
+                    where = f"{image['file_name']}, annotation {index} of this image"
+                    raise ValueError(f"{where}: angle is {angle!r}, but must be a finite number")
 
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
-        """``gt_angle`` (N,) degrees under the transforms, and ``gt_angle_known`` (N,), 0 where there is none."""
+        """Return the ground-truth fields of the objects after the transforms.
+
+        ``gt_angle`` (N,) is in degrees; ``gt_angle_known`` (N,) is 0 for objects without an angle.
+        """
         annotations = record["annotations"]
         angles = np.radians([annotation.get("angle", 0.0) for annotation in annotations])
-        # A point and one beside it in the direction of the angle: whatever happens to the image, happens to them.
+        # Transform two points: the origin and the point at distance 1 in the direction of the angle.
         ends = np.stack([np.zeros((len(angles), 2)), np.column_stack([np.cos(angles), np.sin(angles)])]).reshape(-1, 2)
         for transform in transforms:
             ends = transform.apply_coords(ends)
@@ -77,24 +81,27 @@ class AngleProperty(Property):
         return truth.gt_angle_known > 0
 
     def errors(self, detections: Instances, truth: Instances) -> dict[str, float]:
-        """``degrees``, the mean, of at most 90."""
+        """Return the mean absolute error in degrees, at most 90."""
         difference = (detections.pred_angle - truth.gt_angle + 90) % 180 - 90
         return {"degrees": float(difference.abs().mean())}
 
     def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
-        """The turned boxes."""
+        """Draw the rotated boxes."""
         found = instances.has("scores")
         boxes = instances.pred_boxes if found else instances.gt_boxes
         angles = instances.pred_angle if found else instances.gt_angle
         color = "orange" if found else "lime"
-        for corners in turned_corners(boxes.tensor.numpy(), angles.numpy()):
+        for corners in rotated_corners(boxes.tensor.numpy(), angles.numpy()):
             visualizer.draw_polygon(corners, color, alpha=0.2)
         return []
 
 
 @POINT_HEAD_REGISTRY.register()
 class AngleHead(PointHead):
-    """The angle inside the network: sine and cosine of twice the angle, which are the same after half a turn."""
+    """Angle inside the network: sine and cosine of twice the angle.
+
+    Both are unchanged by a rotation of 180 degrees.
+    """
 
     property_type = AngleProperty
     keys = {"weight": "MODEL.CENTERNET.ANGLE.WEIGHT"}
@@ -122,21 +129,21 @@ class AngleHead(PointHead):
         return {"loss_angle": self.weight * loss}
 
     def unflip(self, maps: Maps) -> dict[str, Tensor | None]:
-        """A mirror takes the angle to its negative: the sine changes its sign."""
+        """Invert horizontal flipping, which negates the angle and so the sine."""
         return {"angle": maps["angle"].flip(-1) * maps["angle"].new_tensor([-1.0, 1.0]).view(2, 1, 1)}
 
     def decode(self, maps: Maps, peaks: Peaks, fields: Fields) -> Fields:
-        """(B, K) degrees in -90..90."""
+        """Return the angles at the peaks, (B, K) degrees in -90..90."""
         sine, cosine = peaks.gather(maps["angle"]).unbind(2)
         return {"angle": torch.rad2deg(torch.atan2(sine, cosine)) / 2}
 
     def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
-        # The way back to the original image moves and scales, which leaves angles as they are.
+        # The inverse transform to the original image translates and scales, which does not change angles.
         return {"pred_angle": fields["angle"]}
 
 
-def turned_corners(boxes: np.ndarray, degrees: np.ndarray) -> np.ndarray:
-    """(N, 4, 2) corners of (N, 4) XYXY boxes that are turned about their centers."""
+def rotated_corners(boxes: np.ndarray, degrees: np.ndarray) -> np.ndarray:
+    """Return the (N, 4, 2) corners of (N, 4) XYXY boxes rotated about their centers."""
     centers, half = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
     offsets = half[:, None] * np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
     cos, sin = np.cos(np.radians(degrees))[:, None], np.sin(np.radians(degrees))[:, None]
@@ -145,19 +152,23 @@ def turned_corners(boxes: np.ndarray, degrees: np.ndarray) -> np.ndarray:
 
 
 def draw_bars(rng: np.random.Generator, size: int = 192) -> tuple[np.ndarray, list[dict]]:
-    """A picture of up to five bars that do not overlap, (H, W, 3) BGR, and their ``bbox`` and ``angle``."""
+    """Draw up to five separate bars.
+
+    Returns:
+        (H, W, 3) BGR image, and annotations with ``bbox`` and ``angle``.
+    """
     image = np.clip(rng.uniform(60, 180) + rng.normal(0, 12, (size, size, 3)), 0, 255).astype(np.uint8)
-    taken, bars = np.zeros((size, size), np.uint8), []
+    occupied, bars = np.zeros((size, size), np.uint8), []
     for _ in range(rng.integers(1, 6)):
         length, width = rng.uniform(36, 64), rng.uniform(12, 22)
         center, angle = rng.uniform(36, size - 36, 2), rng.uniform(-90, 90)
         half = np.array([length, width]) / 2
         box = np.concatenate([center - half, center + half])
-        corners = np.round(turned_corners(box[None], np.array([angle]))[0] * 16).astype(np.int32)
-        place = cv2.fillPoly(np.zeros_like(taken), [corners], 1, cv2.LINE_8, 4)
-        if (place & taken).any():
+        corners = np.round(rotated_corners(box[None], np.array([angle]))[0] * 16).astype(np.int32)
+        mask = cv2.fillPoly(np.zeros_like(occupied), [corners], 1, cv2.LINE_8, 4)
+        if (mask & occupied).any():
             continue
-        taken |= cv2.dilate(place, np.ones((9, 9), np.uint8))
+        occupied |= cv2.dilate(mask, np.ones((9, 9), np.uint8))
         cv2.fillPoly(image, [corners], rng.uniform(0, 255, 3).tolist(), cv2.LINE_AA, 4)
         cv2.polylines(image, [corners], True, (0, 0, 0), 1, cv2.LINE_AA, 4)
         bbox = BoxMode.convert(box.tolist(), BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
@@ -166,13 +177,13 @@ def draw_bars(rng: np.random.Generator, size: int = 192) -> tuple[np.ndarray, li
 
 
 def write_bars(folder: Path, name: str, *, images: int, size: int = 192, seed: int = 0) -> None:
-    """Draw ``name/*.png`` and ``name.json``, COCO's format with an ``angle`` in each annotation."""
+    """Write images and ``name.json`` in COCO format with ``angle`` in annotations."""
     rng = np.random.default_rng(seed)
     (folder / name).mkdir(parents=True)
     records, annotations = [], []
     for image_id in range(1, images + 1):
-        picture, bars = draw_bars(rng, size)
-        cv2.imwrite(str(folder / name / f"{image_id:04d}.png"), picture)
+        image, bars = draw_bars(rng, size)
+        cv2.imwrite(str(folder / name / f"{image_id:04d}.png"), image)
         records.append({"id": image_id, "file_name": f"{image_id:04d}.png", "height": size, "width": size})
         for bar in bars:
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, "category_id": 1, **bar})
@@ -181,21 +192,25 @@ def write_bars(folder: Path, name: str, *, images: int, size: int = 192, seed: i
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="output folder; must not exist")
     parser.add_argument("--train", type=int, default=600, help="number of training images")
     parser.add_argument("--val", type=int, default=200, help="number of validation images")
-    return cli.run(parser, draw, argv)
+    return cli.run(parser, write_dataset, argv)
 
 
-def draw(args: argparse.Namespace) -> None:
-    """Draw both splits."""
+def write_dataset(args: argparse.Namespace) -> None:
+    """Write both splits.
+
+    Raises:
+        FileExistsError: the output folder exists.
+    """
     if args.folder.exists():
-        raise FileExistsError(f"{args.folder} already exists; nothing is overwritten")
+        raise FileExistsError(f"{args.folder} already exists; nothing is overwritten, choose another folder")
     for seed, (name, count) in enumerate((("train", args.train), ("val", args.val))):
         write_bars(args.folder, name, images=count, seed=seed)
-    print(f"drew {args.train} and {args.val} images of bars into {args.folder}")
+    print(f"wrote {args.train} training and {args.val} validation images of bars to {args.folder}")
 
 
 if __name__ == "__main__":

@@ -32,24 +32,24 @@ GPU = Machine("cuda", 80e9, 16, half_speed=2.0)
 
 
 def image(width, height, side=0):
-    things = (LabeledObject("a", (0, 0, side, side)),) if side else ()
-    return LabeledImage(Path("a.jpg"), things, width, height)
+    objects = (LabeledObject("a", (0, 0, side, side)),) if side else ()
+    return LabeledImage(Path("a.jpg"), objects, width, height)
 
 
 @pytest.mark.parametrize(
     ("images", "sides", "size"),
     [
-        # Large objects: the least width, heights by the shape, rounded up to a multiple of 32.
+        # Large objects: smallest width; the height keeps the aspect ratio, rounded up to a multiple of 32.
         ([image(640, 480, 200)], (320, 512), (256, 320)),
-        # Objects of a fortieth need 12 * 40 pixels.
+        # Objects of 1/40 of the image need 12 * 40 pixels.
         ([image(1000, 500, 25)], (320, 512), (256, 480)),
-        # Tiny objects: the most.
+        # Tiny objects: largest width.
         ([image(4000, 4000, 10)], (320, 512), (512, 512)),
-        # The longer side fills the width, so an upright image needs a square.
+        # The longer side fills the width, so a portrait image needs a square input.
         ([image(640, 480, 200), image(480, 640, 200)], (320, 512), (320, 320)),
-        # Larger than the images is of no use.
+        # The input is not larger than the images.
         ([image(64, 48, 30)], (320, 512), (64, 64)),
-        # No objects at all.
+        # No objects.
         ([image(640, 320)], (320, 512), (160, 320)),
     ],
 )
@@ -79,13 +79,13 @@ def test_batch_size(images, memory, on_gpu, batch):
     assert batch_size(images, (256, 320), memory, 1000.0, on_gpu=on_gpu) == batch
 
 
-def test_bytes_per_pixel_counts_what_the_backward_pass_needs():
+def test_bytes_per_pixel_counts_saved_tensors():
     network = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.ReLU())
-    # Three channels of the input and eight of the output, four bytes each.
+    # Three input channels and eight output channels of four bytes each, times MEMORY_FACTOR.
     assert bytes_per_pixel(network, 32) == pytest.approx(2 * (3 + 8) * 4)
 
 
-def test_networks_by_images_weights_and_device():
+def test_network_depends_on_images_weights_and_device():
     assert choose_network(200, on_gpu=False, with_trunk=False)[0] == "small"
     assert choose_network(200, on_gpu=True, with_trunk=False)[0] == "small"
     assert choose_network(200, on_gpu=False, with_trunk=True)[0] == "trunk"
@@ -93,33 +93,33 @@ def test_networks_by_images_weights_and_device():
     assert choose_network(50_000, on_gpu=False, with_trunk=False)[0] == "large on a CPU"
 
 
-def test_few_images_are_seen_more_often():
+def test_more_epochs_for_fewer_images():
     assert number_of_epochs(200) == 100
     assert number_of_epochs(3) == 300
     assert number_of_epochs(100_000) == 12
 
 
-def test_rates_grow_with_the_square_root_of_the_batch():
+def test_scaled_rate_uses_the_square_root_of_the_batch_ratio():
     assert scaled_rate(1e-3, 8, 8) == 1e-3
     assert scaled_rate(1e-3, 8, 32) == 2e-3
     assert scaled_rate(1e-3, 8, 4) == 7.1e-4
 
 
-def test_evaluations_take_a_small_part_of_the_time():
+def test_evaluation_period_limits_the_share_of_time():
     assert evaluation_period(1000) == 200
     assert evaluation_period(2) == 0
     assert evaluation_period(1000, step=1.0, evaluation=10.0) == 200
-    # Of 1000 seconds 50 are for evaluations: two of 20.
+    # 50 of 1000 seconds are for evaluations: two of 20 seconds.
     assert evaluation_period(1000, step=1.0, evaluation=20.0) == 334
     assert evaluation_period(1000, step=1.0, evaluation=60.0) == 0
 
 
-def test_iterations_fit_together_with_start_and_evaluation():
+def test_time_budget_includes_start_and_evaluations():
     pace = Pace(step=0.5, evaluation=20.0, start=10.0)
     count = iterations_within(100.0, pace)
     assert 65 / 0.5 <= count <= 70 / 0.5
     assert iterations_within(5.0, pace) == 1
-    # Four evaluations in between take their time too.
+    # Includes four intermediate evaluations.
     assert iterations_within(1000.0, Pace(step=0.5, evaluation=10.0, start=0.0)) == int((0.97 * 990 - 40) / 0.5)
 
 
@@ -134,7 +134,7 @@ def overrides(**values):
     return Overrides({key.replace("__", "."): value for key, value in values.items()})
 
 
-def test_overrides_have_the_type_of_their_key():
+def test_overrides_have_the_types_of_their_keys():
     cfg = load_config(get_base_file("Base-HG-small.yaml"), ["INPUT.AFFINE.SIZE", "[64, 96]", "SOLVER.BASE_LR", "0.01"])
     user = Overrides.from_config(cfg, ["INPUT.AFFINE.SIZE", "SOLVER.BASE_LR"])
     assert user.values == {"INPUT.AFFINE.SIZE": [64, 96], "SOLVER.BASE_LR": 0.01}
@@ -151,12 +151,12 @@ def test_a_choice_has_keys_a_reason_and_lines():
 
 
 def test_slow_half_precision_is_off():
-    # Channels-last memory format was measured to pay in half precision on a GPU alone.
+    # In measurements, the channels-last memory format was faster only in half precision on a GPU.
     assert choose_precision(CPU, NONE).keys == {"SOLVER.AMP.ENABLED": False}
     assert choose_precision(CPU, overrides(SOLVER__AMP__ENABLED=True)).keys == {"SOLVER.AMP.ENABLED": True}
 
 
-def test_the_input_size_depends_on_data_and_device():
+def test_input_size_depends_on_dataset_and_device():
     images = [image(640, 480, 200)] * 100
     choice = choose_input_size(images, GPU, 32, NONE, by_width=False)
     assert choice.keys == {"INPUT.AFFINE.SIZE": [384, 512], "MODEL.CENTERNET.TEST_RESOLUTION": "fixed"}
@@ -178,21 +178,21 @@ def test_batch_and_workers_depend_on_the_machine():
 
 
 @pytest.mark.parametrize(
-    ("counts", "own", "why"),
+    ("counts", "per_class", "reason"),
     [
         ({"a": 300, "b": 100}, True, "b has 100 objects"),
         ({"a": 300, "b": 99}, False, "b has 99 objects"),
         ({"a": 300, "b": 100, "c": 0}, False, "c has 0 objects"),
-        ({"a": 300}, False, "there is one class"),
+        ({"a": 300}, False, "there is only one class"),
     ],
 )
-def test_classes_of_many_objects_have_size_maps_of_their_own(counts, own, why):
-    things = [LabeledObject(name, (0, 0, 5, 5)) for name, count in counts.items() for _ in range(count)]
-    things += [LabeledObject(name, (0, 0, 9, 9), crowd=True) for name in counts]  # These do not count.
-    images = [LabeledImage(Path(f"{start}.jpg"), tuple(things[start::2]), 9, 9) for start in (0, 1)]
+def test_size_map_per_class_if_every_class_has_enough_objects(counts, per_class, reason):
+    objects = [LabeledObject(name, (0, 0, 5, 5)) for name, count in counts.items() for _ in range(count)]
+    objects += [LabeledObject(name, (0, 0, 9, 9), crowd=True) for name in counts]  # Crowds are not counted.
+    images = [LabeledImage(Path(f"{start}.jpg"), tuple(objects[start::2]), 9, 9) for start in (0, 1)]
     choice = choose_class_sizes(images, list(counts), NONE)
-    assert choice.keys == {"MODEL.CENTERNET.CLASS_SPECIFIC_SIZE": own}
-    assert why in choice.reason
+    assert choice.keys == {"MODEL.CENTERNET.CLASS_SPECIFIC_SIZE": per_class}
+    assert reason in choice.reason
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_classes_of_many_objects_have_size_maps_of_their_own(counts, own, why):
         ({"SOLVER.OPTIMIZER": "SGD", "SOLVER.BASE_LR": 0.1}, 0.1, None),
     ],
 )
-def test_another_optimizer_has_another_rate(user, rate, decay):
+def test_learning_rate_depends_on_the_optimizer(user, rate, decay):
     network = load_config(get_base_file("Base-HG-small-boxes.yaml"))
     choice = choose_rate(network, 8, Overrides(user))
     assert choice.keys["SOLVER.BASE_LR"] == rate
@@ -213,18 +213,18 @@ def test_another_optimizer_has_another_rate(user, rate, decay):
     assert (choice.keys["SOLVER.LR_SCHEDULER_NAME"], choice.keys["SOLVER.STEPS"]) == ("WarmupCosineLR", ())
 
 
-def test_the_rate_grows_with_the_batch():
+def test_learning_rate_scales_with_the_batch():
     network = load_config(get_base_file("Base-HG-small-boxes.yaml"))
     assert choose_rate(network, 16, NONE).keys["SOLVER.BASE_LR"] == 0.014
 
 
-def test_an_optimizer_without_a_known_rate_needs_one():
+def test_optimizer_without_a_known_rate_raises():
     network = load_config(get_base_file("Base-HG-small-boxes.yaml"))
     with pytest.raises(ValueError, match=r"no learning rate is known for SOLVER.OPTIMIZER SGD: set SOLVER.BASE_LR"):
         choose_rate(network, 8, overrides(SOLVER__OPTIMIZER="SGD"))
 
 
-def test_the_length_sets_warm_up_and_checkpoints():
+def test_length_sets_warm_up_and_checkpoints():
     choice = choose_length(1000, 100, 16, "because", NONE)
     assert choice.keys == {
         "SOLVER.MAX_ITER": 1000,
@@ -241,14 +241,14 @@ def test_the_length_sets_warm_up_and_checkpoints():
     ("user", "iterations"),
     [({"SOLVER.EPOCHS": 2}, 67), ({"SOLVER.MAX_ITER": 12}, 12), ({"SOLVER.MAX_ITER": 12, "SOLVER.EPOCHS": 2}, 67)],
 )
-def test_a_length_set_by_the_user_counts(user, iterations):
+def test_length_set_by_the_user(user, iterations):
     # Two epochs of 100 images in batches of 3.
     choice = choose_length(1000, 100, 3, "because", Overrides(user))
     assert choice.keys["SOLVER.MAX_ITER"] == iterations
     assert choice.reason == "SOLVER.MAX_ITER; set by you"
 
 
-def test_the_period_of_evaluations():
+def test_evaluation_period_and_override():
     assert choose_evaluation(1000, ["val"], NONE).keys == {"TEST.EVAL_PERIOD": 200}
     choice = choose_evaluation(1000, ["val"], overrides(TEST__EVAL_PERIOD=7))
     assert (choice.keys, choice.value) == ({"TEST.EVAL_PERIOD": 7}, "every 7 iterations")
@@ -256,8 +256,10 @@ def test_the_period_of_evaluations():
 
 
 @pytest.mark.parametrize(("device", "index"), [("cuda", None), ("cuda:1", 1)])
-def test_the_memory_of_a_gpu_is_asked_for_by_its_index(monkeypatch, device, index):
-    # torch before 2.5 refuses "cuda" without a number, but takes None.
-    monkeypatch.setattr("torch.cuda.mem_get_info", lambda asked: (8e9, 9e9) if asked == index else pytest.fail(asked))
+def test_memory_of_a_gpu_is_queried_by_index(monkeypatch, device, index):
+    # torch before 2.5 does not accept "cuda" without an index, but accepts None.
+    monkeypatch.setattr(
+        "torch.cuda.mem_get_info", lambda device: (8e9, 9e9) if device == index else pytest.fail(device)
+    )
     machine = inspect_machine(device, measure=True)
     assert (machine.device, machine.memory) == (device, 8e9)

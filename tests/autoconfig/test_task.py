@@ -6,10 +6,10 @@ from centernet_d2.autoconfig.task import task_of
 from centernet_d2.readers import DiscoveredDataset, Keypoints, LabeledImage, LabeledObject, Report, Split
 
 
-def found(keypoints=None, points=None, layout="COCO", root="/data/mine"):
-    thing = LabeledObject("a", (0, 0, 10, 10), keypoints=points)
+def dataset(keypoints=None, points=None, layout="COCO", root="/data/mine"):
+    obj = LabeledObject("a", (0, 0, 10, 10), keypoints=points)
     splits = {
-        name: Split(name, (LabeledImage(Path(root, f"{name}.jpg"), (thing,), 20, 10),), Path(root))
+        name: Split(name, (LabeledImage(Path(root, f"{name}.jpg"), (obj,), 20, 10),), Path(root))
         for name in ("train", "val", "test")
     }
     return DiscoveredDataset(layout, Path(root), splits, ("a", "b"), (1, 2), keypoints, "splits: as named", Report())
@@ -18,8 +18,8 @@ def found(keypoints=None, points=None, layout="COCO", root="/data/mine"):
 FILES = {name: Path("out", "data", f"{name}.json") for name in ("train", "val", "test")}
 
 
-def test_datasets_have_absolute_paths_and_all_but_train_are_evaluated():
-    task = task_of(found(), FILES, "mine")
+def test_paths_are_absolute_and_all_splits_except_train_are_evaluated():
+    task = task_of(dataset(), FILES, "mine")
     names = [entry[0] for entry in task.keys["DATASETS.REGISTER"]]
     assert names == ["mine_train", "mine_val", "mine_test"]
     assert all(Path(part).is_absolute() for entry in task.keys["DATASETS.REGISTER"] for part in entry[1:])
@@ -30,9 +30,9 @@ def test_datasets_have_absolute_paths_and_all_but_train_are_evaluated():
     assert task.keys_for_width(0.5) == {}
 
 
-def test_keypoints_bring_names_pairs_lines_and_tolerances():
+def test_keypoint_keys():
     keypoints = Keypoints(("nose", "left_ear", "right_ear"), (("left_ear", "right_ear"),), (("nose", "left_ear"),))
-    keys = task_of(found(keypoints, (1, 1, 2, 0, 0, 0, 0, 0, 0)), FILES, "mine").keys
+    keys = task_of(dataset(keypoints, (1, 1, 2, 0, 0, 0, 0, 0, 0)), FILES, "mine").keys
     node = "MODEL.CENTERNET.KEYPOINTS."
     assert keys["MODEL.CENTERNET.HEADS"] == ["CenterHead", "BoxHead", "KeypointHead"]
     assert keys["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"] == 3
@@ -43,28 +43,28 @@ def test_keypoints_bring_names_pairs_lines_and_tolerances():
     assert "INPUT.RANDOM_FLIP" not in keys
 
 
-def test_cocos_17_keypoints_keep_cocos_tolerances():
+def test_17_keypoints_use_the_sigmas_of_coco():
     keypoints = Keypoints(tuple(f"left_{i}" for i in range(17)))
-    assert task_of(found(keypoints, (1, 1, 2) * 17), FILES, "mine").keys["TEST.KEYPOINT_OKS_SIGMAS"] == []
+    assert task_of(dataset(keypoints, (1, 1, 2) * 17), FILES, "mine").keys["TEST.KEYPOINT_OKS_SIGMAS"] == []
 
 
-def test_without_left_and_right_nothing_is_mirrored():
-    task = task_of(found(Keypoints(("keypoint_1", "keypoint_2")), (1, 1, 2) * 2), FILES, "mine")
+def test_no_flipping_without_left_and_right_keypoints():
+    task = task_of(dataset(Keypoints(("keypoint_1", "keypoint_2")), (1, 1, 2) * 2), FILES, "mine")
     assert task.keys["INPUT.RANDOM_FLIP"] == "none"
     assert "not flipped" in task.notes[0]
 
 
-def test_keypoints_that_are_never_labeled_are_not_learned():
-    task = task_of(found(Keypoints(("a", "b")), (0,) * 6), FILES, "mine")
+def test_unlabeled_keypoints_are_not_learned():
+    task = task_of(dataset(Keypoints(("a", "b")), (0,) * 6), FILES, "mine")
     assert task.keys["MODEL.CENTERNET.HEADS"] == ["CenterHead", "BoxHead"]
     assert task.notes == ("no keypoint is labeled in train: keypoints are not learned",)
 
 
-def test_kitti_is_registered_by_lists_and_sees_focal_lengths(tmp_path):
+def test_kitti_has_image_lists_and_a_focal_length(tmp_path):
     folder = tmp_path / "training" / "calib"
     folder.mkdir(parents=True)
     (folder / "train.txt").write_text("P2: 700 0 600 0 0 700 180 0 0 0 1 0\n")
-    data = found(layout="KITTI", root=tmp_path / "training" / "image_2")
+    data = dataset(layout="KITTI", root=tmp_path / "training" / "image_2")
     files = {name: path.with_suffix(".txt") for name, path in FILES.items()}
     data.splits["val"] = Split("val", data.splits["val"].images, tmp_path, kitti_list="my_val")
     task = task_of(data, files, "mine")

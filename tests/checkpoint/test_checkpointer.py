@@ -12,8 +12,8 @@ from centernet_d2.modeling import ResNetUpConv
 from support.models import stub_model
 
 
-class Evil:
-    """Creates a file when it is unpickled."""
+class CodeExecution:
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -23,71 +23,71 @@ class Evil:
 
 
 @pytest.mark.parametrize("zip_format", [True, False])
-def test_files_that_would_execute_code_are_refused(tmp_path, zip_format):
-    path = tmp_path / "evil.pth"
-    torch.save({"model": Evil(tmp_path / "executed")}, path, _use_new_zipfile_serialization=zip_format)
-    with pytest.raises(ValueError, match=r"evil.pth is not a file of plain weights"):
+def test_files_with_python_objects_raise(tmp_path, zip_format):
+    path = tmp_path / "code.pth"
+    torch.save({"model": CodeExecution(tmp_path / "executed")}, path, _use_new_zipfile_serialization=zip_format)
+    with pytest.raises(ValueError, match=r"code.pth is not a valid weights file"):
         load_file(path)
     assert not (tmp_path / "executed").exists()
 
 
-def test_pickles_are_refused_by_name(tmp_path):
+def test_pickles_raise(tmp_path):
     path = tmp_path / "weights.pkl"
     path.write_bytes(pickle.dumps({"model": {}}))
     with pytest.raises(ValueError, match="is a pickle"):
         CenterNetCheckpointer(stub_model()).load(str(path))
 
 
-@pytest.mark.parametrize("content", [b"", b"nothing of the kind"])
-def test_damaged_files_are_named(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"not a weights file"])
+def test_damaged_file_raises(tmp_path, content):
     path = tmp_path / "broken.pth"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"broken.pth is not a file of plain weights"):
+    with pytest.raises(ValueError, match=r"broken.pth is not a valid weights file"):
         load_file(path)
 
 
-def test_a_file_cut_short_is_named(tmp_path):
+def test_truncated_file_raises(tmp_path):
     path = tmp_path / "short.pth"
     torch.save({"a": torch.rand(1000)}, path)
     assert zipfile.is_zipfile(path)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(ValueError, match=r"short.pth is not a file of plain weights"):
+    with pytest.raises(ValueError, match=r"short.pth is not a valid weights file"):
         load_file(path)
 
 
-def test_missing_files_are_named(tmp_path):
+def test_missing_file_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.pth does not exist"):
         load_file(tmp_path / "nowhere.pth")
 
 
-def broken(**changes):
-    """The weights of the stub model with changes; every one is refused by its name."""
+def weights_with(**changes):
+    """Return the weights of the stub model with added or replaced entries."""
     return {"model": {**stub_model().state_dict(), **changes}}
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "has no weights in it; save the model's state_dict"),
-        (torch.zeros(2), "holds a Tensor, not a dict"),
-        ([torch.zeros(2)], "holds a list, not a dict"),
-        ({"model": None}, "'model' in .*x.pth is a NoneType, not a dict of weights; save"),
-        ({"model": {}}, "'model' in .*x.pth has no weights in it"),
+        ({}, "contains no weights: save the model's state_dict"),
+        (torch.zeros(2), "contains a Tensor, not a dict"),
+        ([torch.zeros(2)], "contains a list, not a dict"),
+        ({"model": None}, "'model' in .*x.pth is a NoneType, not a dict of weights: save"),
+        ({"model": {}}, "'model' in .*x.pth contains no weights"),
         ({"model": torch.zeros(2)}, "'model' in .*x.pth is a Tensor, not a dict"),
         ({"state_dict": [1]}, "'state_dict' in .*x.pth is a list"),
-        ({0: torch.zeros(2), 1: torch.zeros(2)}, "2 keys that are no names of tensors, such as 0"),
-        ({"a": {"b": torch.zeros(2)}}, r"1 of 1 entries cannot be weights: a \(a dict, no tensor\)"),
-        (broken(a=torch.tensor([1.0, float("nan"), float("inf")])), r"a \(2 of 3 values are NaN or infinite\)"),
-        (broken(a=torch.full((2,), 1e300, dtype=torch.float64)), r"a \(2 of 2 values are NaN or infinite\)"),
-        (broken(a=torch.zeros(1, dtype=torch.complex64)), r"a \(complex64\)"),
-        (broken(a=torch.eye(3).to_sparse()), r"a \(sparse\)"),
-        (broken(a=torch.zeros(1, device="meta")), r"a \(without values\)"),
-        (broken(a=torch.zeros(2).to(torch.float8_e4m3fn)), r"a \(float8_e4m3fn\)"),
-        (broken(a=3), r"a \(a int, no tensor\)"),
-        ({str(i): torch.tensor(float("nan")) for i in range(9)}, r"9 of 9 entries .* and 6 more\. Take another"),
+        ({0: torch.zeros(2), 1: torch.zeros(2)}, "2 keys that are not strings, for example 0"),
+        ({"a": {"b": torch.zeros(2)}}, r"1 of 1 entries are not valid weights: a \(dict instead of a tensor\)"),
+        (weights_with(a=torch.tensor([1.0, float("nan"), float("inf")])), r"a \(2 of 3 values are NaN or infinite\)"),
+        (weights_with(a=torch.full((2,), 1e300, dtype=torch.float64)), r"a \(2 of 2 values are NaN or infinite\)"),
+        (weights_with(a=torch.zeros(1, dtype=torch.complex64)), r"a \(complex64\)"),
+        (weights_with(a=torch.eye(3).to_sparse()), r"a \(sparse\)"),
+        (weights_with(a=torch.zeros(1, device="meta")), r"a \(without values\)"),
+        (weights_with(a=torch.zeros(2).to(torch.float8_e4m3fn)), r"a \(float8_e4m3fn\)"),
+        (weights_with(a=3), r"a \(int instead of a tensor\)"),
+        ({str(i): torch.tensor(float("nan")) for i in range(9)}, r"9 of 9 entries .* and 6 more\. Use another"),
     ],
 )
-def test_what_cannot_be_weights_is_refused_by_name(tmp_path, content, message):
+def test_invalid_weights_raise(tmp_path, content, message):
     try:
         torch.save(content, tmp_path / "x.pth")
     except KeyError as error:  # torch 2.1 has float8, but cannot save it.
@@ -98,15 +98,15 @@ def test_what_cannot_be_weights_is_refused_by_name(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
-def test_whole_numbers_for_weights_are_refused_by_name(tmp_path, dtype):
+def test_integer_weights_raise(tmp_path, dtype):
     state = stub_model().state_dict()
     name = next(name for name, tensor in state.items() if tensor.is_floating_point())
     torch.save({**state, name: state[name].to(dtype)}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match=rf"x.pth: 1 tensors are whole numbers .* first: {name} \({str(dtype)[6:]}\)"):
+    with pytest.raises(ValueError, match=rf"x.pth: 1 tensors are integers.* First tensor: {name} \({str(dtype)[6:]}\)"):
         CenterNetCheckpointer(stub_model()).load(str(tmp_path / "x.pth"))
 
 
-def test_weights_of_half_precision_load(tmp_path):
+def test_half_precision_weights_load(tmp_path):
     source, target = stub_model().half().state_dict(), stub_model()
     torch.save(source, tmp_path / "x.pth")
     CenterNetCheckpointer(target).load(str(tmp_path / "x.pth"))
@@ -115,7 +115,7 @@ def test_weights_of_half_precision_load(tmp_path):
     )
 
 
-def test_trunk_weights_that_are_not_finite_are_refused(tmp_path):
+def test_non_finite_trunk_weights_raise(tmp_path):
     state = torchvision.models.resnet18(weights=None).state_dict()
     state["conv1.weight"][0, 0, 0, 0] = float("nan")
     torch.save(state, tmp_path / "x.pth")
@@ -125,15 +125,15 @@ def test_trunk_weights_that_are_not_finite_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("nope.pth", "nope.pth does not exist"), ("", "is a folder, not a weights file; name the .pth")],
+    [("nope.pth", "nope.pth does not exist"), ("", "is a folder, not a weights file: set the path to a .pth")],
 )
-def test_a_path_without_a_file_is_named(tmp_path, path, message):
+def test_path_without_a_file_raises(tmp_path, path, message):
     with pytest.raises(FileNotFoundError, match=message):
         CenterNetCheckpointer(stub_model()).load(str(tmp_path / path))
 
 
 class State:
-    """What a checkpointer keeps beside the model."""
+    """Checkpointable object with a fixed training state."""
 
     def state_dict(self):
         return {"iteration": 7}
@@ -143,11 +143,11 @@ class State:
 
 
 @pytest.mark.parametrize("trainer", [{}, {"trainer": None}, {"trainer": {"iteration": None}}])
-def test_a_last_checkpoint_without_the_state_of_a_training_says_what_to_do(tmp_path, trainer):
+def test_last_checkpoint_without_training_state_raises(tmp_path, trainer):
     checkpointer = CenterNetCheckpointer(stub_model(), str(tmp_path), trainer=State())
     torch.save({"model": stub_model().state_dict(), **trainer}, tmp_path / "x.pth")
     checkpointer.tag_last_checkpoint("x.pth")
-    with pytest.raises(ValueError, match=r"x.pth has weights, but no state of a training .*set MODEL.WEIGHTS to this"):
+    with pytest.raises(ValueError, match=r"x.pth contains weights, but no training state .*set MODEL.WEIGHTS to this"):
         checkpointer.resume_or_load("")
     checkpointer.resume_or_load(str(tmp_path / "x.pth"), resume=False)
     checkpointer.save("y")
@@ -156,16 +156,14 @@ def test_a_last_checkpoint_without_the_state_of_a_training_says_what_to_do(tmp_p
 
 
 @pytest.mark.parametrize("content", [b"gone.pth", b"", b"\xff\xfe"])
-def test_a_note_of_the_last_checkpoint_that_names_no_file_says_what_to_do(tmp_path, content):
+def test_last_checkpoint_without_a_valid_file_name_raises(tmp_path, content):
     (tmp_path / "last_checkpoint").write_bytes(content)
-    with pytest.raises(
-        FileNotFoundError, match=r"last_checkpoint names .* no file in that folder: write the name of a"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"last_checkpoint contains .* not in the folder: write the name of an"):
         CenterNetCheckpointer(stub_model(), str(tmp_path)).resume_or_load("")
 
 
 class Counter(State):
-    """The state of a training at an iteration."""
+    """Training state of an iteration."""
 
     def __init__(self, iteration):
         self.iteration = iteration
@@ -175,7 +173,7 @@ class Counter(State):
 
 
 def two_checkpoints(folder):
-    """Checkpoints of iterations 0 and 1; returns a checkpointer to go on with."""
+    """Save checkpoints of iterations 0 and 1; return a checkpointer to resume with."""
     for iteration in (0, 1):
         checkpointer = CenterNetCheckpointer(stub_model(), str(folder), trainer=Counter(iteration))
         checkpointer.save(f"model_000000{iteration}", iteration=iteration)
@@ -184,45 +182,45 @@ def two_checkpoints(folder):
     return CenterNetCheckpointer(stub_model(), str(folder), trainer=Counter(None))
 
 
-def cut_short(folder):
+def truncate(folder):
     path = folder / "model_0000001.pth"
     path.write_bytes(path.read_bytes()[:-100])
 
 
-def flip_a_bit(folder):
+def flip_bit(folder):
     content = bytearray((folder / "model_0000001.pth").read_bytes())
-    content[content.index(b"PK\x03\x04", len(content) // 2) - 200] ^= 4  # In the values of a tensor.
+    content[content.index(b"PK\x03\x04", len(content) // 2) - 200] ^= 4  # In a tensor value.
     (folder / "model_0000001.pth").write_bytes(bytes(content))
 
 
-def lead_out(folder):
+def link_to_outside(folder):
     (folder / "model_0000001.pth").rename(folder.parent / "outside.pth")
     (folder / "model_0000001.pth").symlink_to(folder.parent / "outside.pth")
 
 
-def name_outside(folder):
-    lead_out(folder)
+def reference_outside(folder):
+    link_to_outside(folder)
     (folder / "last_checkpoint").write_text("../outside.pth")
     (folder / "model_0000001.pth").unlink()
 
 
-def without_state(folder):
+def remove_state(folder):
     torch.save({"model": stub_model().state_dict()}, folder / "model_0000001.pth")
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        cut_short,
-        flip_a_bit,
-        lead_out,
-        name_outside,
-        without_state,
+        truncate,
+        flip_bit,
+        link_to_outside,
+        reference_outside,
+        remove_state,
         lambda folder: (folder / "model_0000001.pth").write_bytes(b""),
         lambda folder: (folder / "model_0000001.pth").unlink(),
     ],
 )
-def test_a_damaged_last_checkpoint_is_left_for_the_one_before(tmp_path, damage, caplog):
+def test_resume_falls_back_to_the_previous_checkpoint(tmp_path, damage, caplog):
     folder = tmp_path / "out"
     folder.mkdir()
     checkpointer = two_checkpoints(folder)
@@ -230,12 +228,12 @@ def test_a_damaged_last_checkpoint_is_left_for_the_one_before(tmp_path, damage, 
     checkpointer.resume_or_load("")
     assert checkpointer.checkpointables["trainer"].loaded == {"iteration": 0}
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert warning.startswith(f"going on from {folder}/model_0000000.pth, the newest checkpoint that can be read: ")
+    assert warning.startswith(f"resuming from {folder}/model_0000000.pth, the newest checkpoint that can be read: ")
     assert "\n" not in warning
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"gone.pth", b"model_0000001.pth\0", None])
-def test_a_bad_note_is_left_for_the_newest_checkpoint(tmp_path, content):
+def test_resume_with_invalid_last_checkpoint_uses_the_newest_checkpoint(tmp_path, content):
     checkpointer = two_checkpoints(tmp_path)
     (tmp_path / "last_checkpoint").unlink()
     if content is not None:
@@ -245,15 +243,15 @@ def test_a_bad_note_is_left_for_the_newest_checkpoint(tmp_path, content):
     assert checkpointer.checkpointables["trainer"].loaded == {"iteration": 1}
 
 
-def test_if_none_can_be_read_the_error_is_that_of_the_last(tmp_path):
+def test_error_for_unreadable_checkpoints_names_the_last_one(tmp_path):
     checkpointer = two_checkpoints(tmp_path)
     for path in tmp_path.glob("*.pth"):
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match="model_0000001.pth is not a file of plain weights"):
+    with pytest.raises(ValueError, match="model_0000001.pth is not a valid weights file"):
         checkpointer.resume_or_load("")
 
 
-def test_weights_and_leftovers_in_a_folder_are_no_checkpoints(tmp_path):
+def test_other_weights_and_temporary_files_are_not_checkpoints(tmp_path):
     for name in ("resnet18.pth", "model_best.pth", "model_ema.pth", ".model_0000001.pth.tmp"):
         torch.save(stub_model().state_dict(), tmp_path / name)
     checkpointer = CenterNetCheckpointer(stub_model(), str(tmp_path), trainer=State())
@@ -261,7 +259,7 @@ def test_weights_and_leftovers_in_a_folder_are_no_checkpoints(tmp_path):
     checkpointer.resume_or_load("")
 
 
-def test_the_note_is_written_after_the_checkpoint(tmp_path, monkeypatch):
+def test_last_checkpoint_is_written_after_the_checkpoint(tmp_path, monkeypatch):
     written = []
     monkeypatch.setattr("centernet_d2.utils.files.os.replace", lambda _, path: written.append(path.name))
     CenterNetCheckpointer(stub_model(), str(tmp_path), trainer=State()).save("model_final")
@@ -270,7 +268,7 @@ def test_the_note_is_written_after_the_checkpoint(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("zip_format", [True, False])
-def test_a_model_survives_a_round_trip(tmp_path, zip_format):
+def test_load_restores_saved_weights(tmp_path, zip_format):
     source, target = stub_model(), stub_model()
     path = tmp_path / "model.pth"
     torch.save({"model": source.state_dict()}, path, _use_new_zipfile_serialization=zip_format)
@@ -279,7 +277,7 @@ def test_a_model_survives_a_round_trip(tmp_path, zip_format):
         assert torch.equal(target.state_dict()[name], tensor)
 
 
-def test_a_torchvision_classifier_fills_the_trunk_named_by_model_weights(tmp_path):
+def test_torchvision_classifier_as_model_weights_initializes_the_trunk(tmp_path):
     resnet = torchvision.models.resnet18(weights=None)
     torch.save(resnet.state_dict(), tmp_path / "resnet18.pth")
     model = stub_model()
@@ -289,7 +287,7 @@ def test_a_torchvision_classifier_fills_the_trunk_named_by_model_weights(tmp_pat
 
 
 @pytest.mark.parametrize("norm", ["BN", "FrozenBN"])
-def test_trunk_weights_load_strictly(tmp_path, norm):
+def test_trunk_weights_must_match_the_backbone(tmp_path, norm):
     resnet = torchvision.models.resnet18(weights=None)
     torch.save(resnet.state_dict(), tmp_path / "resnet18.pth")
     backbone = ResNetUpConv(depth=18, trunk_norm=norm)
@@ -297,11 +295,11 @@ def test_trunk_weights_load_strictly(tmp_path, norm):
     for name, tensor in resnet.state_dict().items():
         if not name.startswith("fc.") and name in backbone.state_dict():
             assert torch.equal(backbone.state_dict()[name], tensor), name
-    with pytest.raises(ValueError, match=r"does not fit the ResNetUpConv backbone.*first: "):
+    with pytest.raises(ValueError, match=r"does not match the ResNetUpConv backbone.*first: "):
         load_trunk(ResNetUpConv(depth=50), tmp_path / "resnet18.pth")
 
 
-def test_the_shared_imagenet_weights_fit(shared):
+def test_imagenet_weights_match_resnet18(shared):
     backbone = ResNetUpConv(depth=18)
     before = backbone.conv1.weight.clone()
     load_trunk(backbone, shared / "data" / "weights" / "resnet18_imagenet1k.pth")

@@ -1,4 +1,4 @@
-"""Weights by name: from the cache, or from a server into it."""
+"""Weights by name: cached files and downloads."""
 
 import hashlib
 import sys
@@ -15,14 +15,14 @@ from centernet_d2.checkpoint import find_trunk, find_weights
 from centernet_d2.checkpoint import loading as fetching
 from centernet_d2.checkpoint.loading import fetch_from_drive, fetch_once
 
-# What a server sends: path -> status, headers, body. Filled in by a test.
-PAGE = b"\n<!DOCTYPE html><html><body>Too many people have viewed this file.</body></html>"
+# Web page that a server returns instead of weights.
+PAGE = b"\n<!DOCTYPE html><html><body>Too many users have viewed this file.</body></html>"
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
-        self.server.asked.append(self.path)
-        status, headers, body = self.server.answers[self.path]
+        self.server.requests.append(self.path)
+        status, headers, body = self.server.responses[self.path]
         self.send_response(status)
         for header in headers.items():
             self.send_header(*header)
@@ -42,17 +42,17 @@ def content(request, tmp_path):
 
 @pytest.fixture
 def server(content, monkeypatch):
-    """A server that sends a file of weights in several ways; it remembers what it was asked for."""
+    """Server with valid and invalid responses for a weights file; it records the requested paths."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     half = content[: len(content) // 2]
     length = {"Content-Length": str(len(content))}
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.url = f"http://127.0.0.1:{server.server_port}"
-        server.asked = []
-        server.answers = {
-            "/whole": (200, length, content),
-            "/moved": (302, {"Location": f"{server.url}/whole", "Content-Length": "0"}, b""),
-            "/cut": (200, length, half),
+        server.requests = []
+        server.responses = {
+            "/complete": (200, length, content),
+            "/moved": (302, {"Location": f"{server.url}/complete", "Content-Length": "0"}, b""),
+            "/truncated": (200, length, half),
             "/short": (200, {"Content-Length": str(len(half))}, half),
             "/page": (200, {"Content-Length": str(len(PAGE)), "Content-Type": "text/html"}, PAGE),
             "/gone": (404, {"Content-Length": "0"}, b""),
@@ -66,7 +66,7 @@ def server(content, monkeypatch):
 
 @pytest.fixture(params=["torch", "gdown"])
 def fetch(request):
-    """How bytes come over the net; torch's downloader is there in any case, and does not notice a cut."""
+    """Download function of torch, which does not detect truncated files, or of gdown."""
     if request.param == "gdown":
         pytest.importorskip("gdown", reason="needs gdown (setup.py: extra 'weights')")
         return fetch_from_drive
@@ -74,83 +74,85 @@ def fetch(request):
 
 
 def files(folder):
-    """What is in a folder beside the file that processes wait for each other with."""
+    """Return the names of all files in a folder except lock files."""
     return sorted(path.name for path in folder.rglob("*") if path.suffix != ".lock")
 
 
-@pytest.mark.parametrize("way", ["whole", "moved"])
-def test_what_is_fetched_is_kept(server, content, fetch, tmp_path, way):
+@pytest.mark.parametrize("response", ["complete", "moved"])
+def test_file_is_downloaded_once(server, content, fetch, tmp_path, response):
     path = tmp_path / "new" / "cache" / "a.pth"
     for _ in range(2):
-        assert fetch_once(f"{server.url}/{way}", path, fetch=fetch) == path
+        assert fetch_once(f"{server.url}/{response}", path, fetch=fetch) == path
         assert path.read_bytes() == content
     assert files(path.parent) == ["a.pth"]
-    assert server.asked == (["/moved", "/whole"] if way == "moved" else ["/whole"])
+    assert server.requests == (["/moved", "/complete"] if response == "moved" else ["/complete"])
 
 
 @pytest.mark.parametrize(
-    ("way", "reason"),
+    ("response", "reason"),
     [
-        ("cut", ""),
-        ("short", "what came is no weights, or a part"),
-        ("page", "what came is a web page"),
+        ("truncated", ""),
+        ("short", "the server returned an incomplete or invalid weights file; the file was deleted"),
+        ("page", "the server returned a web page instead of weights"),
         ("gone", "404"),
     ],
 )
-def test_what_is_no_whole_file_of_weights_is_refused_and_deleted(server, fetch, tmp_path, way, reason):
+def test_invalid_download_raises_and_is_deleted(server, fetch, tmp_path, response, reason):
     path = tmp_path / "cache" / "a.pth"
-    with pytest.raises(FileNotFoundError, match=rf"^a.pth is not here and could not be fetched \(.*{reason}") as error:
-        fetch_once(f"{server.url}/{way}", path, fetch=fetch, page="https://a.b/page")
-    assert str(error.value).endswith(f": get it from https://a.b/page and save it as {path}")
+    with pytest.raises(
+        FileNotFoundError, match=rf"^a.pth does not exist and could not be downloaded \(.*{reason}"
+    ) as error:
+        fetch_once(f"{server.url}/{response}", path, fetch=fetch, page="https://a.b/page")
+    assert str(error.value).endswith(f": download it from https://a.b/page and save it as {path}")
     assert "\n" not in str(error.value)
-    assert server.asked
+    assert server.requests
     assert files(path.parent) == []
-    # The next try starts anew.
-    assert fetch_once(f"{server.url}/whole", path, fetch=fetch) == path
+    # A second attempt succeeds.
+    assert fetch_once(f"{server.url}/complete", path, fetch=fetch) == path
 
 
 @pytest.mark.parametrize("content", [True], indirect=True, ids=["zip"])
-def test_a_second_one_waits_for_the_first(server, content, tmp_path):
-    path, started, goes_on = tmp_path / "a.pth", threading.Event(), threading.Event()
+def test_second_process_waits_for_the_first(server, content, tmp_path):
+    path, started, resume = tmp_path / "a.pth", threading.Event(), threading.Event()
 
-    def slowly(url, target):
+    def fetch_slowly(url, target):
         started.set()
-        assert goes_on.wait(20)
+        assert resume.wait(20)
         torch.hub.download_url_to_file(url, target, progress=False)
 
-    found = []
+    paths = []
     threads = [
-        threading.Thread(target=lambda: found.append(fetch_once(f"{server.url}/whole", path, fetch=slowly)))
+        threading.Thread(target=lambda: paths.append(fetch_once(f"{server.url}/complete", path, fetch=fetch_slowly)))
         for _ in range(2)
     ]
     threads[0].start()
     assert started.wait(20)
     threads[1].start()
     assert not path.exists()
-    goes_on.set()
+    resume.set()
     for thread in threads:
         thread.join(30)
-    assert found == [path, path]
-    assert server.asked == ["/whole"]
+    assert paths == [path, path]
+    assert server.requests == ["/complete"]
 
 
-def test_what_is_stopped_leaves_nothing(tmp_path):
-    def stopped(url, target):
+def test_interrupted_download_leaves_no_files(tmp_path):
+    def interrupted(url, target):
         with open(target, "wb") as file:
             file.write(b"half")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fetch_once("http://a.b/c", tmp_path / "a.pth", fetch=stopped)
+        fetch_once("http://a.b/c", tmp_path / "a.pth", fetch=interrupted)
     assert files(tmp_path) == []
 
 
-def test_a_cache_that_is_no_folder_is_one_sentence(tmp_path):
+def test_cache_that_is_a_file_raises(tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(
-        FileNotFoundError, match=r"could not be fetched .*cache.* get it from http://a.b/c and save it as"
+        FileNotFoundError, match=r"could not be downloaded .*cache.* download it from http://a.b/c and save it as"
     ):
-        fetch_once("http://a.b/c", tmp_path / "cache" / "a.pth", fetch=lambda *_: pytest.fail("it fetched"))
+        fetch_once("http://a.b/c", tmp_path / "cache" / "a.pth", fetch=lambda *_: pytest.fail("downloaded"))
 
 
 @pytest.fixture
@@ -159,7 +161,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_a_short_name_is_fetched_into_the_cache_once(cache, monkeypatch):
+def test_weights_of_a_short_name_are_downloaded_once(cache, monkeypatch):
     calls = []
 
     def download(url, path, **_):
@@ -173,22 +175,22 @@ def test_a_short_name_is_fetched_into_the_cache_once(cache, monkeypatch):
     assert files(cache) == ["ctdet_coco_dla_2x.pth"]
 
 
-def test_without_gdown_a_sentence_says_where_to_get_the_file_and_where_to_put_it(cache, monkeypatch):
+def test_error_without_gdown_describes_the_manual_download(cache, monkeypatch):
     monkeypatch.setitem(sys.modules, "gdown", None)
     with pytest.raises(FileNotFoundError) as error:
         find_weights("dla34-coco")
     assert str(error.value) == (
-        "ctdet_coco_dla_2x.pth is not here and could not be fetched (gdown, which knows Google Drive, is not "
-        "installed: pip install gdown): get it from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jcIFPeOGUaj1d "
+        "ctdet_coco_dla_2x.pth does not exist and could not be downloaded (downloads from Google Drive need gdown: "
+        "pip install gdown): download it from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jcIFPeOGUaj1d "
         f"and save it as {cache}/ctdet_coco_dla_2x.pth"
     )
     (cache / "ctdet_coco_dla_2x.pth").touch()
     assert find_weights("dla34-coco") == cache / "ctdet_coco_dla_2x.pth"
 
 
-def test_a_file_of_the_name_comes_first(cache, tmp_path, monkeypatch):
+def test_local_file_takes_precedence_over_a_name(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fetching, "fetch_once", lambda *_, **__: pytest.fail("it would be fetched"))
+    monkeypatch.setattr(fetching, "fetch_once", lambda *_, **__: pytest.fail("downloaded"))
     for name, find in (("dla34-coco", find_weights), ("resnet18", find_trunk)):
         (tmp_path / name).touch()
         assert str(find(name)) == name
@@ -196,11 +198,11 @@ def test_a_file_of_the_name_comes_first(cache, tmp_path, monkeypatch):
 
 @pytest.fixture
 def torchvision_at(server, content, tmp_path, monkeypatch):
-    """A function (digits) that lets torchvision's ResNet-18 be at the server, in a file that ends in them."""
+    """Return a function that serves torchvision's ResNet-18 in a file whose name ends in the given digits."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
     def put(digits):
-        server.answers[f"/resnet18-{digits}.pth"] = server.answers["/whole"]
+        server.responses[f"/resnet18-{digits}.pth"] = server.responses["/complete"]
         weights = SimpleNamespace(IMAGENET1K_V1=SimpleNamespace(url=f"{server.url}/resnet18-{digits}.pth"))
         monkeypatch.setattr("torchvision.models.get_model_weights", {"resnet18": weights}.__getitem__)
         return tmp_path / "torch" / "hub" / "checkpoints"
@@ -208,22 +210,22 @@ def torchvision_at(server, content, tmp_path, monkeypatch):
     return put
 
 
-def test_a_trunk_of_torchvision_goes_where_torchvision_keeps_it(torchvision_at, server, content):
+def test_trunk_is_downloaded_to_the_cache_of_torchvision(torchvision_at, server, content):
     digits = hashlib.sha256(content).hexdigest()[:8]
     folder = torchvision_at(digits)
     for _ in range(2):
         assert find_trunk("resnet18") == folder / f"resnet18-{digits}.pth"
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_a_trunk_with_other_digits_is_refused(torchvision_at):
+def test_trunk_with_wrong_hash_raises(torchvision_at):
     folder = torchvision_at("00000000")
-    with pytest.raises(FileNotFoundError, match=r"could not be fetched \(invalid hash value"):
+    with pytest.raises(FileNotFoundError, match=r"could not be downloaded \(invalid hash value"):
         find_trunk("resnet18")
     assert files(folder) == []
 
 
-def test_offline_a_sentence_says_where_to_get_the_trunk(tmp_path, monkeypatch):
+def test_error_without_network_describes_the_manual_download(tmp_path, monkeypatch):
     def offline(*_, **__):
         raise URLError("Name or service not known")
 
@@ -232,13 +234,13 @@ def test_offline_a_sentence_says_where_to_get_the_trunk(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as error:
         find_trunk("resnet50")
     assert str(error.value) == (
-        "resnet50-0676ba61.pth is not here and could not be fetched (<urlopen error Name or service not known>): "
-        "get it from https://download.pytorch.org/models/resnet50-0676ba61.pth and save it as "
+        "resnet50-0676ba61.pth does not exist and could not be downloaded (<urlopen error Name or service not known>): "
+        "download it from https://download.pytorch.org/models/resnet50-0676ba61.pth and save it as "
         f"{tmp_path}/hub/checkpoints/resnet50-0676ba61.pth"
     )
 
 
-def test_names_of_trunks_are_those_of_torchvision(tmp_path, monkeypatch):
+def test_trunk_names_are_models_of_torchvision(tmp_path, monkeypatch):
     monkeypatch.setattr(fetching, "fetch_once", lambda url, *_, **__: url)
     for name in fetching.TRUNKS:
         assert find_trunk(name).startswith(f"https://download.pytorch.org/models/{name}-")

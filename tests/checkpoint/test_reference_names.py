@@ -1,4 +1,4 @@
-"""Files of the original's authors: written here by the rule of the recorded networks, read back as users would."""
+"""Weights files of the reference implementation, with synthetic weights as in the recorded networks."""
 
 import re
 from functools import cache
@@ -27,7 +27,7 @@ def config(name, *overrides):
 
 @cache
 def on_meta(name):
-    """Return a model without values, shared by the tests."""
+    """Return a cached model on the meta device."""
     with torch.device("meta"):
         return CenterNet(config(name))
 
@@ -45,7 +45,7 @@ def original_state(name):
 
 
 def original_state_without_values(name):
-    """Return such a state dict whose tensors have shapes only, for networks that are large."""
+    """Return such a state dict with meta tensors, for large networks."""
     model = on_meta(name)
     tensors = model.state_dict()
     return {original: tensors[ours] for ours, original in original_names(model).items()}
@@ -68,7 +68,7 @@ def dla_file(tmp_path_factory):
     return save(tmp_path_factory.mktemp("weights") / "ctdet_coco_dla_1x.pth", original_state(DLA_34), module=False)
 
 
-def assert_filled(model, state):
+def assert_loaded(model, state):
     for ours, original in original_names(model).items():
         assert torch.equal(model.state_dict()[ours], state[original]), ours
 
@@ -84,7 +84,7 @@ def assert_filled(model, state):
         (DLA_34_POSE, "dla_34.multi_pose"),
     ],
 )
-def test_exported_names_are_the_recorded_ones(name, arch):
+def test_exported_names_equal_the_recorded_names(name, arch):
     model = on_meta(name)
     names = original_names(model)
     ours = {
@@ -96,14 +96,14 @@ def test_exported_names_are_the_recorded_ones(name, arch):
 
 @pytest.mark.parametrize("name", [R_18, DLA_34, DLA_34_POSE])
 @pytest.mark.parametrize(("module", "zip_format"), [(True, False), (False, True)])
-def test_every_tensor_lands(tmp_path, name, module, zip_format):
+def test_every_tensor_is_loaded(tmp_path, name, module, zip_format):
     state = original_state(name)
     model = CenterNet(config(name))
     CenterNetCheckpointer(model).load(save(tmp_path / "original.pth", state, module, zip_format))
-    assert_filled(model, state)
+    assert_loaded(model, state)
 
 
-def test_a_bare_state_dict_of_the_hourglass_lands_without_a_file():
+def test_names_of_the_hourglass_are_converted():
     state = original_state_without_values(HG_104)
     renamed, is_trunk = to_our_names(on_meta(HG_104), state)
     assert not is_trunk
@@ -114,7 +114,7 @@ def test_a_bare_state_dict_of_the_hourglass_lands_without_a_file():
 
 
 @pytest.mark.parametrize("split", ["3dop", "subcnn"])
-def test_the_files_for_3d_boxes_land_without_a_file(shared, split):
+def test_names_of_3d_box_networks_are_converted(shared, split):
     path = ROOT / "configs" / "KITTI-3D" / f"centernet_3d_DLA_34_{split}.yaml"
     with torch.device("meta"):
         model = CenterNet(load_config(path, ["MODEL.DEVICE", "cpu"]))
@@ -127,21 +127,21 @@ def test_the_files_for_3d_boxes_land_without_a_file(shared, split):
     assert renamed["heads.Box3DHead.stacks.0.orientation.2.bias"] == "rot.2.bias"
 
 
-def test_default_predictor_reads_them_once_they_are_converted(load_script, resnet_file, tmp_path):
+def test_default_predictor_reads_converted_files(load_script, resnet_file, tmp_path):
     path = str(tmp_path / "ours.pth")
     assert convert_cli.main([resnet_file, path, "--config", R_18]) == 0
     predictor = DefaultPredictor(config(R_18, "MODEL.WEIGHTS", path))
-    assert_filled(predictor.model, original_state(R_18))
+    assert_loaded(predictor.model, original_state(R_18))
     assert isinstance(predictor(torch.zeros(40, 50, 3, dtype=torch.uint8).numpy())["instances"].scores, torch.Tensor)
 
 
-def test_the_model_zoo_reads_them(dla_file):
+def test_model_zoo_reads_reference_files(dla_file):
     model = model_zoo.get(DLA_34, weights=dla_file, device="cpu")
     assert not model.training
-    assert_filled(model, original_state(DLA_34))
+    assert_loaded(model, original_state(DLA_34))
 
 
-def test_recorded_outputs_follow_from_a_file(shared, resnet_file):
+def test_loaded_model_reproduces_recorded_outputs(shared, resnet_file):
     import numpy as np
 
     data = np.load(shared / "reference" / "golden" / "net" / "resdcn_18.ctdet.128x128.npz")
@@ -152,7 +152,7 @@ def test_recorded_outputs_follow_from_a_file(shared, resnet_file):
         np.testing.assert_allclose(maps[ours], data[original], atol=1e-3)
 
 
-def test_train_net_evaluates_them(load_script, tmp_path, monkeypatch):
+def test_train_net_evaluates_reference_files(load_script, tmp_path, monkeypatch):
     from synthetic.shapes import write_shapes
 
     write_shapes(tmp_path / "shapes", train=1, val=2, size=64)
@@ -165,8 +165,8 @@ def test_train_net_evaluates_them(load_script, tmp_path, monkeypatch):
     assert "AP50" in results["bbox"]
 
 
-def test_a_wrong_architecture_is_reported_with_tensors_and_counts(dla_file, resnet_file):
-    with pytest.raises(ValueError, match="do not fit this model") as error:
+def test_wrong_architecture_raises_with_tensors_and_counts(dla_file, resnet_file):
+    with pytest.raises(ValueError, match="do not match this model") as error:
         CenterNetCheckpointer(CenterNet(config(R_18))).load(dla_file)
     message = str(error.value)
     assert "backbone.conv1.weight: missing in the file, 64x3x7x7 in the model" in message
@@ -179,47 +179,48 @@ def test_a_wrong_architecture_is_reported_with_tensors_and_counts(dla_file, resn
         CenterNetCheckpointer(CenterNet(config(R_18, "MODEL.CENTERNET.NUM_CLASSES", 3))).load(resnet_file)
 
 
-def test_fine_tuning_starts_class_dependent_tensors_fresh(resnet_file, caplog):
+def test_fine_tuning_does_not_load_class_dependent_tensors(resnet_file, caplog):
     state = original_state(R_18)
     model = CenterNet(config(R_18, "MODEL.CENTERNET.NUM_CLASSES", 3))
     before = model.state_dict()["heads.CenterHead.stacks.0.heatmap.2.bias"].clone()
     with caplog.at_level("INFO"):
         CenterNetCheckpointer(model, fine_tune=True).load(resnet_file)
-    fresh = {"hm.2.weight", "hm.2.bias"}
+    not_loaded = {"hm.2.weight", "hm.2.bias"}
     for ours, original in original_names(model).items():
-        assert (original in fresh) or torch.equal(model.state_dict()[ours], state[original]), ours
+        assert (original in not_loaded) or torch.equal(model.state_dict()[ours], state[original]), ours
     assert torch.equal(model.state_dict()["heads.CenterHead.stacks.0.heatmap.2.bias"], before)
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert line == (
-        f"{resnet_file}: these layers start fresh, as the file has none of their shape: "
+        f"{resnet_file}: layers not loaded, because the file has no tensors of their shape: "
         "heads.CenterHead.stacks.0.heatmap.2"
     )
 
 
-def test_pose_starts_from_detection_as_in_the_original(dla_file):
+def test_fine_tuning_of_pose_from_detection(dla_file):
     state = original_state(DLA_34)
     model = CenterNet(config(DLA_34_POSE))
     CenterNetCheckpointer(model, fine_tune=True).load(dla_file)
     for ours, original in original_names(model).items():
-        fresh = original.startswith(("hm.2.", "hps.", "hm_hp.", "hp_offset."))
-        assert fresh or torch.equal(model.state_dict()[ours], state[original]), ours
+        not_loaded = original.startswith(("hm.2.", "hps.", "hm_hp.", "hp_offset."))
+        assert not_loaded or torch.equal(model.state_dict()[ours], state[original]), ours
 
 
-def test_detection_starts_from_pose_and_says_what_has_no_place(dla_file, tmp_path, caplog):
+def test_fine_tuning_of_detection_from_pose_logs_unused_layers(dla_file, tmp_path, caplog):
     path = save(tmp_path / "multi_pose_dla_3x.pth", original_state(DLA_34_POSE))
     CenterNetCheckpointer(CenterNet(config(DLA_34)), fine_tune=True).load(path)
     (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert line.endswith(
-        "heatmap.2; the model has no place for: hm_hp.0, hm_hp.2, hp_offset.0, hp_offset.2, hps.0, hps.2"
+        "heatmap.2; layers of the file that are not in the model: "
+        "hm_hp.0, hm_hp.2, hp_offset.0, hp_offset.2, hps.0, hps.2"
     )
 
 
-def test_fine_tuning_still_needs_the_backbone(dla_file):
-    with pytest.raises(ValueError, match="do not fit this model"):
+def test_fine_tuning_requires_the_backbone(dla_file):
+    with pytest.raises(ValueError, match="do not match this model"):
         CenterNetCheckpointer(CenterNet(config(R_18)), fine_tune=True).load(dla_file)
 
 
-def test_unused_tensors_of_dla_may_be_missing_but_are_kept(tmp_path):
+def test_unused_tensors_of_dla_may_be_missing(tmp_path):
     state = original_state(DLA_34)
     less = {name: t for name, t in state.items() if not name.startswith("base.fc") and "num_batches" not in name}
     model = CenterNet(config(DLA_34))
@@ -230,7 +231,7 @@ def test_unused_tensors_of_dla_may_be_missing_but_are_kept(tmp_path):
         CenterNetCheckpointer(model).load(save(tmp_path / "lesser.pth", less))
 
 
-def test_the_imagenet_file_of_dla_fills_its_trunk(tmp_path):
+def test_imagenet_file_of_dla_initializes_the_trunk(tmp_path):
     from centernet_d2.checkpoint import load_trunk
 
     state = {n.removeprefix("base."): t for n, t in original_state(DLA_34).items() if n.startswith("base.")}
@@ -246,7 +247,7 @@ def test_the_imagenet_file_of_dla_fills_its_trunk(tmp_path):
 
 
 @pytest.mark.parametrize("name", [R_18, DLA_34, HG_104])
-def test_conversion_is_lossless(load_script, name):
+def test_conversion_round_trip_is_lossless(load_script, name):
     convert = convert_cli.convert
     names = original_names(on_meta(name))
     data = {"epoch": 140, "state_dict": original_state_without_values(name), "optimizer": {"lr": 1.0}}
@@ -258,7 +259,7 @@ def test_conversion_is_lossless(load_script, name):
     assert (back["epoch"], back["optimizer"]) == (140, {"lr": 1.0})
 
 
-def test_the_converter_writes_files_and_overwrites_none(load_script, resnet_file, tmp_path, capsys):
+def test_converter_does_not_overwrite_files(load_script, resnet_file, tmp_path, capsys):
     main = convert_cli.main
     ours, back = str(tmp_path / "ours.pth"), str(tmp_path / "back.pth")
     assert main([resnet_file, ours, "--config", R_18]) == 0

@@ -28,7 +28,7 @@ def test_inference_compares_two_configs(run, capsys):
     assert "relative speed" in capsys.readouterr().out
 
 
-def test_step_trains(run):
+def test_step_reports_time_and_memory(run):
     results = run("step", *SMALL, "--rounds", "1", "--batch", "1")
     assert results["seconds"]["config"]["median"] > 0
     assert results["peak_memory_bytes"] > 0
@@ -42,13 +42,13 @@ def test_detectors_of_torchvision_are_timed(run, monkeypatch, command):
     assert set(results["seconds"]) == {"config", smallest}
 
 
-def test_start_runs_processes(run, monkeypatch):
-    monkeypatch.setattr(benchmark, "STATEMENTS", {"nothing": "", "a wait": "import time; time.sleep(0.3)"})
+def test_start_times_processes(run, monkeypatch):
+    monkeypatch.setattr(benchmark, "STATEMENTS", {"nothing": "", "sleep": "import time; time.sleep(0.3)"})
     seconds = run("start", "--rounds", "1")["seconds"]
-    assert seconds["a wait"]["median"] > 0.3
+    assert seconds["sleep"]["median"] > 0.3
 
 
-def test_a_missing_folder_of_json_is_reported_before_the_measurement(tmp_path, capsys):
+def test_missing_folder_of_json_raises_before_the_measurement(tmp_path, capsys):
     assert benchmark.main(["start", "--json", str(tmp_path / "none" / "x.json")]) == 1
     captured = capsys.readouterr()
     assert "none does not exist; create it" in captured.err

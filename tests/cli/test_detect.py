@@ -138,7 +138,10 @@ def test_released_weights_by_name(released, folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("dla34-coco", "get it from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jcIFPeOGUaj1d and save it as"),
+        (
+            "dla34-coco",
+            "from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jcIFPeOGUaj1d and save it as",
+        ),
         ("dla34-cocoo", "config file dla34-cocoo does not exist; did you mean dla34-coco?"),
     ],
 )
@@ -228,7 +231,7 @@ def test_existing_output_is_not_overwritten(call, folder, tmp_path):
         (["empty", "--json", "r.json"], "empty: the folder contains no images"),
         (["color.png", "--json", "r.json", "--max-frames", "0"], "--max-frames is 0, but must be at least 1"),
         (["color.png", "--json", "r.json", "--config-file", "bad.yaml"], "bad.yaml is not valid YAML"),
-        (["color.png", "--json", "r.json", "--weights", "bad.yaml"], "bad.yaml is not a file of plain weights"),
+        (["color.png", "--json", "r.json", "--weights", "bad.yaml"], "bad.yaml is not a valid weights file"),
         (["color.png", "--json", "r.json", "--weights", "nope.pth"], "the weights file nope.pth does not exist"),
         (["color.png", "--json", "r.json", "--batch-size", "0"], "--batch-size is 0, but must be at least 1"),
         (["color.png", "--json", "empty"], "--json empty is a folder"),

@@ -11,7 +11,7 @@ def test_ratios_are_computed_within_rounds():
     assert "| new |" in table(times).replace("   ", " ").replace("  ", " ")
 
 
-def test_variants_alternate_after_a_warm_up():
+def test_alternate_interleaves_variants_after_a_warm_up():
     calls = []
     times = alternate({name: lambda name=name: calls.append(name) for name in "ab"}, 2)
     assert calls == list("ababab")

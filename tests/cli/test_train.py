@@ -53,7 +53,7 @@ def test_config_by_model_zoo_name(arguments, capsys, monkeypatch):
     [
         (["--eval-only"], {"MODEL__WEIGHTS": "nope.pth"}, "the weights file nope.pth does not exist"),
         ([], {"MODEL__TRUNK_WEIGHTS": "nope.pth"}, "the weights file nope.pth does not exist"),
-        (["--eval-only"], {}, "--eval-only needs weights: set MODEL.WEIGHTS, or --resume"),
+        (["--eval-only"], {}, "--eval-only needs weights: set MODEL.WEIGHTS, or add --resume"),
         ([], {"MODEL__NOTHING": 1}, "there is no key MODEL.NOTHING"),
         ([], {"DATASETS__TRAIN": "('nowhere',)", "DATASETS__TEST": "()"}, "'nowhere' is not registered"),
     ],
@@ -72,7 +72,7 @@ def test_divergence_is_one_line(call, monkeypatch):
     code, out, err = call()
     assert code == 1
     assert re.fullmatch(
-        r"train_net: the loss or its gradient is NaN or infinite at iteration 0 \(.*'loss': .*nan.*\)\. .*\n", err
+        r"train_net: the loss or a gradient is NaN or infinite at iteration 0 \(.*'loss': .*nan.*\)\. .*\n", err
     )
     assert "Traceback" not in out
 

@@ -142,7 +142,9 @@ def test_released_weights_are_fine_tuned_for_other_classes(released, folder, tmp
     assert trained["heads.CenterHead.stacks.0.heatmap.2.weight"].shape[0] == 3
     log = (tmp_path / "out" / "log.txt").read_text()
     (line,) = [line for line in log.splitlines() if " WARNING: " in line and "checkpoint" in line]
-    assert line.endswith("start fresh, as the file has none of their shape: heads.CenterHead.stacks.0.heatmap.2")
+    assert line.endswith(
+        "not loaded, because the file has no tensors of their shape: heads.CenterHead.stacks.0.heatmap.2"
+    )
 
 
 def test_minutes_become_iterations(folder, tmp_path, capsys):
@@ -169,7 +171,7 @@ def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch
         (["--eval-only"], "set OUTPUT_DIR to its folder"),
         (["--data", ".", "--resume", "OUTPUT_DIR", "nowhere"], "OUTPUT_DIR nowhere contains no run"),
         (["--data", ".", "--resume", "--minutes", "3"], "--minutes requires --data and a new training"),
-        (["--data", ".", "--epochs", "0"], "--epochs is 0, but must be above 0"),
+        (["--data", ".", "--epochs", "0"], "--epochs is 0, but must be greater than 0"),
         (
             ["--data", ".", "--minutes", "5", "--num-gpus", "2"],
             "does not support several processes: use --epochs",
@@ -178,10 +180,10 @@ def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch
         (["--data", ".", "--model", "dla34-coc"], "did you mean dla34-coco?"),
         (
             ["--data", ".", "--model", "dla34-coco"],
-            "get it from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jc",
+            "download it from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jc",
         ),
         (["--data", ".", "MODEL.TRUNK_WEIGHTS", "resnet18.pth"], "the weights file resnet18.pth does not exist"),
-        (["--data", ".", "MODEL.WEIGHTS", "a.pth"], "name it with --model"),
+        (["--data", ".", "MODEL.WEIGHTS", "a.pth"], "set --model"),
         (["--data", ".", "SOLVER.MAX_ITERS", "5"], "did you mean SOLVER.MAX_ITER?"),
         (["--data", ".", "SOLVER.MAX_ITER"], "has no value"),
         (["--data", "."], "has no supported layout. Supported layouts:"),

@@ -1,4 +1,4 @@
-"""3-D boxes from KITTI's files to KITTI's evaluation, on scenes that the project draws."""
+"""End-to-end tests of 3-D boxes on synthetic scenes in KITTI format."""
 
 import logging
 
@@ -12,8 +12,8 @@ from detectron2.utils.events import EventStorage
 from conftest import ROOT
 from synthetic.boxes import Camera, write_boxes_on_ground
 
-# Left borders of boxes in the image, and depths of their objects.
-BESIDE = {0: -0.18, 32: 0.0, 64: 1e-3}
+# Left edges of 2-D boxes and depths of objects next to the camera, of which only the last is in front.
+NEXT_TO_CAMERA = {0: -0.18, 32: 0.0, 64: 1e-3}
 
 CONFIG = """
 _BASE_: {base}
@@ -47,7 +47,7 @@ def arguments(config, tmp_path, **overrides):
     return default_argument_parser().parse_args(["--config-file", str(config), *pairs])
 
 
-def test_a_handful_of_scenes_is_learned_by_heart(ground, tmp_path, load_script):
+def test_training_overfits_a_few_scenes(ground, tmp_path, load_script):
     overrides = {"SOLVER.MAX_ITER": 110, "SOLVER.STEPS": "[90]", "SOLVER.BASE_LR": 2e-3}
     results = load_script("train_net.py").main(arguments(ground, tmp_path, **overrides))
     written = sorted((tmp_path / "out" / "inference" / "ground" / "data").glob("*.txt"))
@@ -58,19 +58,22 @@ def test_a_handful_of_scenes_is_learned_by_heart(ground, tmp_path, load_script):
     assert np.median(errors) < 0.1
     assert set(results) == {"bbox2d", "aos", "bev", "box3d", "depth_error"}
     assert results["depth_error"]["percent"] < 10
-    assert "Car_moderate_R40@0.7" in results["bev"], "what main_metric says"
+    assert "Car_moderate_R40@0.7" in results["bev"], "the result of main_metric"
 
 
 def depth_errors(written, truth):
-    """Relative errors of the depth of the objects that were found within 2 m sideways, and how many were not."""
+    """Return relative depth errors of detected objects, and the number of missed objects.
+
+    A detection matches an object of its class if their directions x / z differ by less than 0.1.
+    """
     errors, missed = [], 0
     for path in written:
-        found = [line.split() for line in path.read_text().splitlines()]
+        detections = [line.split() for line in path.read_text().splitlines()]
         for one in truth[path.stem]:
             x, _, z = one["location"]
             near = [
                 abs(float(row[13]) - z) / z
-                for row in found
+                for row in detections
                 if row[0] == one["kitti_type"] and abs(float(row[11]) / float(row[13]) - x / z) < 0.1
             ]
             errors.extend([min(near)] if near else [])
@@ -78,47 +81,48 @@ def depth_errors(written, truth):
     return errors, missed
 
 
-def test_a_model_without_3d_boxes_shows_before_training(ground, tmp_path, load_script):
+def test_model_without_3d_boxes_raises_before_training(ground, tmp_path, load_script):
     overrides = {"MODEL.CENTERNET.HEADS": "['CenterHead','BoxHead']"}
     with pytest.raises(ValueError, match="evaluation on 'ground' needs 3-D boxes: add Box3DHead"):
         load_script("train_net.py").main(arguments(ground, tmp_path, **overrides))
 
 
-def test_a_missing_calibration_shows_before_training(ground, tmp_path, load_script):
+def test_missing_calibration_raises_before_training(ground, tmp_path, load_script):
     (tmp_path / "ground" / "training" / "calib" / "000002.txt").unlink()
     with pytest.raises(FileNotFoundError, match="calibration file .*000002.txt of the image .*000002.png"):
         load_script("train_net.py").main(arguments(ground, tmp_path))
 
 
-def test_unknown_rules_of_the_evaluation_show_before_training(ground, tmp_path, load_script):
+def test_unknown_evaluation_rules_raise_before_training(ground, tmp_path, load_script):
     with pytest.raises(ValueError, match="MODEL.CENTERNET.QUIRKS.KITTI_RULES is 'mine', known: kit, original"):
         load_script("train_net.py").main(arguments(ground, tmp_path, **{"MODEL.CENTERNET.QUIRKS.KITTI_RULES": "mine"}))
 
 
 @pytest.mark.parametrize("loss", ["l1", "log"])
-def test_training_takes_objects_beside_the_camera(ground, tmp_path, load_script, loss, caplog):
+def test_training_accepts_objects_next_to_the_camera(ground, tmp_path, load_script, loss, caplog):
     for path in (tmp_path / "ground" / "training" / "label_2").glob("*.txt"):
-        beside = (
-            f"Car 0.9 0 1.2 {left} 30 {left + 30} 60 1.5 1.6 4.0 -2.5 1.7 {z} 1.5\n" for left, z in BESIDE.items()
+        lines = (
+            f"Car 0.9 0 1.2 {left} 30 {left + 30} 60 1.5 1.6 4.0 -2.5 1.7 {z} 1.5\n"
+            for left, z in NEXT_TO_CAMERA.items()
         )
-        path.write_text(path.read_text() + "".join(beside))
+        path.write_text(path.read_text() + "".join(lines))
     overrides = {"SOLVER.MAX_ITER": 2, "SOLVER.STEPS": "[]", "MODEL.CENTERNET.BOX3D.DEPTH_LOSS": loss}
     with caplog.at_level(logging.INFO):
         results = load_script("train_net.py").main(arguments(ground, tmp_path, **overrides))
     assert set(results) == {"bbox2d", "aos", "bev", "box3d", "depth_error"}
-    # The sets of training and of testing, once each; two of the three are not in front.
+    # Logged once for the training set and once for the test set; two of the three objects are not in front.
     assert [line.split(":")[0] for line in caplog.messages if "not in front" in line] == [
         "12 objects in 6 images are not in front of the camera"
     ] * 2
 
 
-def test_a_malformed_entry_is_named(ground, tmp_path, load_script):
+def test_malformed_dataset_entry_raises(ground, tmp_path, load_script):
     with pytest.raises(ValueError, match=r"DATASETS.REGISTER_KITTI: \['x', 'y'\] is not \[name, folder, split\]"):
         load_script("train_net.py").main(arguments(ground, tmp_path, **{"DATASETS.REGISTER_KITTI": "[['x','y']]"}))
 
 
-def test_metres_hold_for_another_camera(ground, tmp_path):
-    """The same network input, said to come from a camera of twice the focal length, shows what is twice as far."""
+def test_depth_scales_with_focal_length(ground, tmp_path):
+    """Predict twice the depth for the same network input and twice the focal length."""
     from centernet_d2 import load_config
     from centernet_d2.modeling import CenterNet
 
@@ -135,16 +139,16 @@ def test_metres_hold_for_another_camera(ground, tmp_path):
     assert torch.allclose(far, 2 * near, rtol=1e-4)
 
 
-@pytest.mark.parametrize("as_released", [False, True])
-def test_training_draws_space(ground, tmp_path, load_script, as_released, monkeypatch):
-    pictures = []
-    monkeypatch.setattr(EventStorage, "put_image", lambda _storage, _name, picture: pictures.append(picture))
-    released = {
+@pytest.mark.parametrize("original_config", [False, True])
+def test_training_visualizes_3d_boxes(ground, tmp_path, load_script, original_config, monkeypatch):
+    images = []
+    monkeypatch.setattr(EventStorage, "put_image", lambda _storage, _name, image: images.append(image))
+    original = {
         "MODEL.CENTERNET.BOX3D.REFERENCE_FOCAL": 0.0, "MODEL.CENTERNET.QUIRKS.BOX3D.AUGMENTED_DEPTH": "mask",
         "MODEL.CENTERNET.QUIRKS.LOSS_SLOTS": 50, "INPUT.AFFINE.JITTER_PROB": 1.0,
     }  # fmt: skip
     options = {"SOLVER.MAX_ITER": 2, "SOLVER.STEPS": "[]", "VIS_PERIOD": 1, "DATASETS.TEST": "[]"}
-    load_script("train_net.py").main(arguments(ground, tmp_path, **options, **(released if as_released else {})))
-    assert len(pictures) == 2
-    # Ground truth and predictions, each with 160 pixels of its view from above, and the heatmap; three times as large.
-    assert pictures[0].shape == (3, 3 * 64 + 24, 3 * (3 * 128 + 2 * 160) + 2 * 6)
+    load_script("train_net.py").main(arguments(ground, tmp_path, **options, **(original if original_config else {})))
+    assert len(images) == 2
+    # Ground truth and predictions, each with a bird's-eye view 160 pixels wide, and the heatmap, enlarged 3x.
+    assert images[0].shape == (3, 3 * 64 + 24, 3 * (3 * 128 + 2 * 160) + 2 * 6)

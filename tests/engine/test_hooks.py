@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import distributed, nn
 
-from centernet_d2.engine.hooks import CheckGradients, _largest
+from centernet_d2.engine.hooks import CheckGradients, _max_over_processes
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_gradients_are_looked_at_and_not_touched(bad):
+def test_non_finite_gradients_raise_and_finite_ones_are_unchanged(bad):
     model = nn.Sequential(nn.Linear(2, 1), nn.Linear(1, 1))
     hook = CheckGradients()
     hook.trainer = SimpleNamespace(model=model)
@@ -20,7 +20,7 @@ def test_gradients_are_looked_at_and_not_touched(bad):
     model[0].weight.grad = torch.tensor([[1.0, bad]])
     with pytest.raises(FloatingPointError, match="in the gradients of 0$"):
         hook.after_backward()
-    # A loss scaling gets the chance to scale less, but not for ever.
+    # A gradient scaler may still reduce its scale, but not below 1.
     hook.trainer.grad_scaler = SimpleNamespace(get_scale=lambda: 2.0)
     hook.after_backward()
     hook.trainer.grad_scaler = SimpleNamespace(get_scale=lambda: 1.0)
@@ -28,7 +28,7 @@ def test_gradients_are_looked_at_and_not_touched(bad):
         hook.after_backward()
 
 
-def test_the_heads_are_named_whose_loss_is_not_finite():
+def test_error_names_heads_with_non_finite_loss():
     heads = nn.ModuleDict({"Good": nn.Linear(2, 1), "Bad": nn.Linear(2, 1)})
     model = nn.ModuleDict({"module": nn.ModuleDict({"backbone": nn.Linear(2, 2), "heads": heads})})
     feature = model["module"]["backbone"](torch.ones(2))
@@ -39,8 +39,8 @@ def test_the_heads_are_named_whose_loss_is_not_finite():
         hook.after_backward()
 
 
-def test_all_processes_learn_of_a_signal_that_one_got(tmp_path):
-    """Two processes, forked: an agreement needs some."""
+def test_signal_number_is_shared_by_all_processes(tmp_path):
+    """Run the reduction in two forked processes."""
     children = []
     for rank in range(2):
         child = os.fork()
@@ -52,9 +52,9 @@ def test_all_processes_learn_of_a_signal_that_one_got(tmp_path):
                     "gloo", init_method=f"file://{tmp_path}/meeting", rank=rank, world_size=2
                 )
                 model = nn.Linear(1, 1)
-                code = 0 if [_largest(n, model) for n in (0, 15 * rank, 2 - rank)] == [0, 15, 2] else 1
+                code = 0 if [_max_over_processes(n, model) for n in (0, 15 * rank, 2 - rank)] == [0, 15, 2] else 1
             finally:
                 os._exit(code)
         children.append(child)
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0, 0]
-    assert _largest(15, nn.Linear(1, 1)) == 15
+    assert _max_over_processes(15, nn.Linear(1, 1)) == 15

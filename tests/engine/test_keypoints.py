@@ -1,4 +1,4 @@
-"""Keypoints from a COCO file to COCO's evaluation, on kites that the project draws."""
+"""End-to-end tests of keypoints on synthetic kites in COCO format."""
 
 import json
 
@@ -59,7 +59,7 @@ def arguments(config, tmp_path, **overrides):
     return default_argument_parser().parse_args(["--config-file", str(config), *pairs])
 
 
-def test_a_handful_of_images_is_learned_by_heart(kites, tmp_path, load_script):
+def test_training_overfits_a_few_images(kites, tmp_path, load_script):
     overrides = {"SOLVER.MAX_ITER": 200, "SOLVER.STEPS": "[150]", "SOLVER.BASE_LR": 2e-3, "INPUT.RANDOM_FLIP": "none"}
     results = load_script("train_net.py").main(arguments(kites, tmp_path, **overrides))
     assert results["keypoints"]["AP"] > 90
@@ -71,13 +71,13 @@ def test_a_handful_of_images_is_learned_by_heart(kites, tmp_path, load_script):
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_numbers_survive_the_whole_way(kites, mirrored):
-    """COCO JSON -> loader -> mapper -> perfect maps -> decode -> written JSON."""
+def test_keypoints_round_trip_through_target_maps(kites, mirrored):
+    """Compare input with output of COCO JSON -> loader -> mapper -> target maps -> decoding -> COCO JSON."""
     cfg = load_config(kites)
     register_from_config(cfg)
     record = DatasetCatalog.get("kites")[0]
     content = json.loads((kites.parent / "kites" / "annotations.json").read_text())
-    wanted = [np.array(x["keypoints"]).reshape(-1, 3) for x in content["annotations"] if x["image_id"] == 1]
+    expected = [np.array(x["keypoints"]).reshape(-1, 3) for x in content["annotations"] if x["image_id"] == 1]
     window = ShiftScaleWindow((128, 128)).get_transform(np.zeros((64, 64, 3)))
     transforms = [*([MirrorTransform(64)] if mirrored else []), window]
     prop = KeypointProperty(cfg)
@@ -98,28 +98,28 @@ def test_numbers_survive_the_whole_way(kites, mirrored):
             maps[name] = torch.zeros(1, target.value.shape[1], 32, 32)
             maps[name][target.image, :, target.cells[:, 1], target.cells[:, 0]] = target.value
     to_image = torch.from_numpy(invert_affine(window.matrix) * [4, 4, 1])
-    found = model.detect(maps, [Geometry((64, 64), (128, 128), to_image)])[0]
-    written = [np.array(x["keypoints"]).reshape(-1, 3)[:, :2] for x in instances_to_coco_json(found, 1)]
+    detections = model.detect(maps, [Geometry((64, 64), (128, 128), to_image)])[0]
+    written = [np.array(x["keypoints"]).reshape(-1, 3)[:, :2] for x in instances_to_coco_json(detections, 1)]
     if mirrored:
-        # The same kites in the mirrored image, left and right exchanged.
-        wanted = [np.column_stack([63 - kite[[0, 2, 1, 3], 0], kite[[0, 2, 1, 3], 1]]) for kite in wanted]
-    for kite in wanted:
+        # The same kites in the flipped image, with left and right exchanged.
+        expected = [np.column_stack([63 - kite[[0, 2, 1, 3], 0], kite[[0, 2, 1, 3], 1]]) for kite in expected]
+    for kite in expected:
         assert min(np.abs(kite[:, :2] - other).max() for other in written) < 1e-3
 
 
-def test_wrong_sigmas_show_before_training(kites, tmp_path, load_script):
+def test_wrong_number_of_sigmas_raises_before_training(kites, tmp_path, load_script):
     with pytest.raises(ValueError, match="TEST.KEYPOINT_OKS_SIGMAS has 2 values for 4 keypoints"):
         load_script("train_net.py").main(arguments(kites, tmp_path, **{"TEST.KEYPOINT_OKS_SIGMAS": "[0.05, 0.05]"}))
 
 
-def test_other_names_than_in_the_file_show_before_training(kites, tmp_path, load_script):
+def test_mismatched_keypoint_names_raise_before_training(kites, tmp_path, load_script):
     path = kites.parent / "kites" / "annotations.json"
     path.write_text(path.read_text().replace('"head"', '"nose"'))
     with pytest.raises(ValueError, match="the keypoints of kite are nose, left, right, tail, but those of the config"):
         load_script("train_net.py").main(arguments(kites, tmp_path))
 
 
-def test_data_sets_registered_in_python_are_checked_too(kites):
+def test_datasets_registered_in_python_are_checked(kites):
     path, folder = (str(kites.parent / "kites" / name) for name in ("annotations.json", "images"))
     options = ["DATASETS.REGISTER", [], "TEST.KEYPOINT_OKS_SIGMAS", [0.05] * 4, "DATASETS.TRAIN", []]
     options += ["MODEL.CENTERNET.KEYPOINTS.NAMES", [], "DATASETS.TEST"]
@@ -132,8 +132,8 @@ def test_data_sets_registered_in_python_are_checked_too(kites):
     Trainer.check_test_sets(load_config(kites, [*options, ["dicts"]]))
 
 
-def test_images_without_keypoints_are_trained_from_a_bare_file(kites, tmp_path, load_script):
-    """No objects, or none with keypoints; a byte-order mark; nothing that can be filled in."""
+def test_training_accepts_images_without_keypoints(kites, tmp_path, load_script):
+    """Train on images without objects or keypoints, from a file with a byte-order mark and only required keys."""
     path = kites.parent / "kites" / "annotations.json"
     content = json.loads(path.read_text())
     content["annotations"] = [x for x in content["annotations"] if x["image_id"] > 2]
@@ -153,7 +153,7 @@ def test_images_without_keypoints_are_trained_from_a_bare_file(kites, tmp_path, 
     assert path.read_bytes() == before
 
 
-def test_a_class_without_keypoints_is_trained_and_evaluated(kites, tmp_path, load_script):
+def test_training_and_evaluation_accept_a_class_without_keypoints(kites, tmp_path, load_script):
     path = kites.parent / "kites" / "annotations.json"
     content = json.loads(path.read_text())
     content["categories"].append({"id": 2, "name": "cloud"})
@@ -164,10 +164,10 @@ def test_a_class_without_keypoints_is_trained_and_evaluated(kites, tmp_path, loa
     overrides = {"SOLVER.MAX_ITER": 1, "SOLVER.STEPS": "[]", "MODEL.CENTERNET.NUM_CLASSES": 2}
     results = load_script("train_net.py").main(arguments(kites, tmp_path, **overrides))
     assert {"AP-kite", "AP-cloud"} <= set(results["bbox"])
-    assert results["keypoints"]["AP"] == results["keypoints"]["AP"]  # a number: there are keypoints to find
+    assert results["keypoints"]["AP"] == results["keypoints"]["AP"]  # Not NaN, as there are keypoints.
 
 
-def test_kites_have_their_corners_where_they_are_drawn():
+def test_colors_at_the_corners_of_drawn_kites():
     image, kites = draw_kites(np.random.default_rng(0), 64, 2)
     assert len(kites) == 2
     assert len(KEYPOINTS) == 4

@@ -1,9 +1,10 @@
-"""Trainings that are killed again and again, and end as the one that was not; a few kills here, many in the long proof.
+"""Trainings that are killed at random times and resumed end with the weights of an uninterrupted training.
+
+The default run has a few kills, the long test many:
 
     KILLS=100 python -m pytest -m long -s tests/engine/test_kills.py
 
-KILLS_SEED repeats the moments of another time.
-Real processes are killed, so some are started: forked, as importing everything takes longer than such a training.
+KILLS_SEED repeats the kill times of an earlier run. Processes are forked, because imports take longer than a training.
 """
 
 import os
@@ -37,7 +38,7 @@ OPTIONS = {
 
 
 def start(args, log, *flags):
-    """The number of a process that trains; it starts from the same weights in every one."""
+    """Fork a process that trains from fixed initial weights, and return its process id."""
     child = os.fork()
     if child == 0:
         code = 99
@@ -52,25 +53,26 @@ def start(args, log, *flags):
     return child
 
 
-def kill(child, folder, chance, seconds):
-    """Kill a process at a random moment, or at one when it writes; whether it was still there."""
-    writing, end = chance.random() < 0.5, time.monotonic() + chance.uniform(0, seconds)
+def kill(child, folder, rng, seconds):
+    """Kill a process at a random time, or while it writes; return True if it was still running."""
+    writing, end = rng.random() < 0.5, time.monotonic() + rng.uniform(0, seconds)
     while os.waitpid(child, os.WNOHANG) == (0, 0):
         is_due = time.monotonic() >= end
         if is_due and (not writing or any(folder.glob(".*.tmp"))):
-            time.sleep(chance.uniform(0, 0.01) if writing else 0)
+            time.sleep(rng.uniform(0, 0.01) if writing else 0)
             os.kill(child, signal.SIGKILL)
             return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         time.sleep(0.0005)
     return False
 
 
-def finished(child):
+def wait_for(child):
+    """Wait for the successful end of a process."""
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def iteration_of(folder):
-    """Of the newest checkpoint, all of which must be whole."""
+    """Return the iteration of the newest checkpoint, after all checkpoints were read."""
     return max((load_file(path)["iteration"] for path in checkpoint_files(folder)), default=-1)
 
 
@@ -83,66 +85,68 @@ def weights(folder):
 
 
 @pytest.mark.parametrize("kills", [2, pytest.param(KILLS, marks=pytest.mark.long)])
-def test_killed_trainings_end_as_the_one_that_was_not(kills, arguments, tiny_model, tmp_path, monkeypatch):
+def test_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
+    kills, arguments, tiny_model, tmp_path, monkeypatch
+):
     def build_model(cfg):
         model = tiny_model(cfg)
-        model.ballast = nn.Parameter(torch.zeros(1_000_000))  # So that writing takes its time.
+        model.ballast = nn.Parameter(torch.zeros(1_000_000))  # Slows down writing.
         return model
 
     monkeypatch.setattr("sys.argv", ["train_net.py"])
     monkeypatch.setattr(Trainer, "build_model", staticmethod(build_model))
     log = tmp_path / "screen.txt"
     begin = time.monotonic()
-    finished(start(arguments(OUTPUT_DIR=tmp_path / "whole", **OPTIONS), log))
-    seconds, expected = time.monotonic() - begin, weights(tmp_path / "whole")
+    wait_for(start(arguments(OUTPUT_DIR=tmp_path / "uninterrupted", **OPTIONS), log))
+    seconds, expected = time.monotonic() - begin, weights(tmp_path / "uninterrupted")
     seed = int(os.environ.get("KILLS_SEED", random.randrange(10**6)))
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     killed = within_writes = runs = equal = lost = 0
     while killed < kills:
         folder, runs, progress, ended = tmp_path / f"run_{runs}", runs + 1, -1, False
         while not ended:
-            options = {**OPTIONS, "OUTPUT_DIR": folder, "DATALOADER__NUM_WORKERS": chance.choice((0, 1, 2))}
+            options = {**OPTIONS, "OUTPUT_DIR": folder, "DATALOADER__NUM_WORKERS": rng.choice((0, 1, 2))}
             child = start(arguments(**options), log, "--resume")
             if killed >= kills:
-                finished(child)
+                wait_for(child)
                 break
-            was_killed = kill(child, folder, chance, seconds)
+            was_killed = kill(child, folder, rng, seconds)
             killed, ended = killed + was_killed, not was_killed
-            within_writes += any(folder.glob(".*.tmp"))  # What a write leaves that was cut off.
+            within_writes += any(folder.glob(".*.tmp"))  # Left by an interrupted write.
             lost += (now := iteration_of(folder)) < progress
             progress = max(progress, now)
-        finished(start(arguments(OUTPUT_DIR=folder, **OPTIONS), log, "--resume"))
+        wait_for(start(arguments(OUTPUT_DIR=folder, **OPTIONS), log, "--resume"))
         ends = weights(folder)
         equal += ends.keys() == expected.keys() and all(torch.equal(ends[key], expected[key]) for key in expected)
         shutil.rmtree(folder)
     print(
-        f"seed {seed}: {killed} kills ({within_writes} within writes) in {runs} trainings; {equal} of {runs} ended "
-        f"equal, {lost} checkpoints lost"
+        f"seed {seed}: {killed} kills ({within_writes} during writes) in {runs} trainings; {equal} of {runs} with "
+        f"equal weights, {lost} checkpoints lost"
     )
     assert (equal, lost) == (runs, 0), log.read_text()[-5000:]
 
 
-def test_workers_end_with_a_training_that_was_killed(arguments, tiny_model, tmp_path, monkeypatch):
-    begun = tmp_path / "begun"
+def test_workers_of_a_killed_training_exit(arguments, tiny_model, tmp_path, monkeypatch):
+    started = tmp_path / "started"
 
     def build_model(cfg):
         model = tiny_model(cfg)
-        # Meanwhile the workers send more than a pipe holds.
-        model.register_forward_pre_hook(lambda *_: (begun.touch(), time.sleep(600))[:0])
+        # During the sleep, the workers send more data than a pipe can hold.
+        model.register_forward_pre_hook(lambda *_: (started.touch(), time.sleep(600))[:0])
         return model
 
     monkeypatch.setattr("sys.argv", ["train_net.py"])
     monkeypatch.setattr(Trainer, "build_model", staticmethod(build_model))
-    watched, held = os.pipe()  # It ends when all processes have that were forked from here on.
+    read, write = os.pipe()  # `read` reaches its end when all processes forked below have exited.
     child = start(arguments(**OPTIONS, DATALOADER__NUM_WORKERS=2, SOLVER__IMS_PER_BATCH=16), tmp_path / "screen.txt")
-    os.close(held)
+    os.close(write)
     end = time.monotonic() + 60
-    while not begun.exists() and time.monotonic() < end:
+    while not started.exists() and time.monotonic() < end:
         time.sleep(0.05)
     time.sleep(1)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert begun.exists()
-    # torch's workers look after their process every five seconds.
-    assert select.select([watched], [], [], 30)[0]
-    os.close(watched)
+    assert started.exists()
+    # torch's workers check every five seconds that their parent process exists.
+    assert select.select([read], [], [], 30)[0]
+    os.close(read)

@@ -1,4 +1,4 @@
-"""Boxes, keypoints and 3-D boxes in one network, from data sets that each label something else."""
+"""Boxes, keypoints and 3-D boxes in one network, trained on datasets with different annotations."""
 
 import numpy as np
 import pytest
@@ -75,7 +75,7 @@ def arguments(config, *overrides):
     return default_argument_parser().parse_args(["--config-file", str(config), *out, *map(str, overrides)])
 
 
-def test_all_tasks_train_and_are_evaluated_on_their_own_data(config, load_script):
+def test_training_and_evaluation_of_all_tasks(config, load_script):
     results = load_script("train_net.py").main(arguments(config))
     assert set(results) == {"kites", "shapes", "boxes"}
     assert {"bbox", "keypoints", "keypoint_error"} <= set(results["kites"])
@@ -84,36 +84,36 @@ def test_all_tasks_train_and_are_evaluated_on_their_own_data(config, load_script
     assert {"bbox2d", "box3d", "depth_error"} <= set(results["boxes"])
 
 
-def test_what_a_data_set_does_not_label_is_no_background_there(config):
+def test_unlabeled_classes_of_a_dataset_are_not_background(config):
     torch.manual_seed(0)
     cfg = load_config(config)
     register_from_config(cfg)
     model = CenterNet(cfg)
-    by_set = {}
+    by_dataset = {}
     for record in Trainer.load_datasets(cfg, cfg.DATASETS.TRAIN):
-        by_set.setdefault(next(name for name in cfg.DATASETS.TRAIN if f"/{name}/" in record["file_name"]), record)
+        by_dataset.setdefault(next(name for name in cfg.DATASETS.TRAIN if f"/{name}/" in record["file_name"]), record)
     own = {"kites": {"kite"}, "shapes": set(SHAPES), "boxes": {"Pedestrian", "Car", "Cyclist"}}
     from centernet_d2.data import CenterNetDatasetMapper
 
     mapper = CenterNetDatasetMapper(cfg, True)
-    for name, record in by_set.items():
+    for name, record in by_dataset.items():
         batch = [mapper(record)]
         maps = model.compute_maps(model.preprocessor.training_batch(batch).tensor)
         truth = model.ground_truth(batch, maps[0]["heatmap"].shape[-2:])
-        for head in model.heads.values():  # Targets are named as the maps, and there are no others.
+        for head in model.heads.values():  # Targets have the names of the maps.
             assert head.targets(*truth).keys() == head.maps.keys()
         for tensor in maps[0].values():
             tensor.retain_grad()
         sum(model.losses(maps, model.targets(*truth)).values()).backward()
         learned = maps[0]["heatmap"].grad.abs().sum(dim=(0, 2, 3)) > 0
         assert {CLASSES[index] for index in np.flatnonzero(learned)} == own[name], name
-        # Joints and what is in space are learned where they are labeled, and nowhere else.
+        # Keypoints and depth have gradients only on datasets that label them.
         assert bool(maps[0]["keypoint_heatmap"].grad.any()) == (name == "kites")
         assert bool(maps[0]["depth"].grad.any()) == (name == "boxes")
         assert maps[0]["size"].grad.any()
 
 
-def test_a_class_that_the_model_does_not_have_is_named(config, load_script):
+def test_class_missing_in_class_names_raises(config, load_script):
     fewer = f"[{', '.join(repr(name) for name in CLASSES if name != 'star')}]"
     keys = ("MODEL.CENTERNET.CLASS_NAMES", fewer, "MODEL.CENTERNET.NUM_CLASSES", len(CLASSES) - 1)
     with pytest.raises(ValueError, match="'shapes' has the classes star, which MODEL.CENTERNET.CLASS_NAMES"):
@@ -122,12 +122,12 @@ def test_a_class_that_the_model_does_not_have_is_named(config, load_script):
         load_script("train_net.py").main(arguments(config, "MODEL.CENTERNET.NUM_CLASSES", 3))
 
 
-def test_a_property_that_no_data_set_labels_is_named(config, load_script):
+def test_property_without_annotations_raises(config, load_script):
     with pytest.raises(ValueError, match="no annotation of DATASETS.TRAIN has keypoints"):
         load_script("train_net.py").main(arguments(config, "DATASETS.TRAIN", "('boxes',)"))
 
 
-def test_an_image_without_a_camera_is_allowed_and_a_broken_one_refused(config, tmp_path):
+def test_missing_camera_is_allowed_and_invalid_camera_raises(config, tmp_path):
     cfg = load_config(config)
     register_from_config(cfg)
     from centernet_d2.data import CenterNetDatasetMapper

@@ -1,4 +1,4 @@
-"""A trainer that is not ours: the lines of docs/python.md, and what a model says whoever loads its data."""
+"""Custom trainers: the code in docs/python.md, and class checks of the model."""
 
 import re
 
@@ -24,11 +24,11 @@ def config(arguments):
     return make
 
 
-def test_the_lines_of_the_page_train_and_evaluate(config, tmp_path):
+def test_code_of_docs_python_md_trains_and_evaluates(config, tmp_path):
     page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    (lines,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class MyTrainer" in block)
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "class MyTrainer" in block)
     names = {}
-    exec(compile(lines, "docs/python.md", "exec"), names)
+    exec(compile(code, "docs/python.md", "exec"), names)
     cfg = config(SOLVER__MAX_ITER=2, SOLVER__OPTIMIZER="AdamW")
     trainer = names["MyTrainer"](cfg)
     assert type(trainer.optimizer) is torch.optim.AdamW
@@ -39,7 +39,7 @@ def test_the_lines_of_the_page_train_and_evaluate(config, tmp_path):
     assert (tmp_path / "out" / "inference" / "shapes_val" / "coco_instances_results.json").exists()
 
 
-def test_with_detectron2s_own_mapper_an_unknown_class_stops_the_first_batch(config):
+def test_unknown_class_from_detectron2_mapper_raises_in_the_first_batch(config):
     cfg = config(
         MODEL__CENTERNET__NUM_CLASSES=1, DATASETS__TEST="()", INPUT__MIN_SIZE_TRAIN="(64,)", SOLVER__IMS_PER_BATCH=6
     )
@@ -52,14 +52,14 @@ def test_with_detectron2s_own_mapper_an_unknown_class_stops_the_first_batch(conf
 @pytest.mark.parametrize(
     ("classes", "ignore"), [([0, 3], None), ([-1, 0], None), ([-1, -1], [True, False]), ([-2], [True])]
 )
-def test_a_model_names_a_class_that_it_does_not_know(classes, ignore):
+def test_model_raises_for_unknown_class(classes, ignore):
     batch = [{"image": torch.zeros(3, 32, 32), "instances": objects(classes, ignore)}]
-    wrong = 3 if 3 in classes else min(classes)
-    with pytest.raises(ValueError, match=f"an image has an object of class {wrong}, but the model knows 0..2"):
+    unknown = 3 if 3 in classes else min(classes)
+    with pytest.raises(ValueError, match=f"an image has an object of class {unknown}, but the model knows 0..2"):
         stub_model().train()(batch)
 
 
-def test_regions_to_ignore_may_belong_to_all_classes():
+def test_ignore_regions_may_apply_to_all_classes():
     batch = [{"image": torch.zeros(3, 32, 32), "instances": objects([-1, 2], [True, False])}]
     batch += [{"image": torch.zeros(3, 32, 32), "instances": objects([])}]
     assert all(loss.isfinite() for loss in stub_model().train()(batch).values())

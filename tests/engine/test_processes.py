@@ -1,4 +1,4 @@
-"""Several processes as one training: torchrun's environment, and what they need."""
+"""Distributed training with torchrun: environment variables and config checks."""
 
 import json
 import socket
@@ -14,9 +14,9 @@ TRAINING = {**FROZEN, "SOLVER__IMS_PER_BATCH": "4", "SOLVER__MAX_ITER": "2", "SE
 
 
 def torchrun(monkeypatch, rank, processes, port="29511"):
-    """The environment in which torchrun starts a process."""
-    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-    for name, value in {**where, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+    """Set the environment variables of a process started by torchrun."""
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    for name, value in {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
         monkeypatch.setenv(name, str(value))
 
 
@@ -30,7 +30,7 @@ def free_port():
         return str(one.getsockname()[1])
 
 
-def test_torchrun_starts_one_training_with_the_losses_of_one_process(arguments, tmp_path, monkeypatch):
+def test_losses_with_torchrun_equal_those_of_a_single_process(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["train_net.py"])
     port = free_port()
 
@@ -42,7 +42,7 @@ def test_torchrun_starts_one_training_with_the_losses_of_one_process(arguments, 
         torchrun(monkeypatch, rank, 2, port)
         return {"code": call("two")}
 
-    # Two processes are what it is about; they come first, since threads do not live on in copies.
+    # The forked processes run first, because threads do not survive a fork.
     assert run_forked(process, 2, tmp_path) == [{"code": 0}] * 2
     assert call("one") == 0
     two, one = total_losses(tmp_path / "two"), total_losses(tmp_path / "one")
@@ -55,25 +55,29 @@ def test_torchrun_starts_one_training_with_the_losses_of_one_process(arguments, 
 @pytest.mark.parametrize(
     ("flags", "overrides", "message"),
     [
-        (["--num-gpus", "2"], {}, "torchrun started this process already: leave out --num-gpus"),
-        ([], {"SOLVER__IMS_PER_BATCH": "3"}, "SOLVER.IMS_PER_BATCH is 3, but must be a multiple of the 2 processes"),
+        (["--num-gpus", "2"], {}, "torchrun started this process, so --num-gpus and --num-machines cannot be used"),
+        (
+            [],
+            {"SOLVER__IMS_PER_BATCH": "3"},
+            "SOLVER.IMS_PER_BATCH is 3, but must be a positive multiple of the number of processes, 2",
+        ),
         (
             [],
             {"MODEL__UPCONV__NORM": "SyncBN"},
-            "MODEL.UPCONV.NORM: SyncBN over 2 processes needs GPUs; on the CPU use BN",
+            "MODEL.UPCONV.NORM is SyncBN, which needs GPUs for 2 processes: use BN",
         ),
         (
             [],
             {"SOLVER__REFERENCE_WORLD_SIZE": "2", "SOLVER__REFERENCE_IMS_PER_BATCH": "2"},
-            "both scale the learning rate: set one to 0",
+            "both scale the learning rate: set one of them to 0",
         ),
     ],
 )
-def test_what_does_not_suit_several_processes_shows_before_they_meet(
+def test_incompatible_config_is_an_error_before_the_process_group_is_created(
     arguments, capsys, monkeypatch, flags, overrides, message
 ):
     monkeypatch.setattr("sys.argv", ["train_net.py"])
-    monkeypatch.setattr(command, "joined", lambda _: pytest.fail("they met"))
+    monkeypatch.setattr(command, "process_group", lambda _: pytest.fail("process group created"))
     torchrun(monkeypatch, 0, 2)
     args = arguments(*flags, **overrides)
     assert command.run(["--config-file", args.config_file, *flags, *args.opts]) == 1
@@ -82,10 +86,10 @@ def test_what_does_not_suit_several_processes_shows_before_they_meet(
     assert len(err.splitlines()) == 1
 
 
-def test_an_evaluation_may_have_any_norm_and_batch(arguments, monkeypatch, tmp_path):
+def test_evaluation_accepts_any_norm_and_batch_size(arguments, monkeypatch, tmp_path):
     torchrun(monkeypatch, 0, 2)
     (tmp_path / "weights.pth").touch()
     wrong = {"MODEL__UPCONV__NORM": "SyncBN", "SOLVER__IMS_PER_BATCH": "3"}
     build_run(arguments("--eval-only", MODEL__WEIGHTS=str(tmp_path / "weights.pth"), **wrong))
-    with pytest.raises(ValueError, match="multiple of the 2 processes"):
+    with pytest.raises(ValueError, match="multiple of the number of processes, 2"):
         build_run(arguments(**wrong))

@@ -1,4 +1,4 @@
-"""A resumed training is the uninterrupted one, to the last bit."""
+"""Bitwise equality of resumed and uninterrupted training."""
 
 import pytest
 import torch
@@ -26,25 +26,25 @@ def run(arguments, folder, iterations, *flags, **overrides):
     ("sampler", "half", "workers"),
     [("TrainingSampler", False, 2), ("TrainingSampler", True, 0), ("RepeatFactorTrainingSampler", False, 0)],
 )
-def test_final_weights_are_those_of_the_uninterrupted_run(arguments, tmp_path, sampler, half, workers):
+def test_final_weights_equal_those_of_an_uninterrupted_run(arguments, tmp_path, sampler, half, workers):
     keys = {"DATALOADER__SAMPLER_TRAIN": sampler, "DATALOADER__REPEAT_THRESHOLD": "0.9", "SEED": "7"}
     keys["SOLVER__AMP__ENABLED"] = str(half)
-    run(arguments, tmp_path / "whole", 5, **keys)
-    run(arguments, tmp_path / "parts", 3, **keys)
-    run(arguments, tmp_path / "parts", 5, "--resume", DATALOADER__NUM_WORKERS=str(workers), **keys)
-    whole, parts = (weights(tmp_path / name)["model"] for name in ("whole", "parts"))
-    assert whole.keys() == parts.keys()
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    run(arguments, tmp_path / "uninterrupted", 5, **keys)
+    run(arguments, tmp_path / "resumed", 3, **keys)
+    run(arguments, tmp_path / "resumed", 5, "--resume", DATALOADER__NUM_WORKERS=str(workers), **keys)
+    expected, resumed = (weights(tmp_path / name)["model"] for name in ("uninterrupted", "resumed"))
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
-def test_a_seed_that_was_drawn_is_in_the_checkpoint(arguments, tmp_path):
+def test_random_seed_is_saved_in_the_checkpoint(arguments, tmp_path):
     first = run(arguments, tmp_path / "out", 2, SEED="-1")
     resumed = run(arguments, tmp_path / "out", 3, "--resume", SEED="-1")
     assert resumed.stream.seed == resumed.samples.seed == first.stream.seed
     assert weights(tmp_path / "out")["trainer"]["seed"] == first.stream.seed
 
 
-def test_a_state_without_a_seed_is_refused(arguments, tmp_path):
+def test_training_state_without_seed_raises(arguments, tmp_path):
     run(arguments, tmp_path / "out", 2)
     file = tmp_path / "out" / "model_final.pth"
     content = torch.load(file, weights_only=True)
@@ -54,13 +54,13 @@ def test_a_state_without_a_seed_is_refused(arguments, tmp_path):
         run(arguments, tmp_path / "out", 3, "--resume")
 
 
-def test_another_optimizer_is_no_continuation(arguments, tmp_path):
+def test_resume_with_another_optimizer_raises(arguments, tmp_path):
     run(arguments, tmp_path / "out", 2, SOLVER__OPTIMIZER="Muon")
-    (tmp_path / "out" / "config.yaml").unlink()  # Which would tell first.
-    with pytest.raises(ValueError, match=r"out/model_final.pth is not that of SOLVER.OPTIMIZER Adam .*config.yaml"):
+    (tmp_path / "out" / "config.yaml").unlink()  # Its check would raise first.
+    with pytest.raises(ValueError, match=r"out/model_final.pth does not match SOLVER.OPTIMIZER Adam .*config.yaml"):
         run(arguments, tmp_path / "out", 3, "--resume", SOLVER__OPTIMIZER="Adam")
 
 
-def test_images_can_be_grouped_by_aspect_ratio(arguments, tmp_path):
+def test_aspect_ratio_grouping(arguments, tmp_path):
     trainer = run(arguments, tmp_path / "out", 2, DATALOADER__ASPECT_RATIO_GROUPING="True")
     assert trainer.stream is not None

@@ -12,7 +12,7 @@ def optimizer(*overrides):
     return build_optimizer(cfg, nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
 
 
-def test_adam_is_the_default_as_in_the_paper():
+def test_default_optimizer_is_adam():
     adam = optimizer("SOLVER.BASE_LR", 5e-4)
     assert type(adam) is torch.optim.Adam
     (group,) = adam.param_groups
@@ -21,24 +21,24 @@ def test_adam_is_the_default_as_in_the_paper():
 
 
 @pytest.mark.parametrize(("name", "kind"), [("AdamW", torch.optim.AdamW), ("SGD", torch.optim.SGD), ("Muon", Muon)])
-def test_other_optimizers(name, kind):
+def test_optimizer_by_name(name, kind):
     assert isinstance(optimizer("SOLVER.OPTIMIZER", name), kind)
 
 
 @pytest.mark.parametrize("name", ["Adam", "SGD"])
-def test_learning_rate_scales_to_the_batch(name):
+def test_learning_rate_scales_with_batch_size(name):
     options = ("SOLVER.BASE_LR", 1.25e-4, "SOLVER.OPTIMIZER", name, "SOLVER.IMS_PER_BATCH", 128)
     assert optimizer(*options).param_groups[0]["lr"] == 1.25e-4
     scaled = optimizer(*options, "SOLVER.REFERENCE_IMS_PER_BATCH", 32)
     assert scaled.param_groups[0]["lr"] == pytest.approx(5e-4)
 
 
-def test_weight_decay_may_differ_for_norms():
+def test_weight_decay_of_norms():
     groups = optimizer("SOLVER.WEIGHT_DECAY", 0.1, "SOLVER.WEIGHT_DECAY_NORM", 0.0).param_groups
     assert sorted((group["weight_decay"], len(group["params"])) for group in groups) == [(0.0, 2), (0.1, 2)]
 
 
-def test_gradients_can_be_clipped():
+def test_gradient_clipping():
     model = nn.Linear(1, 1, bias=False)
     sgd = ["SOLVER.OPTIMIZER", "SGD", "SOLVER.MOMENTUM", 0.0, "SOLVER.BASE_LR", 1.0]
     clip = ["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 0.25]
@@ -50,7 +50,7 @@ def test_gradients_can_be_clipped():
     assert before - model.weight.item() == pytest.approx(0.25)
 
 
-def test_fused_adam_steps_as_plain_adam_does(monkeypatch):
+def test_fused_adam_equals_unfused_adam(monkeypatch):
     def trained(adam):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 1))
@@ -68,30 +68,30 @@ def test_fused_adam_steps_as_plain_adam_does(monkeypatch):
     fused, ours = trained(build_optimizer)
     torch.testing.assert_close(ours, trained(plain)[1], atol=1e-6, rtol=1e-5)
     assert fused.param_groups[0]["fused"] or torch.__version__ < (2, 4)
-    # A checkpoint of before goes on as it was.
+    # A training resumed from an unfused checkpoint stays unfused.
     old, _ = trained(plain)
     fused.load_state_dict(old.state_dict())
     assert not fused.param_groups[0]["fused"]
 
-    # Where torch has no fused kernel, its constructor says so.
-    class Refusing(torch.optim.Adam):
+    # Without a fused kernel, the constructor raises an error.
+    class WithoutFusedKernel(torch.optim.Adam):
         def __init__(self, *args, fused=None, **kwargs):
             super().__init__(*args, **kwargs)
             if fused:
                 raise RuntimeError("no fused kernel")
 
-    monkeypatch.setitem(OPTIMIZERS, "Adam", Refusing)
+    monkeypatch.setitem(OPTIMIZERS, "Adam", WithoutFusedKernel)
     refused, theirs = trained(build_optimizer)
     assert not refused.param_groups[0]["fused"]
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
 
 
-def test_clipping_under_a_loss_scaling_is_not_fused():
+def test_optimizer_is_not_fused_with_gradient_scaler_and_clipping():
     keys = ("SOLVER.AMP.ENABLED", True, "SOLVER.CLIP_GRADIENTS.ENABLED", True)
     assert not optimizer(*keys).param_groups[0]["fused"]
 
 
-def test_unknown_optimizer_is_an_error():
+def test_unknown_optimizer_raises():
     with pytest.raises(ValueError, match="SOLVER.OPTIMIZER is 'Lion', known: SGD, Adam, AdamW, Muon"):
         optimizer("SOLVER.OPTIMIZER", "Lion")
 
@@ -102,7 +102,7 @@ def epochs(images, *overrides):
     )
 
 
-def test_epochs_count_in_iterations():
+def test_epochs_are_converted_to_iterations():
     options = ("SOLVER.IMS_PER_BATCH", 4, "SOLVER.EPOCHS", 3, "SOLVER.STEP_EPOCHS", (1, 2.5))
     node = epochs(10, *options).SOLVER
     assert (node.MAX_ITER, node.STEPS) == (8, (2, 6))
@@ -118,10 +118,14 @@ def test_epochs_count_in_iterations():
     ("images", "options", "message"),
     [
         (10, ("SOLVER.EPOCHS", -1), "SOLVER.EPOCHS is -1"),
-        (10, ("SOLVER.EPOCHS", 2, "SOLVER.STEP_EPOCHS", (3,)), r"SOLVER.STEP_EPOCHS \(3,\): steps are epochs of the"),
-        (None, ("SOLVER.EPOCHS", 2), "SOLVER.EPOCHS needs the loader of this project"),
+        (
+            10,
+            ("SOLVER.EPOCHS", 2, "SOLVER.STEP_EPOCHS", (3,)),
+            r"SOLVER.STEP_EPOCHS is \(3,\): epochs must not be",
+        ),
+        (None, ("SOLVER.EPOCHS", 2), "SOLVER.EPOCHS needs the data loader of this project"),
     ],
 )
-def test_epochs_that_are_none_are_named(images, options, message):
+def test_invalid_epochs_raise(images, options, message):
     with pytest.raises(ValueError, match=message):
         epochs(images, *options)

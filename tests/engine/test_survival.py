@@ -1,4 +1,4 @@
-"""Trainings that are stopped, go on, and end as if nothing had happened."""
+"""Interrupted trainings: signals, full disks, locks, resuming, early stopping and averaged weights."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from centernet_d2.utils.files import lock_folder
 from conftest import restore_catalogs
 from synthetic.shapes import write_shapes
 
-# Everything that has a state, and an evaluation behind every second iteration.
+# Enables everything with a state, and an evaluation after every second iteration.
 ALL = {
     "SOLVER__MAX_ITER": 6,
     "SOLVER__STEPS": "(3,)",
@@ -36,13 +36,13 @@ SCORES = {1: 20.0, 3: 30.0, 6: 10.0}
 
 @pytest.fixture
 def tiny(tiny_model, monkeypatch):
-    """Trainings are of a tiny network."""
+    """Replace the model of trainings by a tiny network."""
     monkeypatch.setattr(Trainer, "build_model", staticmethod(tiny_model))
 
 
 @pytest.fixture
 def call(arguments, capsys, monkeypatch):
-    """A function (flags, key=value...) -> exit code and standard error of a training."""
+    """Return a function (*flags, **config) that runs a training and returns its exit code and standard error."""
     monkeypatch.setattr("sys.argv", ["train_net.py"])
 
     def run(*flags, **overrides):
@@ -55,7 +55,7 @@ def call(arguments, capsys, monkeypatch):
 
 
 def scripted(monkeypatch, scores, before=None):
-    """Evaluations with given results by iteration; returns the list of those that are done."""
+    """Replace evaluations by given results per iteration; return the list of evaluated iterations."""
     done = []
 
     def test(cls, cfg, model, evaluators=None):
@@ -77,20 +77,20 @@ def scripted(monkeypatch, scores, before=None):
     return done
 
 
-def at_iteration(monkeypatch, wanted, act):
-    """Do something within an iteration."""
+def at_iteration(monkeypatch, iteration, action):
+    """Call a function at the start of an iteration."""
     run_step = Trainer.run_step
 
     def step(self):
-        if self.iter == wanted:
-            act()
+        if self.iter == iteration:
+            action()
         run_step(self)
 
     monkeypatch.setattr(Trainer, "run_step", step)
 
 
 def assert_same(left, right):
-    """The weights of two runs, plain, averaged and best, and the state behind them."""
+    """Compare final, averaged and best weights of two runs, and the state of BestWeights."""
     names = ("model_final.pth", "model_ema.pth", "model_best.pth")
     for name in names:
         a, b = load_file(left / name), load_file(right / name)
@@ -103,9 +103,9 @@ def assert_same(left, right):
 
 
 @pytest.fixture(scope="module")
-def unstopped(parse, tiny_model, shapes_folder, tmp_path_factory):
-    """The folder of a run that nothing stopped; its best evaluation is that behind iteration 3."""
-    folder = tmp_path_factory.mktemp("unstopped") / "out"
+def uninterrupted_folder(parse, tiny_model, shapes_folder, tmp_path_factory):
+    """Output folder of an uninterrupted run whose best evaluation is after iteration 3."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "out"
     with pytest.MonkeyPatch.context() as patch, restore_catalogs():
         patch.setenv("DETECTRON2_DATASETS", str(shapes_folder))
         setup_logger.cache_clear()
@@ -119,55 +119,56 @@ def unstopped(parse, tiny_model, shapes_folder, tmp_path_factory):
 
 
 @pytest.fixture
-def whole(unstopped, tiny, tmp_path):
-    """A copy of that folder, to go on with."""
-    return Path(shutil.copytree(unstopped, tmp_path / "whole"))
+def finished(uninterrupted_folder, tiny, tmp_path):
+    """Copy of that folder, which a test may resume from."""
+    return Path(shutil.copytree(uninterrupted_folder, tmp_path / "finished"))
 
 
 @pytest.mark.parametrize(
     ("number", "iteration", "code"), [(signal.SIGTERM, 2, 143), (signal.SIGINT, 3, 130), (signal.SIGTERM, 5, 143)]
 )
-def test_a_signal_saves_and_a_resumed_run_ends_the_same(call, whole, tmp_path, monkeypatch, number, iteration, code):
+def test_run_resumed_after_a_signal_equals_an_uninterrupted_run(
+    call, finished, tmp_path, monkeypatch, number, iteration, code
+):
     out, handlers = tmp_path / "out", [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     done = scripted(monkeypatch, SCORES)
     with monkeypatch.context() as patch:
         at_iteration(patch, iteration, lambda: signal.raise_signal(number))
-        stopped, err = call(**ALL)
-    assert stopped == code
-    said = f"train_net: stopped; the state after iteration {iteration} is saved, continue with --resume\n"
-    assert err == said
+        exit_code, err = call(**ALL)
+    assert exit_code == code
+    assert err == f"train_net: stopped; the state after iteration {iteration} was saved, continue with --resume\n"
     assert handlers == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     name = (out / "last_checkpoint").read_text()
     assert name == ("model_final.pth" if iteration == 5 else f"model_{iteration:07d}.pth")
     assert load_file(out / name)["trainer"]["iteration"] == iteration
-    assert iteration not in done, "it evaluated before it stopped"
+    assert iteration not in done, "evaluated before stopping"
     assert call("--resume", **ALL) == (0, "")
     assert done == [1, 3, 6]
-    assert_same(whole, out)
+    assert_same(finished, out)
 
 
 @pytest.mark.parametrize("iteration", [3, 6])
-def test_a_signal_ends_an_evaluation_which_a_resumed_run_makes_up_for(call, whole, tmp_path, monkeypatch, iteration):
+def test_resumed_run_repeats_an_interrupted_evaluation(call, finished, tmp_path, monkeypatch, iteration):
     def interrupt(now):
         if now == iteration and not interrupted:
             interrupted.append(now)
             signal.raise_signal(signal.SIGTERM)
-            pytest.fail("the evaluation went on")
+            pytest.fail("evaluation not interrupted")
 
     interrupted = []
     done = scripted(monkeypatch, SCORES, before=interrupt)
-    # No checkpoint is due where it is stopped.
+    # No periodic checkpoint is due at the interruption.
     options = {**ALL, "SOLVER__CHECKPOINT_PERIOD": 100}
     code, err = call(**options)
     assert code == 143
-    assert f"the state after iteration {min(iteration, 5)} is saved" in err
+    assert f"the state after iteration {min(iteration, 5)} was saved" in err
     assert call("--resume", **options) == (0, "")
     assert done == sorted([1, 3, 6, iteration])
-    assert_same(whole, tmp_path / "out")
+    assert_same(finished, tmp_path / "out")
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_second_ctrl_c_stops_at_once(call, tmp_path, monkeypatch):
+def test_second_ctrl_c_stops_immediately(call, tmp_path, monkeypatch):
     def twice():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -177,23 +178,23 @@ def test_a_second_ctrl_c_stops_at_once(call, tmp_path, monkeypatch):
     assert not list((tmp_path / "out").glob("*.pth"))
 
 
-def is_alive_in(session):
-    """Processes of a session."""
-    found = []
+def processes_of(session):
+    """Return the running processes of a session."""
+    processes = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, _, own = path.read_text().rpartition(")")[2].split()[:4]
-        except OSError:  # It has just ended.
+        except OSError:  # The process has exited.
             continue
         if int(own) == session and state != "Z":
-            found.append(path)
-    return found
+            processes.append(path)
+    return processes
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes where Linux lists them")
-def test_a_signal_for_all_processes_leaves_no_worker_behind(arguments, tmp_path, monkeypatch):
-    """A process is forked, as only in one of its own all get the signal, and the workers outlive it or not."""
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_signal_to_the_process_group_ends_all_workers(arguments, tmp_path, monkeypatch):
+    """Send SIGTERM to the process group of a forked training and wait for the end of its workers."""
     monkeypatch.setattr("sys.argv", ["train_net.py"])
     args = arguments(SOLVER__MAX_ITER=10_000, DATALOADER__NUM_WORKERS=2, DATASETS__TEST="()")
     read, write = os.pipe()
@@ -209,20 +210,20 @@ def test_a_signal_for_all_processes_leaves_no_worker_behind(arguments, tmp_path,
     os.close(write)
     assert os.read(read, 1) == b"2"
     os.close(read)
-    assert len(is_alive_in(child)) == 3
+    assert len(processes_of(child)) == 3
     os.killpg(child, signal.SIGTERM)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
     assert load_file(tmp_path / "out" / (tmp_path / "out" / "last_checkpoint").read_text())["iteration"] >= 2
-    deadline = time.monotonic() + 20  # Workers whose process is gone look every few seconds.
-    while is_alive_in(child) and time.monotonic() < deadline:
+    deadline = time.monotonic() + 20  # Workers check for their parent every few seconds.
+    while processes_of(child) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not is_alive_in(child)
+    assert not processes_of(child)
 
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("flags", [[], ["--resume"]])
-def test_a_second_training_in_a_folder_is_refused(call, tmp_path, flags):
-    """Another process holds the lock: it is forked, and does nothing else."""
+def test_second_training_in_a_folder_is_refused(call, tmp_path, flags):
+    """Start a training while a forked process holds the lock of the folder."""
     out = tmp_path / "out"
     read, write = os.pipe()
     child = os.fork()
@@ -244,30 +245,30 @@ def test_a_second_training_in_a_folder_is_refused(call, tmp_path, flags):
     assert call(*flags, DATASETS__TEST="()", SOLVER__MAX_ITER=1)[0] == 0
 
 
-def test_a_finished_run_whose_final_file_is_damaged_writes_it_again(call, whole, monkeypatch):
-    final = whole / "model_final.pth"
+def test_resumed_run_rewrites_a_damaged_final_checkpoint(call, finished, monkeypatch):
+    final = finished / "model_final.pth"
     content = final.read_bytes()
-    (whole / ".model_0000003.pth.tmp").write_bytes(content[:1000])
+    (finished / ".model_0000003.pth.tmp").write_bytes(content[:1000])
     for damaged in (content[: len(content) // 2], None):
         final.unlink() if damaged is None else final.write_bytes(damaged)
-        (whole / "model_ema.pth").unlink(missing_ok=True)
+        (finished / "model_ema.pth").unlink(missing_ok=True)
         done = scripted(monkeypatch, SCORES)
-        assert call("--resume", OUTPUT_DIR=whole, **ALL) == (0, "")
-        assert done == [6], "model_0000005.pth was there to go on from"
+        assert call("--resume", OUTPUT_DIR=finished, **ALL) == (0, "")
+        assert done == [6], "resumes from model_0000005.pth"
         assert load_file(final)["trainer"]["iteration"] == 5
-        assert load_file(whole / "model_ema.pth")
-        assert (whole / "last_checkpoint").read_text() == "model_final.pth"
-    (whole / "model_0000005.pth").unlink()
+        assert load_file(finished / "model_ema.pth")
+        assert (finished / "last_checkpoint").read_text() == "model_final.pth"
+    (finished / "model_0000005.pth").unlink()
     final.write_bytes(b"")
-    assert call("--resume", OUTPUT_DIR=whole, **ALL)[0] == 0
-    assert done == [6, 3, 6], "the evaluation behind model_0000003.pth is made up for"
+    assert call("--resume", OUTPUT_DIR=finished, **ALL)[0] == 0
+    assert done == [6, 3, 6], "repeats the evaluation after model_0000003.pth"
     again = load_file(final)["model"]
     final.write_bytes(content)
     assert all(torch.equal(tensor, again[name]) for name, tensor in load_file(final)["model"].items())
-    assert not (whole / ".model_0000003.pth.tmp").exists()
+    assert not (finished / ".model_0000003.pth.tmp").exists()
 
 
-def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_is_whole(call, tmp_path):
+def test_full_disk_is_reported_and_keeps_the_last_checkpoint(call, tmp_path):
     resource = pytest.importorskip("resource")
     assert call(SOLVER__MAX_ITER=1, DATASETS__TEST="()")[0] == 0
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -285,7 +286,7 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_is_whole(call, tmp_
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_disk_that_is_full_elsewhere_is_one_sentence_too(call, monkeypatch):
+def test_full_disk_outside_of_checkpoints_is_reported(call, monkeypatch):
     def write(self):
         raise OSError(28, "No space left on device")
 
@@ -298,15 +299,15 @@ def test_a_disk_that_is_full_elsewhere_is_one_sentence_too(call, monkeypatch):
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
-def test_a_log_that_takes_no_more_is_no_traceback(call, tmp_path):
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_log_file_on_a_full_disk_is_ignored(call, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "log.txt").symlink_to("/dev/full")
     assert call(SOLVER__MAX_ITER=1, DATASETS__TEST="()") == (0, "")
 
 
 @pytest.mark.usefixtures("tiny")
-def test_only_the_newest_checkpoints_are_kept_also_over_a_resume(call, tmp_path):
+def test_max_to_keep_applies_to_checkpoints_before_a_resume(call, tmp_path):
     def kept():
         return sorted(path.name for path in (tmp_path / "out").glob("model_*.pth"))
 
@@ -318,7 +319,7 @@ def test_only_the_newest_checkpoints_are_kept_also_over_a_resume(call, tmp_path)
     assert "SOLVER.MAX_TO_KEEP is -1" in call("--resume", SOLVER__MAX_TO_KEEP=-1, **options)[1]
 
 
-def test_averaged_weights_follow_the_plain_ones_and_are_evaluated_and_used(call, tmp_path, monkeypatch):
+def test_averaged_weights_are_updated_evaluated_and_loadable(call, tmp_path, monkeypatch):
     seen, expected = [], {}
 
     def step(self):
@@ -357,20 +358,20 @@ def test_averaged_weights_follow_the_plain_ones_and_are_evaluated_and_used(call,
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_that_is_none_is_named(call, decay):
+def test_invalid_decay_is_reported(call, decay):
     code, err = call(SOLVER__EMA__ENABLED=True, SOLVER__EMA__DECAY=decay)
     assert (code, err) == (1, f"train_net: SOLVER.EMA.DECAY is {decay}, but must be at least 0 and less than 1\n")
 
 
-def test_the_best_weights_are_those_of_the_best_evaluation(call, whole):
-    best, saved = load_file(whole / "model_best.pth"), load_file(whole / "model_0000003.pth")
+def test_model_best_contains_the_weights_of_the_best_evaluation(call, finished):
+    best, saved = load_file(finished / "model_best.pth"), load_file(finished / "model_0000003.pth")
     assert best["iteration"] == 3
     assert all(torch.equal(tensor, saved["model"][name]) for name, tensor in best["model"].items())
-    assert call("--eval-only", OUTPUT_DIR=whole, MODEL__WEIGHTS=whole / "model_best.pth")[0] == 0
+    assert call("--eval-only", OUTPUT_DIR=finished, MODEL__WEIGHTS=finished / "model_best.pth")[0] == 0
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_best_may_be_that_of_the_averaged_weights(call, tmp_path, monkeypatch):
+def test_model_best_of_averaged_weights(call, tmp_path, monkeypatch):
     scripted(monkeypatch, {1: 20.0})
     assert call(**{**ALL, "SOLVER__MAX_ITER": 4, "TEST__BEST_METRIC": "bbox_EMA/AP"})[0] == 0
     best = load_file(tmp_path / "out" / "model_best.pth")
@@ -380,8 +381,8 @@ def test_the_best_may_be_that_of_the_averaged_weights(call, tmp_path, monkeypatc
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("stop_at", [None, 3, 4])
-def test_early_stopping_counts_over_a_resume(call, tmp_path, monkeypatch, stop_at):
+@pytest.mark.parametrize("interrupt_at", [None, 3, 4])
+def test_early_stopping_continues_counting_after_a_resume(call, tmp_path, monkeypatch, interrupt_at):
     out = tmp_path / "out"
     scores = {0: 10.0, 1: 30.0, 2: 20.0, 3: 25.0, 4: 15.0, 5: 40.0}
     done = scripted(monkeypatch, scores)
@@ -392,21 +393,18 @@ def test_early_stopping_counts_over_a_resume(call, tmp_path, monkeypatch, stop_a
         "TEST__EVAL_PERIOD": 1,
         "SOLVER__EMA__ENABLED": False,
     }
-    if stop_at is not None:
+    if interrupt_at is not None:
         with monkeypatch.context() as patch:
-            at_iteration(patch, stop_at, lambda: signal.raise_signal(signal.SIGTERM))
+            at_iteration(patch, interrupt_at, lambda: signal.raise_signal(signal.SIGTERM))
             assert call(**options)[0] == 143
-    assert call(*([] if stop_at is None else ["--resume"]), **options) == (0, "")
+    assert call(*([] if interrupt_at is None else ["--resume"]), **options) == (0, "")
     assert done == [0, 1, 2, 3, 4]
     assert load_file(out / "model_final.pth")["trainer"]["iteration"] == 4
     assert load_file(out / "model_best.pth")["iteration"] == 1
     log = (out / "log.txt").read_text()
-    assert (
-        "the training ends early: 3 evaluations without a better bbox/AP (best: 30 at iteration 1), as SOLVER.PATIENCE"
-        in log
-    )
+    assert "early stopping: 3 evaluations without a better bbox/AP (best: 30 at iteration 1; SOLVER.PATIENCE)" in log
     assert "Traceback" not in log
-    if stop_at is None:  # It has ended, and goes on if it is told to.
+    if interrupt_at is None:  # A stopped run resumes only with a larger patience.
         assert call("--resume", **options) == (0, "")
         assert done == [0, 1, 2, 3, 4]
         assert call("--resume", **{**options, "SOLVER__PATIENCE": 4, "SOLVER__MAX_ITER": 6}) == (0, "")
@@ -415,13 +413,13 @@ def test_early_stopping_counts_over_a_resume(call, tmp_path, monkeypatch, stop_a
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_metric_that_is_not_measured_is_named_with_those_that_are(call, tmp_path, monkeypatch):
+def test_unavailable_best_metric_is_logged_with_available_metrics(call, tmp_path, monkeypatch):
     scripted(monkeypatch, {})
     options = {**ALL, "SOLVER__MAX_ITER": 4, "SOLVER__PATIENCE": 1, "SOLVER__EMA__ENABLED": False}
     assert call(TEST__BEST_METRIC="bbox/APP", **options)[0] == 0
     log = (tmp_path / "out" / "log.txt").read_text()
-    assert "TEST.BEST_METRIC is bbox/APP, which the evaluation does not measure" in log
-    assert "It measures bbox/AP" in log
+    assert "TEST.BEST_METRIC is bbox/APP, but the evaluation does not return this metric" in log
+    assert "Available metrics: bbox/AP" in log
     assert not (tmp_path / "out" / "model_best.pth").exists()
 
 
@@ -431,24 +429,26 @@ def test_a_metric_that_is_not_measured_is_named_with_those_that_are(call, tmp_pa
     [
         ({"SOLVER__PATIENCE": 1}, "SOLVER.PATIENCE needs DATASETS.TEST, TEST.EVAL_PERIOD and TEST.BEST_METRIC"),
         ({"TEST__EVAL_PERIOD": 1, "TEST__BEST_METRIC": "bbox_EMA/AP"}, "bbox_EMA/AP needs SOLVER.EMA.ENABLED"),
-        ({"SOLVER__STEP_EPOCHS": "(1,)"}, "SOLVER.EPOCHS is 0 and SOLVER.STEP_EPOCHS (1,): steps are epochs of the"),
+        (
+            {"SOLVER__STEP_EPOCHS": "(1,)"},
+            "SOLVER.EPOCHS is 0 and SOLVER.STEP_EPOCHS is (1,): epochs must not be",
+        ),
     ],
 )
-def test_what_does_not_go_together_is_one_line(call, overrides, message):
+def test_contradictory_keys_are_reported_in_one_line(call, overrides, message):
     code, err = call(**overrides)
     assert code == 1
     assert re.fullmatch(rf"train_net: .*{re.escape(message)}.*\n", err)
 
 
 @pytest.mark.usefixtures("tiny")
-def test_epochs_become_iterations(call, tmp_path):
+def test_epochs_are_converted_to_iterations(call, tmp_path):
     options = {"SOLVER__EPOCHS": 2, "SOLVER__STEP_EPOCHS": "(1,)", "SOLVER__MAX_ITER": 999, "DATASETS__TEST": "()"}
     assert call(SOLVER__IMS_PER_BATCH=4, **options)[0] == 0
     out = tmp_path / "out"
     assert load_file(out / "model_final.pth")["iteration"] == 2
     assert (
-        "2 epochs of 6 images in batches of 4: 3 iterations, steps of the learning rate at 2"
-        in (out / "log.txt").read_text()
+        "2 epochs of 6 images in batches of 4: 3 iterations; learning rate steps at 2" in (out / "log.txt").read_text()
     )
     cfg = load_config(out / "config.yaml")
     assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.STEP_EPOCHS, cfg.SOLVER.MAX_ITER) == (2, (1,), 999)
@@ -457,11 +457,11 @@ def test_epochs_become_iterations(call, tmp_path):
 
 
 @pytest.mark.usefixtures("tiny")
-def test_the_config_of_a_run_survives_a_kill_while_it_is_replaced(call, tmp_path, monkeypatch):
+def test_config_of_a_run_survives_a_kill_during_its_update(call, tmp_path, monkeypatch):
     class Killed(BaseException):
         pass
 
-    def half(path, write):
+    def write_half(path, write):
         path.with_name(".config.yaml.tmp").write_text("SOLVER:\n  MAX")
         raise Killed
 
@@ -470,22 +470,22 @@ def test_the_config_of_a_run_survives_a_kill_while_it_is_replaced(call, tmp_path
     assert call(**options)[0] == 0
     before = (out / "config.yaml").read_text()
     with monkeypatch.context() as patch:
-        patch.setattr("centernet_d2.engine.setup.write_atomically", half)
+        patch.setattr("centernet_d2.engine.setup.write_atomically", write_half)
         with pytest.raises(Killed):
             call("--resume", **{**options, "SOLVER__MAX_ITER": 2})
     assert (out / "config.yaml").read_text() == before
-    assert call("--resume", SOLVER__BASE_LR=1.0, **{**options, "SEED": 3})[0] == 1, "it is compared"
+    assert call("--resume", SOLVER__BASE_LR=1.0, **{**options, "SEED": 3})[0] == 1, "compared with the recorded config"
     assert call("--resume", **options)[0] == 0
     assert not list(out.glob(".*.tmp"))
 
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("workers", [0, 2])
-def test_bad_images_of_a_training_are_left_out_named_and_counted(call, tmp_path, monkeypatch, workers):
+def test_unreadable_training_images_are_skipped_and_logged(call, tmp_path, monkeypatch, workers):
     write_shapes(tmp_path / "data" / "shapes", train=6, val=1, size=64)
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "data"))
     bad = sorted((tmp_path / "data" / "shapes").rglob("train/*.png"))[1]
-    bad.write_bytes(bad.read_bytes()[:-200])  # Its header stays whole, as the check at the start reads no more.
+    bad.write_bytes(bad.read_bytes()[:-200])  # The check before training reads only the header.
     options = {"DATASETS__TEST": "()", "SOLVER__MAX_ITER": 6, "DATALOADER__NUM_WORKERS": workers}
     code, err = call(**options, OUTPUT_DIR=tmp_path / "strict")
     assert code == 1
@@ -493,4 +493,4 @@ def test_bad_images_of_a_training_are_left_out_named_and_counted(call, tmp_path,
     assert call(**options, DATALOADER__MAX_BAD_IMAGES=1) == (0, "")
     log = (tmp_path / "out" / "log.txt").read_text()
     assert log.count("the image is skipped (DATALOADER.MAX_BAD_IMAGES)") == 1
-    assert f"1 images were left out: {bad}" in log
+    assert f"1 images were skipped: {bad}" in log

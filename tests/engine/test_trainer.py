@@ -22,7 +22,7 @@ def main(load_script):
     return load_script("train_net.py").main
 
 
-def test_training_evaluates_saves_and_resumes(main, arguments, tmp_path, monkeypatch):
+def test_training_saves_evaluates_and_resumes(main, arguments, tmp_path, monkeypatch):
     results = main(arguments())
     assert {"AP", "AP50", "AP75"} <= set(results["bbox"])
     out = tmp_path / "out"
@@ -49,7 +49,7 @@ def test_training_evaluates_saves_and_resumes(main, arguments, tmp_path, monkeyp
     assert [any(isinstance(module, NORMS) for module in model.modules()) for model in tested] == [True, False]
 
 
-def test_another_run_is_never_overwritten(main, arguments, tmp_path):
+def test_existing_run_is_not_overwritten(main, arguments, tmp_path):
     main(arguments())
     out = tmp_path / "out"
     before = {name: (out / name).read_bytes() for name in ("config.yaml", "model_final.pth", "metrics.json")}
@@ -65,12 +65,12 @@ def test_another_run_is_never_overwritten(main, arguments, tmp_path):
 
 
 def learning_rates(out):
-    """By iteration, as metrics.json has them; the later of two."""
+    """Return the learning rates in metrics.json by iteration; later lines take precedence."""
     rows = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     return {row["iteration"]: row["lr"] for row in rows if "lr" in row}
 
 
-def test_resuming_changes_the_learning_rate_if_told_to(main, arguments, tmp_path, caplog, monkeypatch):
+def test_resume_changes_the_learning_rate_by_keys_on_the_command_line(main, arguments, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("detectron2.engine.hooks.PeriodicWriter.after_step", write_every_iteration)
     common = {"SOLVER__STEPS": "(3, 8)", "DATASETS__TEST": "()"}
     main(arguments(SOLVER__MAX_ITER=4, **common))
@@ -97,15 +97,17 @@ def write_every_iteration(self):
 
 
 @pytest.mark.parametrize("state", [{"iteration": 0}, {"iteration": 0, "_trainer": {"optimizer": None}}])
-def test_an_incomplete_state_of_a_training_says_what_to_do(main, arguments, tmp_path, state):
+def test_incomplete_training_state_raises(main, arguments, tmp_path, state):
     main(arguments(SOLVER__MAX_ITER=1, DATASETS__TEST="()"))
     path = tmp_path / "out" / "model_final.pth"
     torch.save({**load_file(path), "trainer": state}, path)
-    with pytest.raises(ValueError, match=r"training in .*model_final.pth is incomplete .*as MODEL.WEIGHTS"):
+    with pytest.raises(
+        ValueError, match=r"training state in .*model_final.pth is incomplete .*with MODEL.WEIGHTS set to"
+    ):
         main(arguments("--resume", SOLVER__MAX_ITER=2, DATASETS__TEST="()"))
 
 
-def test_an_edited_config_file_does_not_change_the_learning_rate_of_a_resumed_training(main, arguments, tmp_path):
+def test_resume_with_an_edited_learning_rate_in_the_config_file_raises(main, arguments, tmp_path):
     main(arguments(SOLVER__MAX_ITER=1, DATASETS__TEST="()"))
     args = arguments("--resume", SOLVER__MAX_ITER=2, DATASETS__TEST="()")
     edited = tmp_path / "edited.yaml"
@@ -115,7 +117,7 @@ def test_an_edited_config_file_does_not_change_the_learning_rate_of_a_resumed_tr
         main(args)
 
 
-def test_evaluation_leaves_the_config_of_the_training_alone(main, arguments, tmp_path):
+def test_evaluation_does_not_change_the_config_of_the_training(main, arguments, tmp_path):
     main(arguments())
     before = (tmp_path / "out" / "config.yaml").read_text()
     main(
@@ -124,43 +126,41 @@ def test_evaluation_leaves_the_config_of_the_training_alone(main, arguments, tmp
     assert (tmp_path / "out" / "config.yaml").read_text() == before
 
 
-OUTSIDE = """
+PLUGIN = """
 from detectron2.data import DatasetCatalog
 from centernet_d2.data.coco import CocoDataset
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, BoxHead, BoxProperty
 
-class LoudProperty(BoxProperty):
-    name = "loud"
-    node = "LOUD"
+class CustomProperty(BoxProperty):
+    name = "custom"
+    node = "CUSTOM"
 
     @classmethod
     def add_config(cls, node):
-        node.VOICE = 1.0
+        node.VALUE = 1.0
 
 @POINT_HEAD_REGISTRY.register()
-class LoudHead(BoxHead):
-    property_type = LoudProperty
+class CustomHead(BoxHead):
+    property_type = CustomProperty
 
-DatasetCatalog.register("outside", CocoDataset("outside", {json!r}, {images!r}))
+DatasetCatalog.register("custom", CocoDataset("custom", {json!r}, {images!r}))
 """
 
 
-def test_what_is_outside_the_package_is_imported_before_the_config_is_read(
-    main, arguments, shapes_folder, tmp_path, monkeypatch
-):
+def test_imported_file_registers_heads_keys_and_datasets(main, arguments, shapes_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(POINT_HEAD_REGISTRY, "_obj_map", dict(POINT_HEAD_REGISTRY._obj_map))
     monkeypatch.setattr("sys.path", list(sys.path))
-    source = tmp_path / "loud_head_of_a_test.py"
+    source = tmp_path / "custom_head_of_a_test.py"
     folder = shapes_folder / "shapes"
-    source.write_text(OUTSIDE.format(json=str(folder / "annotations" / "train.json"), images=str(folder / "train")))
+    source.write_text(PLUGIN.format(json=str(folder / "annotations" / "train.json"), images=str(folder / "train")))
     args = arguments(
         SOLVER__MAX_ITER=1,
-        DATASETS__TRAIN="('outside',)",
+        DATASETS__TRAIN="('custom',)",
         DATASETS__TEST="()",
-        MODEL__CENTERNET__HEADS="['CenterHead', 'LoudHead']",
-        MODEL__CENTERNET__LOUD__VOICE=2.0,
+        MODEL__CENTERNET__HEADS="['CenterHead', 'CustomHead']",
+        MODEL__CENTERNET__CUSTOM__VALUE=2.0,
     )
-    with pytest.raises(ValueError, match=r"there is no key MODEL.CENTERNET.LOUD.VOICE"):
+    with pytest.raises(ValueError, match=r"there is no key MODEL.CENTERNET.CUSTOM.VALUE"):
         main(args)
     args.imports = [str(source)]
     try:
@@ -168,30 +168,30 @@ def test_what_is_outside_the_package_is_imported_before_the_config_is_read(
     finally:
         del sys.modules[source.stem]
     weights = load_file(tmp_path / "out" / "model_final.pth")["model"]
-    assert any(name.startswith("heads.LoudHead.") for name in weights)
-    assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["MODEL"]["CENTERNET"]["LOUD"] == {
-        "VOICE": 2.0
+    assert any(name.startswith("heads.CustomHead.") for name in weights)
+    assert yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["MODEL"]["CENTERNET"]["CUSTOM"] == {
+        "VALUE": 2.0
     }
 
 
 def test_half_precision_on_the_cpu(main, arguments, tmp_path, monkeypatch):
-    seen = []
+    dtypes = []
     build = Trainer.build_model
 
-    def watched(cfg):
+    def build_model(cfg):
         model = build(cfg)
-        model.backbone.register_forward_hook(lambda _module, _inputs, maps: seen.append(maps["stack_0"].dtype))
+        model.backbone.register_forward_hook(lambda _module, _inputs, maps: dtypes.append(maps["stack_0"].dtype))
         return model
 
-    monkeypatch.setattr(Trainer, "build_model", staticmethod(watched))
+    monkeypatch.setattr(Trainer, "build_model", staticmethod(build_model))
     main(arguments(SOLVER__AMP__ENABLED=True, SOLVER__MAX_ITER=2))
-    assert torch.bfloat16 in seen[:2], "training"
-    assert seen[-1] == torch.float32, "evaluation"
+    assert torch.bfloat16 in dtypes[:2], "training"
+    assert dtypes[-1] == torch.float32, "evaluation"
     weights = load_file(tmp_path / "out" / "model_final.pth")["model"]
     assert {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()} == {torch.float32}
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(main, arguments, tmp_path, monkeypatch):
+def test_non_finite_loss_raises_with_the_last_checkpoint(main, arguments, tmp_path, monkeypatch):
     build = Trainer.build_model.__func__
     iterations = iter(range(9))
 
@@ -199,11 +199,11 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(main, arg
         model = build(cls, cfg)
         forward = model.forward
 
-        def poisoned(batch):
+        def forward_with_nan(batch):
             factor = 1.0 if next(iterations) == 0 else float("nan")
             return forward([{**x, "image": x["image"].float() * factor} for x in batch])
 
-        model.forward = poisoned
+        model.forward = forward_with_nan
         return model
 
     monkeypatch.setattr(Trainer, "build_model", classmethod(build_model))
@@ -219,7 +219,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_last_checkpoint(main, arg
     assert not (tmp_path / "out" / "model_0000001.pth").exists()
 
 
-def test_a_gradient_that_is_not_finite_never_reaches_the_weights(main, arguments, tmp_path, monkeypatch):
+def test_non_finite_gradient_does_not_change_weights(main, arguments, tmp_path, monkeypatch):
     build = Trainer.build_model.__func__
     models = []
 
@@ -230,7 +230,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(main, arguments
 
     monkeypatch.setattr(Trainer, "build_model", classmethod(build_model))
     with pytest.raises(
-        FloatingPointError, match=r"iteration 0 \(in the gradients of backbone\)\. .*, then start again$"
+        FloatingPointError, match=r"iteration 0 \(in the gradients of backbone\)\. .*, then start a new training$"
     ):
         main(arguments())
     (model,) = models
@@ -238,25 +238,25 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(main, arguments
     assert not list((tmp_path / "out").glob("*.pth"))
 
 
-def test_evaluation_needs_weights_and_leaves_no_config(main, arguments, tmp_path):
+def test_evaluation_without_weights_raises_and_saves_no_config(main, arguments, tmp_path):
     with pytest.raises(ValueError, match="--eval-only needs weights: set MODEL.WEIGHTS"):
         main(arguments("--eval-only"))
     assert not (tmp_path / "out" / "config.yaml").exists()
 
 
-def test_detectron2s_default_predictor_gives_what_the_evaluation_gives(main, arguments, tmp_path):
+def test_default_predictor_of_detectron2_matches_the_evaluation(main, arguments, tmp_path):
     main(arguments(MODEL__CENTERNET__TEST_RESOLUTION="fixed"))
     out = tmp_path / "out"
     cfg = load_config(out / "config.yaml", ["MODEL.WEIGHTS", str(out / "model_final.pth")])
     predictor = DefaultPredictor(cfg)
     record = load_checked(["shapes_val"], 5)[0]
-    found = predictor(cv2.imread(record["file_name"]))["instances"]
+    detections = predictor(cv2.imread(record["file_name"]))["instances"]
     results = json.loads((out / "inference" / "shapes_val" / "coco_instances_results.json").read_text())
     scores = [result["score"] for result in results if result["image_id"] == record["image_id"]]
-    assert found.scores.tolist() == pytest.approx(scores)
+    assert detections.scores.tolist() == pytest.approx(scores)
 
 
-def test_trunk_weights_fill_the_trunk(main, arguments, tmp_path):
+def test_trunk_weights_are_loaded(main, arguments, tmp_path):
     import torchvision
 
     resnet = torchvision.models.resnet18(weights=None)
@@ -266,11 +266,11 @@ def test_trunk_weights_fill_the_trunk(main, arguments, tmp_path):
     main(args)
     trained = load_file(tmp_path / "out" / "model_final.pth")["model"]
     assert torch.allclose(trained["backbone.layer4.1.conv2.weight"], resnet.layer4[1].conv2.weight)
-    with pytest.raises(ValueError, match="TRUNK_WEIGHTS: .*Are MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH right"):
+    with pytest.raises(ValueError, match="TRUNK_WEIGHTS: .*Check MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH"):
         main(arguments(MODEL__TRUNK_WEIGHTS=path, MODEL__RESNETS__DEPTH=50, OUTPUT_DIR=tmp_path / "other"))
 
 
-def test_rounded_results_are_an_option(main, arguments, tmp_path):
+def test_round_results(main, arguments, tmp_path):
     main(arguments(MODEL__CENTERNET__QUIRKS__ROUND_RESULTS=True))
     path = tmp_path / "out" / "inference" / "shapes_val" / "coco_instances_results.json"
     values = [v for result in json.loads(path.read_text()) for v in (result["score"], *result["bbox"])]
@@ -288,20 +288,20 @@ def test_rounded_results_are_an_option(main, arguments, tmp_path):
         ({"DATASETS__TRAIN": "()"}, "no datasets are configured"),
     ],
 )
-def test_mistakes_show_before_training_starts(main, arguments, tmp_path, overrides, message):
+def test_invalid_config_raises_before_training(main, arguments, tmp_path, overrides, message):
     with pytest.raises((ValueError, KeyError), match=message):
         main(arguments(**overrides))
     assert not list((tmp_path / "out").glob("*.pth"))
 
 
-def test_two_processes_train_on_the_cpu(main, arguments, tmp_path):
+def test_training_with_two_processes_on_the_cpu(main, arguments, tmp_path):
     args = arguments(SOLVER__MAX_ITER=2)
-    launch(run_quietly, 2, dist_url="auto", args=(args,))
+    launch(train_with_one_thread, 2, dist_url="auto", args=(args,))
     assert load_file(tmp_path / "out" / "model_final.pth")["iteration"] == 1
 
 
-def run_quietly(args):
-    """One of the processes of the test above; threads that spin would slow both."""
+def train_with_one_thread(args):
+    """Run train_net.py in a process of the test above with one thread, as spinning threads slow both processes."""
     import importlib.util
     from pathlib import Path
 
@@ -313,7 +313,7 @@ def run_quietly(args):
     module.main(args)
 
 
-def test_test_time_augmentation_is_reported_beside_the_plain_results(main, arguments, tmp_path):
+def test_results_contain_test_time_augmentation(main, arguments, tmp_path):
     aug = {"TEST__AUG__ENABLED": True, "TEST__AUG__SCALES": "(0.5, 1.0)", "SOLVER__MAX_ITER": 1}
     trained = main(arguments(**aug))
     weights = str(tmp_path / "out" / "model_final.pth")
@@ -324,7 +324,7 @@ def test_test_time_augmentation_is_reported_beside_the_plain_results(main, argum
     assert (tmp_path / "out" / "inference_TTA" / "shapes_val" / "coco_instances_results.json").exists()
 
 
-def test_with_every_map_as_oracle_the_boxes_are_found(main, arguments, tmp_path):
+def test_oracle_for_all_maps_finds_all_boxes(main, arguments, tmp_path):
     main(arguments(SOLVER__MAX_ITER=1, DATASETS__TEST="()"))
     options = {
         "MODEL__WEIGHTS": tmp_path / "out" / "model_final.pth",

@@ -1,4 +1,4 @@
-"""Pascal VOC from its folders to Detectron2's evaluator, on three pictures."""
+"""Evaluation of a tiny Pascal VOC dataset with Detectron2's evaluator."""
 
 import cv2
 import numpy as np
@@ -28,14 +28,14 @@ def tiny_voc(tmp_path):
     return "tiny_voc"
 
 
-def test_voc_is_evaluated_at_fixed_resolution(tiny_voc, arguments, load_script, tmp_path):
+def test_voc_evaluation_at_fixed_resolution(tiny_voc, arguments, load_script, tmp_path):
     main = load_script("train_net.py").main
     options = {"DATASETS__REGISTER": "[]", "DATASETS__TRAIN": "('tiny_voc',)", "DATASETS__TEST": "('tiny_voc',)"}
     results = main(arguments(MODEL__CENTERNET__NUM_CLASSES=20, MODEL__CENTERNET__TEST_RESOLUTION="fixed", **options))
     assert set(results["bbox"]) == {"AP", "AP50", "AP75"}
 
 
-def test_an_unknown_evaluator_type_is_an_error(arguments):
+def test_unknown_evaluator_type_raises(arguments):
     args = arguments()
     with pytest.raises(ValueError, match="has evaluator_type None; known are coco, pascal_voc, kitti"):
-        Trainer.build_evaluator(load_config(args.config_file, args.opts), "shapes_nobody_registered")
+        Trainer.build_evaluator(load_config(args.config_file, args.opts), "unregistered_shapes")

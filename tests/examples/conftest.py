@@ -7,7 +7,7 @@ from centernet_d2.config.registry import POINT_HEAD_REGISTRY
 from conftest import ROOT
 
 EXAMPLES = ROOT / "examples"
-# A network that is as small as it can be.
+# Options of a minimal network and a short training.
 SMALL = {
     "MODEL.DEVICE": "cpu",
     "MODEL.HOURGLASS.WIDTHS": "[16, 16, 16]",
@@ -23,8 +23,8 @@ SMALL = {
 
 
 @pytest.fixture(autouse=True)
-def _heads_are_forgotten(monkeypatch):
-    """What a test imports from outside is gone after it."""
+def _restore_heads_and_modules(monkeypatch):
+    """Unregister the heads and modules that a test imports from a file."""
     heads, modules = dict(POINT_HEAD_REGISTRY), set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield
@@ -36,7 +36,7 @@ def _heads_are_forgotten(monkeypatch):
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
-    """A function (name of the example, *flags, **config) that runs train_net.py on it; returns the exit code."""
+    """Return a function (example, *flags, **config) that runs train_net.py and returns the exit code."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
 
     def start(name, *flags, **config):

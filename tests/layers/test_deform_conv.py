@@ -4,11 +4,11 @@ import torch.nn.functional as F
 
 from centernet_d2.layers import DeformConv
 
-# The oldest torch that is supported has neither autocast to float16 on the CPU nor an export of torchvision's operator.
-newer_torch = pytest.mark.skipif(torch.__version__ < (2, 3), reason="torch is too old for it")
+# The oldest supported torch has neither autocast to float16 on the CPU nor an export of torchvision's operator.
+newer_torch = pytest.mark.skipif(torch.__version__ < (2, 3), reason="needs torch 2.3")
 
 
-def test_a_fresh_layer_is_half_an_ordinary_convolution():
+def test_initial_output_is_half_of_a_convolution():
     layer = DeformConv(4, 6)
     x = torch.rand(2, 4, 7, 9)
     # All offsets are 0 and the mask is sigmoid(0) = 0.5.
@@ -16,7 +16,7 @@ def test_a_fresh_layer_is_half_an_ordinary_convolution():
     assert layer.weight.abs().max() <= 1 / (9 * 4) ** 0.5
 
 
-def test_a_whole_pixel_offset_shifts_the_input():
+def test_integer_offset_shifts_the_input():
     layer = DeformConv(1, 1)
     with torch.no_grad():
         layer.conv_offset_mask.bias[0:18:2] = 2.0  # vertical displacement of every tap
@@ -28,7 +28,7 @@ def test_a_whole_pixel_offset_shifts_the_input():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, pytest.param(torch.float16, marks=newer_torch)])
-def test_autocast_is_safe(dtype):
+def test_output_is_float32_under_autocast(dtype):
     layer = DeformConv(4, 6)
     with torch.autocast("cpu", dtype=dtype):
         out = layer(torch.rand(1, 4, 6, 6, requires_grad=True))
@@ -38,7 +38,7 @@ def test_autocast_is_safe(dtype):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (5, 1), (7, 12)])
-def test_both_implementations_agree_in_values_and_gradients(size):
+def test_implementations_have_equal_outputs_and_gradients(size):
     torch.manual_seed(0)
     layers = [DeformConv(4, 6, implementation=name) for name in ("torchvision", "grid_sample")]
     torch.nn.init.normal_(layers[0].conv_offset_mask.weight, std=0.5)  # offsets of a few pixels, beyond the border
@@ -56,27 +56,27 @@ def test_both_implementations_agree_in_values_and_gradients(size):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-def test_without_gradients_the_same_is_computed_and_nothing_given_is_changed():
+def test_no_grad_gives_equal_outputs_and_keeps_the_input():
     torch.manual_seed(0)
     layers = [DeformConv(4, 6, implementation=name) for name in ("torchvision", "grid_sample")]
     torch.nn.init.normal_(layers[0].conv_offset_mask.weight, std=0.5)
     layers[1].load_state_dict(layers[0].state_dict())
     x = torch.randn(3, 4, 7, 12)
-    kept = x.clone()
+    original = x.clone()
     trained = layers[1](x)
     with torch.no_grad():
         torch.testing.assert_close(layers[0](x), layers[1](x), atol=2e-6, rtol=1e-5)
         assert torch.equal(layers[1](x), trained)
-    assert torch.equal(x, kept)
+    assert torch.equal(x, original)
 
 
 @pytest.mark.parametrize("name", [pytest.param("torchvision", marks=newer_torch), "grid_sample"])
-def test_both_implementations_export(name):
+def test_implementations_can_be_exported(name):
     layer = DeformConv(4, 6, implementation=name).eval()
     x = torch.rand(1, 4, 6, 6)
     torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
 
 
-def test_unknown_implementations_are_errors():
+def test_unknown_implementation_raises():
     with pytest.raises(ValueError, match="implementation is 'fast', known: auto, torchvision, grid_sample"):
         DeformConv(4, 6, implementation="fast")

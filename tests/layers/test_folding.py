@@ -8,7 +8,7 @@ from centernet_d2.layers.folding import NORMS, fold_batch_norms
 
 
 class Network(nn.Module):
-    """Modules by name, and a forward pass over them."""
+    """Network with given modules and forward pass."""
 
     def __init__(self, flow, **modules):
         super().__init__()
@@ -21,7 +21,7 @@ class Network(nn.Module):
 
 
 def with_statistics(network):
-    """Norms that change what they see, as after a training."""
+    """Set random statistics and affine parameters of all norms, as after training."""
     for module in network.modules():
         if isinstance(module, NORMS) and module.running_mean is not None:
             module.running_mean.normal_()
@@ -37,16 +37,16 @@ def count_norms(network):
 
 
 @torch.no_grad()
-def check(network, left):
-    """Folding leaves so many norms, changes no output, and does not touch what it folds."""
+def check(network, remaining):
+    """Check outputs and the number of remaining norms of the folded copy, and that the network is unchanged."""
     torch.manual_seed(0)
     with_statistics(network)
-    before, number = {name: value.clone() for name, value in network.state_dict().items()}, count_norms(network)
+    before, norms = {name: value.clone() for name, value in network.state_dict().items()}, count_norms(network)
     folded = fold_batch_norms(network)
     x = torch.randn(2, 4, 8, 8)
     torch.testing.assert_close(folded(x), network(x), atol=1e-5, rtol=1e-5)
-    assert count_norms(folded) == left
-    assert count_norms(network) == number
+    assert count_norms(folded) == remaining
+    assert count_norms(network) == norms
     assert network.state_dict().keys() == before.keys()
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
@@ -64,43 +64,45 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize(
     "norm", [nn.BatchNorm2d, lambda width: nn.BatchNorm2d(width, affine=False), nn.SyncBatchNorm, FrozenBatchNorm2d]
 )
-def test_a_norm_behind_a_convolution_is_folded(conv, norm):
-    check(nn.Sequential(CONVOLUTIONS[conv](), norm(6), nn.ReLU(inplace=True)), left=0)
+def test_norm_after_a_convolution_is_folded(conv, norm):
+    check(nn.Sequential(CONVOLUTIONS[conv](), norm(6), nn.ReLU(inplace=True)), remaining=0)
 
 
-def test_what_is_not_a_pair_stays():
+def test_other_norms_are_not_folded():
     class Doubled(nn.Conv2d):
         def forward(self, x):
             return 2 * super().forward(x)
 
-    check(nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 1)), left=1)
-    check(nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU(), nn.BatchNorm2d(6)), left=1)
-    check(nn.Sequential(Doubled(4, 6, 1), nn.BatchNorm2d(6)), left=1)
-    check(nn.Sequential(nn.ConvTranspose2d(4, 6, 2, groups=2), nn.BatchNorm2d(6)), left=1)
-    check(nn.Sequential(nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6, track_running_stats=False)), left=1)
+    check(nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 1)), remaining=1)
+    check(nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU(), nn.BatchNorm2d(6)), remaining=1)
+    check(nn.Sequential(Doubled(4, 6, 1), nn.BatchNorm2d(6)), remaining=1)
+    check(nn.Sequential(nn.ConvTranspose2d(4, 6, 2, groups=2), nn.BatchNorm2d(6)), remaining=1)
+    check(nn.Sequential(nn.Conv2d(4, 6, 1), nn.BatchNorm2d(6, track_running_stats=False)), remaining=1)
 
 
 FLOWS = {
     "the convolution runs twice": lambda net, x: net.norm(net.conv(x)) + net.conv(x + 1),
     "the norm runs twice": lambda net, x: net.norm(net.conv(x)) + net.norm(x),
     "both run twice": lambda net, x: net.norm(net.conv(net.norm(net.conv(x)))),
-    "others see what the convolution makes": lambda net, x: (made := net.conv(x), net.norm(made) + made)[1],
-    "its weight is read": lambda net, x: net.norm(net.conv(x)) * net.conv.weight.sum(),
-    "the norm sees a sum": lambda net, x: net.norm(net.conv(x) + x),
+    "another operation uses the convolution": lambda net, x: (y := net.conv(x), net.norm(y) + y)[1],
+    "another operation uses the weight": lambda net, x: net.norm(net.conv(x)) * net.conv.weight.sum(),
+    "the input of the norm is a sum": lambda net, x: net.norm(net.conv(x) + x),
 }
 
 
 @pytest.mark.parametrize("flow", FLOWS)
-def test_a_norm_stays_where(flow):
-    check(Network(FLOWS[flow], conv=nn.Conv2d(4, 4, 1), norm=nn.BatchNorm2d(4)), left=1)
+def test_norm_is_not_folded_if(flow):
+    check(Network(FLOWS[flow], conv=nn.Conv2d(4, 4, 1), norm=nn.BatchNorm2d(4)), remaining=1)
 
 
-def test_detectron2s_convolutions_have_their_norm_inside():
-    check(nn.Sequential(Conv2d(4, 6, 1, norm=nn.BatchNorm2d(6), activation=torch.relu), nn.BatchNorm2d(6)), left=1)
-    check(nn.Sequential(Conv2d(4, 6, 1, activation=torch.relu), nn.BatchNorm2d(6)), left=1)
+def test_norm_of_a_detectron2_convolution_is_folded():
+    check(nn.Sequential(Conv2d(4, 6, 1, norm=nn.BatchNorm2d(6), activation=torch.relu), nn.BatchNorm2d(6)), remaining=1)
+    check(nn.Sequential(Conv2d(4, 6, 1, activation=torch.relu), nn.BatchNorm2d(6)), remaining=1)
 
 
-def test_what_cannot_be_traced_is_an_error():
+def test_untraceable_network_raises():
     network = Network(lambda net, x: net.conv(x) if x.sum() > 0 else x, conv=nn.Conv2d(4, 4, 1))
-    with pytest.raises(ValueError, match="of a Network cannot be folded, torch.fx cannot trace it .*FOLD_NORMS False"):
+    with pytest.raises(
+        ValueError, match="of Network cannot be folded, because torch.fx cannot trace it .*FOLD_NORMS False"
+    ):
         fold_batch_norms(network)

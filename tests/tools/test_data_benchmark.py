@@ -14,7 +14,7 @@ from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 
 @pytest.fixture
 def benchmarks(monkeypatch):
-    """Modules of the benchmarks, which are not installed."""
+    """Return benchmark modules, which are not part of the package."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "tools"))
     from benchmarks import data, original
 
@@ -23,7 +23,7 @@ def benchmarks(monkeypatch):
         del sys.modules[name]
 
 
-def test_the_data_path_is_compared_with_the_reference(benchmarks, capsys):
+def test_data_benchmark_compares_with_the_reference(benchmarks, capsys):
     parser = argparse.ArgumentParser()
     benchmarks[0].add_arguments(parser)
     threads = torch.get_num_threads()
@@ -34,15 +34,15 @@ def test_the_data_path_is_compared_with_the_reference(benchmarks, capsys):
     assert "2 images of synthetic photographs" in capsys.readouterr().out
 
 
-def test_a_folder_without_annotations_is_named(benchmarks, tmp_path):
+def test_folder_without_annotations_raises(benchmarks, tmp_path):
     args = argparse.Namespace(data=tmp_path, count=2, rounds=1)
     with pytest.raises(FileNotFoundError, match=r"annotations contains no \*\.json"):
         benchmarks[0].run(args)
 
 
 @pytest.mark.parametrize("flipped", [False, True])
-def test_the_reference_draws_the_same_targets(benchmarks, tmp_path, flipped):
-    """Compare targets of the same window, so that the benchmark compares equal work."""
+def test_reference_targets_are_equal(benchmarks, tmp_path, flipped):
+    """Compare targets of both implementations for the same window."""
     data, original = benchmarks
     cfg = load_config(data.CONFIG, ["MODEL.DEVICE", "cpu"])
     (record,) = data.write_photographs(tmp_path, 1)

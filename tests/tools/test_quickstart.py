@@ -3,7 +3,7 @@ import re
 from centernet_d2.utils.signals import Stopped
 
 
-def test_the_demo_trains_evaluates_and_draws(load_script, tmp_path, capsys, monkeypatch):
+def test_demo_trains_evaluates_and_writes_visualizations(load_script, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "")
     quickstart = load_script("tools/quickstart.py")
     options = ["SOLVER.MAX_ITER", "2", "SOLVER.IMS_PER_BATCH", "2", "DATALOADER.NUM_WORKERS", "0"]
@@ -15,7 +15,7 @@ def test_the_demo_trains_evaluates_and_draws(load_script, tmp_path, capsys, monk
     assert pictures == [*(f"{index:02d}.png" for index in range(12)), "sheet.png"]
 
 
-def test_a_stopped_demo_says_how_to_go_on(load_script, tmp_path, capsys, monkeypatch):
+def test_interrupted_demo_prints_the_resume_command(load_script, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", "")
     quickstart = load_script("tools/quickstart.py")
 
@@ -25,20 +25,20 @@ def test_a_stopped_demo_says_how_to_go_on(load_script, tmp_path, capsys, monkeyp
     monkeypatch.setattr(quickstart, "train", stopped_training)
     demo = tmp_path / "demo"
     assert quickstart.main(["--output", str(demo), "--images", "1", "1"]) == 143
-    said = capsys.readouterr().err.strip()
-    assert f"DETECTRON2_DATASETS={demo / 'datasets'} " in said
-    assert said.endswith(f"train_net.py --config-file {demo / 'config.yaml'} --resume")
+    message = capsys.readouterr().err.strip()
+    assert f"DETECTRON2_DATASETS={demo / 'datasets'} " in message
+    assert message.endswith(f"train_net.py --config-file {demo / 'config.yaml'} --resume")
 
 
-def test_a_second_demo_gets_a_folder_of_its_own(load_script, tmp_path):
-    fresh_folder = load_script("tools/quickstart.py").fresh_folder
-    assert fresh_folder(tmp_path / "demo") == tmp_path / "demo"
+def test_second_demo_uses_another_folder(load_script, tmp_path):
+    unused_folder = load_script("tools/quickstart.py").unused_folder
+    assert unused_folder(tmp_path / "demo") == tmp_path / "demo"
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo-2").mkdir()
-    assert fresh_folder(tmp_path / "demo") == tmp_path / "demo-3"
+    assert unused_folder(tmp_path / "demo") == tmp_path / "demo-3"
 
 
-def test_drawing_never_overwrites(load_script, tmp_path, capsys):
+def test_existing_dataset_is_not_overwritten(load_script, tmp_path, capsys):
     draw = load_script("tools/draw_dataset.py").main
     written = {
         "shapes": "annotations/val.json",

@@ -3,7 +3,7 @@ import json
 import pytest
 
 
-def test_flops_and_parameters_are_counted(load_script, capsys):
+def test_count_flops(load_script, capsys):
     load_script("tools/count_flops.py").main(["COCO-Detection/centernet_R_18_1x.yaml", "--size", "64", "64"])
     row = capsys.readouterr().out.splitlines()[-1]
     assert row.startswith("| `COCO-Detection/centernet_R_18_1x.yaml` | 14,437,349 | 14,437,349 | ")
@@ -21,7 +21,7 @@ def benchmark(load_script, tmp_path):
     return run
 
 
-def test_the_benchmark_of_targets_compares_equal_targets(benchmark, monkeypatch, capsys, load_script):
+def test_targets_benchmark_checks_that_targets_are_equal(benchmark, monkeypatch, capsys, load_script):
     options = ("targets", "--objects", "3", "0", "--size", "64", "96", "--batch", "2", "--rounds", "2")
     results = benchmark(*options)
     assert set(results["ratio_to_reference"]) == {"3", "0"}
@@ -32,12 +32,12 @@ def test_the_benchmark_of_targets_compares_equal_targets(benchmark, monkeypatch,
     assert "the targets of both implementations differ" in capsys.readouterr().err
 
 
-def test_the_benchmark_of_evaluations_returns_metrics(benchmark):
+def test_evaluation_benchmark_returns_metrics(benchmark):
     results = benchmark("evaluation", "--images", "3", "--detections", "9", "--classes", "2", "--rounds", "1")
     assert 0 < results["figures"]["pycocotools"][0] < 1
     assert max(results["largest_difference"].values()) < 1e-9
 
 
-def test_the_picture_of_the_conventions_is_drawn_and_small(load_script, tmp_path):
+def test_figure_of_conventions_is_written(load_script, tmp_path):
     load_script("tools/draw_conventions.py").main([str(tmp_path / "x.png")])
     assert 10_000 < (tmp_path / "x.png").stat().st_size < 150_000

@@ -16,7 +16,7 @@ def folder(tmp_path):
     return write_voc(tmp_path / "voc")
 
 
-def test_every_list_becomes_a_file(tool, folder, tmp_path, capsys):
+def test_one_file_per_list(tool, folder, tmp_path, capsys):
     assert tool.main([str(folder), "--output", str(tmp_path / "out")]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"train.json", "val.json", "trainval.json"}
     content = json.loads((tmp_path / "out" / "train.json").read_text())
@@ -26,7 +26,7 @@ def test_every_list_becomes_a_file(tool, folder, tmp_path, capsys):
     assert "train.json: 4 images, 6 objects" in capsys.readouterr().out
 
 
-def test_lists_and_the_order_of_classes_can_be_chosen(tool, folder, tmp_path, capsys):
+def test_splits_and_order_of_classes(tool, folder, tmp_path, capsys):
     options = ["--classes", "WBC", "RBC", "--splits", "val"]
     assert tool.main([str(folder), "--output", str(tmp_path / "out"), *options]) == 0
     content = json.loads((tmp_path / "out" / "val.json").read_text())
@@ -41,20 +41,20 @@ def test_lists_and_the_order_of_classes_can_be_chosen(tool, folder, tmp_path, ca
         (["--splits", "test"], "test.txt does not exist; lists in this folder: train, trainval, val"),
     ],
 )
-def test_what_is_not_there_is_named(tool, folder, tmp_path, capsys, options, message):
+def test_unknown_classes_and_splits_raise(tool, folder, tmp_path, capsys, options, message):
     assert tool.main([str(folder), "--output", str(tmp_path / "out"), *options]) == 1
     assert re.search(message, capsys.readouterr().err)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_list_without_objects_is_an_error(tool, folder, tmp_path, capsys):
+def test_list_without_objects_raises(tool, folder, tmp_path, capsys):
     path = folder / "Annotations" / "e.xml"
     path.write_text(path.read_text().replace("<xmax>", "<xmax>inf</xmax><xmax>"))
     assert tool.main([str(folder), "--output", str(tmp_path / "out"), "--splits", "val"]) == 1
     assert "non-finite boxes, skipped" in capsys.readouterr().err
 
 
-def test_nothing_is_overwritten(tool, folder, tmp_path, capsys):
+def test_existing_file_is_not_overwritten(tool, folder, tmp_path, capsys):
     (tmp_path / "train.json").write_text("mine")
     assert tool.main([str(folder), "--output", str(tmp_path)]) == 1
     assert "train.json exists with other content" in capsys.readouterr().err
@@ -62,7 +62,7 @@ def test_nothing_is_overwritten(tool, folder, tmp_path, capsys):
     assert not (tmp_path / "val.json").exists()
 
 
-def test_blood_cells_have_the_published_counts(tool, shared, tmp_path):
+def test_object_counts_of_bccd(tool, shared, tmp_path):
     folder = shared / "data" / "bccd"
     options = ["--splits", "train", "--classes", "RBC", "WBC", "Platelets"]
     assert tool.main([str(folder), "--output", str(tmp_path), *options]) == 0

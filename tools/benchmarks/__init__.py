@@ -1,1 +1,1 @@
-"""Benchmarks of tools/benchmark.py, one module each."""
+"""Benchmarks of tools/benchmark.py, one per module."""

@@ -1,9 +1,9 @@
-"""Images per second and core of the data path, compared with the sample function of the reference implementation.
+"""Speed of the data path, compared with the reference implementation.
 
 Every variant reads the same JPEG files with the same annotations and samples its own window, flip and colors. The
 reference returns a normalized float image and the targets of its objects, so ours is also timed with targets;
-`ratio_to_reference` compares these two. Ours leaves colors and normalization to the model's device; one variant does
-them on the same core, so that both produce the same tensors.
+`ratio_to_reference` compares these two. Ours applies colors and normalization on the device of the model; one variant
+does so on the same core, so that both produce the same tensors.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ __all__ = ["add_arguments", "run"]
 
 CONFIG = "COCO-Detection/centernet_R_18_1x.yaml"
 REFERENCE = "reference: normalized image and targets"
-OURS, OURS_ON_CPU = "ours: bytes and a matrix of colors", "ours: colors on the CPU"
-WITH_TARGETS, COMPLETE = "ours: bytes, matrix and targets", "ours: normalized image and targets"
+OURS, OURS_ON_CPU = "ours: uint8 image and color matrix", "ours: colors on the CPU"
+WITH_TARGETS, COMPLETE = "ours: uint8 image, color matrix and targets", "ours: normalized image and targets"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with images/ and annotations/*.json in COCO format (default: synthetic images)",
     )
     parser.add_argument("--count", type=int, default=64, help="images per round (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def variants(cfg: CfgNode, records: Sequence[dict]) -> dict[str, Callable[[], object]]:
-    """Return the functions to time; each reads all images once."""
+    """Return the functions to time by name; each reads all images once."""
     model = CenterNet(cfg)
     streams = [
         StreamDataset(records, CenterNetDatasetMapper(cfg, True, defer_color=defer), seed=0) for defer in (True, False)
@@ -132,7 +132,10 @@ def _load(folder: Path, count: int) -> list[dict]:
 
 
 def write_photographs(folder: Path, count: int) -> list[dict]:
-    """Write JPEG files of 640 x 480 with smooth noise; return their records in Detectron2's format, 7 boxes each."""
+    """Write synthetic JPEG files and return their dataset dicts.
+
+    Images are 640 x 480 pixels of smooth noise with seven random boxes each.
+    """
     random, records = np.random.default_rng(0), []
     for index in range(count):
         coarse = [random.integers(0, 256, (480 // step, 640 // step, 3)).astype(np.float32) for step in (80, 20, 4)]

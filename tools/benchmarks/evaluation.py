@@ -1,4 +1,4 @@
-"""COCO metrics of random detections, by pycocotools and by faster-coco-eval if installed."""
+"""Speed of COCO metrics with pycocotools and, if installed, faster-coco-eval."""
 
 from __future__ import annotations
 
@@ -25,36 +25,39 @@ SIZE = (480, 640)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
-    parser.add_argument("--images", type=int, default=300)
-    parser.add_argument("--objects", type=int, default=7, help="per image")
-    parser.add_argument("--detections", type=int, default=100, help="per image")
-    parser.add_argument("--classes", type=int, default=80)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--images", type=int, default=300, help="number of images (default: %(default)s)")
+    parser.add_argument("--objects", type=int, default=7, help="objects per image (default: %(default)s)")
+    parser.add_argument("--detections", type=int, default=100, help="detections per image (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=80, help="number of classes (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
-    """Return seconds and the 12 COCO metrics, by package."""
+    """Time both packages; return seconds and the 12 COCO metrics by package."""
     content = random_results(args.images, args.objects, args.detections, args.classes)
     variants: dict[str, Callable[[], NDArray]] = {"pycocotools": partial(evaluate, COCOeval, *content)}
     if find_spec("faster_coco_eval"):
         variants["faster_coco_eval"] = partial(evaluate, FasterCOCOeval, *content)
     else:
-        print("not compared: faster_coco_eval is not installed")
-    figures = {name: variant() for name, variant in variants.items()}
+        print("faster_coco_eval is not installed, so only pycocotools is timed")
+    metrics = {name: variant() for name, variant in variants.items()}
     times = alternate(variants, args.rounds)
     print(f"\n{args.images} images, {args.detections} detections each\n\n{table(times)}")
-    expected = figures["pycocotools"]
-    difference = {name: float(np.abs(own - expected).max()) for name, own in figures.items()}
+    expected = metrics["pycocotools"]
+    difference = {name: float(np.abs(own - expected).max()) for name, own in metrics.items()}
     print(f"\nlargest difference of the 12 metrics: {max(difference.values()):g}")
     return {
         "seconds": summarize(times),
-        "figures": {name: own.tolist() for name, own in figures.items()},
+        "figures": {name: own.tolist() for name, own in metrics.items()},
         "largest_difference": difference,
     }
 
 
 def random_results(images: int, objects: int, detections: int, classes: int) -> tuple[dict, list[dict]]:
-    """Return the content of a COCO file, and results for it: noisy copies of the objects, then random boxes."""
+    """Return the content of a COCO file and detections for it.
+
+    Detections are noisy copies of the objects, followed by random boxes.
+    """
     records, results = [], []
     for image in range(images):
         gt, stray = (random_objects(n, SIZE, classes, seed) for n, seed in ((objects, image), (detections, -1 - image)))
@@ -63,9 +66,9 @@ def random_results(images: int, objects: int, detections: int, classes: int) -> 
             record = {"image_id": image, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
             records.append({"id": len(records) + 1, **record})
         generator = torch.Generator().manual_seed(image)
-        found = boxes + 5 * torch.randn(boxes.shape, generator=generator)
-        found[:, 2:] = torch.maximum(found[:, 2:], found[:, :2] + 1)
-        boxes = torch.cat([found, stray.gt_boxes.tensor])[:detections]
+        noisy = boxes + 5 * torch.randn(boxes.shape, generator=generator)
+        noisy[:, 2:] = torch.maximum(noisy[:, 2:], noisy[:, :2] + 1)
+        boxes = torch.cat([noisy, stray.gt_boxes.tensor])[:detections]
         labels = torch.cat([gt.gt_classes, stray.gt_classes])[:detections].tolist()
         scores = torch.rand(len(boxes), generator=generator).tolist()
         for box, category, score in zip(to_xywh(boxes), labels, scores, strict=True):
@@ -80,7 +83,7 @@ def random_results(images: int, objects: int, detections: int, classes: int) -> 
 
 
 def to_xywh(boxes: Tensor) -> list[list[float]]:
-    """Convert corners to corner, width and height."""
+    """Convert boxes from XYXY to XYWH."""
     return torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1).tolist()
 
 

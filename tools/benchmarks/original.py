@@ -1,6 +1,7 @@
-"""Sample function of the reference implementation in NumPy (docs/original.md), the baseline of speed comparisons.
+"""Sample function of the reference implementation in NumPy (docs/original.md).
 
-It samples window and colors like the reference implementation, works on float images, and loops over the objects. It
+This is the baseline of speed comparisons. It samples window and colors like the reference implementation, works on
+float images, and loops over the objects. It
 is not used for training.
 """
 
@@ -17,7 +18,7 @@ from centernet_d2.data.augmentations import EIGENVALUES, EIGENVECTORS, crop_bord
 
 __all__ = ["reference_sample"]
 
-MOST_OBJECTS = 128
+MAX_OBJECTS = 128
 
 
 def reference_sample(record: dict, cfg: CfgNode) -> dict[str, np.ndarray]:
@@ -53,7 +54,15 @@ def reference_sample(record: dict, cfg: CfgNode) -> dict[str, np.ndarray]:
 
 
 def window_matrix(center: np.ndarray, window: float, size: tuple[int, int]) -> np.ndarray:
-    """Return the (2, 3) matrix from a square window to an output of `size` (width, height), from three points."""
+    """Return the (2, 3) affine matrix from a square window to an output.
+
+    The matrix is computed from three points, as in the reference implementation.
+
+    Args:
+        center: center of the window, x and y.
+        window: side length of the window.
+        size: width and height of the output.
+    """
     corners = np.array([[0, 0], [0, -0.5], [-0.5, -0.5]])
     source = (center + window * corners).astype(np.float32)
     target = (np.array(size) / 2 + size[0] * corners).astype(np.float32)
@@ -61,7 +70,13 @@ def window_matrix(center: np.ndarray, window: float, size: tuple[int, int]) -> n
 
 
 def change_colors(image: np.ndarray, strength: float, lighting: float) -> None:
-    """Jitter brightness, contrast, saturation, then lighting of a (H, W, 3) float32 BGR image in 0..1, in place."""
+    """Change brightness, contrast, saturation and lighting of an image in place.
+
+    Args:
+        image: (H, W, 3) float32 BGR, values in [0, 1].
+        strength: strength of the color jitter.
+        lighting: standard deviation of the lighting noise.
+    """
     gray = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
     mean = gray.mean()
     backgrounds = [None, mean, gray[:, :, None]]
@@ -76,12 +91,20 @@ def change_colors(image: np.ndarray, strength: float, lighting: float) -> None:
 def draw_targets(
     record: dict, to_map: np.ndarray, map_size: tuple[int, int], num_classes: int, flip_width: int | None
 ) -> dict[str, np.ndarray]:
-    """Return heatmap, sizes and offsets of the objects of an image; `flip_width` is its width if it was flipped."""
+    """Return heatmap, sizes and offsets of the objects of an image.
+
+    Args:
+        record: the image in Detectron2's format, boxes XYWH_ABS.
+        to_map: (2, 3) matrix from the image to the maps.
+        map_size: width and height of the maps.
+        num_classes: number of classes.
+        flip_width: width of the image if it was flipped.
+    """
     map_width, map_height = map_size
     heatmap = np.zeros((num_classes, map_height, map_width), dtype=np.float32)
-    sizes, offsets = np.zeros((2, MOST_OBJECTS, 2), dtype=np.float32)
-    cells, used = np.zeros(MOST_OBJECTS, dtype=np.int64), np.zeros(MOST_OBJECTS, dtype=np.uint8)
-    for row, annotation in enumerate(record["annotations"][:MOST_OBJECTS]):
+    sizes, offsets = np.zeros((2, MAX_OBJECTS, 2), dtype=np.float32)
+    cells, used = np.zeros(MAX_OBJECTS, dtype=np.int64), np.zeros(MAX_OBJECTS, dtype=np.uint8)
+    for row, annotation in enumerate(record["annotations"][:MAX_OBJECTS]):
         assert annotation["bbox_mode"] == BoxMode.XYWH_ABS
         x, y, w, h = annotation["bbox"]
         box = np.array([x, y, x + w, y + h], dtype=np.float32)
@@ -112,7 +135,13 @@ def radius(height: float, width: float, overlap: float = 0.7) -> float:
 
 
 def draw_gaussian(heatmap: np.ndarray, cell: Sequence[int] | np.ndarray, size: int) -> None:
-    """Take the maximum of a (H, W) plane and a Gaussian around a cell (x, y), in place (original.md: Gaussian)."""
+    """Draw a Gaussian into a heatmap in place (original.md: Gaussian).
+
+    Args:
+        heatmap: (H, W), replaced by the maximum of itself and the Gaussian.
+        cell: x and y of the center.
+        size: radius.
+    """
     rows, columns = np.ogrid[-size : size + 1, -size : size + 1]
     sigma = (2 * size + 1) / 6
     gaussian = np.exp(-(columns * columns + rows * rows) / (2 * sigma * sigma))

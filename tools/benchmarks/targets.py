@@ -1,4 +1,7 @@
-"""Training targets of a batch, compared with the loop over objects of the reference implementation."""
+"""Speed of training targets, compared with the reference implementation.
+
+The reference implementation loops over the objects.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +26,20 @@ STRIDE = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of this benchmark."""
-    parser.add_argument("--objects", nargs="+", type=int, default=[10, 100, 1000], help="per image")
-    parser.add_argument("--batch", type=int, default=4, help="images")
-    parser.add_argument("--classes", type=int, default=80)
+    parser.add_argument("--objects", nargs="+", type=int, default=[10, 100, 1000], help="objects per image")
+    parser.add_argument("--batch", type=int, default=4, help="images per batch (default: %(default)s)")
+    parser.add_argument("--classes", type=int, default=80, help="number of classes (default: %(default)s)")
     parser.add_argument("--size", nargs=2, type=int, default=(512, 512), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=int, default=11, help="timed rounds (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
 
 
 def run(args: argparse.Namespace) -> dict[str, object]:
-    """Return ``ratio_to_reference`` by objects per image; > 1 is faster than the reference implementation."""
+    """Time both implementations.
+
+    Returns:
+        ``ratio_to_reference`` by objects per image; > 1 is faster than the reference implementation.
+    """
     size = (args.size[0], args.size[1])
     heads = torch.nn.ModuleList(
         [CenterHead(num_classes=args.classes, in_channels=1), BoxHead(num_classes=args.classes, in_channels=1)]
@@ -54,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
 
 
 def ours(heads: torch.nn.ModuleList, gt: list[Instances], size: tuple[int, int], device: str) -> list[Tensor]:
-    """Return heatmap, size, offset, cells and weight: the inputs of the losses of both heads."""
+    """Return heatmap, size, offset, cells and weight for the losses of both heads."""
     points = build_points(gt, (size[0] // STRIDE, size[1] // STRIDE), STRIDE).to(torch.device(device))
     moved = [instances.to(device) for instances in gt]
     targets = {name: target for head in heads for name, target in head.targets(moved, points).items()}
@@ -63,13 +70,16 @@ def ours(heads: torch.nn.ModuleList, gt: list[Instances], size: tuple[int, int],
 
 
 def theirs(images: list[tuple[NDArray, NDArray]], size: tuple[int, int], classes: int, device: str) -> list[Tensor]:
-    """Return the same targets, drawn object by object with NumPy and stacked like samples of a loader."""
+    """Return the targets of the reference implementation, stacked like a batch."""
     samples = [sample(boxes, labels, (size[0] // STRIDE, size[1] // STRIDE), classes) for boxes, labels in images]
     return [torch.stack([torch.from_numpy(x) for x in part]).to(device) for part in zip(*samples, strict=True)]
 
 
 def sample(boxes: NDArray, labels: NDArray, size: tuple[int, int], classes: int) -> tuple[NDArray, ...]:
-    """Return heatmap, sizes, offsets, indices of cells and mask of one image (original.md: Gaussian)."""
+    """Return heatmap, sizes, offsets, cell indices and mask of one image.
+
+    Heatmaps are drawn as in the reference implementation (original.md: Gaussian).
+    """
     height, width = size
     heatmap = np.zeros((classes, height, width), np.float32)
     rows = len(boxes)
@@ -91,7 +101,7 @@ def sample(boxes: NDArray, labels: NDArray, size: tuple[int, int], classes: int)
 
 
 def check_equal(theirs: list[Tensor], ours: list[Tensor], objects: int) -> None:
-    """Compare the targets of both implementations.
+    """Check that the targets of both implementations are equal.
 
     Raises:
         ValueError: they differ.

@@ -1,4 +1,4 @@
-"""A small 3-D data set that the project draws itself: boxes on a plane before several cameras, as KITTI files."""
+"""Synthetic 3-D dataset in KITTI format: boxes on a plane, several cameras."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from centernet_d2.structures.boxes3d import Boxes3D, pinhole_camera, project, ro
 
 __all__ = ["CAMERAS", "OTHER_CAMERAS", "Camera", "draw_scene", "write_boxes_on_ground"]
 
-# Height, width and length of the three kinds in metres, and their colors (BGR): the classes of KITTI.
+# Classes of KITTI: height, width and length in meters, and color (BGR).
 _KINDS = {
     "Pedestrian": ((1.75, 0.6, 0.8), (60, 60, 220)),
     "Car": ((1.5, 1.7, 4.0), (210, 120, 30)),
     "Cyclist": ((1.7, 0.6, 1.8), (40, 190, 60)),
 }
-# Corners of the faces of a box in the order of Boxes3D.corners, and how bright they are: front, back, sides, top.
+# Faces of a box (front, back, sides, top): indices into Boxes3D.corners, and relative brightness.
 _FACES = (((0, 1, 5, 4), 1.0), ((2, 3, 7, 6), 0.45), ((0, 3, 7, 4), 0.65), ((1, 2, 6, 5), 0.75), ((4, 5, 6, 7), 1.15))
 _NEAREST, _FARTHEST = 6.0, 24.0
 
 
 @dataclass(frozen=True)
 class Camera:
-    """A level camera above the ground.
+    """Horizontal camera above the ground.
 
     Attributes:
         focal: focal length in pixels.
-        width, height: of its image.
-        above: metres above the ground.
+        width, height: size of the image in pixels.
+        above: height above the ground in meters.
     """
 
     focal: float
@@ -42,25 +42,25 @@ class Camera:
     above: float = 1.65
 
     def matrix(self) -> torch.Tensor:
-        """(3, 4) projection matrix."""
+        """Return the (3, 4) projection matrix."""
         return pinhole_camera(self.focal, (self.height, self.width))
 
 
 CAMERAS = (Camera(270, 576, 192), Camera(405, 864, 288), Camera(210, 576, 192))
-# Of other resolutions and focal lengths.
+# Cameras with other resolutions and focal lengths.
 OTHER_CAMERAS = (Camera(315, 720, 240), Camera(600, 1152, 384))
 
 
 def draw_scene(rng: np.random.Generator, camera: Camera, count: int) -> tuple[np.ndarray, list[str], Boxes3D]:
-    """A picture of boxes that stand on a chequered plain and do not touch each other.
+    """Draw separate boxes on a checkered plane.
 
     Args:
-        rng: source of everything random.
-        camera: what looks at them.
-        count: how many to try; those without a place are left out.
+        rng: random number generator.
+        camera: camera of the image.
+        count: maximum number of boxes; boxes that would overlap another one are skipped.
 
     Returns:
-        The (H, W, 3) BGR image, and kinds and boxes, the nearest last.
+        The (H, W, 3) BGR image, class names and boxes. The nearest box is last.
     """
     kinds: list[str] = []
     rows: list[list[float]] = []
@@ -70,7 +70,7 @@ def draw_scene(rng: np.random.Generator, camera: Camera, count: int) -> tuple[np
         side = 0.4 * depth * camera.width / camera.focal
         size = np.array(_KINDS[kind][0]) * rng.uniform(0.9, 1.1)
         row = [rng.uniform(-side, side), camera.above, depth, *size, rng.uniform(-math.pi, math.pi)]
-        # No box covers another one in the image either: directions differ by more than their sizes.
+        # Boxes do not occlude each other either: their directions differ by more than their sizes.
         if all(abs(row[0] / row[2] - x / z) > (row[5] + other) / (row[2] + z) for x, _, z, _, _, other, _ in rows):
             kinds.append(kind)
             rows.append(row)
@@ -84,7 +84,7 @@ def draw_scene(rng: np.random.Generator, camera: Camera, count: int) -> tuple[np
 
 
 def _draw_ground(camera: Camera, phase: float) -> np.ndarray:
-    """Sky above the horizon, squares of two metres below it."""
+    """Draw sky above the horizon and a checkerboard of 2 m squares below it."""
     u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
     below = v - (camera.height - 1) / 2
     z = camera.focal * camera.above / np.maximum(below, 1e-3)
@@ -95,7 +95,7 @@ def _draw_ground(camera: Camera, phase: float) -> np.ndarray:
 
 
 def _draw_box(image: np.ndarray, pixels: np.ndarray, corners: np.ndarray, color: np.ndarray) -> None:
-    """Faces from the farthest to the nearest; those behind are painted over."""
+    """Draw the faces of a box from the farthest to the nearest."""
     for face, light in sorted(_FACES, key=lambda one: -np.linalg.norm(corners[list(one[0])].mean(axis=0))):
         polygon = np.round(pixels[list(face)] * 16).astype(np.int32)
         cv2.fillPoly(image, [polygon], (color * light).clip(0, 255).tolist(), cv2.LINE_AA, 4)
@@ -104,14 +104,14 @@ def _draw_box(image: np.ndarray, pixels: np.ndarray, corners: np.ndarray, color:
 def write_boxes_on_ground(
     root: str | Path, splits: dict[str, int], *, cameras: Sequence[Camera] = CAMERAS, count: int = 4, seed: int = 0
 ) -> None:
-    """Draw images, labels, calibration and splits in the layout of KITTI; cameras take turns.
+    """Write images, labels, calibration files and splits in the layout of KITTI.
 
     Args:
-        root: where to; made if needed.
+        root: output folder; created if it does not exist.
         splits: name -> number of images.
-        cameras: who looks.
-        count: objects per image, at most.
-        seed: of the random numbers.
+        cameras: cameras, used in turn.
+        count: maximum number of objects per image.
+        seed: seed of the random numbers.
     """
     root, rng = Path(root), np.random.default_rng(seed)
     for folder in ("training/image_2", "training/label_2", "training/calib", "ImageSets"):
@@ -131,17 +131,17 @@ def write_boxes_on_ground(
 
 
 def _labels(kinds: Sequence[str], boxes: Boxes3D, camera: Camera) -> list[str]:
-    """Lines of a label file; truncation is the share of the 2-D box outside the image."""
+    """Return the lines of a label file; truncation is the share of the 2-D box outside the image."""
     matrix = camera.matrix()
     size = (camera.height, camera.width)
-    whole, seen = boxes.projected_boxes(matrix), boxes.projected_boxes(matrix, size)
+    full, visible = boxes.projected_boxes(matrix), boxes.projected_boxes(matrix, size)
     u = project(boxes.location, matrix)[:, 0]
     alpha = rotation_y_to_alpha(boxes.rotation_y, u, matrix)
     lines = []
     for index, kind in enumerate(kinds):
         x, y, z, height, width, length, rotation_y = boxes.tensor[index].tolist()
-        hidden = 1 - float(seen.area()[index] / whole.area()[index])
-        values = [*seen.tensor[index].tolist(), height, width, length, x, y, z, rotation_y]
+        truncation = 1 - float(visible.area()[index] / full.area()[index])
+        values = [*visible.tensor[index].tolist(), height, width, length, x, y, z, rotation_y]
         text = " ".join(f"{value:.4f}" for value in values)
-        lines.append(f"{kind} {max(hidden, 0.0):.2f} 0 {float(alpha[index]):.4f} {text}\n")
+        lines.append(f"{kind} {max(truncation, 0.0):.2f} 0 {float(alpha[index]):.4f} {text}\n")
     return lines

@@ -1,4 +1,4 @@
-"""A small keypoint data set that the project draws itself: kites with four corners, as COCO JSON."""
+"""Synthetic keypoint dataset in COCO format: kites with four corners."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ KEYPOINTS = ("head", "left", "right", "tail")
 FLIP_MAP = (("left", "right"),)
 SKELETON = [[1, 2], [2, 4], [4, 3], [3, 1]]
 
-# The corners of an upright kite, in multiples of its length.
+# Corners of an upright kite relative to its length.
 _CORNERS = np.array([[0.0, -0.4], [-0.3, -0.1], [0.3, -0.1], [0.0, 0.6]])
 
 
 def draw_kites(rng: np.random.Generator, size: int, count: int) -> tuple[np.ndarray, list[np.ndarray]]:
-    """A picture with kites that fly next to each other; their fronts are light, their tails dark.
+    """Draw kites next to each other, with light heads and dark tails.
 
     Args:
-        rng: source of everything random.
+        rng: random number generator.
         size: side of the square image.
         count: number of kites.
 
@@ -35,9 +35,9 @@ def draw_kites(rng: np.random.Generator, size: int, count: int) -> tuple[np.ndar
     kites = []
     for index in range(count):
         angle = rng.uniform(-0.6, 0.6)
-        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        rotation = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
         center = np.array([(index + 0.5) * size / count, size * rng.uniform(0.4, 0.6)])
-        corners = center + _CORNERS @ turn.T * min(size / count, size * 0.6) * rng.uniform(0.7, 1.0)
+        corners = center + _CORNERS @ rotation.T * min(size / count, size * 0.6) * rng.uniform(0.7, 1.0)
         head, left, right, tail = corners
         for end, color in ((head, (230, 230, 90)), (tail, (120, 20, 30))):
             cv2.fillPoly(image, [np.round(np.stack([left, right, end]) * 16).astype(np.int32)], color, cv2.LINE_AA, 4)
@@ -46,21 +46,23 @@ def draw_kites(rng: np.random.Generator, size: int, count: int) -> tuple[np.ndar
 
 
 def write_kites(folder: str | Path, *, images: int = 8, size: int = 64, seed: int = 0) -> None:
-    """Draw ``images/`` and ``annotations.json`` (COCO keypoint format) into a folder; one to three kites per image.
+    """Write ``images/`` and ``annotations.json`` in COCO format to a folder.
+
+    Images contain one to three kites.
 
     Args:
-        folder: where to; made if needed.
-        images: how many.
-        size: side of the images.
-        seed: of the random numbers.
+        folder: output folder; created if it does not exist.
+        images: number of images.
+        size: side length of the images.
+        seed: seed of the random numbers.
     """
     folder, rng = Path(folder), np.random.default_rng(seed)
     (folder / "images").mkdir(parents=True, exist_ok=True)
     records: list[dict] = []
     annotations: list[dict] = []
     for image_id in range(1, images + 1):
-        picture, kites = draw_kites(rng, size, int(rng.integers(1, 4)))
-        cv2.imwrite(str(folder / "images" / f"{image_id}.png"), picture)
+        image, kites = draw_kites(rng, size, int(rng.integers(1, 4)))
+        cv2.imwrite(str(folder / "images" / f"{image_id}.png"), image)
         records.append({"id": image_id, "file_name": f"{image_id}.png", "height": size, "width": size})
         for corners in kites:
             low, high = corners.min(axis=0).clip(min=0), corners.max(axis=0).clip(max=size - 1)

@@ -1,4 +1,4 @@
-"""A small detection data set that the project draws itself: coloured shapes on textured ground, as COCO JSON."""
+"""Synthetic detection dataset in COCO format: shapes on a textured background."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 __all__ = ["SHAPES", "draw_ground", "draw_shapes", "write_shapes"]
 
-# Class -> corners of its outline on the unit circle (a disk has many), and the radius of every second corner.
+# Class -> number of corners of its outline, and radius of every second corner relative to the others.
 SHAPES = {"disk": (64, 1.0), "triangle": (3, 1.0), "square": (4, 1.0), "star": (10, 0.45), "hexagon": (6, 1.0)}
 
 _SUBPIXEL_BITS = 4
 
 
 def _outline(shape: str, center: np.ndarray, radius: float, angle: float) -> np.ndarray:
-    """(N, 2) corners of a shape in pixels."""
+    """Return the (N, 2) corners of a shape in pixels."""
     corners, inner = SHAPES[shape]
     angles = angle + np.arange(corners) * 2 * np.pi / corners
     lengths = radius * np.where(np.arange(corners) % 2, inner, 1.0)
@@ -26,14 +26,14 @@ def _outline(shape: str, center: np.ndarray, radius: float, angle: float) -> np.
 
 
 def draw_ground(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A soft texture, grey with a tint, (H, W, 3) uint8."""
+    """Draw a smooth, slightly tinted gray texture, (H, W, 3) uint8."""
     coarse = (rng.uniform(50, 205, size=(4, 4, 1)) + rng.uniform(-15, 15, size=(4, 4, 3))).astype(np.float32)
     soft = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     return np.clip(soft + rng.normal(0, 8, size=soft.shape), 0, 255).astype(np.uint8)
 
 
 def _color(rng: np.random.Generator, category: int) -> np.ndarray:
-    """A BGR colour near the hue of a class, of any brightness."""
+    """Return a random BGR color with a hue near the hue of a class."""
     spacing = 180 / len(SHAPES)
     hue = (category + rng.uniform(-0.2, 0.2)) * spacing % 180
     color = np.array([[[hue, rng.uniform(140, 255), rng.uniform(110, 255)]]], dtype=np.uint8)
@@ -41,7 +41,7 @@ def _color(rng: np.random.Generator, category: int) -> np.ndarray:
 
 
 def _overlap(box: np.ndarray, others: list[np.ndarray]) -> float:
-    """Largest intersection over union of a box with others."""
+    """Return the largest IoU of a box with others."""
     best = 0.0
     for other in others:
         sides = np.minimum(box[2:], other[2:]) - np.maximum(box[:2], other[:2])
@@ -53,12 +53,14 @@ def _overlap(box: np.ndarray, others: list[np.ndarray]) -> float:
 def draw_shapes(
     rng: np.random.Generator, size: tuple[int, int], max_objects: int = 6
 ) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """One picture; objects may touch, overlap up to an IoU of 0.4, and leave it in part; one in ten is empty.
+    """Draw one image with shapes.
+
+    Objects may overlap up to an IoU of 0.4 and be truncated by the border; 10 % of the images are empty.
 
     Args:
-        rng: source of everything random.
+        rng: random number generator.
         size: (height, width).
-        max_objects: upper limit of the number of objects.
+        max_objects: maximum number of objects.
 
     Returns:
         The (H, W, 3) BGR image, and (class, [x1, y1, x2, y2]) of each object, boxes clipped to the image.
@@ -66,8 +68,8 @@ def draw_shapes(
     height, width = size
     image = draw_ground(rng, height, width)
     objects: list[tuple[int, np.ndarray]] = []
-    wanted = 0 if rng.random() < 0.1 else rng.integers(1, max_objects + 1)
-    for _ in range(wanted):
+    attempts = 0 if rng.random() < 0.1 else rng.integers(1, max_objects + 1)
+    for _ in range(attempts):
         category = int(rng.integers(len(SHAPES)))
         radius = min(size) * rng.uniform(0.1, 0.28)
         center = rng.uniform([0, 0], [width, height])
@@ -88,16 +90,17 @@ def draw_shapes(
 def write_shapes(
     folder: str | Path, *, train: int = 400, val: int = 100, size: int = 128, seed: int = 0, max_objects: int = 6
 ) -> None:
-    """Draw ``train/``, ``val/`` and ``annotations/{train,val}.json`` (COCO format) into a folder.
+    """Write ``train/``, ``val/`` and ``annotations/{train,val}.json`` to a folder.
 
-    Images are of several sizes and aspect ratios. The same arguments give the same data. Category ids have holes.
+    Images have several sizes and aspect ratios. The same arguments produce the same files. Category ids are not
+    contiguous.
 
     Args:
-        folder: where to; made if needed.
+        folder: output folder; created if it does not exist.
         train, val: number of images.
-        size: mean length of an image's sides.
-        seed: of the random numbers.
-        max_objects: upper limit of objects per image.
+        size: mean side length of the images.
+        seed: seed of the random numbers.
+        max_objects: maximum number of objects per image.
     """
     folder = Path(folder)
     categories = [{"id": 10 * (index + 1), "name": name} for index, name in enumerate(SHAPES)]
@@ -107,11 +110,11 @@ def write_shapes(
         images: list[dict] = []
         annotations: list[dict] = []
         (folder / name).mkdir(exist_ok=True)
-        for index in tqdm(range(count), desc=f"drawing {name}", leave=False):
+        for index in tqdm(range(count), desc=f"writing {name}", leave=False):
             height, width = (int(size * factor) for factor in rng.choice([0.8, 1.0, 1.2], size=2))
-            picture, objects = draw_shapes(rng, (height, width), max_objects)
+            image, objects = draw_shapes(rng, (height, width), max_objects)
             file_name = f"{index:05d}.png"
-            cv2.imwrite(str(folder / name / file_name), picture)
+            cv2.imwrite(str(folder / name / file_name), image)
             images.append({"id": index + 1, "file_name": file_name, "height": height, "width": width})
             for category, (x1, y1, x2, y2) in objects:
                 annotations.append(
