@@ -15,18 +15,20 @@ CLAUSES = {"What", "Which", "Whether", "How", "Where", "When", "Why", "That", "W
 # First words of docstrings of functions: imperatives.
 VERBS = frozenset(
     """
-    Accumulate Activate Add Align Allow Append Apply Ask Assign Augment Average Build Cache Calculate Call Change
-    Check Choose Clean Clip Close Collect Combine Compare Compile Complete Compute Configure Convert Copy Count
-    Create Crop Decide Decode Defer Define Describe Detect Determine Disable Discard Discover Download Draw Drop
-    Encode End Ensure Enter Estimate Evaluate Execute Exit Expand Export Extend Extract Fill Filter Find Finish Fit
-    Flip Fold Format Freeze Generate Group Handle Hold Identify Ignore Import Initialize Inspect Interpolate Invert
-    Iterate Join Keep Limit List Load Locate Lock Log Look Make Map Mark Mask Match Measure Merge Mirror Move
-    Multiply Name Normalize Open Orthogonalize Overlay Pad Parse Pass Pick Place Plan Prepare Preprocess Print
-    Process Project Propose Provide Put Raise Read Rebuild Recompute Record Reduce Refuse Register Reject Release
-    Remove Rename Repair Repeat Replace Report Reset Resize Restore Resume Return Rotate Round Run Sample Save Scale
-    Search Select Send Set Shift Show Skip Solve Sort Split Spread Start Stop Store Sum Summarize Suppress
-    Synchronize Take Test Time Train Transform Translate Try Unflip Unpack Update Use Validate Verify Visualize Warn
-    Warp Weight Wrap Write Yield Zip
+    Accumulate Activate Add Aggregate Align Allow Append Apply Ask Assign Attach Augment Average Bound Build Cache
+    Calculate Call Change Check Choose Clamp Clean Clip Close Collect Combine Compare Compile Complete Compute
+    Concatenate Configure Convert Copy Count Create Crop Decay Decide Decode Decrease Defer Define Derive Describe
+    Detach Detect Determine Disable Discard Discover Download Draw Drop Emit Encode End Ensure Enter Escape Estimate
+    Evaluate Execute Exit Expand Export Extend Extract Fetch Fill Filter Find Finish Fit Flip Fold Format Freeze
+    Gather Generate Group Handle Hold Identify Ignore Import Increase Infer Initialize Inspect Interpolate Invert
+    Iterate Join Keep Limit Link List Load Locate Lock Log Look Lower Make Map Mark Mask Match Measure Merge Mirror
+    Move Multiply Name Normalize Open Orthogonalize Overlay Pad Paint Parse Pass Pick Place Plan Prepare Preprocess
+    Print Probe Process Project Propose Provide Put Query Raise Read Rebuild Recompute Record Recover Reduce Refuse
+    Register Reject Release Remove Rename Render Repair Repeat Replace Report Reset Reshape Resize Restore Resume
+    Return Rotate Round Run Sample Save Scale Scatter Search Select Send Serialize Set Shift Show Skip Snap Solve
+    Sort Split Spread Stack Start Stop Store Subtract Sum Summarize Suppress Swap Synchronize Take Test Time
+    Tokenize Trace Train Transform Translate Try Undo Unflip Unpack Update Use Validate Verify Visualize Wait Warn
+    Warp Watch Weight Wrap Write Yield Zip
     """.split()  # noqa: SIM905
 )
 BRITISH = re.compile(

@@ -242,7 +242,7 @@ class ShiftScaleWindow(Window):
 class KittiWindow(Window):
     """Window of the full image width, randomly shifted and scaled.
 
-    See original.md: KITTI window.
+    See the reference (original.md: KITTI window).
     """
 
     def __init__(self, size: tuple[int, int], shift: float, scale: float, prob: float, **rotation: float) -> None:

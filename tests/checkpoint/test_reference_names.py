@@ -270,4 +270,4 @@ def test_converter_does_not_overwrite_files(load_script, resnet_file, tmp_path, 
     assert main([resnet_file, str(tmp_path / "x.pth"), "--config", DLA_34]) == 1
     errors = capsys.readouterr().err
     assert "already exists" in errors
-    assert "tensors are not part of the model of this config" in errors
+    assert "tensors do not exist in the model of this config" in errors

@@ -90,15 +90,15 @@ def test_depth_errors_in_meters_and_percent(evaluate):
     ignored = annotation(FIRST, depth=-1, ignore=True)
     truth = [annotation(FIRST, depth=20.0), annotation(SECOND, depth=10.0), ignored]
     errors = evaluate(DEPTHS, (truth, detections([SECOND, FIRST], depths=[11.0, 18.0])))
-    assert errors == {"depth_error": pytest.approx({"metres": 1.5, "percent": 10, "found": 100})}
+    assert errors == {"depth_error": pytest.approx({"meters": 1.5, "percent": 10, "found": 100})}
     errors = evaluate(DEPTHS, (truth, detections([FIRST], depths=[18.0])))["depth_error"]
-    assert errors == pytest.approx({"metres": 2, "percent": 10, "found": 50})
+    assert errors == pytest.approx({"meters": 2, "percent": 10, "found": 50})
 
 
 def test_objects_next_to_the_camera_have_no_depth_error(evaluate):
     truth = [annotation(FIRST, depth=z) for z in (-0.18, 0.0)] + [annotation(SECOND, depth=10.0)]
     errors = evaluate(DEPTHS, (truth, detections([SECOND, FIRST], depths=[11.0, 18.0])))["depth_error"]
-    assert errors == pytest.approx({"metres": 1, "percent": 10, "found": 100})
+    assert errors == pytest.approx({"meters": 1, "percent": 10, "found": 100})
     assert evaluate(DEPTHS, (truth[:2], detections([FIRST], depths=[18.0]))) == {}
 
 
@@ -107,7 +107,7 @@ def test_detections_with_nan_are_ignored(evaluate):
     assert evaluate(DEPTHS, (truth, detections([FIRST], depths=[np.nan])))["depth_error"] == {"found": 0}
     for boxes, depths in (([[np.nan] * 4, FIRST], [3.0, 11.0]), ([FIRST, FIRST], [np.nan, 11.0])):
         errors = evaluate(DEPTHS, (truth, detections(boxes, depths=depths)))["depth_error"]
-        assert errors == pytest.approx({"metres": 1, "percent": 10, "found": 100})
+        assert errors == pytest.approx({"meters": 1, "percent": 10, "found": 100})
 
 
 def test_means_are_over_all_images_and_known_values(evaluate):

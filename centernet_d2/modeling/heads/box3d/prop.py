@@ -200,10 +200,10 @@ class Box3DProperty(Property):
         """Compute the mean absolute depth error.
 
         Returns:
-            The error in ``metres``, and in ``percent`` of the true depth.
+            The error in ``meters``, and in ``percent`` of the true depth.
         """
         meters = (detections.pred_boxes3d.location[:, 2].double() - truth.gt_depth.double()).abs()
-        return {"metres": float(meters.mean()), "percent": float((100 * meters / truth.gt_depth.double()).mean())}
+        return {"meters": float(meters.mean()), "percent": float((100 * meters / truth.gt_depth.double()).mean())}
 
     def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """Draw projected boxes on the image, and return a bird's-eye view.
