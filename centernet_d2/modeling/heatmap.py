@@ -1,7 +1,7 @@
 """Rendering of heatmaps and extraction of peaks.
 
-Maps are (B, C, H, W); positions are (x, y) in map pixels. See paper, sections 3 and 4, and original.md: Radius,
-Gaussian, Peaks.
+Maps are (B, C, H, W); positions are (x, y) in map pixels.
+(paper, section 3 and 4; original.md: Radius, Gaussian, Peaks)
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def test_with_detectron2s_own_mapper_an_unknown_class_stops_the_first_batch(conf
         MODEL__CENTERNET__NUM_CLASSES=1, DATASETS__TEST="()", INPUT__MIN_SIZE_TRAIN="(64,)", SOLVER__IMS_PER_BATCH=6
     )
     trainer = DefaultTrainer(cfg)
-    with pytest.raises(ValueError, match=r"train/.*png has an object of class \d, but the model knows 0..0: set"):
+    with pytest.raises(ValueError, match=r"train/.*png has an object of class \d, but the model has classes 0..0: set"):
         trainer.train()
     assert trainer.iter == 0
 
@@ -55,7 +55,7 @@ def test_with_detectron2s_own_mapper_an_unknown_class_stops_the_first_batch(conf
 def test_a_model_names_a_class_that_it_does_not_know(classes, ignore):
     batch = [{"image": torch.zeros(3, 32, 32), "instances": objects(classes, ignore)}]
     wrong = 3 if 3 in classes else min(classes)
-    with pytest.raises(ValueError, match=f"an image has an object of class {wrong}, but the model knows 0..2"):
+    with pytest.raises(ValueError, match=f"an image has an object of class {wrong}, but the model has classes 0..2"):
         stub_model().train()(batch)
 
 

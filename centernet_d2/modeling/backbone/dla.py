@@ -34,7 +34,7 @@ KEYS = {"deformable": "MODEL.DLA.DEFORMABLE", "deform_conv": "MODEL.DEFORM_CONV"
 class Root(nn.Module):
     """Aggregation node, a 1x1 convolution over concatenated features.
 
-    See arXiv 1707.06484, section 3, and original.md: DLA trunk.
+    (arXiv 1707.06484, section 3; original.md: DLA trunk)
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, norm: str = "BN") -> None:
@@ -123,7 +123,7 @@ class Tree(nn.Module):
 class DLA(nn.Module):
     """Trunk with six levels, from stride 1 to stride 32.
 
-    See arXiv 1707.06484, section 4, and original.md: DLA trunk.
+    (arXiv 1707.06484, section 4; original.md: DLA trunk)
     """
 
     def __init__(
