@@ -18,7 +18,7 @@ from conftest import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md"), *ROOT.glob("tests/*/*.md")])
 # Citations in comments: (original.md: Heading, Other heading), possibly after other text and on several lines.
-CITATION = re.compile(r"original\.md:(?!//)\s+([^;)`]+)")
+CITATION = re.compile(r"original\.md:(?!//)\s+([^;)`.]+)")
 
 
 def headings(text):

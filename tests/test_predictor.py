@@ -155,12 +155,12 @@ def test_depth_depends_on_camera():
     assert all(torch.allclose(found.pred_boxes3d.location[:, 2], twice) for found in many)
     mixed = predictor.detect([random_image(), random_image()], [{"camera": near}, {"camera": far}])
     assert torch.allclose(mixed[0]["instances"].pred_boxes3d.location[:, 2], once)
-    with pytest.raises(ValueError, match="camera of an image"):
+    with pytest.raises(ValueError, match="need the camera of the image"):
         predictor(random_image())
-    with pytest.raises(ValueError, match=r"the camera is not a \(3, 4\) matrix, its shape is \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"the camera must be a \(3, 4\) matrix, but its shape is \(3, 3\)"):
         predictor(random_image(), camera=np.eye(3))
     for bad in (near * 0, near * float("nan"), near * torch.tensor([[1.0], [1], [0]])):
-        with pytest.raises(ValueError, match="the camera has"):
+        with pytest.raises(ValueError, match="the camera (has|contains)"):
             predictor(random_image(), camera=bad)
     entry = predictor.to_coco(many[0], 1)[0]
     assert entry["box3d"] == pytest.approx(many[0].pred_boxes3d.tensor[0].tolist())

@@ -79,7 +79,7 @@ def test_image_without_calibration_is_skipped(call, tmp_path):
     code, err, depths = call("--calibration", tmp_path / "scenes/training/calib")
     assert code == 1
     assert "calib/000000.txt does not exist" in err
-    assert "000002.txt, line 1: P2 has 3 numbers instead of 12" in err
+    assert "000002.txt, line 1: P2 has 3 numbers, but must have 12" in err
     assert len(depths) == 3
 
 

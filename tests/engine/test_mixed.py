@@ -138,5 +138,5 @@ def test_missing_camera_is_allowed_and_invalid_camera_raises(config, tmp_path):
     assert mapper(record)["instances"].gt_space.any()
     assert not mapper({key: value for key, value in record.items() if key != "camera"})["instances"].gt_space.any()
     (prop,) = [prop for prop in mapper.properties if prop.name == "box3d"]
-    with pytest.raises(ValueError, match="not finite"):
+    with pytest.raises(ValueError, match="the camera contains NaN or Inf"):
         prop.check([{**record, "camera": np.full((3, 4), np.nan)}])

@@ -44,7 +44,7 @@ def test_unknown_class_from_detectron2_mapper_raises_in_the_first_batch(config):
         MODEL__CENTERNET__NUM_CLASSES=1, DATASETS__TEST="()", INPUT__MIN_SIZE_TRAIN="(64,)", SOLVER__IMS_PER_BATCH=6
     )
     trainer = DefaultTrainer(cfg)
-    with pytest.raises(ValueError, match=r"train/.*png has an object of class \d, but the model knows 0..0: set"):
+    with pytest.raises(ValueError, match=r"train/.*png has an object of class \d, but the model has classes 0..0: set"):
         trainer.train()
     assert trainer.iter == 0
 
@@ -54,8 +54,8 @@ def test_unknown_class_from_detectron2_mapper_raises_in_the_first_batch(config):
 )
 def test_model_raises_for_unknown_class(classes, ignore):
     batch = [{"image": torch.zeros(3, 32, 32), "instances": objects(classes, ignore)}]
-    unknown = 3 if 3 in classes else min(classes)
-    with pytest.raises(ValueError, match=f"an image has an object of class {unknown}, but the model knows 0..2"):
+    wrong = 3 if 3 in classes else min(classes)
+    with pytest.raises(ValueError, match=f"an image has an object of class {wrong}, but the model has classes 0..2"):
         stub_model().train()(batch)
 
 

@@ -171,9 +171,10 @@ class Box3DHead(PointHead):
         }
 
     def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
-        """Return ``pred_boxes3d`` and ``pred_alpha`` (N,) in original camera coordinates.
+        """Convert decoded fields to 3-D boxes (original.md: 3-D results).
 
-        See original.md: 3-D results.
+        Returns:
+            ``pred_boxes3d`` and ``pred_alpha`` (N,) in the camera coordinates of the original image.
 
         Raises:
             ValueError: if neither the image nor the config specifies a camera.
