@@ -37,7 +37,7 @@ def test_splits_and_order_of_classes(tool, folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--classes", "rbc", "wbc"], "no class rbc in .*; do you mean RBC?"),
+        (["--classes", "rbc", "wbc"], "has no class rbc, .*; did you mean RBC?"),
         (["--splits", "test"], "test.txt does not exist; lists in this folder: train, trainval, val"),
     ],
 )
