@@ -17,7 +17,28 @@ from tqdm import tqdm
 
 from ..utils.files import check_local
 
-__all__ = ["ImageHeader", "max_pixels", "pillow_to_rgb", "read_header", "read_headers", "read_image", "to_uint8_color"]
+__all__ = [
+    "IMAGE_FORMATS",
+    "IMAGE_SUFFIXES",
+    "ImageHeader",
+    "max_pixels",
+    "pillow_to_rgb",
+    "read_header",
+    "read_headers",
+    "read_image",
+    "to_uint8_color",
+]
+
+# Raster formats that Pillow decodes by itself. Others are documents and vector graphics, for which it starts programs.
+_RASTER_FORMATS = (
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI"),
+    *("SUN", "TGA", "TIFF", "WEBP", "XBM"),
+)
+_SUFFIXES = Image.registered_extensions()  # Loads all plugins.
+#: Supported formats, for the argument `formats` of ``Image.open``, which fails for formats unknown to older releases.
+IMAGE_FORMATS = tuple(name for name in _RASTER_FORMATS if name in Image.OPEN)
+#: Suffixes of the supported formats, in lower case.
+IMAGE_SUFFIXES = tuple(sorted(suffix for suffix, name in _SUFFIXES.items() if name in IMAGE_FORMATS))
 
 _EXIF_ORIENTATION = 274
 # EXIF orientation -> Pillow operation that makes the image upright.
