@@ -32,6 +32,7 @@ from ..utils.cli import import_user_modules
 from ..utils.files import lock_folder, remove_leftovers
 from ..utils.logging import errors_only
 from ..utils.signals import Stopped, defer_signals
+from ..utils.text import printable
 
 __all__ = ["main", "run"]
 
@@ -150,7 +151,7 @@ def _plan(args: argparse.Namespace) -> CfgNode:
     data = discover_dataset(args.data, args.val)
     print("\n".join(data.lines()), flush=True)
     plan = plan_training(draft, data)
-    print("\n".join(plan.lines()), flush=True)
+    print(printable("\n".join(plan.lines()), lines=True), flush=True)
     return plan.cfg
 
 

@@ -228,7 +228,7 @@ def _open_image(path: str | Path) -> Iterator[ImageFile.ImageFile]:
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # Reading a pipe or a device may never end.
             raise ValueError("it is not a regular file")
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open(path, "rb") as file, Image.open(file, formats=IMAGE_FORMATS) as image:
             _check_pixels(image)
             yield image
     except FileNotFoundError:
