@@ -21,7 +21,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from ..autoconfig.plan import SMALL, Request, draft_plan, output_folders, plan_training
 from ..checkpoint import CenterNetCheckpointer
 from ..config.catalog import available
-from ..config.loading import load_config, override
+from ..config.loading import check_overrides, load_config, override
 from ..engine.processes import by_torchrun, joined, number_of_processes
 from ..engine.setup import Run, check_config, recorded_config, setup_run
 from ..engine.trainer import Trainer
@@ -91,6 +91,7 @@ def build_run(args: argparse.Namespace) -> Run:
         FileNotFoundError: the config, the data or the weights do not exist.
         ValueError: options contradict each other, or the config is invalid.
     """
+    check_overrides(args.opts)
     data = getattr(args, "data", None)
     for option in ("val", "epochs", "minutes", "model"):
         if getattr(args, option, None) is not None and (data is None or args.resume or args.eval_only):

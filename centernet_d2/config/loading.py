@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..utils.text import shown
 from .catalog import find_base, find_config, find_released
 from .keys import add_centernet_config
 
-__all__ = ["check_device", "default_config", "flatten", "load_config", "override"]
+__all__ = ["check_device", "check_overrides", "default_config", "flatten", "load_config", "override"]
 
 
 def check_device(name: str) -> None:
@@ -73,12 +74,21 @@ def override(cfg: CfgNode, overrides: Sequence[object]) -> None:
     """Set config keys from alternating keys and values, as on the command line.
 
     Raises:
-        ValueError: a key is unknown or has no value, or its value does not have the type of the default.
+        ValueError: a key is unknown or has no value, its value does not have the type of the default, or an option of
+            the command line follows the keys.
     """
+    check_overrides(overrides)
     if len(overrides) % 2:
         raise ValueError(f"config overrides must be pairs of KEY and VALUE, but '{overrides[-1]}' has no value")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         _set(cfg, str(key), value, "")
+
+
+def check_overrides(overrides: Sequence[object]) -> None:
+    """Raise a ValueError if config overrides contain an option, because everything after the first key is one."""
+    for option in overrides:
+        if isinstance(option, str) and re.match("--[a-z]", option):
+            raise ValueError(f"{option.split('=')[0]} after KEY VALUE pairs: put options first")
 
 
 def flatten(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..utils.files import check_local
@@ -233,6 +233,10 @@ def _open_image(path: str | Path) -> Iterator[ImageFile.ImageFile]:
             yield image
     except FileNotFoundError:
         raise FileNotFoundError(f"the image {path} does not exist") from None
+    except UnidentifiedImageError as error:
+        raise OSError(
+            f"cannot read the image {path}: it is damaged, or in none of the formats {', '.join(IMAGE_FORMATS)}"
+        ) from error
     except Image.DecompressionBombError as error:
         raise OSError(f"cannot read the image {path}: its pixels exceed the limit of {limit}; {_ADVICE}") from error
     except Exception as error:  # Pillow's decoders raise arbitrary exceptions.

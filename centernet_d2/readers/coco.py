@@ -508,7 +508,12 @@ class _Categories:
             by_name.setdefault(item["name"], item["id"])
             if isinstance(item.get("keypoints"), list) and item["keypoints"]:
                 skeleton = item.get("skeleton")
-                layouts.append((tuple(map(str, item["keypoints"])), skeleton if isinstance(skeleton, list) else []))
+                layouts.append(
+                    (
+                        tuple(map(str, item["keypoints"])),
+                        skeleton if isinstance(skeleton, list) else [skeleton] if skeleton else [],
+                    )
+                )
         ids = [number for number in by_name.values() if isinstance(number, int)]
         self.ids: list[int] = []
         if len(set(ids)) == len(by_name):

@@ -212,6 +212,8 @@ def read_layout(path: str | Path, layout: str | None, report: Report) -> ParsedD
     path = Path(os.path.abspath(os.path.expanduser(path)))
     if not path.exists():
         raise FileNotFoundError(f"the dataset {path} does not exist")
+    if not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is neither a regular file nor a folder")
     if path.is_file():
         return _read_file(path, report)
     tree = Tree(path, report)
@@ -268,7 +270,7 @@ def describe_unknown(tree: Tree, readers: Sequence[ModuleType]) -> str:
     lines += [f"{tree.name(file)}: {table.HEADER_REQUIREMENT}" for file in table.headerless(tree)[:1]]
     broken = [file for file in tree.with_suffix(".json") if coco.json_kind(file) == "broken"]
     lines += [f"{tree.name(file)} is not a valid JSON file" for file in broken[:3]]
-    return "\n".join(lines)
+    return "\n".join(lines) + tree.report.indented()
 
 
 def _choose_layout(candidates: list[tuple[ParsedDataset, Tree]], tree: Tree) -> tuple[ParsedDataset, Tree]:

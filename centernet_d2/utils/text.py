@@ -17,7 +17,7 @@ _COLORS = re.compile("(\x1b\\[[0-9;]{1,8}m)([^\x1b]*)(\x1b\\[0m)")
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = 60
 _repr.maxdict = _repr.maxlist = 6
-_repr.maxlevel = 3
+_repr.maxlevel = 2
 
 
 def printable(text: object, *, lines: bool = False) -> str:
