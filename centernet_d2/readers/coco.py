@@ -507,13 +507,8 @@ class _Categories:
         for item in (item for file in files for item in file.categories):
             by_name.setdefault(item["name"], item["id"])
             if isinstance(item.get("keypoints"), list) and item["keypoints"]:
-                skeleton = item.get("skeleton")
-                layouts.append(
-                    (
-                        tuple(map(str, item["keypoints"])),
-                        skeleton if isinstance(skeleton, list) else [skeleton] if skeleton else [],
-                    )
-                )
+                lines = item.get("skeleton") or []
+                layouts.append((tuple(map(str, item["keypoints"])), lines if isinstance(lines, list) else [lines]))
         ids = [number for number in by_name.values() if isinstance(number, int)]
         self.ids: list[int] = []
         if len(set(ids)) == len(by_name):

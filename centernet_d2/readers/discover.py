@@ -144,8 +144,8 @@ def _with_classes_of(parsed: ParsedDataset, other: ParsedDataset) -> ParsedDatas
             f"{', '.join(others) or 'none'}"
         )
     names, ids = unique([*parsed.classes, *other.classes]), list(parsed.class_ids)
-    while len(ids) < len(names):
-        ids.append(max(ids) + 1)
+    first = max(ids, default=0) + 1
+    ids += range(first, first + len(names) - len(ids))
     return replace(parsed, classes=names, class_ids=ids)
 
 
@@ -155,8 +155,9 @@ def _choose_classes(
     if parsed.layout == kitti.LAYOUT:
         raise ValueError(f"the classes of KITTI are fixed: {', '.join(kitti.CLASSES)}; do not choose classes")
     by_case = {name.casefold(): name for name in parsed.classes}
+    known, kept_names = set(parsed.classes), set(classes)
     for name in classes:
-        if name not in parsed.classes:
+        if name not in known:
             close = by_case.get(name.casefold()) or next(iter(difflib.get_close_matches(name, parsed.classes, 1)), None)
             hint = f"; did you mean {close}?" if close else ""
             raise ValueError(f"{parsed.root} has no class {name}, only {', '.join(parsed.classes)}{hint}")
@@ -166,9 +167,9 @@ def _choose_classes(
     for split, images in assigned.items():
         chosen[split] = []
         for image in images:
-            kept = tuple(obj for obj in image.objects if obj.label in classes)
+            kept = tuple(obj for obj in image.objects if obj.label in kept_names)
             for obj in image.objects:
-                if obj.label not in classes:
+                if obj.label not in kept_names:
                     report.count(f"objects of class {obj.label}, skipped", obj.source)
             chosen[split].append(replace(image, objects=kept))
     # Training sorts classes by category id, so a custom order needs new ids.

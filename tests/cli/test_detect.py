@@ -171,7 +171,7 @@ def test_skipped_files_of_a_folder_are_reported(call, folder, tmp_path):
     (folder / "clip.mp4").write_bytes(b"")
     (folder / "\x1b]0;title\x07.txt").write_text("")
     (folder / "\x1b]0;title\x07.png").write_text("")
-    code, out, err = call(folder, "--json", tmp_path / "r.json")
+    _, out, err = call(folder, "--json", tmp_path / "r.json")
     assert f"{folder}: 3 files are not images, skipped (2 .txt, 1 .mp4)" in err
     assert r"\x1b]0;title\x07.png" in err
     assert "\x1b" not in out + err
@@ -239,7 +239,7 @@ def test_images_are_detected_by_content(folder):
 def test_truncated_videos_are_reported(call, video, tmp_path):
     content = video.read_bytes()
     video.write_bytes(content[: len(content) // 2])
-    code, out, err = call(video, "--json", tmp_path / "r.json")
+    code, _, err = call(video, "--json", tmp_path / "r.json")
     assert code == 1
     assert re.search(r"skipped: the video .*clip.avi is truncated: [1-5] of 7 frames can be read", err)
 
@@ -326,7 +326,7 @@ def test_existing_output_is_not_overwritten(call, folder, tmp_path):
         (["color.png", "--output", "one.gif"], "one.gif: the suffix of an image must be one of .bmp, "),
         (
             ["nested", "--json", "r.json"],
-            "nested: the folder contains no images; nested: 1 subfolders are not searched",
+            "the folder contains no images; nested: 1 subfolders are not searched",
         ),
         (["color.png", "--json", "r.json", "--device", "cuda:77"], "no GPU is available: set MODEL.DEVICE cpu"),
     ],

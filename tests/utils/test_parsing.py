@@ -40,6 +40,12 @@ def test_invalid_yaml(text, message):
         parse_yaml(text)
 
 
+@pytest.mark.parametrize("text", [BOMB, MERGES, f"a: {'[' * 3000}", f"{'- ' * 3000}a", "a: &a {b: *a}", "{a: 1, a: 1}"])
+def test_invalid_yaml_with_strings(text):
+    with pytest.raises(ValueError, match="500000 values|nest|contains itself|twice"):
+        parse_yaml(text, strings=True)
+
+
 def test_yaml():
     text = "a: &a {b: no, c: 007}\nd: [*a, *a, 1.5]\n"
     assert parse_yaml(text) == {"a": {"b": False, "c": 7}, "d": [{"b": False, "c": 7}, {"b": False, "c": 7}, 1.5]}
@@ -52,8 +58,8 @@ def test_yaml():
     ("text", "message"),
     [
         ('{"a": 1, "b": {"c": 1, "c": 1}}', "the key 'c' twice"),
-        ("[" * 100_000, "nested too deep"),
-        ('{"a":' * 100_000, "nested too deep"),
+        ("[" * 100_000, "nested deeper"),
+        ('{"a":' * 100_000, "nested deeper"),
         (f"[{'9' * 5000}]", "4300 digits"),
         ("{'a': 1}", "Expecting property name"),
     ],
