@@ -17,24 +17,26 @@ from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from ..config.catalog import available
-from ..config.loading import load_config
+from ..config.loading import check_overrides, load_config
 from ..config.registry import POINT_HEAD_REGISTRY
 from ..imaging.visualization import draw_heatmap, draw_instances
 from ..modeling.heads import Property, build_properties
 from ..predictor import Predictor
 from ..utils import cli
 from ..utils.signals import defer_signals
+from ..utils.text import printable
 from .sinks import CODECS, ImageFileSink, ImageFolderSink, JsonSink, VideoSink, output_kind, refuse_existing
-from .sources import Frame, ImageSource, VideoSource, open_source, unsearched_folders
+from .sources import Frame, ImageSource, VideoSource, open_source, skipped_content
 
 __all__ = ["main"]
 
-USAGE = """Detect objects in images, videos or a camera stream; save visualizations and JSON results.
+USAGE = """Detect objects in images, videos, streams or a camera; save visualizations and JSON results.
 
     %(prog)s photo.jpg --model dla34-coco --output results/
     %(prog)s photo.jpg --config-file CONFIG --weights model.pth --output result.jpg
     %(prog)s photo.jpg folder/ 'more/*.png' --config-file CONFIG --weights model.pth --output results/
     %(prog)s video.mp4 --config-file CONFIG --weights model.pth --output result.mp4 --json results.json
+    %(prog)s rtsp://10.0.0.7:554/stream1 --config-file CONFIG --weights model.pth --output result.mp4
     %(prog)s --camera 0 --config-file CONFIG --weights model.pth --output result.avi   (stop with Ctrl-C)
     %(prog)s street.png --config-file CONFIG --weights model.pth --output results/ --focal-length 720   (3-D boxes)
 
@@ -44,7 +46,7 @@ invalid; 130 after Ctrl-C (the files written so far are complete)."""
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="*", help="images, folders, globs, or one video")
+    parser.add_argument("inputs", nargs="*", help="images, folders, globs, or one video or stream (rtsp://...)")
     parser.add_argument("--camera", type=int, metavar="NUMBER", help="index of a camera to use as input")
     config = parser.add_mutually_exclusive_group(required=True)
     config.add_argument("--config-file", metavar="CONFIG", help="config: a file, or a name such as COCO-Detection/...")
@@ -119,6 +121,7 @@ def use_property_arguments(args: argparse.Namespace, properties: Sequence[Proper
 
 def start(args: argparse.Namespace) -> int:
     """Validate the options that can be checked quickly, and run the command line."""
+    check_overrides(args.opts)
     if args.output is None and args.json is None:
         raise ValueError("no output is specified: use --output, --json or both")
     if not 0 <= args.threshold <= 1:
@@ -133,8 +136,8 @@ def start(args: argparse.Namespace) -> int:
     source = open_source(args.inputs, args.camera)
     if args.output is not None:
         output_kind(args.output, source)
-    for folder, count in unsearched_folders(args.inputs).items():
-        print(f"{folder}: {count} subfolders are not searched; use '{folder}/**/*.jpg' to search them", file=sys.stderr)
+    for line in skipped_content(args.inputs):
+        print(printable(line), file=sys.stderr)
     return run(args, source)
 
 
@@ -161,7 +164,7 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
         for batch in batches(add_inputs(source, properties), args.batch_size, args.max_frames):
             for frame in batch:
                 if frame.image is None:
-                    tqdm.write(f"skipped: {frame.error}", file=sys.stderr)
+                    tqdm.write(printable(f"skipped: {frame.error}"), file=sys.stderr)
             readable = process(batch, predictor, sinks, args)
             done, skipped = done + readable, skipped + len(batch) - readable
             bar.update(len(batch))

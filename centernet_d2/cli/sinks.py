@@ -10,7 +10,8 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, VideoSource
+from ..imaging.reading import IMAGE_SUFFIXES
+from .sources import VIDEO_SUFFIXES, ImageSource, VideoSource
 
 __all__ = ["ImageFileSink", "ImageFolderSink", "JsonSink", "VideoSink", "output_kind", "refuse_existing"]
 
@@ -140,14 +141,15 @@ class JsonSink(Sink):
         """
         refuse_existing(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("x", encoding="utf-8")
+        # Names that are not UTF-8 become escapes of JSON, which json.load reads back to the same name.
+        self.file = path.open("x", encoding="utf-8", errors="backslashreplace")
         self.file.write("[")
         self.empty = True
 
     def write(self, results: Sequence[dict]) -> None:
         """Append entries with one write, so an interruption cannot truncate an entry."""
         if results:
-            text = ",\n".join(json.dumps(result, ensure_ascii=False) for result in results)
+            text = ",\n".join(json.dumps(result, ensure_ascii=False, allow_nan=False) for result in results)
             self.file.write(("\n" if self.empty else ",\n") + text)
             self.empty = False
 

@@ -1,22 +1,27 @@
-"""Image sources: files, folders, globs, videos and cameras."""
+"""Image sources: files, folders, globs, videos, streams and cameras."""
 
 from __future__ import annotations
 
 import glob
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 
-from ..imaging.reading import read_image
+from ..imaging.reading import IMAGE_SUFFIXES, read_header, read_image
+from ..utils.files import check_local
 
-__all__ = ["Frame", "ImageSource", "VideoSource", "find_images", "open_source", "unsearched_folders"]
+__all__ = ["Frame", "ImageSource", "VideoSource", "find_images", "open_source", "skipped_content"]
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
+# Protocols that OpenCV streams. Other URLs are files, which are not downloaded.
+_STREAM = re.compile(r"(https?|rtmps?|rtp|rtsps?|srt|tcp|udp)://", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -61,22 +66,23 @@ class ImageSource:
 
 
 class VideoSource:
-    """Frames of a video file or a camera."""
+    """Frames of a video file, a stream or a camera."""
 
     def __init__(self, origin: str | int) -> None:
         """
         Args:
-            origin: path of a video file, or index of a camera.
+            origin: path of a video file, URL of a stream, or index of a camera.
 
         Raises:
-            OSError: OpenCV cannot open the file or the camera.
+            OSError: OpenCV cannot open it.
         """
-        self.name = f"camera{origin}" if isinstance(origin, int) else Path(origin).stem
+        self.origin = origin
+        self.name = f"camera{origin}" if isinstance(origin, int) else Path(urlsplit(origin).path).stem or "stream"
         self.capture = cv2.VideoCapture(origin)
         if not self.capture.isOpened():
-            origin_name = f"the camera {origin}" if isinstance(origin, int) else f"the video {origin}"
-            raise OSError(f"cannot open {origin_name}")
-        self.rate = self.capture.get(cv2.CAP_PROP_FPS) or 25.0
+            raise OSError(_cannot_open(origin))
+        rate = self.capture.get(cv2.CAP_PROP_FPS)
+        self.rate = rate if 0 < rate <= 1000 else 25.0  # Streams may declare any number.
 
     def __len__(self) -> int:
         """Return the number of frames declared by the file; 0 if unknown, as for cameras."""
@@ -88,12 +94,36 @@ class VideoSource:
             while True:
                 more, image = self.capture.read()
                 if not more:
-                    return
+                    break
                 number += 1
                 name = f"{self.name}-{number:06d}"
                 yield Frame(number, name, name, image)
+            # For some formats, the declared number is an estimate.
+            if number < 0.98 * len(self) - 1:
+                problem = f"the video {self.origin} is truncated: {number} of {len(self)} frames can be read"
+                yield Frame(number + 1, self.name, self.name, None, problem)
         finally:
             self.capture.release()
+
+
+def _cannot_open(origin: str | int) -> str:
+    if isinstance(origin, int):
+        return f"cannot open the camera {origin}"
+    if _STREAM.match(origin):
+        return f"cannot open the stream {origin}; images and other files are not downloaded"
+    return f"cannot open the video {origin}"
+
+
+def _is_video(path: Path) -> bool:
+    """Return True if a file is a video, according to its suffix or else its content."""
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES:
+        return suffix in VIDEO_SUFFIXES
+    try:
+        read_header(path)
+    except OSError:
+        return path.is_file() and cv2.VideoCapture(str(path)).isOpened()
+    return False
 
 
 def find_images(inputs: Sequence[str]) -> list[Path]:
@@ -114,19 +144,25 @@ def find_images(inputs: Sequence[str]) -> list[Path]:
             own = [match for match in matches if match.is_file()]
         if not own:
             problem = "the folder contains no images" if path.is_dir() else "no file, folder or glob match exists"
-            problem += f"; its {count} subfolders are not searched" if (count := _count_folders(path)) else ""
-            raise FileNotFoundError(f"{entry}: {problem}")
+            raise FileNotFoundError("; ".join([f"{entry}: {problem}", *skipped_content([entry])]))
         images.extend(own)
     return list(dict.fromkeys(images))
 
 
-def unsearched_folders(inputs: Sequence[str]) -> dict[str, int]:
-    """Return input folder -> number of subfolders, which are not searched."""
-    return {entry: count for entry in inputs if (count := _count_folders(Path(entry)))}
-
-
-def _count_folders(path: Path) -> int:
-    return sum(inner.is_dir() for inner in path.iterdir()) if path.is_dir() else 0
+def skipped_content(inputs: Sequence[str]) -> list[str]:
+    """Return messages about files and subfolders of input folders that are skipped."""
+    messages = []
+    for folder in (path for path in map(Path, inputs) if path.is_dir()):
+        inner = [path for path in folder.iterdir() if not path.name.startswith(".")]
+        folders = sum(path.is_dir() for path in inner)
+        others = [path for path in inner if not path.is_dir() and path.suffix.lower() not in IMAGE_SUFFIXES]
+        if folders:
+            messages.append(f"{folder}: {folders} subfolders are not searched; use '{folder}/**/*.jpg' to search them")
+        if others:
+            kinds = Counter(path.suffix.lower() or "no suffix" for path in others).most_common(8)
+            endings = ", ".join(f"{count} {kind}" for kind, count in kinds)
+            messages.append(f"{folder}: {len(others)} files are not images, skipped ({endings})")
+    return messages
 
 
 def open_source(inputs: Sequence[str], camera: int | None = None) -> ImageSource | VideoSource:
@@ -142,9 +178,12 @@ def open_source(inputs: Sequence[str], camera: int | None = None) -> ImageSource
         return VideoSource(camera)
     if not inputs:
         raise ValueError("no input is specified: add images, folders, globs or a video, or use --camera")
-    paths = find_images(inputs)
-    if not any(path.suffix.lower() in VIDEO_SUFFIXES for path in paths):
-        return ImageSource(paths)
-    if len(paths) > 1:
-        raise ValueError("a video must be the only input")
-    return VideoSource(str(paths[0]))
+    urls = [entry for entry in inputs if "://" in entry]
+    for url in urls:
+        if not _STREAM.match(url) or Path(urlsplit(url).path).suffix.lower() in IMAGE_SUFFIXES:
+            check_local(url, "the input")
+    paths = find_images([entry for entry in inputs if entry not in urls])
+    videos = urls + [str(path) for path in paths if _is_video(path)]
+    if videos and len(urls) + len(paths) > 1:
+        raise ValueError(f"a video or stream must be the only input, such as {videos[0]}")
+    return VideoSource(videos[0]) if videos else ImageSource(paths)

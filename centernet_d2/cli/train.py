@@ -21,7 +21,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from ..autoconfig.plan import SMALL, Request, draft_plan, output_folders, plan_training
 from ..checkpoint import CenterNetCheckpointer
 from ..config.catalog import available
-from ..config.loading import load_config, override
+from ..config.loading import check_overrides, load_config, override
 from ..engine.processes import launched_by_torchrun, number_of_processes, process_group
 from ..engine.setup import Run, check_config, recorded_config, setup_run
 from ..engine.trainer import Trainer
@@ -32,6 +32,7 @@ from ..utils.cli import import_user_modules
 from ..utils.files import lock_folder, remove_leftovers
 from ..utils.logging import errors_only
 from ..utils.signals import Stopped, defer_signals
+from ..utils.text import printable
 
 __all__ = ["main", "run"]
 
@@ -90,6 +91,7 @@ def build_run(args: argparse.Namespace) -> Run:
         FileNotFoundError: the config, the data or the weights do not exist.
         ValueError: options contradict each other, or the config is invalid.
     """
+    check_overrides(args.opts)
     data = getattr(args, "data", None)
     for option in ("val", "epochs", "minutes", "model"):
         if getattr(args, option, None) is not None and (data is None or args.resume or args.eval_only):
@@ -150,7 +152,7 @@ def _plan(args: argparse.Namespace) -> CfgNode:
     data = discover_dataset(args.data, args.val)
     print("\n".join(data.lines()), flush=True)
     plan = plan_training(draft, data)
-    print("\n".join(plan.lines()), flush=True)
+    print(printable("\n".join(plan.lines()), lines=True), flush=True)
     return plan.cfg
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import difflib
 import operator
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 
 import torch
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from ..utils.files import check_local
+from ..utils.files import check_local, read_regular
+from ..utils.parsing import parse_yaml
+from ..utils.text import shown
 from .catalog import find_base, find_config, find_released
 from .keys import add_centernet_config
 
-__all__ = ["check_device", "default_config", "flatten", "load_config", "override"]
+__all__ = ["check_device", "check_overrides", "default_config", "flatten", "load_config", "override"]
 
 
 def check_device(name: str) -> None:
@@ -72,12 +74,21 @@ def override(cfg: CfgNode, overrides: Sequence[object]) -> None:
     """Set config keys from alternating keys and values, as on the command line.
 
     Raises:
-        ValueError: a key is unknown or has no value, or its value does not have the type of the default.
+        ValueError: a key is unknown or has no value, its value does not have the type of the default, or an option of
+            the command line follows the keys.
     """
+    check_overrides(overrides)
     if len(overrides) % 2:
         raise ValueError(f"config overrides must be pairs of KEY and VALUE, but '{overrides[-1]}' has no value")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         _set(cfg, str(key), value, "")
+
+
+def check_overrides(overrides: Sequence[object]) -> None:
+    """Raise a ValueError if config overrides contain an option, because everything after the first key is one."""
+    for option in overrides:
+        if isinstance(option, str) and re.match("--[a-z]", option):
+            raise ValueError(f"{option.split('=')[0]} after KEY VALUE pairs: put options first")
 
 
 def flatten(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -100,7 +111,7 @@ def _merge_file(cfg: CfgNode, path: Path, above: tuple[Path, ...] = ()) -> None:
     bases = content.pop("_BASE_", [])
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):
-            raise ValueError(f"config file {path}: _BASE_ is {bases!r}, but must be a path or a list of paths")
+            raise ValueError(f"config file {path}: _BASE_ is {shown(bases)}, but must be a path or a list of paths")
         check_local(base, f"config file {path}: the _BASE_")
         _merge_file(cfg, find_base(path, base), chain)
     for key, value in flatten(content):
@@ -109,16 +120,16 @@ def _merge_file(cfg: CfgNode, path: Path, above: tuple[Path, ...] = ()) -> None:
 
 def _read_file(path: Path) -> dict:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an invalid date.
-        raise ValueError(f"config file {path} is not valid YAML: {' '.join(str(error).split())}") from error
+        content = parse_yaml(read_regular(path).decode("utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"config file {path} is not valid YAML: {error}") from error
     if content is None:
         raise ValueError(f"config file {path} is empty; it must contain at least a _BASE_")
     if not isinstance(content, dict):
         raise ValueError(f"config file {path} contains a {type(content).__name__}, but must contain a mapping")
     version = content.get("VERSION", 2)
     if version != 2:
-        raise ValueError(f"config file {path}: VERSION is {version!r}, but must be 2")
+        raise ValueError(f"config file {path}: VERSION is {shown(version)}, but must be 2")
     return content
 
 
@@ -139,10 +150,10 @@ def _set(cfg: CfgNode, key: str, value: object, where: str) -> None:
     try:
         default = reduce(operator.getitem, key.split("."), cfg)
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{where}there is no key {key}{_hint(cfg, key)}") from error
+        raise ValueError(f"{where}there is no key {key if len(key) < 200 else shown(key)}{_hint(cfg, key)}") from error
     if isinstance(default, CfgNode):
-        raise ValueError(f"{where}{key} is {value!r}, but is a group of keys: {', '.join(list(default)[:5])}, ...")
-    message = f"{where}{key} is {value!r}, but must be of type {type(default).__name__}, such as {default!r}"
+        raise ValueError(f"{where}{key} is {shown(value)}, but is a group of keys: {', '.join(list(default)[:5])}, ...")
+    message = f"{where}{key} is {shown(value)}, but must be of type {type(default).__name__}, such as {default!r}"
     try:
         cfg.merge_from_list([key, value])
     except (AssertionError, TypeError, ValueError) as error:

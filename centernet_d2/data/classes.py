@@ -25,12 +25,13 @@ def match_classes(name: str, own: Sequence[str], classes: Sequence[str]) -> list
     Raises:
         ValueError: the model does not have a class of the dataset.
     """
-    if unknown := [one for one in own if one not in classes]:
+    numbers = {one: number for number, one in enumerate(classes)}
+    if unknown := [one for one in own if one not in numbers]:
         raise ValueError(
             f"the dataset '{name}' has the classes {', '.join(unknown)}, which MODEL.CENTERNET.CLASS_NAMES "
             f"({', '.join(classes)}) does not contain; add them"
         )
-    return [list(classes).index(one) for one in own]
+    return [numbers[one] for one in own]
 
 
 def translate(dicts: Sequence[DatasetDict], numbers: Sequence[int], num_classes: int) -> list[DatasetDict]:

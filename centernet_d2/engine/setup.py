@@ -23,6 +23,7 @@ from ..config.loading import check_device, flatten, load_config
 from ..data import register_from_config
 from ..utils.files import write_atomically
 from ..utils.logging import drop_mapping_notice, is_user_message, quiet_imports
+from ..utils.text import escape_record
 from .processes import check_processes
 
 __all__ = ["Run", "check_config", "check_output_dir", "check_weights", "recorded_config", "setup_run", "start_logging"]
@@ -174,6 +175,7 @@ def start_logging(cfg: CfgNode) -> None:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, **options)
     for name in ("fvcore", "detectron2", "centernet_d2"):
         for handler in logging.getLogger(name).handlers:
+            handler.addFilter(escape_record)
             if getattr(handler, "stream", None) is sys.stdout:
                 handler.addFilter(is_user_message)
             elif isinstance(handler, logging.StreamHandler):

@@ -12,12 +12,33 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..utils.files import check_local
 
-__all__ = ["ImageHeader", "max_pixels", "pillow_to_rgb", "read_header", "read_headers", "read_image", "to_uint8_color"]
+__all__ = [
+    "IMAGE_FORMATS",
+    "IMAGE_SUFFIXES",
+    "ImageHeader",
+    "max_pixels",
+    "pillow_to_rgb",
+    "read_header",
+    "read_headers",
+    "read_image",
+    "to_uint8_color",
+]
+
+# Raster formats that Pillow decodes by itself. Others are documents and vector graphics, for which it starts programs.
+_RASTER_FORMATS = (
+    *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI"),
+    *("SUN", "TGA", "TIFF", "WEBP", "XBM"),
+)
+_SUFFIXES = Image.registered_extensions()  # Loads all plugins.
+#: Supported formats, for the argument `formats` of ``Image.open``, which fails for formats unknown to older releases.
+IMAGE_FORMATS = tuple(name for name in _RASTER_FORMATS if name in Image.OPEN)
+#: Suffixes of the supported formats, in lower case.
+IMAGE_SUFFIXES = tuple(sorted(suffix for suffix, name in _SUFFIXES.items() if name in IMAGE_FORMATS))
 
 _EXIF_ORIENTATION = 274
 # EXIF orientation -> Pillow operation that makes the image upright.
@@ -207,11 +228,15 @@ def _open_image(path: str | Path) -> Iterator[ImageFile.ImageFile]:
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # Reading a pipe or a device may never end.
             raise ValueError("it is not a regular file")
-        with open(path, "rb") as file, Image.open(file) as image:
+        with open(path, "rb") as file, Image.open(file, formats=IMAGE_FORMATS) as image:
             _check_pixels(image)
             yield image
     except FileNotFoundError:
         raise FileNotFoundError(f"the image {path} does not exist") from None
+    except UnidentifiedImageError as error:
+        raise OSError(
+            f"cannot read the image {path}: it is damaged, or in none of the formats {', '.join(IMAGE_FORMATS)}"
+        ) from error
     except Image.DecompressionBombError as error:
         raise OSError(f"cannot read the image {path}: its pixels exceed the limit of {limit}; {_ADVICE}") from error
     except Exception as error:  # Pillow's decoders raise arbitrary exceptions.

@@ -6,7 +6,6 @@ ambiguous or damaged file raises an error with the path and the entry.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
@@ -15,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
-from ..utils.files import check_local
+from ..utils.files import check_local, read_regular
+from ..utils.parsing import parse_json
+from ..utils.text import shown
 from ..utils.validation import LARGEST_COORDINATE
 from .keypoints import flip_pairs_of
 from .records import Keypoints, LabeledImage, LabeledObject, ParsedDataset, Report, unique
@@ -55,8 +56,8 @@ def json_kind(path: Path) -> str:
     try:
         if path.stat().st_size > _SMALL:
             return _kind_of_large(path)
-        return _kind(json.loads(read_text(path)))
-    except (OSError, ValueError, RecursionError):
+        return _kind(parse_json(read_text(path)))
+    except (OSError, ValueError):
         return "broken"
 
 
@@ -175,8 +176,8 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     check_local(path, "the annotation file")
     try:
-        content = json.loads(decode(Path(path).read_bytes()))
-    except (ValueError, RecursionError) as error:
+        content = parse_json(decode(read_regular(path)))
+    except ValueError as error:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a COCO file: it contains a {type(content).__name__}, {_NEEDED}")
@@ -258,7 +259,7 @@ class _Reader:
         for index, entry in enumerate(entries):
             try:
                 if not isinstance(entry, dict):
-                    raise _Unusable(f" is {entry!r:.60}, not an object")
+                    raise _Unusable(f" is {shown(entry)}, not an object")
                 repair(entry, index)
                 usable.append(entry)
             except _Unusable as error:
@@ -349,7 +350,7 @@ class _Reader:
         crowd = entry.get("iscrowd")
         ambiguous = ""
         if crowd is not None and crowd not in (0, 1):
-            ambiguous = f"'iscrowd' is {crowd!r:.60}, not 0 or 1"
+            ambiguous = f"'iscrowd' is {shown(crowd)}, not 0 or 1"
         elif entry.get("ignore"):
             ambiguous = "'ignore' is set, which is not read; use 'iscrowd': 1, see MODEL.CENTERNET.QUIRKS.CROWD"
         if ambiguous:
@@ -381,9 +382,9 @@ class _Reader:
             self._count("boxes computed from polygons", entry, index)
         numbers = _numbers(box)
         if numbers is None or len(numbers) != 4:
-            raise _Unusable(f"{_own(entry)}: 'bbox' is {box!r:.60}; it must be four numbers x, y, width, height")
+            raise _Unusable(f"{_own(entry)}: 'bbox' is {shown(box)}; it must be four numbers x, y, width, height")
         if not _are_coordinates(numbers):
-            message = f"{_own(entry)}: 'bbox' is {box!r:.60}; its numbers must be finite and at most "
+            message = f"{_own(entry)}: 'bbox' is {shown(box)}; its numbers must be finite and at most "
             raise _Unusable(f"{message}{LARGEST_COORDINATE}", "non-finite boxes, skipped")
         if any(isinstance(value, str) for value in box):
             self._count(_TEXTS, entry, index)
@@ -426,15 +427,14 @@ class _Reader:
 
 def _without_root(categories: list[dict], used: Set[str], report: Report) -> list[dict]:
     """Remove the unused category 0 that Roboflow adds as the parent of all other categories."""
-    kept = []
-    for item in categories:
-        parents = [other.get("supercategory") for other in categories if other is not item]
-        is_parent = item["name"] in parents or (item.get("supercategory") == "none" and "none" not in parents)
-        if item["id"] != 0 or "0" in used or not parents or not is_parent:
-            kept.append(item)
-        else:
-            report.note(f"category 0 ({item['name']}) is skipped: it is the parent of the others and has no objects")
-    return kept
+    root = next((item for item in categories if item["id"] == 0), None)
+    if root is None or "0" in used:
+        return categories
+    parents = [item.get("supercategory") for item in categories if item is not root]
+    if not parents or not (root["name"] in parents or (root.get("supercategory") == "none" and "none" not in parents)):
+        return categories
+    report.note(f"category 0 ({root['name']}) is skipped: it is the parent of the others and has no objects")
+    return [item for item in categories if item is not root]
 
 
 def _check_id(entry: dict) -> None:
@@ -443,15 +443,15 @@ def _check_id(entry: dict) -> None:
 
 
 def _is_id(value: object) -> bool:
-    return isinstance(value, (int, str)) and not isinstance(value, bool)
+    return isinstance(value, str) or (type(value) is int and abs(value) < 2**63)
 
 
 def _own(entry: dict) -> str:
-    return f" (id {entry['id']!r})" if _is_id(entry.get("id")) else ""
+    return f" (id {shown(entry['id'])})" if _is_id(entry.get("id")) else ""
 
 
 def _shown(entry: dict, key: str) -> str:
-    return f"{entry[key]!r:.60}" if key in entry else "missing"
+    return shown(entry[key]) if key in entry else "missing"
 
 
 def _are_plain(values: object) -> TypeGuard[list]:
@@ -507,7 +507,8 @@ class _Categories:
         for item in (item for file in files for item in file.categories):
             by_name.setdefault(item["name"], item["id"])
             if isinstance(item.get("keypoints"), list) and item["keypoints"]:
-                layouts.append((tuple(map(str, item["keypoints"])), item.get("skeleton") or []))
+                lines = item.get("skeleton") or []
+                layouts.append((tuple(map(str, item["keypoints"])), lines if isinstance(lines, list) else [lines]))
         ids = [number for number in by_name.values() if isinstance(number, int)]
         self.ids: list[int] = []
         if len(set(ids)) == len(by_name):
@@ -560,7 +561,7 @@ def _images(tree: Tree, file: CocoFile, categories: _Categories) -> list[Labeled
         listed.add(image)
         stated = stated_size(item.get("width"), item.get("height"))
         number = item["id"] if isinstance(item["id"], int) else None
-        extra = _other_keys(item, _IMAGE_KEYS)
+        extra = _other_keys(tree, item, _IMAGE_KEYS, f"{name} ({item['file_name']})")
         images.append(
             LabeledImage(image, tuple(objects.get(item["id"], ())), stated_size=stated, image_id=number, extra=extra)
         )
@@ -586,12 +587,25 @@ def _object(
         area=float(area) if area else None,
         crowd=bool(item.get("iscrowd")),
         source=where,
-        extra=_other_keys(item, _ANNOTATION_KEYS),
+        extra=_other_keys(tree, item, _ANNOTATION_KEYS, where),
     )
 
 
-def _other_keys(item: dict, known: Set[str]) -> dict[str, Any]:
-    return {key: value for key, value in item.items() if key not in known}
+def _other_keys(tree: Tree, item: dict, known: Set[str], where: str) -> dict[str, Any]:
+    """Return the other keys of an entry; values that JSON cannot represent are counted and skipped."""
+    others = {key: value for key, value in item.items() if key not in known}
+    usable = {key: value for key, value in others.items() if _is_plain_json(value)}
+    for key in others.keys() - usable.keys():
+        tree.report.count("values that are not finite or nested too deep, skipped", f"{where}, {key}")
+    return usable
+
+
+def _is_plain_json(value: Any, depth: int = 20) -> bool:
+    """Return True if a value of a JSON file contains only finite numbers that fit into 64 bits."""
+    if isinstance(value, (list, dict)):
+        inner = value.values() if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain_json(one, depth - 1) for one in inner)
+    return value is None or isinstance(value, str) or abs(value) < (2**63 if isinstance(value, int) else math.inf)
 
 
 def _points(tree: Tree, values: Sequence[float] | None, where: str, count: int) -> tuple[float, ...]:

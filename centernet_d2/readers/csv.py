@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..utils.text import printable
 from .records import LabeledImage, LabeledObject, ParsedDataset
 from .splits import split_of_name
 from .tree import Tree, decode, read_text
@@ -123,17 +124,27 @@ class _Table:
         text = read_text(path)
         first = next((line for line in text.split("\n") if line.strip()), "")
         self.delimiter = _delimiter(first)
-        self.rows = csv.reader(text.strip("\n").split("\n"), delimiter=self.delimiter)
-        self.columns = _columns(next(self.rows))
+        self.rows = csv.reader(text.strip("\n").split("\n"), delimiter=self.delimiter, strict=True)
+        self.columns = _columns(self._header())
         self.kind = _box_kind(self.columns) or ()
         self.images: dict[str, Path | None] = {}
         self.objects: dict[Path, list[LabeledObject]] = {}
         self.stated: dict[Path, tuple[int, int]] = {}
         self.splits: dict[Path, str | None] = {}
 
+    def _header(self) -> list[str]:
+        try:
+            header = next(self.rows)
+        except csv.Error as error:
+            raise ValueError(f"{self.path}, line 1: {error}") from error
+        known = [name for name in header if _columns([name])]
+        if len(set(known)) < len(known):
+            raise ValueError(f"{self.path}: a column occurs twice in the header {', '.join(header[:20])}")
+        return header
+
     def read(self) -> None:
         try:
-            for row in tqdm(self.rows, self.path.name, leave=False, mininterval=1, delay=2):
+            for row in tqdm(self.rows, printable(self.path.name), leave=False, mininterval=1, delay=2):
                 if any(value.strip() for value in row):
                     self._row(row, f"{self.tree.name(self.path)}, line {self.rows.line_num}")
         except csv.Error as error:

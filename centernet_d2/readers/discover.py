@@ -144,8 +144,8 @@ def _with_classes_of(parsed: ParsedDataset, other: ParsedDataset) -> ParsedDatas
             f"{', '.join(others) or 'none'}"
         )
     names, ids = unique([*parsed.classes, *other.classes]), list(parsed.class_ids)
-    while len(ids) < len(names):
-        ids.append(max(ids) + 1)
+    first = max(ids, default=0) + 1
+    ids += range(first, first + len(names) - len(ids))
     return replace(parsed, classes=names, class_ids=ids)
 
 
@@ -155,8 +155,9 @@ def _choose_classes(
     if parsed.layout == kitti.LAYOUT:
         raise ValueError(f"the classes of KITTI are fixed: {', '.join(kitti.CLASSES)}; do not choose classes")
     by_case = {name.casefold(): name for name in parsed.classes}
+    known, kept_names = set(parsed.classes), set(classes)
     for name in classes:
-        if name not in parsed.classes:
+        if name not in known:
             close = by_case.get(name.casefold()) or next(iter(difflib.get_close_matches(name, parsed.classes, 1)), None)
             hint = f"; did you mean {close}?" if close else ""
             raise ValueError(f"{parsed.root} has no class {name}, only {', '.join(parsed.classes)}{hint}")
@@ -166,9 +167,9 @@ def _choose_classes(
     for split, images in assigned.items():
         chosen[split] = []
         for image in images:
-            kept = tuple(obj for obj in image.objects if obj.label in classes)
+            kept = tuple(obj for obj in image.objects if obj.label in kept_names)
             for obj in image.objects:
-                if obj.label not in classes:
+                if obj.label not in kept_names:
                     report.count(f"objects of class {obj.label}, skipped", obj.source)
             chosen[split].append(replace(image, objects=kept))
     # Training sorts classes by category id, so a custom order needs new ids.
@@ -212,6 +213,8 @@ def read_layout(path: str | Path, layout: str | None, report: Report) -> ParsedD
     path = Path(os.path.abspath(os.path.expanduser(path)))
     if not path.exists():
         raise FileNotFoundError(f"the dataset {path} does not exist")
+    if not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is neither a regular file nor a folder")
     if path.is_file():
         return _read_file(path, report)
     tree = Tree(path, report)
@@ -268,7 +271,7 @@ def describe_unknown(tree: Tree, readers: Sequence[ModuleType]) -> str:
     lines += [f"{tree.name(file)}: {table.HEADER_REQUIREMENT}" for file in table.headerless(tree)[:1]]
     broken = [file for file in tree.with_suffix(".json") if coco.json_kind(file) == "broken"]
     lines += [f"{tree.name(file)} is not a valid JSON file" for file in broken[:3]]
-    return "\n".join(lines)
+    return "\n".join(lines) + tree.report.indented()
 
 
 def _choose_layout(candidates: list[tuple[ParsedDataset, Tree]], tree: Tree) -> tuple[ParsedDataset, Tree]:

@@ -5,14 +5,15 @@ Rectangles, polygons and circles are converted to boxes, points to keypoints.
 
 from __future__ import annotations
 
-import json
 import math
+import operator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ..utils.parsing import parse_json
 from .coco import json_kind
 from .keypoints import flip_pairs_of
 from .records import Keypoints, LabeledImage, LabeledObject, ParsedDataset
@@ -53,7 +54,8 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
             if damaged is not None:
                 labeled[damaged] = None
             continue
-        name = str(content.get("imagePath") or "")
+        name = content.get("imagePath")
+        name = name if isinstance(name, str) else ""
         image = (tree.peek_image(name, path) and tree.find_image(name, path)) or tree.find_image(path.stem, path)
         if image is None:
             continue
@@ -76,8 +78,8 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
 
 def _load(path: Path) -> dict | None:
     try:
-        content = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError):
+        content = parse_json(read_text(path))
+    except (OSError, ValueError):
         return None
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
         return None
@@ -91,16 +93,18 @@ def _shapes(tree: Tree, name: str, shapes: list) -> _Shapes:
     for index, shape in enumerate(shapes):
         where = f"{name}, shape {index + 1}"
         try:
-            kind = str(shape.get("shape_type") or "polygon")
-            label = str(shape["label"]).strip()
+            kind = shape.get("shape_type") or "polygon"
+            label = shape["label"].strip() if isinstance(shape["label"], str) else str(operator.index(shape["label"]))
+            group = shape.get("group_id")
+            if not isinstance(group, (int, float, str, type(None))):
+                raise TypeError
             corners = [(float(x), float(y)) for x, y in shape["points"]]
             box = _extent(kind, corners)
             if not label:
                 raise ValueError
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             tree.report.count("broken rows, skipped", where)
             continue
-        group = shape.get("group_id")
         if kind == "point":
             points.append((label, corners[0], group, where))
         elif kind in ("polygon", "mask") and group is not None and (label, group) in merged:

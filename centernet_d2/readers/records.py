@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..utils.text import printable
+
 __all__ = ["DiscoveredDataset", "Keypoints", "LabeledImage", "LabeledObject", "ParsedDataset", "Report", "Split"]
 
 _EXAMPLES = 3
+# Every class and keypoint has a channel of the network, so more are an error of the file.
+MOST_CLASSES = 100_000
+MOST_KEYPOINTS = 1_000
 
 
 class Report:
@@ -29,6 +34,8 @@ class Report:
     def count(self, reason: str, where: object) -> None:
         """Count an occurrence of a reason, such as "labels without an image".
 
+        Control characters in the location are escaped.
+
         Args:
             reason: a plural noun phrase, printed after the count.
             where: a file, line or name.
@@ -36,10 +43,11 @@ class Report:
         self.counts[reason] = self.counts.get(reason, 0) + 1
         examples = self.examples.setdefault(reason, [])
         if len(examples) < _EXAMPLES:
-            examples.append(str(where))
+            examples.append(printable(where))
 
     def note(self, sentence: str) -> None:
-        """Add a note unless it exists."""
+        """Add a note unless it exists; control characters are escaped."""
+        sentence = printable(sentence)
         if sentence not in self.notes:
             self.notes.append(sentence)
 
@@ -57,7 +65,7 @@ class Report:
         for reason, count in self.counts.items():
             more = ", ..." if count > len(self.examples[reason]) else ""
             lines.append(f"{count} {reason}: {', '.join(self.examples[reason])}{more}")
-        return lines + self.notes
+        return [printable(line) for line in lines] + self.notes
 
     def indented(self) -> str:
         """Format the report as indented lines to append to an error message."""
@@ -149,6 +157,12 @@ class ParsedDataset:
     lists: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for what, number, limit in (
+            ("classes", len(self.classes), MOST_CLASSES),
+            ("keypoints", len(self.keypoints.names) if self.keypoints else 0, MOST_KEYPOINTS),
+        ):
+            if number > limit:
+                raise ValueError(f"{self.root} has {number} {what}, but at most {limit} are supported")
         self.class_ids = self.class_ids or list(range(1, len(self.classes) + 1))
 
     @property
@@ -205,12 +219,12 @@ class DiscoveredDataset:
 
     def lines(self) -> list[str]:
         """Format a summary: layout, splits, classes, and the report."""
-        shown = ", ".join(self.class_names[:10]) + (", ..." if len(self.class_names) > 10 else "")
+        names = ", ".join(self.class_names[:10]) + (", ..." if len(self.class_names) > 10 else "")
         sizes = [f"{s.name} {len(s.images)} images, {s.num_objects} objects" for s in self.splits.values()]
-        lines = [f"{self.layout} in {self.path}", *sizes, self.split_rule, f"{len(self.class_names)} classes: {shown}"]
+        lines = [f"{self.layout} in {self.path}", *sizes, self.split_rule, f"{len(self.class_names)} classes: {names}"]
         if self.keypoints:
             lines.append(f"{len(self.keypoints.names)} keypoints: {', '.join(self.keypoints.names)}")
-        return lines + self.report.lines()
+        return [printable(line) for line in lines] + self.report.lines()
 
 
 def unique(values: Sequence[str]) -> list[str]:

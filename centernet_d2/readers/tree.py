@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from ..imaging.reading import read_headers
+from ..imaging.reading import IMAGE_SUFFIXES, read_headers
+from ..utils.files import read_regular
+from ..utils.validation import LARGEST_COORDINATE
 from .records import Report
 from .splits import split_of_path
 
 __all__ = ["Tree", "decode", "read_text", "relative_name", "stated_size", "stem"]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
-
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+# More than any public dataset; a folder with more is probably not a dataset.
+_MOST_FILES = 5_000_000
+_DEEPEST = 50
 _JUNK = ("thumbs.db", "desktop.ini")
 
 
@@ -30,7 +33,7 @@ def read_text(path: Path) -> str:
         ValueError: the file is not a text file.
     """
     try:
-        return decode(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
+        return decode(read_regular(path)).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not a text file") from None
 
@@ -66,8 +69,9 @@ def relative_name(path: Path, root: Path) -> str:
 
 def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
     """Return the width and height of a label file, or None if they are invalid."""
-    if isinstance(width, int) and isinstance(height, int) and min(width, height) > 0:
-        return width, height
+    sides = (width, height)
+    if all(type(side) is int and 0 < side <= LARGEST_COORDINATE for side in sides):
+        return sides
     return None
 
 
@@ -90,7 +94,7 @@ class Tree:
     def __init__(self, root: Path, report: Report) -> None:
         self.root = Path(os.path.abspath(root))
         self.report = report
-        self.files, self._folders = _walk(self.root)
+        self.files, self._folders = _walk(self.root, report)
         self.images = [path for path in self.files if path.suffix.lower() in IMAGE_SUFFIXES]
         self.sizes: dict[Path, tuple[int, int] | None] = {}
         self._paths: dict[str, Path] = {}
@@ -212,9 +216,14 @@ class Tree:
             self.sizes[path] = None if isinstance(header, OSError) else header.upright_size
 
 
-def _walk(root: Path) -> tuple[list[Path], list[Path]]:
-    """Return files and folders below a folder, sorted; follow links, but visit every folder once."""
-    files, subfolders, visited = [], [], set()
+def _walk(root: Path, report: Report) -> tuple[list[Path], list[Path]]:
+    """Return regular files and folders below a folder, sorted; follow links, but visit every folder once.
+
+    Raises:
+        ValueError: the folder contains too many files, or folders that are nested too deep.
+    """
+    files: list[str] = []
+    subfolders, visited = [], set()
     for folder, folders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
         if real in visited:
@@ -223,7 +232,17 @@ def _walk(root: Path) -> tuple[list[Path], list[Path]]:
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
         subfolders += [Path(folder, name) for name in folders]
-        files += [
-            os.path.join(folder, name) for name in names if not name.startswith(".") and name.lower() not in _JUNK
-        ]
+        for name in names:
+            path = os.path.join(folder, name)
+            if name.startswith(".") or name.lower() in _JUNK:
+                continue
+            if os.path.isfile(path):
+                files.append(path)
+            else:
+                report.count("pipes, devices and broken links, skipped", relative_name(Path(path), root))
+        if len(files) > _MOST_FILES or len(Path(folder).parts) - len(root.parts) > _DEEPEST:
+            raise ValueError(
+                f"{root} contains more than {_MOST_FILES} files, or folders in more than {_DEEPEST} levels; pass the "
+                "folder of the dataset"
+            )
     return [Path(path) for path in sorted(files)], subfolders

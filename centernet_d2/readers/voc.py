@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..utils.parsing import parse_xml
 from .records import LabeledImage, LabeledObject, ParsedDataset
 from .splits import split_of_name
 from .tree import Tree, read_text, stem
@@ -46,11 +47,9 @@ def read_annotation(path: Path) -> tuple[str, tuple[int, int] | None, list[Label
         ValueError: the file is damaged; the message contains its path.
     """
     text = re.sub(r"^\s*<\?xml[^>]*\?>", "", read_text(path))  # `read_text` has decoded the file.
-    if "<!ENTITY" in text:  # Annotations do not need entities, and their expansion can exhaust the memory.
-        raise ValueError(f"{path} is not a Pascal VOC annotation: it declares entities")
     try:
-        root = ET.fromstring(text)
-    except ET.ParseError as error:
+        root = parse_xml(text)
+    except ValueError as error:
         raise ValueError(f"{path} is not a Pascal VOC annotation: {error}") from error
     if root.tag != "annotation":
         raise ValueError(f"{path} is not a Pascal VOC annotation: its root is <{root.tag}>")
@@ -70,7 +69,8 @@ def read_annotation(path: Path) -> tuple[str, tuple[int, int] | None, list[Label
 
 
 def _number(element: ET.Element, path: str) -> float:
-    return float(element.findtext(path) or "")
+    (text,) = [one.text or "" for one in element.findall(path)]  # Repeated elements are ambiguous.
+    return float(text)
 
 
 def _object(element: ET.Element, where: str) -> LabeledObject:

@@ -37,9 +37,9 @@ def write_coco(dataset: DiscoveredDataset, folder: str | Path) -> dict[str, Path
         if dataset.layout == KITTI:
             texts[folder / f"{name}.txt"] = "".join(f"{image.path.stem}\n" for image in split.images)
         else:
-            texts[folder / f"{name}.json"] = json.dumps(coco_content(dataset, split))
+            texts[folder / f"{name}.json"] = json.dumps(coco_content(dataset, split), allow_nan=False)
     for path, text in texts.items():
-        if path.exists() and path.read_bytes() != text.encode():
+        if path.exists() and path.read_bytes() != text.encode(errors="surrogateescape"):
             raise FileExistsError(
                 f"{path} exists with other content and is not overwritten; remove it or choose another folder"
             )
@@ -54,7 +54,7 @@ def _write(path: Path, text: str) -> None:
     """Write a file atomically."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        draft.write_bytes(text.encode())
+        draft.write_bytes(text.encode(errors="surrogateescape"))
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

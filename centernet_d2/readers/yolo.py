@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from tqdm import tqdm
 
+from ..utils.parsing import parse_yaml
+from ..utils.text import shown
 from .keypoints import pairs_from_order
-from .records import Keypoints, LabeledImage, LabeledObject, ParsedDataset
+from .records import MOST_CLASSES, MOST_KEYPOINTS, Keypoints, LabeledImage, LabeledObject, ParsedDataset
 from .splits import split_of_name
 from .tree import Tree, decode, read_text, stem
 
@@ -27,7 +29,6 @@ EXPECTED_FILES = (
     "a data.yaml with names and train, or .txt files with class and box in a folder labels or next to the images"
 )
 
-_MOST_CLASSES = 100_000
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "predefined_classes.txt", "labels.txt")
 
 
@@ -59,9 +60,8 @@ def _is_label(path: Path, tree: Tree) -> bool:
 
 def _load_yaml(path: Path) -> Any:
     try:
-        # As safe as the safe loader, and all scalars are strings: class names such as no or 007 are unchanged.
-        return yaml.load(read_text(path), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+        return parse_yaml(read_text(path), strings=True)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not a YAML file: {error}") from error
 
 
@@ -132,25 +132,30 @@ def _describe(path: Path, content: dict) -> _Description:
             by_index = {int(key): str(value) for key, value in names.items()}
         except ValueError:
             raise ValueError(f"{path}: the keys of names must be numbers") from None
-        if min(by_index, default=0) < 0 or max(by_index, default=0) >= _MOST_CLASSES:
-            raise ValueError(f"{path}: the keys of names must be numbers from 0 to {_MOST_CLASSES - 1}")
+        if min(by_index, default=0) < 0 or max(by_index, default=0) >= MOST_CLASSES:
+            raise ValueError(f"{path}: the keys of names must be numbers from 0 to {MOST_CLASSES - 1}")
+        if len(by_index) < len(names):
+            raise ValueError(f"{path}: the keys of names contain a number twice")
         names = [by_index.get(index, f"class_{index}") for index in range(max(by_index, default=-1) + 1)]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path}: names must be a list of class names, or a mapping from numbers to class names")
     names = [name.strip() for name in names]
     if len(set(names)) != len(names):
-        raise ValueError(f"{path}: class names must be unique, not {', '.join(names)}")
-    if "nc" in content and str(content["nc"]).strip() != str(len(names)):
-        raise ValueError(f"{path}: nc is {content['nc']}, but there are {len(names)} names")
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(f"{path}: class names must be unique, but {shown(twice)} occurs twice")
+    if "nc" in content and content["nc"] != str(len(names)):
+        raise ValueError(f"{path}: nc is {shown(content['nc'])}, but there are {len(names)} names")
     if "kpt_shape" not in content:
         return _Description(names)
     try:
-        count, dimensions = (int(value) for value in content["kpt_shape"])
-        if count < 1 or dimensions not in (2, 3):
+        shape = content["kpt_shape"]
+        count, dimensions = (int(value) for value in (shape if isinstance(shape, list) else ()))
+        if not 1 <= count <= MOST_KEYPOINTS or dimensions not in (2, 3):
             raise ValueError
     except (TypeError, ValueError):
         raise ValueError(
-            f"{path}: kpt_shape is {content['kpt_shape']}, but must be [number of keypoints, 2 or 3]"
+            f"{path}: kpt_shape is {shown(content['kpt_shape'])}, but must be [number of keypoints, 2 or 3], with at "
+            f"most {MOST_KEYPOINTS} keypoints"
         ) from None
     return _Description(names, _keypoints(path, content, count), dimensions)
 
@@ -350,7 +355,7 @@ def _parse(row: Sequence[str], size: tuple[int, int], description: _Description)
         raise ValueError("not numbers")
     index, values = numbers[0], numbers[1:]
     names = description.names
-    if index != int(index) or not 0 <= index < (len(names) if names is not None else _MOST_CLASSES):
+    if index != int(index) or not 0 <= index < (len(names) if names is not None else MOST_CLASSES):
         raise ValueError(f"invalid class {row[0]}" + (f", {len(names)} classes" if names is not None else ""))
     label = names[int(index)] if names is not None else f"class_{int(index)}"
     width, height = size

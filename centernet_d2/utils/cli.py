@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ from types import ModuleType
 
 from .logging import drop_mapping_notice, drop_pixel_notice
 from .signals import Stopped
+from .text import escape_record, printable
 
 __all__ = ["Failure", "error_message", "import_user_modules", "is_expected", "run"]
 
@@ -58,6 +61,10 @@ def run(
     args, _ = first.parse_known_args(argv)
     drop_mapping_notice()
     drop_pixel_notice()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Not all consoles can encode all names.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:  # Prints warnings before a program configures logging.
+        logging.lastResort.addFilter(escape_record)
     try:
         import_user_modules(args.imports)
         if extend is not None:
@@ -88,7 +95,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def fail(parser: argparse.ArgumentParser, message: str, code: int = 1) -> int:
     """Print the program name and a message to standard error; return the exit code."""
-    print(f"{Path(parser.prog).stem}: {message}", file=sys.stderr)
+    print(printable(f"{Path(parser.prog).stem}: {message}", lines=True), file=sys.stderr)
     return code
 
 

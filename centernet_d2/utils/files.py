@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,10 +24,15 @@ __all__ = [
     "is_inside",
     "leaves_folder",
     "lock_folder",
+    "open_regular",
+    "read_regular",
     "remove_leftovers",
     "text_lines",
     "write_atomically",
 ]
+
+# Sparse files can declare any size. Annotations of the largest public datasets have about 10 GB.
+_LARGEST_FILE = 16 << 30
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -173,6 +179,27 @@ def check_local(path: str | Path, what: str) -> None:
         )
 
 
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a regular file for reading; reading a pipe or a device may never end.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        OSError: the path is not a regular file, or the file is larger than 16 GiB.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(f"{path} is not a regular file")
+    if status.st_size > _LARGEST_FILE:
+        raise OSError(f"{path} is larger than {_LARGEST_FILE >> 30} GiB")
+    return open(path, "rb")
+
+
+def read_regular(path: str | Path) -> bytes:
+    """Read a regular file; see :func:`open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
 def leaves_folder(name: str, folder: str | Path) -> bool:
     """Return True if a relative name leads out of the parent of a folder.
 
@@ -192,5 +219,5 @@ def leaves_folder(name: str, folder: str | Path) -> bool:
 def text_lines(path: str | Path) -> list[tuple[str, str]]:
     """Return the nonblank lines of a file as (location for error messages, line)."""
     # Invalid UTF-8 is replaced, so that parsing fails with an error that names the line.
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_regular(path).decode(errors="replace").splitlines()
     return [(f"{path}, line {index}", line.strip()) for index, line in enumerate(lines, 1) if line.strip()]

@@ -1,6 +1,11 @@
 import json
+import os
+import re
 import signal
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import cv2
 import numpy as np
@@ -165,6 +170,83 @@ def test_subfolders_are_reported(call, tmp_path):
     assert "subfolders" not in err
 
 
+def test_skipped_files_of_a_folder_are_reported(call, folder, tmp_path):
+    (folder / "clip.mp4").write_bytes(b"")
+    (folder / "\x1b]0;title\x07.txt").write_text("")
+    (folder / "\x1b]0;title\x07.png").write_text("")
+    _, out, err = call(folder, "--json", tmp_path / "r.json")
+    assert f"{folder}: 3 files are not images, skipped (2 .txt, 1 .mp4)" in err
+    assert r"\x1b]0;title\x07.png" in err
+    assert "\x1b" not in out + err
+
+
+def test_names_that_are_not_utf8_can_be_read_back(tmp_path):
+    name = os.fsdecode(b"\xff\xe9\x80.png")
+    with JsonSink(tmp_path / "r.json") as sink:
+        sink.write([{"file_name": name, "other": "é"}])
+    text = (tmp_path / "r.json").read_text(encoding="utf-8")
+    assert "é" in text
+    assert os.fsencode(json.loads(text)[0]["file_name"]) == b"\xff\xe9\x80.png"
+
+
+@pytest.fixture
+def server(tmp_path):
+    """URL of a local server for the files in a temporary folder."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=tmp_path)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_stream(call, video, server, tmp_path):
+    code, out, _ = call(f"{server}/clip.avi?channel=1", "--json", tmp_path / "r.json", "--output", tmp_path / "out.mp4")
+    assert (code, "7 images, " in out) == (0, True)
+    entries = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert {entry["file_name"] for entry in entries} <= {f"clip-{number:06d}" for number in range(1, 8)}
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("rtsp://127.0.0.1:9/stream1", "cannot open the stream rtsp://127.0.0.1:9/stream1"),
+        ("http://127.0.0.1:9/clip.mp4", "cannot open the stream http://127.0.0.1:9/clip.mp4; images and other files"),
+        ("http://127.0.0.1:9/photo.JPG?size=1", "is a URL, but URLs are not supported: download the file"),
+        ("s3://bucket/clip.mp4", "is a URL, but URLs are not supported: download the file"),
+        ("file:///etc/hosts", "is a URL, but URLs are not supported: download the file"),
+    ],
+)
+def test_urls_that_cannot_be_opened(url, message):
+    with pytest.raises(OSError, match=re.escape(message)):
+        open_source([url])
+
+
+@pytest.mark.parametrize("name", ["clip", "clip.m2ts", "clip.bin"])
+def test_videos_are_detected_by_content(video, name):
+    path = video.rename(video.with_name(name))
+    source = open_source([str(path)])
+    assert isinstance(source, VideoSource)
+    assert len(list(source)) == 7
+
+
+def test_images_are_detected_by_content(folder):
+    path = (folder / "color.png").rename(folder / "color")
+    (frame,) = open_source([str(path)])
+    assert frame.image.shape == (48, 70, 3)
+
+
+def test_truncated_videos_are_reported(call, video, tmp_path):
+    content = video.read_bytes()
+    video.write_bytes(content[: len(content) // 2])
+    code, _, err = call(video, "--json", tmp_path / "r.json")
+    assert code == 1
+    assert re.search(r"skipped: the video .*clip.avi is truncated: [1-5] of 7 frames can be read", err)
+
+
 def test_video_to_video(call, video, tmp_path):
     code, out, _ = call(video, "--output", tmp_path / "drawn.mp4", "--json", tmp_path / "r.json", "--threshold", 1)
     assert code == 0
@@ -220,7 +302,7 @@ def test_existing_output_is_not_overwritten(call, folder, tmp_path):
         (["color.png"], "no output is specified"),
         (["color.png", "--camera", "0", "--json", "r.json"], "inputs and --camera are mutually exclusive"),
         (["--camera", "77", "--json", "r.json"], "cannot open the camera 77"),
-        (["clip.avi", "color.png", "--json", "r.json"], "a video must be the only input"),
+        (["clip.avi", "color.png", "--json", "r.json"], "a video or stream must be the only input"),
         (["color.png", "--json", "r.json", "--opts", "MODEL.NOTHING", "1"], "there is no key MODEL.NOTHING"),
         (
             ["color.png", "--json", "r.json", "--opts", "MODEL.WEIGHTS", ""],
@@ -245,7 +327,10 @@ def test_existing_output_is_not_overwritten(call, folder, tmp_path):
         (["clip.avi", "--output", "one.jpg"], "one.jpg is a single image, but the input is a video"),
         (["color.png", "--output", "one.mov"], "one.mov: the suffix of a video must be .mp4 or .avi"),
         (["color.png", "--output", "one.gif"], "one.gif: the suffix of an image must be one of .bmp, "),
-        (["nested", "--json", "r.json"], "nested: the folder contains no images; its 1 subfolders are not searched"),
+        (
+            ["nested", "--json", "r.json"],
+            "the folder contains no images; nested: 1 subfolders are not searched",
+        ),
         (["color.png", "--json", "r.json", "--device", "cuda:77"], "no GPU is available: set MODEL.DEVICE cpu"),
     ],
 )
@@ -280,7 +365,7 @@ def test_options_of_other_properties_are_rejected(call, folder, tmp_path, monkey
     monkeypatch.setattr("sys.argv", ["demo.py"])
     code, _, err = call(folder, "--json", tmp_path / "r.json", *options)
     assert code == 1
-    assert err == f"demo: {named} requires the property {name}, which this config does not predict\n"
+    assert err.splitlines()[-1] == f"demo: {named} requires the property {name}, which this config does not predict"
     assert not (tmp_path / "r.json").exists()
 
 

@@ -108,10 +108,10 @@ def test_relative_paths_outside_the_folder_raise(root, tmp_path):
         ("train: https://example.org/a\nnames: [a]\n", "train is the URL https://example.org/a"),
         ("train: gone\nnames: [a]\n", "train is gone, which does not exist"),
         ("train: train/images\nnames: a\n", "names must be a list of class names"),
-        ("train: train/images\nnames: [a, a]\n", "class names must be unique, not a, a"),
+        ("train: train/images\nnames: [a, a]\n", "class names must be unique, but 'a' occurs twice"),
         ("train: train/images\nnames: {x: a}\n", "the keys of names must be numbers"),
         ("train: train/images\nnames: {99999999: a}\n", "the keys of names must be numbers from 0 to 99999"),
-        ("train: train/images\nnc: 2\nnames: [a]\n", "nc is 2, but there are 1 names"),
+        ("train: train/images\nnc: 2\nnames: [a]\n", "nc is '2', but there are 1 names"),
         (
             "train: train/images\nnames: [a]\nkpt_shape: [3, 4]\n",
             "kpt_shape is .*, but must be .number of keypoints, 2 or 3.",
