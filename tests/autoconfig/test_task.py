@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,8 +45,30 @@ def test_keypoints_bring_names_pairs_lines_and_tolerances():
 
 
 def test_cocos_17_keypoints_keep_cocos_tolerances():
-    keypoints = Keypoints(tuple(f"left_{i}" for i in range(17)))
-    assert task_of(found(keypoints, (1, 1, 2) * 17), FILES, "mine").keys["TEST.KEYPOINT_OKS_SIGMAS"] == []
+    parts = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+    for form in ("{}_{}", "{} {}", "{0[0]}_{1}"):
+        names = ("nose", *(form.format(side, part) for part in parts for side in ("left", "right")))
+        task = task_of(found(Keypoints(names), (1, 1, 2) * 17), FILES, "mine")
+        assert task.keys["TEST.KEYPOINT_OKS_SIGMAS"] == []
+        assert task.notes[-1] == "OKS sigmas: COCO's (TEST.KEYPOINT_OKS_SIGMAS)"
+
+
+@pytest.mark.parametrize("names", [[f"left_{i}" for i in range(17)], ["Nose", "L_Eye", "R_Eye"], ["keypoint_1"] * 17])
+def test_other_keypoints_get_the_same_sigma(names):
+    task = task_of(found(Keypoints(tuple(names)), (1, 1, 2) * len(names)), FILES, "mine")
+    assert task.keys["TEST.KEYPOINT_OKS_SIGMAS"] == [0.05] * len(names)
+    assert task.notes[-1].startswith("OKS sigmas: 0.05 each")
+
+
+def test_crowd_regions_are_not_learned_as_objects():
+    dataset = found()
+    assert "MODEL.CENTERNET.QUIRKS.CROWD" not in task_of(dataset, FILES, "mine").keys
+    image = dataset.splits["train"].images[0]
+    crowd = replace(image, objects=(replace(image.objects[0], crowd=True),))
+    dataset.splits["train"] = replace(dataset.splits["train"], images=(crowd,))
+    task = task_of(dataset, FILES, "mine")
+    assert task.keys["MODEL.CENTERNET.QUIRKS.CROWD"] == "ignore"
+    assert task.notes == ("1 crowd regions are not learned as objects (MODEL.CENTERNET.QUIRKS.CROWD)",)
 
 
 def test_without_left_and_right_nothing_is_mirrored():
