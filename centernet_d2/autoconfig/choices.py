@@ -23,6 +23,7 @@ __all__ = [
     "bytes_per_pixel",
     "choose_batch",
     "choose_class_sizes",
+    "choose_detections",
     "choose_evaluation",
     "choose_input_size",
     "choose_length",
@@ -355,6 +356,21 @@ def choose_length(iterations: int, images: int, batch: int, reason: str, user: O
         reason = "set by you"
     value = f"{iterations} iterations, {iterations * batch / images:.1f} epochs"
     return Choice("length", value, f"SOLVER.MAX_ITER; {reason}", keys)
+
+
+def choose_detections(images: Sequence[LabeledImage], user: Overrides) -> Choice:
+    """Choose the limit of detections per image: the maximum number of objects, in hundreds.
+
+    Args:
+        images: images of all splits.
+        user: overrides.
+    """
+    key = "TEST.DETECTIONS_PER_IMAGE"
+    most = max(len(image.objects) for image in images)
+    limit = user.get(key, max(100, math.ceil(most / 100) * 100))
+    reason = user.reason(key, f"an image has up to {most} objects")
+    notes = () if limit >= most else (f"an image has {most} objects, so that AP cannot reach 100",)
+    return Choice("detections", f"at most {limit} per image", f"{key}; {reason}", {key: limit}, notes)
 
 
 def choose_evaluation(

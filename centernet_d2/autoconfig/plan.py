@@ -22,6 +22,7 @@ from .choices import (
     bytes_per_pixel,
     choose_batch,
     choose_class_sizes,
+    choose_detections,
     choose_evaluation,
     choose_input_size,
     choose_length,
@@ -213,7 +214,8 @@ def _choose_training(
     median_width = sorted(image.width for image in images)[len(images) // 2]
     if focal := task.keys_for_width(width / median_width):
         choices.append(Choice("focal length", f"{task.focal:g} pixels", ", ".join(focal), focal))
-    return [*choices, batch, rate]
+    every = [image for split in data.splits.values() for image in split.images]
+    return [*choices, batch, rate, choose_detections(every, user)]
 
 
 def _choose_duration(cfg: CfgNode, draft: Draft, images: int) -> list[Choice]:

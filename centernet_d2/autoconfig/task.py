@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..readers.keypoints import are_coco_person_names
 from ..readers.kitti import LAYOUT as KITTI
 from ..readers.records import DiscoveredDataset, Keypoints
 from ..structures.calibration import read_camera
 
 __all__ = ["Task", "task_of"]
 
-# COCO's keypoints have OKS sigmas in the evaluation; all others use _SIGMA.
-_COCO_KEYPOINTS = 17
+# OKS sigma of keypoints other than COCO's, for which the evaluation has sigmas.
 _SIGMA = 0.05
 
 _BOX_NETWORKS = {
@@ -88,12 +88,17 @@ def task_of(data: DiscoveredDataset, files: Mapping[str, Path], name: str) -> Ta
     keys["DATASETS.REGISTER"] = [
         [names[split], os.path.abspath(files[split]), str(data.splits[split].root)] for split in names
     ]
+    notes: tuple[str, ...] = ()
+    if crowds := sum(obj.crowd for image in data.splits["train"].images for obj in image.objects):
+        keys["MODEL.CENTERNET.QUIRKS.CROWD"] = "ignore"
+        notes = (f"{crowds} crowd regions are not learned as objects (MODEL.CENTERNET.QUIRKS.CROWD)",)
     if data.keypoints is None:
-        return Task("boxes", _BOX_NETWORKS, keys)
+        return Task("boxes", _BOX_NETWORKS, keys, notes)
     if not _has_keypoints(data):
-        return Task("boxes", _BOX_NETWORKS, keys, ("no keypoint is labeled in train: keypoints are not learned",))
-    more, notes = _keypoint_keys(data.keypoints)
-    return Task("boxes and keypoints", _KEYPOINT_NETWORKS, {**keys, **more}, notes)
+        note = "no keypoint is labeled in train: keypoints are not learned"
+        return Task("boxes", _BOX_NETWORKS, keys, (*notes, note))
+    more, own = _keypoint_keys(data.keypoints)
+    return Task("boxes and keypoints", _KEYPOINT_NETWORKS, {**keys, **more}, (*notes, *own))
 
 
 def _has_keypoints(data: DiscoveredDataset) -> bool:
@@ -106,6 +111,7 @@ def _has_keypoints(data: DiscoveredDataset) -> bool:
 
 def _keypoint_keys(keypoints: Keypoints) -> tuple[dict[str, object], tuple[str, ...]]:
     count = len(keypoints.names)
+    is_person = are_coco_person_names(keypoints.names)
     keys: dict[str, object] = {
         "MODEL.KEYPOINT_ON": True,
         "MODEL.CENTERNET.HEADS": ["CenterHead", "BoxHead", "KeypointHead"],
@@ -115,16 +121,19 @@ def _keypoint_keys(keypoints: Keypoints) -> tuple[dict[str, object], tuple[str, 
         "MODEL.CENTERNET.KEYPOINTS.FLIP_MAP": [list(pair) for pair in keypoints.flip_pairs],
         "MODEL.CENTERNET.KEYPOINTS.SKELETON": [list(line) for line in keypoints.skeleton],
         "MODEL.CENTERNET.QUIRKS.KEYPOINTS.NEEDS_JOINTS": False,
-        "TEST.KEYPOINT_OKS_SIGMAS": [] if count == _COCO_KEYPOINTS else [_SIGMA] * count,
+        "TEST.KEYPOINT_OKS_SIGMAS": [] if is_person else [_SIGMA] * count,
     }
+    sigmas = "COCO's" if is_person else f"{_SIGMA} each, because the names are not COCO's keypoints of a person"
+    notes = (f"OKS sigmas: {sigmas} (TEST.KEYPOINT_OKS_SIGMAS)",)
     if keypoints.flip_pairs or count == 1:
         pairs = [" and ".join(pair) for pair in keypoints.flip_pairs]
         more = f" and {len(pairs) - 2} more pairs" if len(pairs) > 2 else ""
-        return keys, (f"horizontal flipping swaps {', '.join(pairs[:2])}{more}",) if pairs else ()
+        flips = (f"horizontal flipping swaps {', '.join(pairs[:2])}{more}",) if pairs else ()
+        return keys, (*flips, *notes)
     note = (
         "no keypoint names form a left and right pair: images are not flipped (INPUT.RANDOM_FLIP horizontal overrides)"
     )
-    return {**keys, "INPUT.RANDOM_FLIP": "none"}, (note,)
+    return {**keys, "INPUT.RANDOM_FLIP": "none"}, (note, *notes)
 
 
 def _boxes3d(

@@ -22,7 +22,9 @@ from ..utils.files import leaves_folder
 __all__ = ["CocoDataset", "check_keypoint_names", "register_coco_file"]
 
 # Annotation keys that the evaluation reads.
-_TRUTH_KEYS = frozenset(("id", "image_id", "category_id", "bbox", "area", "iscrowd", "keypoints", "num_keypoints"))
+_TRUTH_KEYS = frozenset(
+    ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "keypoints", "num_keypoints")
+)
 
 
 def register_coco_file(name: str, metadata: dict[str, Any], json_file: str, image_root: str) -> None:
@@ -151,6 +153,8 @@ def _to_detectron2(annotation: dict, classes: dict, own_keys: Collection[str]) -
         "category_id": classes[annotation["category_id"]],
         "iscrowd": int(annotation.get("iscrowd") or 0),
     }
+    if annotation.get("ignore"):
+        result["ignore"] = True
     result.pop("keypoints", None)
     if keypoints := annotation.get("keypoints"):
         shift = (HALF_PIXEL, HALF_PIXEL, 0)

@@ -18,6 +18,7 @@ from ..utils.files import check_local, read_regular
 from ..utils.parsing import parse_json
 from ..utils.text import shown
 from ..utils.validation import LARGEST_COORDINATE
+from .extents import derived_box
 from .keypoints import flip_pairs_of
 from .records import Keypoints, LabeledImage, LabeledObject, ParsedDataset, Report, unique
 from .splits import split_of_name
@@ -41,15 +42,29 @@ CONTRIBUTOR = "centernet_d2"
 
 _SMALL = 8_000_000
 # Keys that are read or ignored here. All other keys are kept for custom properties.
-_IMAGE_KEYS = {"id", "file_name", "width", "height", "license", "coco_url", "flickr_url", "date_captured"}
+_IMAGE_KEYS = {
+    *("id", "file_name", "width", "height", "license", "coco_url", "flickr_url", "date_captured"),
+    *("neg_category_ids", "not_exhaustive_category_ids"),
+}
 _ANNOTATION_KEYS = {
-    *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "ignore", "difficult"),
+    *("id", "image_id", "category_id", "bbox", "area", "iscrowd", "difficult"),
     *("keypoints", "num_keypoints", "segmentation"),
 }
+# Annotation keys of files without boxes -> content of such a file.
+_OTHER_TASKS = {"caption": "captions", "segments_info": "panoptic masks"}
+# Names of the flags for crowds and for regions to ignore, in lower case without underscores.
+_CROWD_FLAGS = {"iscrowd", "crowd"}
+_IGNORE_FLAGS = {"ignore", "isignore", "ignored", "isignored"}
+_FLAG_VALUES = {
+    **dict.fromkeys(("0", "false", "no", "none", ""), False),
+    **dict.fromkeys(("1", "true", "yes"), True),
+}
+# Largest share of annotations without a usable box.
+_LOST_SHARE = 0.25
 
 
 def json_kind(path: Path) -> str:
-    """Return the kind of a JSON file: coco, labelme, own, other or broken.
+    """Return the kind of a JSON file: coco, captions, panoptic masks, labelme, own, other or broken.
 
     Files of kind own were written by this package. Large files are searched for their keys, not parsed.
     """
@@ -67,22 +82,34 @@ def _kind(content: Any) -> str:
     if isinstance(content.get("shapes"), list):
         return "labelme"
     if {"images", "annotations", "categories"} <= set(content):
+        if task := _other_task(content["annotations"]):
+            return task
         info = content.get("info")
         return "own" if isinstance(info, dict) and info.get("contributor") == CONTRIBUTOR else "coco"
     return "other"
+
+
+def _other_task(annotations: Any) -> str | None:
+    """Return the content of a COCO file of another task than detection."""
+    first = annotations[0] if isinstance(annotations, list) and annotations else None
+    if not isinstance(first, dict) or "bbox" in first:
+        return None
+    return next((task for key, task in _OTHER_TASKS.items() if key in first), None)
 
 
 def _kind_of_large(path: Path) -> str:
     data = path.read_bytes().rstrip()
     if not data.endswith((b"}", b"]")):
         return "broken"
-    keys = {
-        match[1].decode() for match in re.finditer(rb'"(shapes|imagePath|images|annotations|categories)"\s*:', data)
-    }
+    words = rb"shapes|imagePath|images|annotations|categories|caption|segments_info|bbox"
+    keys = {match[1].decode() for match in re.finditer(rb'"(' + words + rb')"\s*:', data)}
     if {"shapes", "imagePath"} <= keys:
         return "labelme"
     if not {"images", "annotations", "categories"} <= keys:
         return "other"
+    if task := next((task for key, task in _OTHER_TASKS.items() if key in keys), None):
+        if "bbox" not in keys or task == "panoptic masks":
+            return task
     return "own" if re.search(rb'"contributor"\s*:\s*"' + CONTRIBUTOR.encode() + rb'"', data) else "coco"
 
 
@@ -93,6 +120,9 @@ def find(tree: Tree) -> list[Path]:
     """
     kinds = {path: json_kind(path) for path in tree.with_suffix(".json")}
     folders = {path.parent for path, kind in kinds.items() if kind == "coco"}
+    for path, kind in kinds.items():
+        if folders and kind in _OTHER_TASKS.values():
+            tree.report.note(f"{tree.name(path)} is not used: it contains {kind}, not boxes")
 
     def belongs(path: Path) -> bool:
         return bool(folders) and (
@@ -145,6 +175,7 @@ _Id: TypeAlias = int | str
 _LISTS = ("images", "annotations", "categories")
 _NEEDED = "but must contain an object with the lists " + ", ".join(_LISTS)
 _BROKEN = "broken rows, skipped"
+_BOXLESS = "objects without a usable box, skipped"
 _TEXTS = "numbers stored as text, converted"
 
 
@@ -210,6 +241,8 @@ def _lists(path: Path) -> dict[str, list]:
             raise ValueError(
                 f"{path} is not a COCO file: it has no list '{key}', {_NEEDED}; [] is allowed for annotations"
             )
+    if task := _other_task(content["annotations"]):
+        raise ValueError(f"{path} contains {task}, not boxes; use the file of the same images with boxes, instances_*")
     if not content["categories"]:
         raise ValueError(f"{path}: the list 'categories' is empty; add at least one class")
     return {key: content[key] for key in _LISTS}
@@ -235,6 +268,7 @@ class _Reader:
         self.images: dict[_Id, _Id] = {}
         self.categories: dict[_Id, _Id] = {}
         self.lengths: dict[_Id, int] = {}
+        self.sizes: dict[_Id, tuple[Any, Any]] = {}
 
     def read(self, lists: Mapping[str, list], used: Set[str]) -> CocoFile:
         """
@@ -246,6 +280,7 @@ class _Reader:
         categories = self._join(_without_root(sorted(categories, key=lambda item: item["id"]), used, self.report))
         images = self._with_ids("images", self._usable("images", lists["images"], self._image))
         self.images = {image["id"]: image["id"] for image in images}
+        self.sizes = {image["id"]: (image.get("width"), image.get("height")) for image in images}
         annotations = self._usable("annotations", lists["annotations"], self._annotation)
         self._count_repeated_ids(annotations)
         return CocoFile(self.path, images, annotations, categories)
@@ -253,9 +288,10 @@ class _Reader:
     def _usable(self, key: str, entries: list, repair: Callable[[dict, int], None]) -> list[dict[str, Any]]:
         """Return the repaired usable entries and count the others; raise an error if all entries are unusable.
 
-        In a file without images, unusable annotations are only counted.
+        In a file without images, unusable annotations are only counted. Annotations without a box in images with
+        other objects would become background, so that many of them are an error.
         """
-        usable, first = [], None
+        usable, first, lost = [], None, []
         for index, entry in enumerate(entries):
             try:
                 if not isinstance(entry, dict):
@@ -264,9 +300,16 @@ class _Reader:
                 usable.append(entry)
             except _Unusable as error:
                 first = first or ValueError(f"{self.path}: {key}[{index}]{error}")
+                if error.reason == _BOXLESS:
+                    lost.append(f"{key}[{index}]{error}")
                 self._count(error.reason, entry, index, key)
         if first and not usable and (self.images or key != "annotations"):
             raise first
+        if len(lost) > _LOST_SHARE * len(entries):
+            raise ValueError(
+                f"{self.path}: {len(lost)} of {len(entries)} annotations have no box, and no mask or keypoints that "
+                f"determine it, so that their objects would become background. The first is {lost[0]}"
+            )
         return usable
 
     def _count(self, reason: str, entry: object, index: int, key: str = "annotations") -> None:
@@ -314,6 +357,10 @@ class _Reader:
 
     def _image(self, entry: dict, index: int) -> None:
         _check_id(entry)
+        url = entry.get("coco_url")
+        if not entry.get("file_name") and isinstance(url, str):  # LVIS; the last parts are folder and file.
+            entry["file_name"] = "/".join(url.split("/")[-2:])
+            self._count("image names read from coco_url", entry, index, "images")
         if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
             raise _Unusable(f"{_own(entry)}: 'file_name' is {_shown(entry, 'file_name')}; it must name an image file")
         for key in ("width", "height"):
@@ -347,47 +394,72 @@ class _Reader:
         entry["image_id"], entry["category_id"] = image, category
         self._box(entry, index)
         self._area(entry, index)
-        crowd = entry.get("iscrowd")
-        ambiguous = ""
-        if crowd is not None and crowd not in (0, 1):
-            ambiguous = f"'iscrowd' is {shown(crowd)}, not 0 or 1"
-        elif entry.get("ignore"):
-            ambiguous = "'ignore' is set, which is not read; use 'iscrowd': 1, see MODEL.CENTERNET.QUIRKS.CROWD"
-        if ambiguous:
-            raise ValueError(f"{self.path}: annotations[{index}]{_own(entry)}: {ambiguous}")
+        self._flags(entry, index)
         if entry.get("keypoints"):
             self._keypoints(entry, index)
 
+    def _flags(self, entry: dict, index: int) -> None:
+        """Set ``iscrowd`` to 1 in crowds and in regions to ignore, which also get ``ignore``; remove other flags."""
+        attributes = entry.get("attributes")
+        values: dict[str, Any] = {**attributes, **entry} if isinstance(attributes, dict) else entry
+        flags = {key: _flag(value) for key, value in values.items() if _plain_name(key) in _CROWD_FLAGS | _IGNORE_FLAGS}
+        for key, flag in flags.items():
+            if flag is None:
+                raise ValueError(
+                    f"{self.path}: annotations[{index}]{_own(entry)}: '{key}' is {shown(values[key])}, not 0 or 1"
+                )
+        ignore = any(flag for key, flag in flags.items() if _plain_name(key) in _IGNORE_FLAGS)
+        crowd = any(flags.values())
+        if crowd and entry.get("iscrowd") != 1:
+            kind = "ignore" if ignore else "crowd"
+            self._count(f"objects with another {kind} flag than iscrowd, read as crowd regions", entry, index)
+        for key in flags.keys() & entry.keys():
+            del entry[key]
+        if flags:
+            entry["iscrowd"] = int(crowd)
+        if ignore:
+            entry["ignore"] = 1
+
     def _resolve(self, entry: dict, index: int, key: str, known: Mapping[_Id, _Id]) -> _Id | None:
         """Return the id that an annotation refers to, converted to the type of the known ids; None if unknown."""
-        value: Any = entry.get(key)
+        value: Any = _whole(entry.get(key))
         if not _is_id(value):
             return None
         if value in known:
             return known[value]
         other: _Id = str(value)
         if isinstance(value, str):
-            if not (value.isascii() and value.isdecimal() and len(value) < 20 and str(int(value)) == value):
+            number = _whole(_number(value)) if value.isascii() and len(value) < 20 else None
+            if not isinstance(number, int) or value not in (str(number), f"{number}.0"):
                 return None
-            other = int(value)
+            other = number
         if other in known:
             self._count(f"values of {key} with another type than the id, converted", entry, index)
         return known.get(other)
 
     def _box(self, entry: dict, index: int) -> None:
+        """Convert the box of an object to numbers; replace boxes without area by the box of its mask or keypoints."""
         box: Any = entry.get("bbox")
-        if _are_plain(box) and len(box) == 4:
+        if _are_plain(box) and len(box) == 4 and box[2] > 0 and box[3] > 0:
             return
-        if not box and (box := _polygon_box(entry.get("segmentation"))):
-            self._count("boxes computed from polygons", entry, index)
         numbers = _numbers(box)
-        if numbers is None or len(numbers) != 4:
-            raise _Unusable(f"{_own(entry)}: 'bbox' is {shown(box)}; it must be four numbers x, y, width, height")
+        if numbers and len(numbers) == 4 and _are_coordinates(numbers) and numbers[2] > 0 and numbers[3] > 0:
+            self._count(_TEXTS, entry, index)
+            entry["bbox"] = numbers
+            return
+        derived, source = derived_box(entry, self.sizes[entry["image_id"]])
+        if derived is not None:
+            self._count(f"boxes computed from {source}", entry, index)
+            entry["bbox"] = derived
+            entry["area"] = entry.get("area") or None
+            return
+        if numbers is None or len(numbers) != 4 or numbers[2:] == [0, 0]:
+            raise _Unusable(
+                f"{_own(entry)}: 'bbox' is {shown(box)}; it must be four numbers x, y, width, height", _BOXLESS
+            )
         if not _are_coordinates(numbers):
             message = f"{_own(entry)}: 'bbox' is {shown(box)}; its numbers must be finite and at most "
             raise _Unusable(f"{message}{LARGEST_COORDINATE}", "non-finite boxes, skipped")
-        if any(isinstance(value, str) for value in box):
-            self._count(_TEXTS, entry, index)
         entry["bbox"] = numbers
 
     def _area(self, entry: dict, index: int) -> None:
@@ -438,8 +510,14 @@ def _without_root(categories: list[dict], used: Set[str], report: Report) -> lis
 
 
 def _check_id(entry: dict) -> None:
-    if not _is_id(entry.get("id")):
-        raise _Unusable(f": 'id' is {_shown(entry, 'id')}; it must be a number or a string")
+    if not _is_id(_whole(entry.get("id"))):
+        raise _Unusable(f": 'id' is {_shown(entry, 'id')}; it must be a whole number or a string")
+    entry["id"] = _whole(entry["id"])
+
+
+def _whole(value: Any) -> Any:
+    """Convert a float without fraction, such as 1.0, to int."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def _is_id(value: object) -> bool:
@@ -488,13 +566,15 @@ def _are_coordinates(numbers: Sequence[float]) -> bool:
     return all(abs(value) <= LARGEST_COORDINATE for value in numbers)
 
 
-def _polygon_box(polygons: object) -> list[float] | None:
-    """Return x, y, width and height of the box around polygons; None if there are no polygons."""
-    try:
-        xs, ys = ([float(value) for polygon in polygons for value in polygon[axis::2]] for axis in (0, 1))  # type: ignore[attr-defined]
-        return [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-    except (OverflowError, TypeError, ValueError):
-        return None
+def _flag(value: object) -> bool | None:
+    """Convert the value of a flag, of any type; return None if it is ambiguous."""
+    if isinstance(value, (int, float)):
+        value = int(value) if value in (0, 1) else value
+    return _FLAG_VALUES.get(str(value).strip().lower())
+
+
+def _plain_name(key: str) -> str:
+    return key.lower().replace("_", "")
 
 
 class _Categories:

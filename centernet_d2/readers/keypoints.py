@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["flip_pairs_of", "pairs_from_order"]
+__all__ = ["are_coco_person_names", "flip_pairs_of", "pairs_from_order"]
+
+_SIDED = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+# COCO's keypoints of a person, in order, in lower case without separators.
+_COCO_PERSON = ("nose", *(f"{side}{part}" for part in _SIDED for side in ("left", "right")))
 
 # Substitutions from a left name to its right partner, applied in this order.
 _SWAPS = (
@@ -15,6 +19,16 @@ _SWAPS = (
     (re.compile(r"(?<![A-Za-z])l(?![a-z])"), "r"),
     (re.compile(r"(?<![A-Za-z])L(?![a-z])|(?<=[a-z])L(?![A-Za-z])"), "R"),
 )
+
+
+def are_coco_person_names(names: Sequence[str]) -> bool:
+    """Return True if names are COCO's keypoints of a person, in any spelling, such as LeftEye, left eye or l_eye."""
+
+    def plain(name: str) -> str:
+        words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
+        return "".join({"l": "left", "r": "right"}.get(word, word) for word in words)
+
+    return tuple(map(plain, names)) == _COCO_PERSON
 
 
 def flip_pairs_of(names: Sequence[str]) -> tuple[tuple[str, str], ...]:

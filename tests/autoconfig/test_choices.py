@@ -12,6 +12,7 @@ from centernet_d2.autoconfig.choices import (
     bytes_per_pixel,
     choose_batch,
     choose_class_sizes,
+    choose_detections,
     choose_evaluation,
     choose_input_size,
     choose_length,
@@ -263,3 +264,12 @@ def test_memory_of_a_gpu_is_queried_by_index(monkeypatch, device, index):
     )
     machine = inspect_machine(device, measure=True)
     assert (machine.device, machine.memory) == (device, 8e9)
+
+
+@pytest.mark.parametrize(("most", "limit"), [(1, 100), (100, 100), (101, 200), (540, 600), (600, 600)])
+def test_all_objects_of_an_image_can_be_detected(most, limit):
+    images = [LabeledImage(Path("a.jpg"), (LabeledObject("a", (0, 0, 1, 1)),) * count) for count in (0, most)]
+    assert choose_detections(images, NONE).keys == {"TEST.DETECTIONS_PER_IMAGE": limit}
+    assert choose_detections(images, NONE).reason.endswith(f"an image has up to {most} objects")
+    low = choose_detections(images, overrides(TEST__DETECTIONS_PER_IMAGE=50))
+    assert bool(low.notes) == (most > 50)

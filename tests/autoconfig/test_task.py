@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,31 @@ def test_keypoint_keys():
     assert "INPUT.RANDOM_FLIP" not in keys
 
 
-def test_17_keypoints_use_the_sigmas_of_coco():
-    keypoints = Keypoints(tuple(f"left_{i}" for i in range(17)))
-    assert task_of(dataset(keypoints, (1, 1, 2) * 17), FILES, "mine").keys["TEST.KEYPOINT_OKS_SIGMAS"] == []
+def test_cocos_17_keypoints_keep_cocos_tolerances():
+    parts = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+    for form in ("{}_{}", "{} {}", "{0[0]}_{1}"):
+        names = ("nose", *(form.format(side, part) for part in parts for side in ("left", "right")))
+        task = task_of(dataset(Keypoints(names), (1, 1, 2) * 17), FILES, "mine")
+        assert task.keys["TEST.KEYPOINT_OKS_SIGMAS"] == []
+        assert task.notes[-1] == "OKS sigmas: COCO's (TEST.KEYPOINT_OKS_SIGMAS)"
+
+
+@pytest.mark.parametrize("names", [[f"left_{i}" for i in range(17)], ["Nose", "L_Eye", "R_Eye"], ["keypoint_1"] * 17])
+def test_other_keypoints_get_the_same_sigma(names):
+    task = task_of(dataset(Keypoints(tuple(names)), (1, 1, 2) * len(names)), FILES, "mine")
+    assert task.keys["TEST.KEYPOINT_OKS_SIGMAS"] == [0.05] * len(names)
+    assert task.notes[-1].startswith("OKS sigmas: 0.05 each")
+
+
+def test_crowd_regions_are_not_learned_as_objects():
+    data = dataset()
+    assert "MODEL.CENTERNET.QUIRKS.CROWD" not in task_of(data, FILES, "mine").keys
+    image = data.splits["train"].images[0]
+    crowd = replace(image, objects=(replace(image.objects[0], crowd=True),))
+    data.splits["train"] = replace(data.splits["train"], images=(crowd,))
+    task = task_of(data, FILES, "mine")
+    assert task.keys["MODEL.CENTERNET.QUIRKS.CROWD"] == "ignore"
+    assert task.notes == ("1 crowd regions are not learned as objects (MODEL.CENTERNET.QUIRKS.CROWD)",)
 
 
 def test_no_flipping_without_left_and_right_keypoints():

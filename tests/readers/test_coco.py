@@ -65,7 +65,8 @@ def test_every_kind_of_error_is_counted(tmp_path):
         "boxes without area, skipped": 1,
         "boxes outside their image, skipped": 1,
         "boxes partly outside their image, clipped": 1,
-        "broken rows, skipped": 4 + 1 + 1 + 3 + 1,
+        "broken rows, skipped": 1 + 1 + 3 + 1,
+        "objects without a usable box, skipped": 4,
         "labels of an unknown category, skipped": 1,
         "labels without an image": 2 + 1,
         f"labels without an image in {root} (the image may be outside)": 1,
@@ -281,6 +282,11 @@ ENTRIES = {
 }
 
 
+# A mask of 40 rows and 60 columns, two of which contain a run of 10 pixels; both encodings of COCO.
+RUNS = {"size": [40, 60], "counts": [2 * 40 + 5, 10, 30, 10, 2400 - 3 * 40 - 15]}
+COMPRESSED = {"size": [40, 60], "counts": "e2:n00kU2"}
+
+
 def changed(key, **values):
     """Return the content of a file with other values in an entry; values of ... are removed."""
     entry = {k: v for k, v in {**ENTRIES[key], **values}.items() if v is not ...}
@@ -326,7 +332,7 @@ def test_files_of_another_format_raise(read, text, message):
 @pytest.mark.parametrize(
     ("key", "values", "message"),
     [
-        ("images", {"id": ...}, r"images\[0\]: 'id' is missing; it must be a number or a string"),
+        ("images", {"id": ...}, r"images\[0\]: 'id' is missing; it must be a whole number or a string"),
         ("images", {"id": [7]}, r"images\[0\]: 'id' is \[7\]"),
         ("images", {"file_name": ...}, r"images\[0\] \(id 7\): 'file_name' is missing; it must name an image file"),
         ("categories", {"id": ...}, r"categories\[0\]: 'id' is missing"),
@@ -349,18 +355,52 @@ def test_list_without_usable_entries_raises(read, key, values, message):
     with pytest.raises(ValueError, match=rf"a\.json.*{message}"):
         read(changed(key, **values))
     content = changed(key, **values)
-    content[key].append(ENTRIES[key])
+    content[key] += [ENTRIES[key]] if key != "annotations" else [{**ENTRIES[key], "id": 2 + i} for i in range(3)]
     file, counts = read(content)
-    assert len(getattr(file, key)) == 1
+    assert len(getattr(file, key)) == len(content[key]) - 1
     assert sum(counts.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        None,
+        [],
+        [[5, 5, 5, 5]],
+        {**RUNS, "size": [60, 40]},
+        {**RUNS, "size": [0, 60]},
+        {**RUNS, "counts": [1, 2]},
+        {**RUNS, "counts": [-1, 2401]},
+        {"size": [40, 60], "counts": "zzzzz"},
+        "mask.png",
+    ],
+)
+def test_objects_without_extent_do_not_become_background(read, mask):
+    content = changed("annotations", bbox=[0, 0, 0, 0], segmentation=mask, keypoints=[5, 5, 2])
+    content["annotations"].append(ENTRIES["annotations"])
+    with pytest.raises(ValueError, match=r"a\.json: 1 of 2 annotations have no box.*background.*annotations\[0\]"):
+        read(content)
+
+
+@pytest.mark.parametrize("task", ["captions", "panoptic masks"])
+def test_files_of_other_tasks_are_not_used(tmp_path, task):
+    root = write_pair(tmp_path)
+    key = {"captions": "caption", "panoptic masks": "segments_info"}[task]
+    other = {**coco_content(TRUTH["train"]), "annotations": [{"id": 1, "image_id": 1, key: []}]}
+    (root / "annotations" / "train_more.json").write_text(json.dumps(other))
+    dataset = discover_dataset(root)
+    assert dataset.splits["train"].num_objects == 6
+    assert dataset.report.notes == [f"annotations/train_more.json is not used: it contains {task}, not boxes"]
+    with pytest.raises(ValueError, match=rf"train_more\.json contains {task}, not boxes"):
+        discover_dataset(root / "annotations" / "train_more.json")
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"iscrowd": "no"}, "'iscrowd' is 'no', not 0 or 1"),
+        ({"iscrowd": "few"}, "'iscrowd' is 'few', not 0 or 1"),
         ({"iscrowd": 2}, "'iscrowd' is 2, not 0 or 1"),
-        ({"ignore": 1}, "'ignore' is set, which is not read; use 'iscrowd': 1"),
+        ({"ignore": [1]}, r"'ignore' is \[1\], not 0 or 1"),
     ],
 )
 def test_ambiguous_entry_among_others_raises(read, values, message):
@@ -391,13 +431,59 @@ def test_ambiguous_entry_among_others_raises(read, values, message):
             {"bbox": [1, 2, 8, 5]},
             "boxes computed from polygons",
         ),
+        *(
+            (
+                "annotations",
+                {"bbox": none, "area": 0, "segmentation": mask, "keypoints": keypoints},
+                {"bbox": box, "area": None},
+                f"boxes computed from {source}",
+            )
+            for none in ([0, 0, 0, 0], [], None, [math.nan] * 4, [3, 4, 0, 5])
+            for mask, keypoints, box, source in (
+                ([[1, 2, 9, 2, 9, 7]], None, [1, 2, 8, 5], "polygons"),
+                ([1, 2, 9, 2, 9, 7], None, [1, 2, 8, 5], "polygons"),
+                (RUNS, None, [2, 5, 2, 10], "run-length masks"),
+                (COMPRESSED, None, [2, 5, 2, 10], "run-length masks"),
+                ([RUNS, COMPRESSED], None, [2, 5, 2, 10], "run-length masks"),
+                ([], [5, 2, 1, 15, 9, 2, 0, 0, 0], [4, 1, 12, 9], "keypoints"),
+            )
+        ),
         ("annotations", {"area": "25.5"}, {"area": 25.5}, "numbers stored as text"),
         *(
             ("annotations", {"area": odd}, {"area": None}, "invalid areas")
             for odd in ("x", math.nan, -1, 10**400, [25])
         ),
         ("annotations", {"id": [5]}, {"image_id": 7}, None),
-        *(("annotations", {key: None}, {key: None}, None) for key in ("id", "area", "iscrowd", "keypoints")),
+        *(("annotations", {key: None}, {key: None}, None) for key in ("id", "area", "keypoints")),
+        *(("annotations", {"iscrowd": odd}, {"iscrowd": 0}, None) for odd in (None, False, 0.0, "0", "false")),
+        *(
+            ("annotations", flag, {"iscrowd": 1, "ignore": None}, "objects with another crowd flag")
+            for flag in (
+                *({"iscrowd": one} for one in ("1", "true", "Yes")),
+                *({key: True} for key in ("isCrowd", "is_crowd")),
+                {"attributes": {"is_crowd": True}},
+            )
+        ),
+        *(
+            ("annotations", flag, {"iscrowd": 1, "ignore": 1}, "objects with another ignore flag")
+            for flag in (
+                *({"ignore": one} for one in (1, True, 1.0, "1", "true")),
+                {"attributes": {"ignore": "1"}},
+                {"iscrowd": 0, "isIgnored": 1},
+            )
+        ),
+        ("annotations", {"iscrowd": 1, "ignore": 1}, {"iscrowd": 1, "ignore": 1}, None),
+        *(("annotations", {"iscrowd": one}, {"iscrowd": 1}, None) for one in (1, 1.0, True)),
+        ("annotations", {"image_id": 7.0}, {"image_id": 7}, None),
+        ("annotations", {"image_id": "7.0"}, {"image_id": 7}, "values of image_id with another type"),
+        ("images", {"id": 7.0}, {"id": 7}, None),
+        ("categories", {"id": 3.0}, {"id": 3}, None),
+        (
+            "images",
+            {"file_name": ..., "coco_url": "http://x.org/t/a.png"},
+            {"file_name": "t/a.png"},
+            "image names read",
+        ),
         ("annotations", {"keypoints": [1, 2, "2"]}, {"keypoints": [1, 2, 2]}, "numbers stored as text"),
         *(
             ("annotations", {"keypoints": odd, "num_keypoints": 1}, {"keypoints": None, "num_keypoints": None}, reason)
