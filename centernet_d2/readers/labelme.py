@@ -46,15 +46,15 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
     """
     labeled: dict[Path, tuple[_Shapes, tuple[int, int] | None] | None] = {}
     for path in tqdm(files, LAYOUT, leave=False, disable=len(files) < 500):
-        content = _load(path)
-        if content is None:
-            tree.report.count("broken label files, skipped", tree.name(path))
+        try:
+            content = _load(path)
+        except (OSError, ValueError, RecursionError) as error:
+            tree.report.count("broken label files, skipped", f"{tree.name(path)} ({str(error).removeprefix(f'{path} ')})")
             damaged = tree.peek_image(path.stem, path)
             if damaged is not None:
                 labeled[damaged] = None
             continue
-        name = str(content.get("imagePath") or "")
-        image = (tree.peek_image(name, path) and tree.find_image(name, path)) or tree.find_image(path.stem, path)
+        image = tree.paired_image(str(content.get("imagePath") or ""), path)
         if image is None:
             continue
         if labeled.get(image) is not None:
@@ -71,16 +71,13 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
         members.append(LabeledImage(image, _with_keypoints(shapes, names), stated_size=stated))
     classes = sorted({obj.label for group in groups.values() for image in group for obj in image.objects})
     keypoints = Keypoints(tuple(names), flip_pairs_of(names)) if names else None
-    return ParsedDataset(LAYOUT, tree.root, groups, classes, keypoints=keypoints)
+    return ParsedDataset(LAYOUT, tree.root, groups, classes, keypoints=keypoints, corners=True)
 
 
-def _load(path: Path) -> dict | None:
-    try:
-        content = json.loads(read_text(path))
-    except (OSError, ValueError, RecursionError):
-        return None
+def _load(path: Path) -> dict:
+    content = json.loads(read_text(path))
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        return None
+        raise ValueError("no list of shapes")
     content.pop("imageData", None)
     return content
 

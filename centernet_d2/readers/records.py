@@ -138,6 +138,8 @@ class ParsedDataset:
         class_ids: category id of each class.
         keypoints: keypoint definition, or None.
         lists: for KITTI: split -> name of the list in ``ImageSets`` that contains exactly these images.
+        corners: True if the tool that wrote the boxes draws their corners inside the image. Exchanged corners are then
+            repaired, and boxes that exceed the image by more than a tolerance are rejected instead of clipped.
     """
 
     layout: str
@@ -147,6 +149,7 @@ class ParsedDataset:
     class_ids: list[int] = field(default_factory=list)
     keypoints: Keypoints | None = None
     lists: dict[str, str] = field(default_factory=dict)
+    corners: bool = False
 
     def __post_init__(self) -> None:
         self.class_ids = self.class_ids or list(range(1, len(self.classes) + 1))
@@ -211,6 +214,11 @@ class DiscoveredDataset:
         if self.keypoints:
             lines.append(f"{len(self.keypoints.names)} keypoints: {', '.join(self.keypoints.names)}")
         return lines + self.report.lines()
+
+
+def is_true(text: str) -> bool:
+    """Return True for a flag in a text file: any number but 0, or a word such as True or yes."""
+    return text.strip().lower() not in ("", "0", "0.0", "false", "no", "n", "f", "none", "null", "unspecified")
 
 
 def unique(values: Sequence[str]) -> list[str]:

@@ -141,7 +141,15 @@ def test_table_without_header_raises(tmp_path, name):
         discover_dataset(tmp_path / name)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1251", "gbk", "shift-jis"])
+def test_undeclared_encodings_raise(tmp_path, encoding):
+    word = {"latin-1": "Ähre", "cp1251": "красный", "gbk": "红色", "shift-jis": "赤"}[encoding]
+    write(tmp_path, f"{HEADER}\na.jpg,1,1,9,9,{word}\n", encoding=encoding)
+    with pytest.raises(ValueError, match=r"labels\.csv is not a text file in UTF-8 \(byte .*\); save it in UTF-8"):
+        discover_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_encodings_and_line_endings_are_supported(tmp_path, encoding):
     text = f"{HEADER}\r\nÄ b.jpg,1,1,9,9,Ähre\r\n\r\nb.jpg,1,1,9,9,Ähre\r\n"
     dataset = discover_dataset(write(tmp_path, text, images=("Ä b", "b"), encoding=encoding))
