@@ -100,7 +100,7 @@ def discover_voc_lists(
     if not names:
         raise FileNotFoundError(f"{folder} contains no image lists")
     parsed = voc.read(tree, files, names)
-    chosen = {name: clean_images(images, tree, parsed.corners) for name, images in parsed.groups.items() if name}
+    chosen = {name: clean_images(images, tree) for name, images in parsed.groups.items() if name}
     if classes is not None:
         parsed, chosen = _choose_classes(parsed, chosen, classes, report)
     inner = tree.root / "JPEGImages"
@@ -249,7 +249,7 @@ def _read_file(path: Path, report: Report) -> ParsedDataset:
 
 def _finish(parsed: ParsedDataset, tree: Tree) -> ParsedDataset:
     joint = {"trainval"} if {"train", "val"} <= set(parsed.groups) else set()  # The union of both.
-    groups = {split: clean_images(images, tree, parsed.corners) for split, images in parsed.groups.items() if split not in joint}
+    groups = {split: clean_images(images, tree) for split, images in parsed.groups.items() if split not in joint}
     for split in tree.empty_splits():
         groups.setdefault(split, [])
     complete = {split: name for split, name in parsed.lists.items() if len(groups[split]) == len(parsed.groups[split])}
@@ -318,16 +318,12 @@ def _same_objects(first: LabeledImage, second: LabeledImage) -> bool:
     return not remaining
 
 
-def clean_images(images: Sequence[LabeledImage], tree: Tree, corners: bool = False) -> list[LabeledImage]:
+def clean_images(images: Sequence[LabeledImage], tree: Tree) -> list[LabeledImage]:
     """Return the readable images with their upright size and valid objects.
 
     The report counts invalid images and objects. Boxes that exceed their image by more than a pixel are clipped. Boxes
     that are not finite, have no area or are outside their image are skipped. Images without objects are kept.
-
-    Args:
-        images: images of a reader.
-        tree: the folder.
-        corners: see :class:`ParsedDataset`.
+    :class:`LabeledObject` describes the stricter rule for boxes that are corners.
     """
     tree.measure(image.path for image in images)
     cleaned = []
@@ -339,7 +335,7 @@ def clean_images(images: Sequence[LabeledImage], tree: Tree, corners: bool = Fal
         if image.stated_size and image.stated_size != size:
             stated = "x".join(str(side) for side in image.stated_size)
             tree.report.count("images with another size than in the labels", f"{name} ({size[0]}x{size[1]}, {stated})")
-        objects = [_clean_object(obj, size, obj.source or name, tree.report, corners) for obj in image.objects]
+        objects = [_clean_object(obj, size, obj.source or name, tree.report) for obj in image.objects]
         kept = tuple(obj for obj in objects if obj is not None)
         if not image.objects:
             tree.report.count("images without labels, kept as background", name)
@@ -349,14 +345,12 @@ def clean_images(images: Sequence[LabeledImage], tree: Tree, corners: bool = Fal
     return cleaned
 
 
-def _clean_object(
-    obj: LabeledObject, size: tuple[int, int], where: str, report: Report, corners: bool
-) -> LabeledObject | None:
+def _clean_object(obj: LabeledObject, size: tuple[int, int], where: str, report: Report) -> LabeledObject | None:
     x1, y1, x2, y2 = obj.box
     if not all(math.isfinite(value) for value in obj.box):
         report.count("non-finite boxes, skipped", where)
         return None
-    if corners and (x2 < x1 or y2 < y1):
+    if obj.corners and (x2 < x1 or y2 < y1):
         report.count("boxes with exchanged corners, repaired", where)
         x1, x2, y1, y2 = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
         obj = replace(obj, box=(x1, y1, x2, y2))
@@ -367,7 +361,7 @@ def _clean_object(
         report.count("boxes outside their image, skipped", where)
         return None
     excess = max(max(-x1, x2 - size[0]) / tolerance(size[0]), max(-y1, y2 - size[1]) / tolerance(size[1]))
-    if corners and excess > 1:
+    if obj.corners and excess > 1:
         report.count("boxes that exceed their image by more than 2 pixels and 1 % (of another image size?), skipped", where)
         return None
     if min(x1, y1) < -_TOLERANCE or x2 > size[0] + _TOLERANCE or y2 > size[1] + _TOLERANCE:

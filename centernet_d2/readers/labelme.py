@@ -71,7 +71,7 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
         members.append(LabeledImage(image, _with_keypoints(shapes, names), stated_size=stated))
     classes = sorted({obj.label for group in groups.values() for image in group for obj in image.objects})
     keypoints = Keypoints(tuple(names), flip_pairs_of(names)) if names else None
-    return ParsedDataset(LAYOUT, tree.root, groups, classes, keypoints=keypoints, corners=True)
+    return ParsedDataset(LAYOUT, tree.root, groups, classes, keypoints=keypoints)
 
 
 def _load(path: Path) -> dict:

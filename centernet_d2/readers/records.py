@@ -76,6 +76,8 @@ class LabeledObject:
         crowd: True for a box around a crowd.
         difficult: the flag of Pascal VOC.
         source: file and row, for messages.
+        corners: True if the box was written as corners inside of the image. Exchanged corners are then repaired, and a
+            box that exceeds the image by more than a tolerance is rejected instead of clipped.
         extra: other keys of the COCO annotation, for properties that read them.
     """
 
@@ -86,6 +88,7 @@ class LabeledObject:
     crowd: bool = False
     difficult: bool = False
     source: str = ""
+    corners: bool = field(default=False, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -138,8 +141,6 @@ class ParsedDataset:
         class_ids: category id of each class.
         keypoints: keypoint definition, or None.
         lists: for KITTI: split -> name of the list in ``ImageSets`` that contains exactly these images.
-        corners: True if the tool that wrote the boxes draws their corners inside the image. Exchanged corners are then
-            repaired, and boxes that exceed the image by more than a tolerance are rejected instead of clipped.
     """
 
     layout: str
@@ -149,7 +150,6 @@ class ParsedDataset:
     class_ids: list[int] = field(default_factory=list)
     keypoints: Keypoints | None = None
     lists: dict[str, str] = field(default_factory=dict)
-    corners: bool = False
 
     def __post_init__(self) -> None:
         self.class_ids = self.class_ids or list(range(1, len(self.classes) + 1))

@@ -120,7 +120,8 @@ def _object(element: ET.Element, where: str) -> LabeledObject:
     if not label:
         raise ValueError("no name")
     difficult = is_true(element.findtext("difficult") or "")
-    return LabeledObject(label, _box(element), difficult=difficult, source=where)
+    corners = element.find("bndbox/xmin") is not None
+    return LabeledObject(label, _box(element), difficult=difficult, source=where, corners=corners)
 
 
 def _box(element: ET.Element) -> tuple[float, float, float, float]:
@@ -182,7 +183,7 @@ def read(tree: Tree, files: list[Path], lists: Sequence[str] | None = None) -> P
         classes |= {obj.label for image in images.values() for obj in image.objects}
         for split, members in _by_list(tree, root, images, lists).items():
             groups.setdefault(split, []).extend(members)
-    return ParsedDataset(LAYOUT, tree.root, groups, sorted(classes), corners=True)
+    return ParsedDataset(LAYOUT, tree.root, groups, sorted(classes))
 
 
 def _root_of(path: Path, top: Path) -> Path:
