@@ -14,7 +14,7 @@ from . import coco, kitti, labelme, voc, yolo
 from . import csv as table
 from .records import DiscoveredDataset, LabeledImage, LabeledObject, ParsedDataset, Report, Split, unique
 from .splits import assign_splits, check_overlap
-from .tree import Tree
+from .tree import Tree, read_text
 
 __all__ = ["discover_dataset", "discover_voc_lists"]
 
@@ -96,7 +96,7 @@ def discover_voc_lists(
     if not files:
         raise ValueError(describe_unknown(tree, [voc]))
     folder = tree.root / "ImageSets" / "Main"
-    names = lists or sorted(file.stem for file in folder.glob("*.txt") if "_" not in file.stem)
+    names = lists or sorted(f.stem for f in folder.glob("*.txt") if "_" not in f.stem and read_text(f).strip())
     if not names:
         raise FileNotFoundError(f"{folder} contains no image lists")
     parsed = voc.read(tree, files, names)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .lists import images_in_list, lists_of_splits
 from .records import LabeledImage, LabeledObject, ParsedDataset, is_true
 from .splits import split_of_name
 from .tree import Tree, decode, read_text, stem
@@ -225,7 +226,7 @@ def _images(tree: Tree, root: Path, files: list[Path]) -> dict[Path, LabeledImag
 def _by_list(
     tree: Tree, root: Path, images: dict[Path, LabeledImage], names: Sequence[str] | None
 ) -> dict[str | None, list[LabeledImage]]:
-    """Group images by the lists of a dataset, or by folders without lists."""
+    """Group images by the lists of ``ImageSets``, else by lists in the dataset folder, else by folders."""
     folder = next((f for f in (root / "ImageSets" / "Main", root / "ImageSets") if any(f.glob("*.txt"))), None)
     if names is not None:
         lists = {name: (folder or root / "ImageSets" / "Main") / f"{name}.txt" for name in names}
@@ -235,6 +236,11 @@ def _by_list(
         lists = {split: path for path in paths if "_" not in path.stem and (split := split_of_name(path.stem))}
     if not lists:
         groups: dict[str | None, list[LabeledImage]] = {}
+        for split, path in lists_of_splits(tree, [p for p in tree.with_suffix(".txt") if p.parent == root]).items():
+            groups[split] = [images[image] for image in images_in_list(tree, path) if image in images]
+        listed = {image.path for members in groups.values() for image in members}
+        if groups:
+            return {**groups, None: [image for image in images.values() if image.path not in listed]}
         for image in images.values():
             groups.setdefault(tree.split_of(image.path), []).append(image)
         return groups

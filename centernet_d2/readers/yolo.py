@@ -16,9 +16,10 @@ import yaml
 from tqdm import tqdm
 
 from .keypoints import pairs_from_order
+from .lists import images_in_list, lists_of_splits
 from .records import Keypoints, LabeledImage, LabeledObject, ParsedDataset
 from .splits import split_of_name
-from .tree import Tree, decode, read_text, stem
+from .tree import Tree, read_text, stem
 
 __all__ = ["EXPECTED_FILES", "LAYOUT", "find", "read", "root_of"]
 
@@ -200,38 +201,16 @@ def _listed_images(tree: Tree, path: Path, content: dict) -> dict[str | None, li
 
 
 def _images_by_lists(tree: Tree, labels: set[Path]) -> dict[str | None, list[Path]]:
-    """Group images by darknet's lists (``train.txt``, ``valid.txt``); labeled images in no list form the group None.
-
-    A single list, such as CVAT exports, does not define splits. If a split has several lists, the outermost is used.
-    """
-    lists: dict[str, Path] = {}
-    texts = [path for path in tree.with_suffix(".txt") if path not in labels]
-    for path in sorted(texts, key=lambda path: (len(path.parts), len(path.stem), path)):
-        split = split_of_name(path.stem)
-        if split is None:
-            continue
-        if split in lists:
-            tree.report.note(f"{tree.name(path)} is not used because there is {tree.name(lists[split])}")
-        elif not _is_list(tree, path):
-            tree.report.note(f"{tree.name(path)} is not used: its first lines contain no existing image")
-        else:
-            lists[split] = path
-    if len(lists) < 2:
-        for path in lists.values():
-            tree.report.note(f"{tree.name(path)} is not used: a single list does not define splits")
+    """Group images by darknet's lists (``train.txt``, ``valid.txt``); labeled images in no list form the group None."""
+    lists = lists_of_splits(tree, [path for path in tree.with_suffix(".txt") if path not in labels])
+    if not lists:
         return {}
     groups: dict[str | None, list[Path]] = {}
     for split, path in lists.items():
-        groups[split] = list(dict.fromkeys(_images_in(tree, path)))
+        groups[split] = images_in_list(tree, path)
     listed = {image for images in groups.values() for image in images}
     others = [image for image in tree.images if image not in listed and _label_of(tree, image) in labels]
     return {**groups, None: others} if others else groups
-
-
-def _is_list(tree: Tree, path: Path) -> bool:
-    with path.open("rb") as file:
-        lines = decode(file.read(4096), "replace").split("\n")
-    return any(tree.peek_image(line, path) is not None for line in lines if line.strip())
 
 
 def _all_images(tree: Tree, labels: set[Path]) -> dict[str | None, list[Path]]:
@@ -267,13 +246,7 @@ def _images_at(
         tree.report.count("image folders or lists outside the dataset folder", target)
     if target.is_dir():
         return _below(tree, target)
-    return _images_in(tree, target)
-
-
-def _images_in(tree: Tree, path: Path) -> list[Path]:
-    """Return the images in a list, which has one image per line."""
-    images = [tree.find_image(line, path) for line in read_text(path).split("\n") if line.strip()]
-    return [image for image in images if image is not None]
+    return images_in_list(tree, target)
 
 
 def _below(tree: Tree, folder: Path) -> list[Path]:
