@@ -12,7 +12,7 @@ from types import ModuleType
 
 from . import coco, kitti, labelme, voc, yolo
 from . import csv as table
-from .records import DiscoveredDataset, LabeledImage, LabeledObject, ParsedDataset, Report, Split, unique
+from .records import DiscoveredDataset, LabeledImage, LabeledObject, ParsedDataset, Report, Split, tolerance, unique
 from .splits import assign_splits, check_overlap
 from .tree import Tree, read_text
 
@@ -362,7 +362,9 @@ def _clean_object(obj: LabeledObject, size: tuple[int, int], where: str, report:
         return None
     excess = max(max(-x1, x2 - size[0]) / tolerance(size[0]), max(-y1, y2 - size[1]) / tolerance(size[1]))
     if obj.corners and excess > 1:
-        report.count("boxes that exceed their image by more than 2 pixels and 1 % (of another image size?), skipped", where)
+        report.count(
+            "boxes that exceed their image by more than 2 pixels and 1 % (of another image size?), skipped", where
+        )
         return None
     if min(x1, y1) < -_TOLERANCE or x2 > size[0] + _TOLERANCE or y2 > size[1] + _TOLERANCE:
         report.count("boxes partly outside their image, clipped", where)
@@ -372,11 +374,6 @@ def _clean_object(obj: LabeledObject, size: tuple[int, int], where: str, report:
         report.count("objects with non-finite keypoints, kept without keypoints", where)
         obj = replace(obj, keypoints=(0.0,) * len(obj.keypoints))
     return obj
-
-
-def tolerance(side: float) -> float:
-    """Return the largest accepted distance in pixels of a coordinate from an image with this side."""
-    return max(2.0, 0.01 * side)
 
 
 def count_classes(splits: Mapping[str, Sequence[LabeledImage]], classes: Sequence[str], report: Report) -> None:

@@ -26,7 +26,8 @@ __all__ = [
 ]
 
 LAYOUT = "KITTI"
-EXPECTED_FILES = "a folder training with image_2, label_2 and calib"
+BOX_LAYOUT = "KITTI without 3-D boxes"
+EXPECTED_FILES = "a folder training with image_2, label_2 and calib (calib is not needed without 3-D boxes)"
 CLASSES = ("Pedestrian", "Car", "Cyclist")
 TYPES = (*CLASSES, "Van", "Truck", "Person_sitting", "DontCare", "Tram", "Misc")
 
@@ -74,7 +75,8 @@ def parse_object(line: str, where: str, scored: bool = False) -> KittiObject:
     kind, *fields = line.split() or [""]
     count = 15 if scored else 14
     if kind not in TYPES:
-        raise ValueError(f"{where}: unknown type '{kind}'; use one of {', '.join(TYPES)}")
+        hint = next((name for name in TYPES if name.lower() == kind.lower()), f"one of {', '.join(TYPES)}")
+        raise ValueError(f"{where}: unknown type '{kind}'; use {hint}")
     if len(fields) < count:
         raise ValueError(f"{where}: {len(fields) + 1} fields instead of {count + 1}")
     numbers = finite_numbers(fields[:count], where)
@@ -111,7 +113,8 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
     """Read the frames that have an image, labels and a calibration.
 
     The lists in ``ImageSets`` define the splits. Only the 2-D boxes of the classes Pedestrian, Car and Cyclist are
-    read, which suffices for box statistics.
+    read, which suffices for box statistics. If no row has a 3-D box, the classes are those of the rows, and
+    calibrations are not needed.
 
     Raises:
         ValueError: the folder is not named training, or a row of a label file is malformed.

@@ -49,7 +49,9 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
         try:
             content = _load(path)
         except (OSError, ValueError, RecursionError) as error:
-            tree.report.count("broken label files, skipped", f"{tree.name(path)} ({str(error).removeprefix(f'{path} ')})")
+            tree.report.count(
+                "broken label files, skipped", f"{tree.name(path)} ({str(error).removeprefix(f'{path} ')})"
+            )
             damaged = tree.peek_image(path.stem, path)
             if damaged is not None:
                 labeled[damaged] = None

@@ -216,6 +216,11 @@ class DiscoveredDataset:
         return lines + self.report.lines()
 
 
+def tolerance(side: float) -> float:
+    """Return the largest accepted distance in pixels of a coordinate from an image with this side."""
+    return max(2.0, 0.01 * side)
+
+
 def is_true(text: str) -> bool:
     """Return True for a flag in a text file: any number but 0, or a word such as True or yes."""
     return text.strip().lower() not in ("", "0", "0.0", "false", "no", "n", "f", "none", "null", "unspecified")

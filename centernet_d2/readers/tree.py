@@ -155,7 +155,9 @@ class Tree:
             return own
         if own is None or _key(stem(named.name)) == _key(stem(label.name)):
             return self.find_image(name, label, near)
-        self.report.count("label files that name another image (paired by the name of the label file)", self.name(label))
+        self.report.count(
+            "label files that name another image (paired by the name of the label file)", self.name(label)
+        )
         return own
 
     def peek_image(self, name: str, label: Path, near: Sequence[Path] = ()) -> Path | None:

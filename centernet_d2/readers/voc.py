@@ -145,7 +145,9 @@ def _box(element: ET.Element) -> tuple[float, float, float, float]:
         cos, sin = abs(math.cos(angle)) / 2, abs(math.sin(angle)) / 2
         dx, dy = width * cos + height * sin, width * sin + height * cos
         return (x - dx, y - dy, x + dx, y + dy)
-    xs, ys = ([_number(tag, ".") for tag in shape.iter() if re.fullmatch(rf"{axis}(\d+|_.*)?", tag.tag)] for axis in "xy")
+    xs, ys = (
+        [_number(tag, ".") for tag in shape.iter() if re.fullmatch(rf"{axis}(\d+|_.*)?", tag.tag)] for axis in "xy"
+    )
     if len(xs) < 2 or len(xs) != len(ys):
         raise ValueError(f"<{shape.tag}> has no points x, y")
     if not all(map(math.isfinite, (*xs, *ys))):

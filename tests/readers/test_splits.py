@@ -76,7 +76,9 @@ def test_augmented_copies_stay_in_one_split(tmp_path):
 def test_splitting_one_image_raises_with_report(tmp_path):
     report = Report()
     report.count("broken rows, skipped", "b.txt, line 1")
-    with pytest.raises(ValueError, match=r"has only 1 labeled image\(s\), too few to split.*\n  1 broken rows.*: b\.txt"):
+    with pytest.raises(
+        ValueError, match=r"has only 1 labeled image\(s\), too few to split.*\n  1 broken rows.*: b\.txt"
+    ):
         seeded_split(images(tmp_path, ["a.jpg"]), 0.2, 0, tmp_path, report)
 
 

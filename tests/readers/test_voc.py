@@ -226,7 +226,10 @@ def test_label_files_are_paired_by_their_own_name(root, named):
         ("<robndbox><cx>20</cx><cy>15</cy><w>10</w><h>4</h><angle>0</angle></robndbox>", (15, 13, 25, 17)),
         ("<robndbox><cx>20</cx><cy>15</cy><w>10</w><h>4</h><angle>1.570796</angle></robndbox>", (18, 10, 22, 20)),
         ("<bndbox><x0>9</x0><y0>5</y0><x1>30</x1><y1>5</y1><x2>30</x2><y2>9</y2></bndbox>", (9, 5, 30, 9)),
-        ("<type>bndbox</type><bndbox><ymax>9</ymax><xmax>30</xmax><ymin>6</ymin><xmin>10</xmin></bndbox>", (9, 5, 30, 9)),
+        (
+            "<type>bndbox</type><bndbox><ymax>9</ymax><xmax>30</xmax><ymin>6</ymin><xmin>10</xmin></bndbox>",
+            (9, 5, 30, 9),
+        ),
     ],
 )
 def test_other_shapes_become_boxes(tmp_path, shape, expected):
