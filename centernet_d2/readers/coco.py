@@ -107,9 +107,9 @@ def _kind_of_large(path: Path) -> str:
         return "labelme"
     if not {"images", "annotations", "categories"} <= keys:
         return "other"
-    if task := next((task for key, task in _OTHER_TASKS.items() if key in keys), None):
-        if "bbox" not in keys or task == "panoptic masks":
-            return task
+    task = next((task for key, task in _OTHER_TASKS.items() if key in keys), None)
+    if task and ("bbox" not in keys or task == "panoptic masks"):
+        return task
     return "own" if re.search(rb'"contributor"\s*:\s*"' + CONTRIBUTOR.encode() + rb'"', data) else "coco"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..utils.text import printable
-from .records import LabeledImage, LabeledObject, ParsedDataset
+from .records import LabeledImage, LabeledObject, ParsedDataset, is_true
 from .splits import split_of_name
 from .tree import Tree, decode, read_text
 
@@ -47,6 +47,7 @@ _COLUMNS = {
     "height": "height imageheight imgheight",
     "bbox": "bbox box",
     "split": "split set subset usage partition",
+    "crowd": "iscrowd crowd isgroupof ignore",
 }
 _MEANING = {name: meaning for meaning, names in _COLUMNS.items() for name in names.split()}
 
@@ -171,11 +172,11 @@ class _Table:
         if not any(values):
             return  # background
         label = self._cell(row, "label") if "label" in self.columns else "object"
-        box = self._box(values)
+        box, crowd = self._box(values), is_true(self._cell(row, "crowd"))
         if box is None or not label:
             self.tree.report.count("broken rows, skipped", where)
         else:
-            self.objects[image].append(LabeledObject(label, box, source=where))
+            self.objects[image].append(LabeledObject(label, box, crowd=crowd, source=where, corners=True))
 
     def _record_split_and_size(self, row: list[str], image: Path, where: str) -> None:
         split = split_of_name(self._cell(row, "split"))
@@ -210,15 +211,19 @@ def _number(value: str) -> float | None:
 def read(tree: Tree, files: list[Path]) -> ParsedDataset:
     """Read tables.
 
-    Splits are defined by a column, the file name or the folders, in this order of precedence. If all coordinates are
-    in 0..1, they are relative to the image size.
+    Splits are defined by a column, the file name or the folders, in this order of precedence. Coordinates are relative
+    to the image size if most boxes are within 0..1.
 
     Raises:
         ValueError: a table is damaged, or an image is in two splits.
     """
+    tables_of_boxes = set(find(tree))
     for path in tree.with_suffix(".csv"):
-        if path not in files and split_of_name(path.stem):
-            tree.report.note(f"{tree.name(path)} is not used: its first row has no image and box columns")
+        if path not in files and (path in tables_of_boxes or split_of_name(path.stem)):
+            reason = f"{tree.name(files[0])} was passed"
+            if path not in tables_of_boxes:
+                reason = "its first row has no image and box columns"
+            tree.report.note(f"{tree.name(path)} is not used: {reason}")
     groups: dict[str | None, list[LabeledImage]] = {}
     homes: dict[Path, set[str | None]] = {}
     tables = [_Table(tree, path) for path in files]
@@ -250,10 +255,13 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
 
 
 def _in_pixels(tree: Tree, table: _Table) -> dict[Path, list[LabeledObject]]:
+    """Return the objects of a table with boxes in pixels; boxes in another unit than most are skipped."""
     boxes = [obj.box for objects in table.objects.values() for obj in objects]
-    if not boxes or not all(0 <= value <= 1 for box in boxes for value in box):
-        return table.objects
-    tree.report.note(f"{tree.name(table.path)}: all coordinates are in 0..1 and are scaled by the image size")
+    fractions = sum(_is_relative(box) for box in boxes)
+    pixels = sum(max(box) > 2 for box in boxes)
+    if fractions <= pixels:
+        return {image: _without_fractions(tree, objects) for image, objects in table.objects.items()}
+    tree.report.note(f"{tree.name(table.path)}: coordinates are in 0..1 and are scaled by the image size")
     tree.measure(table.objects)
     scaled = {}
     for image, objects in table.objects.items():
@@ -262,3 +270,19 @@ def _in_pixels(tree: Tree, table: _Table) -> dict[Path, list[LabeledObject]]:
             replace(x, box=(x.box[0] * width, x.box[1] * height, x.box[2] * width, x.box[3] * height)) for x in objects
         ]
     return scaled
+
+
+def _is_relative(box: tuple[float, ...]) -> bool:
+    """Return True if the coordinates of a box are in 0..1, with a tolerance."""
+    return all(-0.05 <= value <= 1.05 for value in box)
+
+
+def _without_fractions(tree: Tree, objects: list[LabeledObject]) -> list[LabeledObject]:
+    """Skip boxes in 0..1 among boxes in pixels, except a box of the first pixel."""
+    kept = []
+    for obj in objects:
+        if _is_relative(obj.box) and not all(value.is_integer() for value in obj.box):
+            tree.report.count("boxes in 0..1 among boxes in pixels, skipped", obj.source)
+        else:
+            kept.append(obj)
+    return kept

@@ -12,9 +12,9 @@ from types import ModuleType
 
 from . import coco, kitti, labelme, voc, yolo
 from . import csv as table
-from .records import DiscoveredDataset, LabeledImage, LabeledObject, ParsedDataset, Report, Split, unique
+from .records import DiscoveredDataset, LabeledImage, LabeledObject, ParsedDataset, Report, Split, tolerance, unique
 from .splits import assign_splits, check_overlap
-from .tree import Tree
+from .tree import Tree, read_text
 
 __all__ = ["discover_dataset", "discover_voc_lists"]
 
@@ -96,7 +96,7 @@ def discover_voc_lists(
     if not files:
         raise ValueError(describe_unknown(tree, [voc]))
     folder = tree.root / "ImageSets" / "Main"
-    names = lists or sorted(file.stem for file in folder.glob("*.txt") if "_" not in file.stem)
+    names = lists or sorted(f.stem for f in folder.glob("*.txt") if "_" not in f.stem and read_text(f).strip())
     if not names:
         raise FileNotFoundError(f"{folder} contains no image lists")
     parsed = voc.read(tree, files, names)
@@ -123,6 +123,7 @@ def _pick_two(parsed: ParsedDataset, other: ParsedDataset, report: Report) -> tu
         if chosen not in groups:
             raise ValueError(
                 f"{source.root} has no split for {name}; it contains: {', '.join(map(str, groups)) or 'no images'}"
+                f"{report.indented()}"
             )
         unused = [str(split) for split in groups if split not in (chosen, "trainval")]
         if unused:
@@ -325,6 +326,7 @@ def clean_images(images: Sequence[LabeledImage], tree: Tree) -> list[LabeledImag
 
     The report counts invalid images and objects. Boxes that exceed their image by more than a pixel are clipped. Boxes
     that are not finite, have no area or are outside their image are skipped. Images without objects are kept.
+    :class:`LabeledObject` describes the stricter rule for boxes that are corners.
     """
     tree.measure(image.path for image in images)
     cleaned = []
@@ -351,11 +353,21 @@ def _clean_object(obj: LabeledObject, size: tuple[int, int], where: str, report:
     if not all(math.isfinite(value) for value in obj.box):
         report.count("non-finite boxes, skipped", where)
         return None
+    if obj.corners and (x2 < x1 or y2 < y1):
+        report.count("boxes with exchanged corners, repaired", where)
+        x1, x2, y1, y2 = min(x1, x2), max(x1, x2), min(y1, y2), max(y1, y2)
+        obj = replace(obj, box=(x1, y1, x2, y2))
     if x2 <= x1 or y2 <= y1:
         report.count("boxes without area, skipped", where)
         return None
     if x1 >= size[0] or y1 >= size[1] or x2 <= 0 or y2 <= 0:
         report.count("boxes outside their image, skipped", where)
+        return None
+    excess = max(max(-x1, x2 - size[0]) / tolerance(size[0]), max(-y1, y2 - size[1]) / tolerance(size[1]))
+    if obj.corners and excess > 1:
+        report.count(
+            "boxes that exceed their image by more than 2 pixels and 1 % (of another image size?), skipped", where
+        )
         return None
     if min(x1, y1) < -_TOLERANCE or x2 > size[0] + _TOLERANCE or y2 > size[1] + _TOLERANCE:
         report.count("boxes partly outside their image, clipped", where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,8 @@ __all__ = [
 ]
 
 LAYOUT = "KITTI"
-EXPECTED_FILES = "a folder training with image_2, label_2 and calib"
+BOX_LAYOUT = "KITTI without 3-D boxes"
+EXPECTED_FILES = "a folder training with image_2, label_2 and calib (calib is not needed without 3-D boxes)"
 CLASSES = ("Pedestrian", "Car", "Cyclist")
 TYPES = (*CLASSES, "Van", "Truck", "Person_sitting", "DontCare", "Tram", "Misc")
 
@@ -111,7 +113,8 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
     """Read the frames that have an image, labels and a calibration.
 
     The lists in ``ImageSets`` define the splits. Only the 2-D boxes of the classes Pedestrian, Car and Cyclist are
-    read, which suffices for box statistics.
+    read, which suffices for box statistics. If no row has a 3-D box, the classes are those of the rows, and
+    calibrations are not needed.
 
     Raises:
         ValueError: the folder is not named training, or a row of a label file is malformed.
@@ -122,23 +125,63 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
     folder = folders[0]
     frames: dict[str, LabeledImage] = {}
     labels = {path.stem: path for path in files}
+    rows = {path: text_lines(path) for path in files}
+    spatial = any(_has_box3d(line) for lines in rows.values() for _, line in lines)
+    if spatial:
+        _check_types(rows)
     images = {p.stem: p for p in sorted(tree.images) if p.parent == folder / "image_2" and p.suffix in _SUFFIXES}
     for name in tqdm(sorted({*labels, *images}), LAYOUT, leave=False, disable=len(labels) < 500):
         if name not in images:
             tree.report.count("labels without an image", tree.name(labels[name]))
         elif name not in labels:
             tree.report.count("images without labels, skipped", tree.name(images[name]))
-        elif not (folder / "calib" / f"{name}.txt").is_file():
+        elif spatial and not (folder / "calib" / f"{name}.txt").is_file():
             tree.report.count("images without calibration, skipped", tree.name(images[name]))
         else:
-            frames[name] = LabeledImage(images[name], _objects(labels[name]))
+            objects = [_object(line, where, spatial) for where, line in rows[labels[name]]]
+            frames[name] = LabeledImage(images[name], tuple(obj for obj in objects if obj is not None))
     groups, lists = _by_list(tree, folder.parent / "ImageSets", frames)
-    return ParsedDataset(LAYOUT, folder.parent, groups, list(CLASSES), lists=lists)
+    if spatial:
+        return ParsedDataset(LAYOUT, folder.parent, groups, list(CLASSES), lists=lists)
+    tree.report.note("no row has a 3-D box: only boxes are read, with the types as classes")
+    classes = sorted({obj.label for image in frames.values() for obj in image.objects})
+    return ParsedDataset(BOX_LAYOUT, folder.parent, groups, classes)
 
 
-def _objects(path: Path) -> tuple[LabeledObject, ...]:
-    rows = enumerate(read_objects(path), 1)
-    return tuple(LabeledObject(x.kind, x.box, source=f"{path.name}, object {i}") for i, x in rows if x.kind in CLASSES)
+def _has_box3d(line: str) -> bool:
+    """Return True if a row has dimensions; tools that label boxes only write zeros, -1, or nothing."""
+    kind, *fields = line.split()
+    return kind != "DontCare" and any(field.strip("-.0") not in ("", "1") for field in fields[7:10])
+
+
+def _check_types(rows: Mapping[Path, list[tuple[str, str]]]) -> None:
+    """
+    Raises:
+        ValueError: labels contain unknown types; the message contains the first row and all unknown types.
+    """
+    unknown: dict[str, list[str]] = {}
+    for where, line in (row for lines in rows.values() for row in lines):
+        if (kind := line.split()[0]) not in TYPES:
+            unknown.setdefault(kind, []).append(where)
+    if unknown:
+        kind, (first, *_) = next(iter(unknown.items()))
+        counts = ", ".join(f"{name} ({len(places)} rows)" for name, places in list(unknown.items())[:10])
+        raise ValueError(
+            f"{first}: unknown type '{kind}'; use one of {', '.join(TYPES)}. Unknown types in this dataset: {counts}. "
+            "Rename them, or write Misc for objects of no class; for other classes remove the 3-D part of all rows"
+        )
+
+
+def _object(line: str, where: str, spatial: bool) -> LabeledObject | None:
+    """Parse a row; return None for types that are no class."""
+    if spatial:
+        obj = parse_object(line, where)
+        return LabeledObject(obj.kind, obj.box, source=where) if obj.kind in CLASSES else None
+    kind, *fields = line.split()
+    if len(fields) < 7:
+        raise ValueError(f"{where}: {len(fields) + 1} fields instead of 8 (boxes) or 15 (3-D boxes)")
+    x1, y1, x2, y2 = finite_numbers(fields[3:7], where)
+    return None if kind == "DontCare" else LabeledObject(kind, (x1, y1, x2, y2), source=where)
 
 
 def _by_list(

@@ -47,16 +47,18 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
     """
     labeled: dict[Path, tuple[_Shapes, tuple[int, int] | None] | None] = {}
     for path in tqdm(files, LAYOUT, leave=False, disable=len(files) < 500):
-        content = _load(path)
-        if content is None:
-            tree.report.count("broken label files, skipped", tree.name(path))
+        try:
+            content = _load(path)
+        except (OSError, ValueError, RecursionError) as error:
+            tree.report.count(
+                "broken label files, skipped", f"{tree.name(path)} ({str(error).removeprefix(f'{path} ')})"
+            )
             damaged = tree.peek_image(path.stem, path)
             if damaged is not None:
                 labeled[damaged] = None
             continue
         name = content.get("imagePath")
-        name = name if isinstance(name, str) else ""
-        image = (tree.peek_image(name, path) and tree.find_image(name, path)) or tree.find_image(path.stem, path)
+        image = tree.paired_image(name if isinstance(name, str) else "", path)
         if image is None:
             continue
         if labeled.get(image) is not None:
@@ -76,13 +78,10 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
     return ParsedDataset(LAYOUT, tree.root, groups, classes, keypoints=keypoints)
 
 
-def _load(path: Path) -> dict | None:
-    try:
-        content = parse_json(read_text(path))
-    except (OSError, ValueError):
-        return None
+def _load(path: Path) -> dict:
+    content = parse_json(read_text(path))
     if not isinstance(content, dict) or not isinstance(content.get("shapes"), list):
-        return None
+        raise ValueError("no list of shapes")
     content.pop("imageData", None)
     return content
 

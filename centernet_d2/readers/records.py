@@ -84,6 +84,8 @@ class LabeledObject:
         crowd: True for a box around a crowd.
         difficult: the flag of Pascal VOC.
         source: file and row, for messages.
+        corners: True if the box was written as corners inside of the image. Exchanged corners are then repaired, and a
+            box that exceeds the image by more than a tolerance is rejected instead of clipped.
         extra: other keys of the COCO annotation, for properties that read them.
     """
 
@@ -94,6 +96,7 @@ class LabeledObject:
     crowd: bool = False
     difficult: bool = False
     source: str = ""
+    corners: bool = field(default=False, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
@@ -225,6 +228,16 @@ class DiscoveredDataset:
         if self.keypoints:
             lines.append(f"{len(self.keypoints.names)} keypoints: {', '.join(self.keypoints.names)}")
         return [printable(line) for line in lines] + self.report.lines()
+
+
+def tolerance(side: float) -> float:
+    """Return the largest accepted distance in pixels of a coordinate from an image with this side."""
+    return max(2.0, 0.01 * side)
+
+
+def is_true(text: str) -> bool:
+    """Return True for a flag in a text file: any number but 0, or a word such as True or yes."""
+    return text.strip().lower() not in ("", "0", "0.0", "false", "no", "n", "f", "none", "null", "unspecified")
 
 
 def unique(values: Sequence[str]) -> list[str]:

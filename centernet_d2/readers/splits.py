@@ -71,7 +71,7 @@ def _source(path: Path) -> str:
 
 
 def seeded_split(
-    images: Sequence[LabeledImage], share: float, seed: int, root: Path
+    images: Sequence[LabeledImage], share: float, seed: int, root: Path, report: Report
 ) -> tuple[list[LabeledImage], list[LabeledImage]]:
     """Split images at random into (train, val).
 
@@ -79,7 +79,7 @@ def seeded_split(
     objects are sampled separately, so that both splits contain images of both kinds.
 
     Raises:
-        ValueError: there are too few labeled images for two splits.
+        ValueError: there are too few labeled images for two splits; the message contains the report.
     """
     keys = {image.path: _source(Path(os.path.relpath(image.path, root))) for image in images}
     labeled = sorted({keys[image.path] for image in images if image.objects})
@@ -87,7 +87,7 @@ def seeded_split(
     if len(labeled) < 2:
         raise ValueError(
             f"{root} has only {len(labeled)} labeled image(s), too few to split into train and val; add images, or "
-            "pass a validation dataset"
+            f"pass a validation dataset{report.indented()}"
         )
     rng = np.random.default_rng(seed)
     count = min(max(1, round(share * len(labeled))), len(labeled) - 1)
@@ -112,7 +112,9 @@ def assign_splits(
         ValueError: there is no split for training, or a named split is empty.
     """
     for name, images in groups.items():
-        if name is not None and not images:
+        if name == "test" and not images:
+            report.note("test is skipped: it contains no images")
+        elif name is not None and not images:
             raise ValueError(f"the split {name} in {root} is empty{report.indented()}")
     groups = {name: images for name, images in groups.items() if images}
     if "test" in groups and len(groups) > 1 and not any(image.objects for image in groups["test"]):
@@ -126,12 +128,16 @@ def assign_splits(
         names = ", ".join(str(name) for name in groups) or "no labeled images"
         raise ValueError(f"{root} has no split for training; it contains: {names}{report.indented()}")
     if None in groups and named != [None]:
+        members = {image.path for name, images in groups.items() if name is not None for image in images}
         for image in groups[None]:
-            report.count("images in no split, skipped", os.path.relpath(image.path, root))
+            reason = "images in no split, skipped"
+            if image.path in members:
+                reason = "images listed twice, with and without a split (the labels of the split are used)"
+            report.count(reason, os.path.relpath(image.path, root))
     test = {"test": groups["test"]} if "test" in groups and named != ["test"] else {}
     if "val" in groups and named != ["val"]:
         return {"train": groups[named[0]], "val": groups["val"], **test}, "splits: defined by the dataset"
-    train, val = seeded_split(groups[named[0]], share, seed, root)
+    train, val = seeded_split(groups[named[0]], share, seed, root, report)
     source = f"the {len(train) + len(val)} images" + (f" of {named[0]}" if named[0] else "")
     return {"train": train, "val": val, **test}, f"splits: {len(val)} of {source} sampled for val (seed {seed})"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import unicodedata
@@ -30,28 +31,29 @@ def read_text(path: Path) -> str:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is not a text file.
+        ValueError: the file is not a text file in one of these encodings.
     """
     try:
         return decode(read_regular(path)).replace("\r\n", "\n").replace("\r", "\n")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not a text file") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text file in UTF-8 (byte {error.start}); save it in UTF-8") from None
 
 
 def decode(data: bytes, errors: str = "strict") -> str:
-    """Decode text in UTF-16, UTF-8 or Latin-1.
+    """Decode text in UTF-8, or in UTF-16 or UTF-32 with a byte-order mark.
 
-    Text with a UTF-16 byte-order mark is UTF-16. Other text is Latin-1 if it is not valid UTF-8.
+    No other encoding is guessed: a wrong one would give wrong names silently.
 
     Raises:
-        UnicodeDecodeError: the UTF-16 text is truncated or damaged.
+        UnicodeDecodeError: the text has another encoding, or is truncated or damaged.
     """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", errors)
-    try:
-        return data.decode("utf-8-sig", errors)
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
+    for encoding, mark in (("utf-32", codecs.BOM_UTF32), ("utf-16", codecs.BOM_UTF16)):
+        if data.startswith((mark, mark[::-1])):
+            return data.decode(encoding, errors)
+    text = data.decode("utf-8-sig", errors)
+    if "\0" in text and errors == "strict":
+        raise UnicodeDecodeError("utf-8", data, data.index(0), data.index(0) + 1, "NUL is not text")
+    return text
 
 
 def stem(name: str) -> str:
@@ -140,6 +142,27 @@ class Tree:
         elif os.path.isabs(name.strip()):
             self.report.count("images with an absolute path", name.strip())
         return image
+
+    def paired_image(self, name: str, label: Path, near: Sequence[Path] = ()) -> Path | None:
+        """Find the image of a label file with one image, or count the reason and return None.
+
+        The image with the stem of the label file is preferred to another existing image that the file names.
+
+        Args:
+            name: path or name in the label file, or "".
+            label, near: see :meth:`find_image`.
+        """
+        named, own = self.peek_image(name, label, near), self.peek_image(label.stem, label, near)
+        if named is None and own is None:
+            return self.find_image(label.stem, label, near)
+        if named is None:
+            return own
+        if own is None or _key(stem(named.name)) == _key(stem(label.name)):
+            return self.find_image(name, label, near)
+        self.report.count(
+            "label files that name another image (paired by the name of the label file)", self.name(label)
+        )
+        return own
 
     def peek_image(self, name: str, label: Path, near: Sequence[Path] = ()) -> Path | None:
         """Find the image of a label like :meth:`find_image`, without counting."""

@@ -5,11 +5,10 @@ Rows contain boxes, boxes with keypoints, or polygons, which are converted to bo
 
 from __future__ import annotations
 
-import math
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,11 @@ from tqdm import tqdm
 from ..utils.parsing import parse_yaml
 from ..utils.text import shown
 from .keypoints import pairs_from_order
+from .lists import images_in_list, lists_of_splits
 from .records import MOST_CLASSES, MOST_KEYPOINTS, Keypoints, LabeledImage, LabeledObject, ParsedDataset
 from .splits import split_of_name
 from .tree import Tree, decode, read_text, stem
+from .yolo_rows import RowParser, is_row
 
 __all__ = ["EXPECTED_FILES", "LAYOUT", "find", "read", "root_of"]
 
@@ -29,6 +30,8 @@ EXPECTED_FILES = (
     "a data.yaml with names and train, or .txt files with class and box in a folder labels or next to the images"
 )
 
+# Folders that are replaced by labels; darknet defines JPEGImages and raw.
+_IMAGE_FOLDERS = ("images", "jpegimages", "raw", "image", "imgs", "img", "pictures", "photos", "frames")
 _NAME_FILES = ("classes.txt", "obj.names", "classes.names", "predefined_classes.txt", "labels.txt")
 
 
@@ -51,11 +54,10 @@ def _is_label(path: Path, tree: Tree) -> bool:
         return False
     if "labels" in (part.lower() for part in (tree.root.name, *path.relative_to(tree.root).parts[:-1])):
         return True
-    if tree.sibling_image(path) is None:
+    if tree.peek_image(path.stem, path) is None:
         return False
     with path.open("rb") as file:
-        row = file.read(4096).decode("utf-8-sig", "replace").split("\n")[0].split()
-    return len(row) >= 5 and _numbers(row) is not None
+        return is_row(decode(file.read(4096), "replace").split("\n")[0])
 
 
 def _load_yaml(path: Path) -> Any:
@@ -95,6 +97,7 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
         ValueError: ``data.yaml`` is damaged, contradicts itself, or names folders that do not exist.
     """
     described = [path for path in files if path.suffix.lower() in (".yaml", ".yml")]
+    pairs = _pairs(tree, set(files).difference(described))
     if len(described) > 1:
         preferred = [path for path in described if path.name == "data.yaml"]
         if len(preferred) != 1:
@@ -108,15 +111,17 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
         paths = _listed_images(tree, described[0], content)
     else:
         description = _Description(_named_classes(tree))
-        paths = _images_by_lists(tree, set(files)) or _all_images(tree, set(files))
+        paths = _images_by_lists(tree, set(files), pairs) or _all_images(tree, pairs)
     used = {path for group in paths.values() for path in group}
     tree.measure(used)
-    labels = {image: _label_of(tree, image) for image in used}
+    labels = {image: pairs.get(image) or _label_of(tree, image) for image in used}
     known_labels = set(labels.values())
     for path in files:
         if path not in described and path not in known_labels:
             tree.report.count("labels without an image", tree.name(path))
-    groups = {split: _read_group(tree, split, images, labels, description) for split, images in paths.items()}
+    parser = RowParser(description.names, description.keypoints, description.dimensions, tree.report)
+    groups = {split: _read_group(tree, split, images, labels, parser) for split, images in paths.items()}
+    parser.check_ambiguity(tree.root)
     names = description.names
     if names is None:
         used_labels = {obj.label for group in groups.values() for image in group for obj in image.objects}
@@ -139,11 +144,8 @@ def _describe(path: Path, content: dict) -> _Description:
         names = [by_index.get(index, f"class_{index}") for index in range(max(by_index, default=-1) + 1)]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"{path}: names must be a list of class names, or a mapping from numbers to class names")
-    names = [name.strip() for name in names]
-    if len(set(names)) != len(names):
-        twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise ValueError(f"{path}: class names must be unique, but {shown(twice)} occurs twice")
-    if "nc" in content and content["nc"] != str(len(names)):
+    names = _unique([name.strip() for name in names], path)
+    if "nc" in content and str(content["nc"]).strip() != str(len(names)):
         raise ValueError(f"{path}: nc is {shown(content['nc'])}, but there are {len(names)} names")
     if "kpt_shape" not in content:
         return _Description(names)
@@ -158,6 +160,13 @@ def _describe(path: Path, content: dict) -> _Description:
             f"most {MOST_KEYPOINTS} keypoints"
         ) from None
     return _Description(names, _keypoints(path, content, count), dimensions)
+
+
+def _unique(names: list[str], path: Path) -> list[str]:
+    if len(set(names)) != len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(f"{path}: class names must be unique, but {shown(twice)} occurs twice")
+    return names
 
 
 def _keypoints(path: Path, content: dict, count: int) -> Keypoints:
@@ -181,10 +190,16 @@ def _named_classes(tree: Tree) -> list[str] | None:
     """Read class names from the first of _NAME_FILES, or from darknet's ``*.names`` files."""
     files = [path for path in tree.files if path.name.lower() in _NAME_FILES][:1]
     files = files or [path for path in tree.files if _names_classes(path)]
-    names = {path: [line.strip() for line in read_text(path).split("\n") if line.strip()] for path in files}
+    names = {path: _unique(_lines(path), path) for path in files}
     if len(set(map(tuple, names.values()))) > 1:
         raise ValueError(f"{' and '.join(map(str, files[:2]))} contain different class names; keep one file")
     return next(iter(names.values()), None) or None
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the class names of a file; an empty line between names is a class, too."""
+    lines = read_text(path).rstrip().split("\n")
+    return [line.strip() or f"class_{index}" for index, line in enumerate(lines) if any(lines)]
 
 
 def _listed_images(tree: Tree, path: Path, content: dict) -> dict[str | None, list[Path]]:
@@ -204,46 +219,23 @@ def _listed_images(tree: Tree, path: Path, content: dict) -> dict[str | None, li
     return groups
 
 
-def _images_by_lists(tree: Tree, labels: set[Path]) -> dict[str | None, list[Path]]:
-    """Group images by darknet's lists (``train.txt``, ``valid.txt``); labeled images in no list form the group None.
-
-    A single list, such as CVAT exports, does not define splits. If a split has several lists, the outermost is used.
-    """
-    lists: dict[str, Path] = {}
-    texts = [path for path in tree.with_suffix(".txt") if path not in labels]
-    for path in sorted(texts, key=lambda path: (len(path.parts), len(path.stem), path)):
-        split = split_of_name(path.stem)
-        if split is None:
-            continue
-        if split in lists:
-            tree.report.note(f"{tree.name(path)} is not used because there is {tree.name(lists[split])}")
-        elif not _is_list(tree, path):
-            tree.report.note(f"{tree.name(path)} is not used: its first lines contain no existing image")
-        else:
-            lists[split] = path
-    if len(lists) < 2:
-        for path in lists.values():
-            tree.report.note(f"{tree.name(path)} is not used: a single list does not define splits")
+def _images_by_lists(tree: Tree, labels: set[Path], pairs: dict[Path, Path]) -> dict[str | None, list[Path]]:
+    """Group images by darknet's lists (``train.txt``, ``valid.txt``); labeled images in no list form the group None."""
+    lists = lists_of_splits(tree, [path for path in tree.with_suffix(".txt") if path not in labels])
+    if not lists:
         return {}
     groups: dict[str | None, list[Path]] = {}
     for split, path in lists.items():
-        groups[split] = list(dict.fromkeys(_images_in(tree, path)))
+        groups[split] = images_in_list(tree, path)
     listed = {image for images in groups.values() for image in images}
-    others = [image for image in tree.images if image not in listed and _label_of(tree, image) in labels]
+    others = [image for image in tree.images if image not in listed and image in pairs]
     return {**groups, None: others} if others else groups
 
 
-def _is_list(tree: Tree, path: Path) -> bool:
-    with path.open("rb") as file:
-        lines = decode(file.read(4096), "replace").split("\n")
-    return any(tree.peek_image(line, path) is not None for line in lines if line.strip())
-
-
-def _all_images(tree: Tree, labels: set[Path]) -> dict[str | None, list[Path]]:
+def _all_images(tree: Tree, pairs: dict[Path, Path]) -> dict[str | None, list[Path]]:
     """Group labeled images and backgrounds by their folders."""
-    labeled = {image for image in tree.images if _label_of(tree, image) in labels}
     groups: dict[str | None, list[Path]] = {}
-    for image in sorted({*labeled, *tree.background(labeled)}):
+    for image in sorted({*pairs, *tree.background(pairs)}):
         groups.setdefault(tree.split_of(image), []).append(image)
     return groups
 
@@ -272,13 +264,7 @@ def _images_at(
         tree.report.count("image folders or lists outside the dataset folder", target)
     if target.is_dir():
         return _below(tree, target)
-    return _images_in(tree, target)
-
-
-def _images_in(tree: Tree, path: Path) -> list[Path]:
-    """Return the images in a list, which has one image per line."""
-    images = [tree.find_image(line, path) for line in read_text(path).split("\n") if line.strip()]
-    return [image for image in images if image is not None]
+    return images_in_list(tree, target)
 
 
 def _below(tree: Tree, folder: Path) -> list[Path]:
@@ -287,14 +273,26 @@ def _below(tree: Tree, folder: Path) -> list[Path]:
     return Tree(folder, tree.report).images
 
 
+def _pairs(tree: Tree, labels: set[Path]) -> dict[Path, Path]:
+    """Return image -> label file for the labeled images of the folder.
+
+    A label file whose path contains no image path belongs to the only nearest image with its stem.
+    """
+    pairs = {image: label for image in tree.images if (label := _label_of(tree, image)) in labels}
+    for label in sorted(labels - set(pairs.values())):
+        image = tree.peek_image(label.stem, label)
+        if image is not None:
+            pairs.setdefault(image, label)
+    return pairs
+
+
 def _label_paths(image: Path) -> list[Path]:
     """Return candidate label files of an image: in labels instead of images, or next to the image."""
     parts = list(image.with_name(f"{stem(image.name)}.txt").parts)
     paths = [Path(*parts)]
-    lowered = [part.lower() for part in parts[:-1]]
-    if "images" in lowered:
-        index = len(lowered) - 1 - lowered[::-1].index("images")
-        paths.insert(0, Path(*parts[:index], "labels", *parts[index + 1 :]))
+    folders = [index for index, part in enumerate(parts[:-1]) if part.lower() in _IMAGE_FOLDERS]
+    if folders:
+        paths.insert(0, Path(*parts[: folders[-1]], "labels", *parts[folders[-1] + 1 :]))
     else:  # train/a.jpg and labels/train/a.txt, or a.jpg and labels/a.txt
         paths.append(Path(*parts[:-2], "labels", *parts[-2:]))
         paths.append(Path(*parts[:-1], "labels", parts[-1]))
@@ -306,87 +304,27 @@ def _label_of(tree: Tree, image: Path) -> Path | None:
 
 
 def _read_group(
-    tree: Tree, split: str | None, images: Sequence[Path], labels: dict[Path, Path | None], description: _Description
+    tree: Tree, split: str | None, images: Sequence[Path], labels: dict[Path, Path | None], parser: RowParser
 ) -> list[LabeledImage]:
     labeled = []
     progress = tqdm(images, f"YOLO {split or ''}", leave=False, disable=len(images) < 500)
     for image in progress:
         label, size = labels[image], tree.sizes[image]
-        objects = [] if label is None or size is None else _read_label(tree, label, size, description)
-        labeled.append(LabeledImage(image, tuple(objects)))
+        objects = [] if label is None or size is None else _read_label(tree, label, size, parser)
+        if objects is not None:  # The labels of a broken file are unknown, so the image is not background.
+            labeled.append(LabeledImage(image, tuple(objects)))
     return labeled
 
 
-def _read_label(tree: Tree, path: Path, size: tuple[int, int], description: _Description) -> list[LabeledObject]:
+def _read_label(tree: Tree, path: Path, size: tuple[int, int], parser: RowParser) -> list[LabeledObject] | None:
     try:
         text = read_text(path)
-    except (OSError, ValueError):
-        tree.report.count("broken label files, skipped", tree.name(path))
-        return []
-    objects = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{tree.name(path)}, line {number}"
-        try:
-            obj = _parse(line.split(), size, description)
-        except ValueError as error:
-            tree.report.count("broken rows, skipped", f"{where} ({error})")
-            continue
-        objects.append(replace(obj, source=where))
-    return objects
-
-
-def _numbers(row: Sequence[str]) -> list[float] | None:
-    try:
-        return [float(value) for value in row]
-    except ValueError:
+    except (OSError, ValueError) as error:
+        tree.report.count("broken label files, skipped", f"{tree.name(path)} ({error})")
         return None
-
-
-def _parse(row: Sequence[str], size: tuple[int, int], description: _Description) -> LabeledObject:
-    """Parse a row: class and box (x, y, width, height), optionally with keypoints or a score; or class and polygon.
-
-    Raises:
-        ValueError: the row is malformed.
-    """
-    numbers = _numbers(row)
-    if numbers is None or not math.isfinite(numbers[0]):
-        raise ValueError("not numbers")
-    index, values = numbers[0], numbers[1:]
-    names = description.names
-    if index != int(index) or not 0 <= index < (len(names) if names is not None else MOST_CLASSES):
-        raise ValueError(f"invalid class {row[0]}" + (f", {len(names)} classes" if names is not None else ""))
-    label = names[int(index)] if names is not None else f"class_{int(index)}"
-    width, height = size
-    points = description.keypoints
-    if points and len(values) == 4 + len(points.names) * description.dimensions:
-        flat = _scaled_keypoints(values[4:], size, description.dimensions)
-        return LabeledObject(label, _box(values[:4], width, height), keypoints=flat)
-    empty = (0.0,) * 3 * len(points.names) if points else None
-    if len(values) in (4, 5):  # A fifth value is the score of a pre-labeling network.
-        return LabeledObject(label, _box(values[:4], width, height), keypoints=empty)
-    if len(values) >= 6 and len(values) % 2 == 0:
-        xs, ys = values[::2], values[1::2]
-        box = (min(xs) * width, min(ys) * height, max(xs) * width, max(ys) * height)
-        finite = all(math.isfinite(value) for value in values)
-        return LabeledObject(label, box if finite else (math.nan,) * 4, keypoints=empty)
-    hint = "" if points else "; keypoints need kpt_shape in data.yaml"
-    raise ValueError(f"{len(row)} numbers are neither a box nor a polygon{hint}")
-
-
-def _box(values: Sequence[float], width: int, height: int) -> tuple[float, float, float, float]:
-    x, y, w, h = values
-    return ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-
-
-def _scaled_keypoints(values: Sequence[float], size: tuple[int, int], dimensions: int) -> tuple[float, ...]:
-    """Convert keypoints to pixels and add visibilities if missing; then a keypoint at (0, 0) is not labeled."""
-    flat = []
-    for start in range(0, len(values), dimensions):
-        x, y = values[start : start + 2]
-        visible = values[start + 2] if dimensions == 3 else 2.0 * bool(x or y)
-        if visible not in (0, 1, 2):
-            raise ValueError(f"invalid keypoint visibility {visible:g}")
-        flat += [x * size[0], y * size[1], visible] if visible else [0.0, 0.0, 0.0]
-    return tuple(flat)
+    objects = [
+        parser.parse(line, size, f"{tree.name(path)}, line {number}")
+        for number, line in enumerate(text.split("\n"), 1)
+        if line.strip()
+    ]
+    return [obj for obj in objects if obj is not None]

@@ -55,6 +55,9 @@ def test_every_kind_of_error_is_counted(tmp_path):
         "images/a.jpg,5,5,5,9,RBC",
         "images/a.jpg,100,100,120,120,RBC",
         "images/a.jpg,60,40,90,90,RBC",
+        "images/a.jpg,60,40,66,50,RBC",
+        "images/a.jpg,9,1,1,9,RBC",
+        "images/a.jpg,0.1,0.1,0.9,0.9,RBC",
         "images/a.jpg,x,1,9,9,RBC",
         "images/a.jpg,1,9,9",
         "images/a.jpg,1,1,9,9,",
@@ -72,7 +75,10 @@ def test_every_kind_of_error_is_counted(tmp_path):
         "non-finite boxes, skipped": 1,
         "boxes without area, skipped": 1,
         "boxes outside their image, skipped": 1,
+        "boxes with exchanged corners, repaired": 1,
+        "boxes that exceed their image by more than 2 pixels and 1 % (of another image size?), skipped": 1,
         "boxes partly outside their image, clipped": 1,
+        "boxes in 0..1 among boxes in pixels, skipped": 1,
         "broken rows, skipped": 4,
         "labels without an image": 1,
         "labels whose image is a URL (not downloaded)": 1,
@@ -80,7 +86,7 @@ def test_every_kind_of_error_is_counted(tmp_path):
         "images in no table, skipped": 1,
         "images without labels, kept as background": 2,
     }
-    assert dataset.report.examples["broken rows, skipped"] == [f"train.csv, line {line}" for line in (13, 14, 15)]
+    assert dataset.report.examples["broken rows, skipped"] == [f"train.csv, line {line}" for line in (16, 17, 18)]
 
 
 def test_images_without_a_row_are_background(tmp_path):
@@ -141,9 +147,58 @@ def test_table_without_header_raises(tmp_path, name):
         discover_dataset(tmp_path / name)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1251", "gbk", "shift-jis"])
+def test_undeclared_encodings_raise(tmp_path, encoding):
+    word = {"latin-1": "Ähre", "cp1251": "красный", "gbk": "红色", "shift-jis": "赤"}[encoding]
+    write(tmp_path, f"{HEADER}\na.jpg,1,1,9,9,{word}\n", encoding=encoding)
+    with pytest.raises(ValueError, match=r"labels\.csv is not a text file in UTF-8 \(byte .*\); save it in UTF-8"):
+        discover_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_encodings_and_line_endings_are_supported(tmp_path, encoding):
     text = f"{HEADER}\r\nÄ b.jpg,1,1,9,9,Ähre\r\n\r\nb.jpg,1,1,9,9,Ähre\r\n"
     dataset = discover_dataset(write(tmp_path, text, images=("Ä b", "b"), encoding=encoding))
     assert dataset.class_names == ("Ähre",)
     assert not dataset.report.counts
+
+
+@pytest.mark.parametrize("corners", ["9,1,1,8", "1,8,9,1", "9,8,1,1"])
+def test_exchanged_corners_are_repaired(tmp_path, corners):
+    dataset = discover_dataset(write(tmp_path, f"{HEADER}\na.jpg,{corners},ant\nb.jpg,1,1,9,8,ant\n"))
+    assert boxes(dataset) == {name: [("ant", (1, 1, 9, 8))] for name in "ab"}
+    assert dataset.report.examples == {"boxes with exchanged corners, repaired": ["labels.csv, line 2"]}
+
+
+@pytest.mark.parametrize("corners", ["-0.0004,0,0.5,0.5", "0,0,0.5,1.000002", "0,-0.02,0.5,0.5"])
+@pytest.mark.parametrize("header", [HEADER, "ImageID,XMin,YMin,XMax,YMax,LabelName"])
+def test_fractions_slightly_beyond_the_image_are_read(tmp_path, header, corners):
+    dataset = discover_dataset(write(tmp_path, f"{header}\na.jpg,{corners},ant\nb.jpg,0,0,0.5,0.5,ant\n"))
+    expected = (0, 0, 32, 48) if corners.endswith("2") else (0, 0, 32, 24)
+    assert boxes(dataset)["a"] == [("ant", pytest.approx(expected, abs=1))]
+
+
+def test_fractions_far_beyond_the_image_are_rejected(tmp_path):
+    rows = "".join(f"{name}.jpg,0,0,0.5,0.5,ant\n" for name in "abab")
+    dataset = discover_dataset(write(tmp_path, f"{HEADER}\n{rows}a.jpg,0,0,1.2,0.5,ant\nb.jpg,3,4,9,20,ant\n"))
+    assert {name: len(rows) for name, rows in boxes(dataset).items()} == {"a": 2, "b": 2}
+    assert sorted(dataset.report.examples.values()) == [["labels.csv, line 6"], ["labels.csv, line 7"]]
+
+
+def test_group_flags_are_read(tmp_path):
+    rows = "".join(f"{name}.jpg,1,1,9,9,ant,{flag}\n" for name, flag in (("a", 0), ("a", "True"), ("b", 1), ("b", "")))
+    dataset = discover_dataset(write(tmp_path, f"{HEADER},IsGroupOf\n{rows}"))
+    objects = {i.path.stem: [obj.crowd for obj in i.objects] for s in dataset.splits.values() for i in s.images}
+    assert objects == {"a": [False, True], "b": [True, False]}
+
+
+def test_unused_tables_are_noted_with_the_reason(tmp_path):
+    rows = {name: f"{name}.jpg,1,1,9,9,ant\n" for name in "abc"}
+    write(tmp_path, f"{HEADER}\n{''.join(rows.values())}", "abc", "all.csv")
+    write(tmp_path, f"{HEADER}\n{rows['a']}", "a", "train_labels.csv")
+    write(tmp_path, f"{HEADER}\n{rows['b']}", "b", "test_labels.csv")
+    notes = discover_dataset(tmp_path / "all.csv").report.notes
+    assert notes == [f"{name}_labels.csv is not used: all.csv was passed" for name in ("test", "train")]
+    write(tmp_path, f"{HEADER}\n{rows['c']}", "c", "val_labels.csv")
+    counts = discover_dataset(tmp_path).report.counts
+    assert counts == {"images listed twice, with and without a split (the labels of the split are used)": 3}

@@ -111,3 +111,31 @@ def test_folder_must_be_named_training(root):
 
 def test_training_folder_is_accepted(root):
     assert discover_dataset(root / "training").splits["train"].root == root
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "bus 0.00 0 0.00 10 10 30 30",
+        "bus 0 0 0 10 10 30 30 0.0 0.0 0.0 0 0 0 0",
+        "bus 0 -1 -10 10 10 30 30 -1 -1 -1 -1000 -1000 -1000 -10",
+    ],
+)
+def test_rows_without_3d_boxes_give_boxes_of_any_class(root, tmp_path, row):
+    for path in (root / "training" / "label_2").iterdir():
+        path.write_text(f"{row}\nDontCare -1 -1 -10 1 1 9 9 -1 -1 -1 -1000 -1000 -1000 -10\n")
+    (root / "training" / "calib" / "000000.txt").unlink()
+    dataset = discover_dataset(root)
+    assert (dataset.layout, dataset.class_names) == ("KITTI without 3-D boxes", ("bus",))
+    objects = [obj.box for split in dataset.splits.values() for image in split.images for obj in image.objects]
+    assert objects == [(10, 10, 30, 30)] * 6
+    assert write_coco(dataset, tmp_path / "out")["train"].suffix == ".json"
+
+
+def test_all_unknown_types_are_named(root):
+    for index, kind in ((1, "Bus"), (2, "car"), (3, "car")):
+        (root / "training" / "label_2" / f"{index:06d}.txt").write_text(CAR.replace("Car", kind))
+    with pytest.raises(
+        ValueError, match=r"000001\.txt, line 1: unknown type 'Bus'; .*: Bus \(1 rows\), car \(2 rows\)"
+    ):
+        discover_dataset(root)

@@ -67,7 +67,9 @@ def test_every_kind_of_error_is_counted(tmp_path):
         "images without labels, kept as background": 3,  # c, f and bare
         "classes without objects in train": 1,  # Those of the broken file.
     }
-    assert dataset.report.examples["broken label files, skipped"] == ["train/b.json"]
+    assert dataset.report.examples["broken label files, skipped"] == [
+        "train/b.json (Expecting value: line 1 column 13 (char 12))"
+    ]
     assert "b" not in annotations(dataset)["train"]
 
 

@@ -51,31 +51,35 @@ def test_split_of_folder_names(folder, split):
 
 def test_random_split_depends_on_the_seed_only(tmp_path):
     some = images(tmp_path, [f"{i}.jpg" for i in range(20)])
-    train, val = seeded_split(some, 0.2, 1, tmp_path)
+    train, val = seeded_split(some, 0.2, 1, tmp_path, Report())
     assert (len(train), len(val)) == (16, 4)
-    assert seeded_split(some[::-1], 0.2, 1, tmp_path)[1] == val[::-1]
-    assert seeded_split(some, 0.2, 2, tmp_path)[1] != val
+    assert seeded_split(some[::-1], 0.2, 1, tmp_path, Report())[1] == val[::-1]
+    assert seeded_split(some, 0.2, 2, tmp_path, Report())[1] != val
 
 
 def test_both_random_splits_have_objects_and_backgrounds(tmp_path):
     some = images(tmp_path, ["a.jpg", "b.jpg"]) + images(tmp_path, [f"{i}.jpg" for i in range(10)], ())
     for seed in range(5):
-        parts = seeded_split(some, 0.3, seed, tmp_path)
+        parts = seeded_split(some, 0.3, seed, tmp_path, Report())
         assert [sum(bool(image.objects) for image in part) for part in parts] == [1, 1]
         assert [sum(not image.objects for image in part) for part in parts] == [7, 3]
 
 
 def test_augmented_copies_stay_in_one_split(tmp_path):
     some = images(tmp_path, [f"{i}_jpg.rf.{copy}.jpg" for i in range(10) for copy in "abc"])
-    train, val = seeded_split(some, 0.3, 0, tmp_path)
+    train, val = seeded_split(some, 0.3, 0, tmp_path, Report())
     assert (len(train), len(val)) == (21, 9)
     sources = [{image.path.name.split(".rf.")[0] for image in part} for part in (train, val)]
     assert not sources[0] & sources[1]
 
 
-def test_splitting_one_image_raises(tmp_path):
-    with pytest.raises(ValueError, match=r"has only 1 labeled image\(s\), too few to split"):
-        seeded_split(images(tmp_path, ["a.jpg"]), 0.2, 0, tmp_path)
+def test_splitting_one_image_raises_with_report(tmp_path):
+    report = Report()
+    report.count("broken rows, skipped", "b.txt, line 1")
+    with pytest.raises(
+        ValueError, match=r"has only 1 labeled image\(s\), too few to split.*\n  1 broken rows.*: b\.txt"
+    ):
+        seeded_split(images(tmp_path, ["a.jpg"]), 0.2, 0, tmp_path, report)
 
 
 def test_images_in_no_split_are_counted(tmp_path):
@@ -96,6 +100,24 @@ def test_val_is_sampled_from_train_if_only_test_exists(tmp_path):
 def test_single_test_split_is_split(tmp_path):
     assigned, _ = assign_splits({"test": images(tmp_path, "abc")}, tmp_path, share=0.3, seed=0, report=Report())
     assert {name: len(part) for name, part in assigned.items()} == {"train": 2, "val": 1}
+
+
+def test_empty_test_split_is_skipped_with_a_note(tmp_path):
+    report = Report()
+    groups = {"train": images(tmp_path, "ab"), "val": images(tmp_path, "c"), "test": []}
+    assigned, _ = assign_splits(groups, tmp_path, share=0.3, seed=0, report=report)
+    assert set(assigned) == {"train", "val"}
+    assert report.notes == ["test is skipped: it contains no images"]
+
+
+def test_images_also_listed_without_a_split_are_counted_apart(tmp_path):
+    report = Report()
+    groups = {"train": images(tmp_path, "ab"), "val": images(tmp_path, "c"), None: images(tmp_path, "abcd")}
+    assign_splits(groups, tmp_path, share=0.3, seed=0, report=report)
+    assert {reason.split(",")[0]: where for reason, where in report.examples.items()} == {
+        "images listed twice": ["a", "b", "c"],
+        "images in no split": ["d"],
+    }
 
 
 def test_missing_train_split_raises(tmp_path):

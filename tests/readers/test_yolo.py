@@ -62,14 +62,14 @@ def test_every_kind_of_error_is_counted(root):
         "broken label files, skipped": 1,
         "non-finite boxes, skipped": 1,
         "boxes without area, skipped": 1,
-        "boxes outside their image, skipped": 1,
+        "rows beyond 0..1 (divide pixels by the image size), skipped": 1,
         "boxes partly outside their image, clipped": 1,
         "unreadable images, skipped": 1,
-        "images without labels, kept as background": 4,  # c, f, odd and bare
+        "images without labels, kept as background": 3,  # c, f and bare
     }
     assert dataset.report.examples["broken rows, skipped"] == [
         "train/labels/a.txt, line 6 (4 numbers are neither a box nor a polygon; keypoints need kpt_shape in data.yaml)",
-        "train/labels/a.txt, line 7 (not numbers)",
+        "train/labels/a.txt, line 7 (the class is 'x', which no data.yaml or classes.txt defines)",
         "train/labels/a.txt, line 8 (invalid class 7, 3 classes)",
     ]
     assert dataset.class_names == CLASSES
@@ -268,3 +268,160 @@ def test_encodings_and_line_endings_are_supported(tmp_path):
     dataset = discover_dataset(tmp_path)
     assert {name: len(objects) for name, objects in all_objects(dataset).items()} == {"A": 2, "b": 1}
     assert not dataset.report.counts
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "1, 0.5, 0.5, 0.5, 0.5",
+        "1,0.5,0.5,0.5,0.5,",
+        "1;0.5;0.5;0.5;0.5",
+        "1\t0.5\t0.5 0.5  0.5",
+        "1 0,5 0,5 0,5 0,5",
+        "1;0,5;0,5;0,5;0,5",
+        "1.0 0.5 0.5 0.5 0.5",
+        "red bee 0.5 0.5 0.5 0.5",
+        "red bee,0.5,0.5,0.5,0.5",
+        "1 0.5 0.5 0.5 0.5 0.93",
+    ],
+)
+def test_dialects_of_rows_are_read(tmp_path, row):
+    dataset = discover_dataset(write_bare(tmp_path, dict.fromkeys("ab", row), ["ant", "red bee"]))
+    assert [(obj.label, obj.box) for objects in all_objects(dataset).values() for obj in objects] == [
+        ("red bee", HALF)
+    ] * 2
+    assert set(dataset.report.counts) <= {"rows with decimal commas", "classes without objects"}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("0,0.5,,0.5,0.5", "broken rows, skipped: labels/a.txt, line 1 (not numbers)"),
+        ("0 25.5 23.5 25 15", "rows beyond 0..1 (divide pixels by the image size), skipped: labels/a.txt, line 1"),
+        ("0 5 5 30 5 30 40", "rows beyond 0..1 (divide pixels by the image size), skipped: labels/a.txt, line 1"),
+        ("0 0.5 0.5 -0.5 0.5", "rows beyond 0..1"),
+        ("0 inf 0.5 0.5 0.5", "rows beyond 0..1"),
+        ("0 0.5 0.5 1.2 0.5", "rows beyond 0..1"),
+        ("13 16 38 16 38 31 13 31 red 0", "a row of DOTA, not of YOLO; see docs/own_data.md"),
+        ("Car 0 0 0 1 2 3 4 0 0 0 0 0 0 0", "a row of KITTI, not of YOLO; see docs/own_data.md"),
+        ("cow 0.5 0.5 0.5 0.5", "the class is 'cow', which no data.yaml or classes.txt defines"),
+    ],
+)
+def test_reason_is_printed_if_no_row_is_valid(tmp_path, row, reason):
+    write_bare(tmp_path, dict.fromkeys("ab", row), ["ant", "bee"])
+    with pytest.raises(ValueError, match="0 labeled image") as error:
+        discover_dataset(tmp_path)
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize("excess", [1e-6, 0.009, 0.03])
+def test_coordinates_slightly_beyond_the_image_are_clipped(tmp_path, excess):
+    rows = {"a": f"0 0.5 0.5 {1 + excess} {1 + excess}", "b": ROW}
+    (obj,) = all_objects(discover_dataset(write_bare(tmp_path, rows)))["a"]
+    assert obj.box == pytest.approx((0, 0, 64, 48), abs=1)
+
+
+POSE_2D = ["0 0.2 0.25 0.2 0.16 0.2 0.25 0.11 0.18", "0 0.87 0.25 0.24 0.14 0.87 0.24 0.76 0.19"]
+POSE_3D = ["0 0.2 0.25 0.2 0.16 0.2 0.25 2 0 0 0", "0 0.87 0.25 0.24 0.14 0.87 0.24 1 0.76 0.19 2"]
+
+
+@pytest.mark.parametrize(("rows", "shape"), [(POSE_2D, "[2, 2]"), (POSE_3D, "[2, 3]")])
+@pytest.mark.parametrize("described", [False, True])
+def test_poses_without_kpt_shape_raise(tmp_path, rows, shape, described):
+    write_bare(tmp_path, dict.fromkeys("ab", "\n".join(rows)), ["ant"])
+    if described:
+        describe(tmp_path, "train: images\nnames: [ant]\n")
+    with pytest.raises(
+        ValueError, match="labels/a.txt, line 1: the row is a box with 2 keypoints, or a polygon"
+    ) as error:
+        discover_dataset(tmp_path)
+    assert f"kpt_shape: {shape}" in str(error.value)
+    describe(tmp_path, f"train: images\nnames: [ant]\nkpt_shape: {shape}\n")
+    assert all_objects(discover_dataset(tmp_path))["a"][0].keypoints[:3] == pytest.approx((12.8, 12, 2))
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ["0 0.4 0.4 0.6 0.4 0.6 0.6 0.4 0.6", "0 0.4 0.4 0.5 0.35 0.55 0.45 0.45 0.5"],  # Rotated boxes.
+        ["0 0.4 0.4 0.5 0.5 0.45 0.45", "0 0.4 0.4 0.5 0.4 0.5 0.5 0.45 0.52"],
+    ],
+)
+def test_polygons_that_may_be_poses_are_read(tmp_path, rows):
+    objects = all_objects(discover_dataset(write_bare(tmp_path, dict.fromkeys("ab", "\n".join(rows)))))
+    assert len(objects["a"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("missing", "shape"),
+    [
+        ("-1 -1", 2),
+        ("0 0", 2),
+        ("-0.5 0.2", 2),
+        ("0 0 0", 3),
+        ("-1 -1 0", 3),
+        ("-1 -1 2", 3),
+        ("0 0 -1", 3),
+        ("3 0.5", 2),
+    ],
+)
+def test_markers_of_missing_keypoints_are_not_labeled(tmp_path, missing, shape):
+    first = "0.25 0.25" if shape == 2 else "0.25 0.25 2"
+    write_bare(tmp_path, dict.fromkeys("ab", f"{ROW} {first} {missing}"))
+    describe(tmp_path, f"train: images\nnames: [ant]\nkpt_shape: [2, {shape}]\n")
+    assert all_objects(discover_dataset(tmp_path))["a"][0].keypoints == (16, 12, 2, 0, 0, 0)
+
+
+def test_rows_that_contradict_kpt_shape_are_not_polygons(tmp_path):
+    write_bare(tmp_path, {"a": POSE_2D[0], "b": ROW, "c": ROW})
+    describe(tmp_path, "train: images\nnames: [ant]\nkpt_shape: [2, 3]\n")
+    (reason,) = discover_dataset(tmp_path).report.examples["broken rows, skipped"]
+    assert reason.endswith("(9 numbers are neither a box nor a box with keypoints of kpt_shape [2, 3])")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("JPEGImages", "labels"),
+        ("imgs", "labels"),
+        ("img", "label"),
+        ("pictures/train", "labels/train"),
+        ("Pictures", "annotations"),
+        ("data/photos", "data/txt"),
+        ("my images", "yolo labels"),
+    ],
+)
+def test_other_folder_names_are_supported(tmp_path, images, labels):
+    dataset = discover_dataset(write_bare(tmp_path, {"a": ROW, "b": ROW, "c": ""}, ["ant"], images, labels))
+    assert {name: len(objects) for name, objects in all_objects(dataset).items()} == {"a": 1, "b": 1, "c": 0}
+
+
+def test_masks_have_no_labels(tmp_path):
+    write_bare(tmp_path, dict.fromkeys("ab", ROW), ["ant"], images="JPEGImages")
+    write_image(tmp_path / "SegmentationClass" / "a.png")
+    dataset = discover_dataset(tmp_path)
+    assert sum(len(split.images) for split in dataset.splits.values()) == 2
+    assert dataset.report.examples["images with the name of a labeled image, skipped"] == ["SegmentationClass/a.png"]
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "shift-jis", "latin-1", "utf-16"])
+def test_class_names_are_never_wrong(tmp_path, encoding):
+    word = "Ähre" if encoding == "latin-1" else "赤"
+    write_bare(tmp_path, dict.fromkeys("ab", ROW))
+    (tmp_path / "classes.txt").write_bytes(f"{word}\r\n".encode(encoding))
+    if encoding == "utf-16":
+        assert discover_dataset(tmp_path).class_names == (word,)
+    else:
+        with pytest.raises(ValueError, match=r"classes\.txt is not a text file in UTF-8 .*; save it in UTF-8"):
+            discover_dataset(tmp_path)
+
+
+def test_empty_line_between_class_names_keeps_their_numbers(tmp_path):
+    write_bare(tmp_path, dict.fromkeys("ab", ROW.replace("0", "2", 1)), ["ant", "", "cow", ""])
+    assert all_objects(discover_dataset(tmp_path))["a"][0].label == "cow"
+
+
+def test_duplicate_class_names_raise(tmp_path):
+    write_bare(tmp_path, dict.fromkeys("ab", ROW), ["ant", "ant"])
+    with pytest.raises(ValueError, match=r"classes\.txt: class names must be unique, not ant, ant"):
+        discover_dataset(tmp_path)
