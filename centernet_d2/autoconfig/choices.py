@@ -359,7 +359,7 @@ def choose_length(iterations: int, images: int, batch: int, reason: str, user: O
 
 
 def choose_detections(images: Sequence[LabeledImage], user: Overrides) -> Choice:
-    """Choose the limit of detections per image: the maximum number of objects, in hundreds.
+    """Choose the limit of detections per image from the largest number of objects.
 
     Args:
         images: images of all splits.

@@ -85,7 +85,7 @@ def override(cfg: CfgNode, overrides: Sequence[object]) -> None:
 
 
 def check_overrides(overrides: Sequence[object]) -> None:
-    """Raise a ValueError if config overrides contain an option, because everything after the first key is one."""
+    """Raise a ValueError if config overrides contain a command-line option."""
     for option in overrides:
         if isinstance(option, str) and re.match("--[a-z]", option):
             raise ValueError(f"{option.split('=')[0]} after KEY VALUE pairs: put options first")

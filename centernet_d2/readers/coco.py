@@ -64,7 +64,9 @@ _LOST_SHARE = 0.25
 
 
 def json_kind(path: Path) -> str:
-    """Return the kind of a JSON file: coco, captions, panoptic masks, labelme, own, other or broken.
+    """Return the kind of a JSON file.
+
+    Kinds are coco, captions, panoptic masks, labelme, own, other and broken.
 
     Files of kind own were written by this package. Large files are searched for their keys, not parsed.
     """

@@ -19,7 +19,7 @@ _MARGIN = 0.01
 
 
 def is_row(line: str) -> bool:
-    """Return True if a line of text may be a row of a label file: a class number or name, and a box."""
+    """Return True if a line may be a row of a label file: a class and a box."""
     fields = _fields(line)
     if _numbers(fields):
         return len(fields) >= 5
@@ -64,7 +64,9 @@ class RowParser:
         return None
 
     def check_ambiguity(self, root: Path) -> None:
-        """Refuse rows that are polygons or boxes with keypoints, if all rows have the same number of values.
+        """Refuse rows that may be polygons or boxes with keypoints.
+
+        They are ambiguous if all rows have the same number of values.
 
         Raises:
             ValueError: half of the rows have both meanings; the message contains the first one.

@@ -37,7 +37,7 @@ def shown(value: object) -> str:
 
 
 def escape_record(record: logging.LogRecord) -> bool:
-    """Escape the message of a log record: a filter for handlers, which keeps all records."""
+    """Escape the message of a log record; a logging filter that keeps all records."""
     parts = _COLORS.split(record.getMessage())  # text, color, colored text, reset, text, ...
     escaped = [part if index % 4 in (1, 3) else printable(part, lines=True) for index, part in enumerate(parts)]
     record.msg = "".join(escaped)

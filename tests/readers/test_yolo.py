@@ -423,5 +423,5 @@ def test_empty_line_between_class_names_keeps_their_numbers(tmp_path):
 
 def test_duplicate_class_names_raise(tmp_path):
     write_bare(tmp_path, dict.fromkeys("ab", ROW), ["ant", "ant"])
-    with pytest.raises(ValueError, match=r"classes\.txt: class names must be unique, not ant, ant"):
+    with pytest.raises(ValueError, match=r"classes\.txt: class names must be unique, but 'ant' occurs twice"):
         discover_dataset(tmp_path)
