@@ -10,6 +10,7 @@ import torch
 
 from centernet_d2 import load_config
 from centernet_d2.cli.train import run
+from centernet_d2.utils.files import open_regular
 from support.folders import write_coco_folders, write_labelme, write_table, write_voc, write_yolo
 
 # Tiny network and batch.
@@ -106,13 +107,13 @@ def test_run_is_found_by_data(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize("option", ["--epochs", "--minutes"])
 def test_config_files_are_read_once(folder, tmp_path, monkeypatch, option):
     """Each base config is read once per training, and no other YAML file."""
-    opened, read_text = Counter(), Path.read_text
+    opened = Counter()
 
     def counted(path, *args, **kwargs):
-        opened[str(path.resolve())] += path.suffix == ".yaml"
-        return read_text(path, *args, **kwargs)
+        opened[str(Path(path).resolve())] += Path(path).suffix == ".yaml"
+        return open_regular(path, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "read_text", counted)
+    monkeypatch.setattr("centernet_d2.utils.files.open_regular", counted)
     assert run(command(folder, tmp_path / "out", option, "0.01", DATASETS__TEST="()")) == 0
     files = {name: count for name, count in opened.items() if count}
     assert {Path(name).name for name in files} == {

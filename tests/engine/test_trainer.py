@@ -284,7 +284,7 @@ def test_round_results(main, arguments, tmp_path):
         ({"DATASETS__TRAIN": "('nowhere',)"}, "'nowhere' is not registered"),
         ({"DATASETS__TEST": "('nowhere',)"}, "'nowhere' is not registered"),
         ({"INPUT__AFFINE__SIZE": "[50, 64]"}, "multiples of 32"),
-        ({"MODEL__CENTERNET__HEADS": "['CenterHead']"}, "evaluation needs boxes: add BoxHead"),
+        ({"MODEL__CENTERNET__HEADS": "['CenterHead']"}, "evaluation requires boxes; add BoxHead"),
         ({"DATASETS__TRAIN": "()"}, "no datasets are configured"),
     ],
 )

@@ -37,5 +37,5 @@ def test_voc_evaluation_at_fixed_resolution(tiny_voc, arguments, load_script, tm
 
 def test_unknown_evaluator_type_raises(arguments):
     args = arguments()
-    with pytest.raises(ValueError, match="has evaluator_type None; known are coco, pascal_voc, kitti"):
+    with pytest.raises(ValueError, match="has evaluator_type None, but must have one of coco, pascal_voc, kitti"):
         Trainer.build_evaluator(load_config(args.config_file, args.opts), "unregistered_shapes")
