@@ -47,7 +47,7 @@ IMAGES_SEEN = 20_000
 # Number of objects from which a class gets a size map of its own.
 CLASS_OBJECTS = 100
 # Learning rate (for a batch of RATES_BATCH) and weight decay per optimizer, for the small hourglass from scratch
-# (docs/own_data.md).
+# (docs/experiments.md).
 RATES_BATCH = 8
 RATES = {"Adam": (1e-3, 0.0), "AdamW": (2e-3, 0.05), "Muon": (6e-3, 0.05)}
 # Largest share of the training time that evaluations before the last one may take.
