@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Benchmarks of data path, targets and evaluation against the reference.
+"""Benchmarks of data loading, targets and evaluation against the reference.
 
     python tools/benchmark.py data|targets|evaluation [--json FILE]
 
@@ -16,7 +16,7 @@ from benchmarks import data, evaluation, targets
 from centernet_d2.cli.benchmark import Benchmark, run_benchmarks
 
 BENCHMARKS = {
-    "data": Benchmark("time the data path on one core", data.add_arguments, data.run),
+    "data": Benchmark("time data loading on one core", data.add_arguments, data.run),
     "targets": Benchmark("time the training targets of a batch", targets.add_arguments, targets.run),
     "evaluation": Benchmark("time COCO metrics of random detections", evaluation.add_arguments, evaluation.run),
 }

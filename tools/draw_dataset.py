@@ -3,9 +3,9 @@
 
     python tools/draw_dataset.py shapes datasets/shapes     colored shapes, COCO format: boxes
     python tools/draw_dataset.py kites datasets/kites       kites with four corners, COCO format: keypoints
-    python tools/draw_dataset.py boxes datasets/boxes       boxes on a plane, KITTI format: 3-D boxes
+    python tools/draw_dataset.py boxes datasets/boxes       boxes on the ground, KITTI format: 3-D boxes
 
-The configs in configs/Shapes are for these datasets.
+configs/Shapes contains configs for these datasets.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from synthetic.shapes import write_shapes
 
 
 def write_kite_sets(folder: Path, *, train: int, val: int, seed: int) -> None:
-    """Write ``train`` and ``val``, each with images and annotations."""
+    """Write the splits ``train`` and ``val``, each with images and annotations."""
     for index, (name, count) in enumerate((("train", train), ("val", val))):
         write_kites(folder / name, images=count, size=320, seed=2 * seed + index)
 
@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("kind", choices=WRITERS)
     parser.add_argument("folder", type=Path, help="output folder; must not exist")
     parser.add_argument("--train", type=int, default=800, help="number of training images")
-    parser.add_argument("--val", type=int, default=200, help="number of images of every other split")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the random numbers")
+    parser.add_argument("--val", type=int, default=200, help="number of images in every other split")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     return cli.run(parser, draw, argv)
 
 
@@ -53,7 +53,7 @@ def draw(args: argparse.Namespace) -> None:
         FileExistsError: the output folder exists.
     """
     if args.folder.exists():
-        raise FileExistsError(f"{args.folder} already exists; nothing is overwritten, choose another folder")
+        raise FileExistsError(f"{args.folder} already exists and is not overwritten; choose another folder")
     WRITERS[args.kind](args.folder, train=args.train, val=args.val, seed=args.seed)
     print(f"wrote {args.kind} to {args.folder}: {args.train} training images, {args.val} images in every other split")
 

@@ -1,1 +1,1 @@
-"""Automatic configuration of a training from a dataset and a machine."""
+"""Automatic training configuration from a dataset and a machine."""

@@ -41,14 +41,14 @@ LARGE_DATASET = 2000
 OBJECT_SIDE = 12.0
 # Smallest and largest longer side of the input, by type of device.
 SIDES = {"cpu": (320, 512), "cuda": (512, 1024)}
-# Memory of a training relative to the tensors that the backbone keeps for its backward pass.
+# Training memory relative to the tensors that the backbone keeps for its backward pass.
 MEMORY_FACTOR = 2.0
-# Number of images that a training of default length sees, over all epochs.
+# Number of images in a training run of default length, over all epochs.
 IMAGES_SEEN = 20_000
 # Number of objects from which a class gets a size map of its own.
 CLASS_OBJECTS = 100
 # Learning rate (for a batch of RATES_BATCH) and weight decay per optimizer, for the small hourglass from scratch
-# (docs/own_data.md).
+# (docs/experiments.md).
 RATES_BATCH = 8
 RATES = {"Adam": (1e-3, 0.0), "AdamW": (2e-3, 0.05), "Muon": (6e-3, 0.05)}
 # Largest share of the training time that evaluations before the last one may take.

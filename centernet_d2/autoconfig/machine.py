@@ -16,7 +16,7 @@ __all__ = ["Machine", "inspect_machine"]
 
 @dataclass(frozen=True)
 class Machine:
-    """Properties of the machine that matter for a training.
+    """Properties of the machine that matter for training.
 
     Attributes:
         device: value of MODEL.DEVICE.

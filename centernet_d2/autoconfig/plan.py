@@ -39,7 +39,7 @@ __all__ = ["SMALL", "Draft", "Plan", "Request", "draft_plan", "output_folders", 
 
 # Value of --model for the small network.
 SMALL = "small"
-# Share of --minutes for timing.
+# Fraction of --minutes that is spent on timing.
 TIMING = 0.02
 
 
@@ -49,8 +49,8 @@ class Request:
 
     Attributes:
         data, val: paths of the training data and, optionally, of separate validation data.
-        epochs, minutes: length of the training; at most one of them.
-        model: SMALL, a config file, or a name of the model zoo; by default chosen from dataset, weights and device.
+        epochs, minutes: length of training; at most one of them.
+        model: SMALL, a config file, or a name in the model zoo; by default, chosen from dataset, weights and device.
         overrides: alternating config keys and values.
     """
 
@@ -85,11 +85,11 @@ class Draft:
 
 @dataclass(frozen=True)
 class Plan:
-    """Config and the choices it results from.
+    """Config and the choices that it results from.
 
     Attributes:
-        cfg: complete config of the training.
-        choices: in the order of the summary.
+        cfg: complete training config.
+        choices: choices, in the order of the summary.
     """
 
     cfg: CfgNode
@@ -107,7 +107,7 @@ def draft_plan(request: Request) -> Draft:
     Raises:
         FileExistsError: OUTPUT_DIR contains another run.
         FileNotFoundError: config or weights do not exist.
-        ValueError: options contradict each other, a config key or its value is wrong, the device does not exist.
+        ValueError: options conflict, a config key or its value is invalid, or the device does not exist.
     """
     start = time.perf_counter()
     for option in ("epochs", "minutes"):
@@ -115,7 +115,7 @@ def draft_plan(request: Request) -> Draft:
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"--{option} is {value:g}, but must be greater than 0")
     if "MODEL.WEIGHTS" in request.overrides[::2] and not request.model:
-        raise ValueError("MODEL.WEIGHTS needs the network of the weights: set --model")
+        raise ValueError("MODEL.WEIGHTS requires the network that matches the weights: set --model")
     network = load_config(request.model) if request.model and request.model != SMALL else None
     typed = default_config() if network is None else network.clone()
     override(typed, request.overrides)
@@ -152,7 +152,7 @@ def plan_training(draft: Draft, data: DiscoveredDataset) -> Plan:
 
     Raises:
         FileExistsError: OUTPUT_DIR/data contains other data.
-        ValueError: the data and the overrides contradict each other.
+        ValueError: the dataset and the overrides conflict.
     """
     request, user = draft.request, draft.user
     task = task_of(data, write_coco(data, draft.folder / "data"), draft.folder.name)
@@ -191,10 +191,10 @@ def _choose_training(
 
     Args:
         cfg: config of the network with overrides.
-        network: the same before overrides.
+        network: config of the network without overrides.
         task: task of the dataset.
         data: dataset.
-        machine: machine that trains.
+        machine: machine to train on.
         user: overrides.
     """
     images = data.splits["train"].images
@@ -206,7 +206,7 @@ def _choose_training(
     choices = [device, precision, size]
     if not task.focal:  # 3-D boxes are upright.
         choices.append(choose_rotation(images, user))
-    if task.name == "boxes" and not cfg.MODEL.WEIGHTS:  # Keeps pretrained size maps.
+    if task.name == "boxes" and not cfg.MODEL.WEIGHTS:  # Pretrained weights keep their size maps.
         choices.append(choose_class_sizes(images, data.class_names, user))
     height, width = size.keys["INPUT.AFFINE.SIZE"]
     batch = choose_batch(len(images), (height, width), machine, bytes_per_pixel(backbone, divisibility), user)
@@ -219,7 +219,7 @@ def _choose_training(
 
 
 def _choose_duration(cfg: CfgNode, draft: Draft, images: int) -> list[Choice]:
-    """Return length and evaluation period; with ``Request.minutes`` from timed iterations."""
+    """Choose length and evaluation period, with ``Request.minutes`` from timed iterations."""
     request, batch = draft.request, cfg.SOLVER.IMS_PER_BATCH
     pace: Pace | None = None
     if request.minutes is not None:
@@ -227,7 +227,7 @@ def _choose_duration(cfg: CfgNode, draft: Draft, images: int) -> list[Choice]:
         start_logging(cfg)
         pace = measure_pace(cfg, min(30.0, TIMING * request.minutes * 60))
         iterations = iterations_within(request.minutes * 60 - (time.perf_counter() - draft.start), pace)
-        reason = f"--minutes {request.minutes:g}: {pace.step:.3f} s each, {pace.evaluation:.0f} s for the evaluation"
+        reason = f"--minutes {request.minutes:g}: {pace.step:.3f} s/iteration, {pace.evaluation:.0f} s per evaluation"
     else:
         epochs = number_of_epochs(images) if request.epochs is None else request.epochs
         iterations = math.ceil(epochs * images / batch)

@@ -1,4 +1,4 @@
-"""Decide from box statistics whether 90-degree rotation is a valid augmentation."""
+"""Validity of 90-degree rotation as an augmentation, from box statistics."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..readers import LabeledImage
 
 __all__ = ["rotation_veto"]
 
-# Statistics need this number of boxes in total and per class, and this share of boxes in classes with enough boxes.
+# Minimum number of boxes in total and per class, and minimum fraction of boxes in classes with enough boxes.
 BOXES, CLASS_BOXES, SHARE = 100, 30, 0.9
-# Boxes closer to the border than this share of the image may be truncated and are ignored.
+# Boxes closer to the border than this fraction of the image may be truncated and are ignored.
 BORDER = 0.01
-# Tolerances for random variation: mean logarithm of width / height of a class, distance of the mean center height from
-# the middle of the image, and rank correlation of object size and height in the image.
+# Tolerances for random variation: mean log aspect ratio of a class, distance of the mean center from the vertical
+# middle of the image, and rank correlation of object size and vertical position.
 ASPECT, MIDDLE, PERSPECTIVE = 0.1, 0.07, 0.15
 
 
 def rotation_veto(images: Sequence[LabeledImage]) -> str:
     """Return the reason against 90-degree rotation, or "" if rotation is valid.
 
-    Three statistics indicate a vertical direction: objects are taller than wide or wider than tall, their centers are
-    low or high in the image, or their size depends on their vertical position.
+    Three statistics indicate that images have an upright orientation: objects are taller than wide or wider than tall,
+    their centers are low or high in the image, or their size depends on their vertical position.
 
     Args:
         images: training images with their sizes.

@@ -1,4 +1,4 @@
-"""The task of a discovered dataset, as config keys."""
+"""Task of a discovered dataset and its config keys."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _BOX3D_NETWORKS = {
 
 @dataclass(frozen=True)
 class Task:
-    """Task of a training, with its config keys.
+    """Training task with its config keys.
 
     Attributes:
         name: name in the summary.
-        networks: "small" (trained from scratch), "trunk" (initialized from a classifier), "large", "large on a CPU" ->
-            config to start from.
+        networks: base config of each kind of network: "small" (trained from scratch), "trunk" (initialized from a
+            classifier), "large" and "large on a CPU".
         keys: config keys of datasets, classes and heads.
         notes: decisions with their reasons.
         focal: median focal length of the images in pixels, for tasks with cameras; otherwise 0.
-        by_width: True if the width of images fills the input, otherwise their longer side.
+        by_width: True if the width of an image is resized to that of the input; otherwise, its longer side.
     """
 
     name: str
@@ -95,7 +95,7 @@ def task_of(data: DiscoveredDataset, files: Mapping[str, Path], name: str) -> Ta
     if data.keypoints is None:
         return Task("boxes", _BOX_NETWORKS, keys, notes)
     if not _has_keypoints(data):
-        note = "no keypoint is labeled in train: keypoints are not learned"
+        note = "train has no labeled keypoints: keypoints are not learned"
         return Task("boxes", _BOX_NETWORKS, keys, (*notes, note))
     more, own = _keypoint_keys(data.keypoints)
     return Task("boxes and keypoints", _KEYPOINT_NETWORKS, {**keys, **more}, (*notes, *own))

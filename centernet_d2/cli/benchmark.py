@@ -232,7 +232,7 @@ def _torchvision_targets(instances: Instances, device: str) -> dict[str, torch.T
 
 BENCHMARKS = {
     "inference": Benchmark("time detection, without reading images", _add_model_arguments, inference),
-    "step": Benchmark("time training steps, without the data path", _add_step_arguments, step),
+    "step": Benchmark("time training steps, without data loading", _add_step_arguments, step),
     "start": Benchmark("time the start of a process and its imports", _add_start_arguments, start),
 }
 

@@ -137,7 +137,7 @@ def _recorded_config(data: str | None, opts: Sequence[str]) -> CfgNode:
 
 
 def _plan(args: argparse.Namespace) -> CfgNode:
-    """Return the config of a training on custom data; print the dataset and the configuration.
+    """Return the config for training on custom data; print the dataset and the configuration.
 
     Raises:
         FileExistsError, FileNotFoundError, ValueError: see :func:`build_run`.

@@ -43,7 +43,7 @@ def add_centernet_config(cfg: CfgNode) -> None:
     # KITTI datasets to register: [name, folder, split] triples; the split is the name of a file in ImageSets.
     cfg.DATASETS.REGISTER_KITTI = []
 
-    # Number of unreadable images to skip with a warning (per process); the next one ends the training with an error.
+    # Number of unreadable images to skip with a warning (per process); the next one is an error.
     cfg.DATALOADER.MAX_BAD_IMAGES = 0
 
     # "Adam" (as in the paper), "AdamW", "SGD", or "Muon", which orthogonalizes the momentum of convolution weights.

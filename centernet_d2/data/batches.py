@@ -67,5 +67,5 @@ class _Unpacker(pickle.Unpickler):
 
 
 def _unpack(message: bytes, large: list[Tensor]) -> list:
-    """Unpickle a batch. Messages come from worker processes of the same training, so they are trusted."""
+    """Unpickle a batch. Messages come from worker processes of the same run, so they are trusted."""
     return _Unpacker(io.BytesIO(message), large).load()

@@ -29,7 +29,7 @@ def build_train_loader(cfg: CfgNode, dicts: Sequence[DatasetDict], seed: int) ->
     """Build Detectron2's training loader on a resumable :class:`SampleStream`.
 
     Args:
-        cfg: config of the training.
+        cfg: training config.
         dicts: images in Detectron2's format, with annotations.
         seed: random seed; the same in all processes.
 
@@ -45,8 +45,8 @@ def build_train_loader(cfg: CfgNode, dicts: Sequence[DatasetDict], seed: int) ->
         )
     if node.ASPECT_RATIO_GROUPING:
         logging.getLogger(__name__).warning(
-            "DATALOADER.ASPECT_RATIO_GROUPING buffers images, so that a resumed training does not reproduce the order "
-            "of images of an uninterrupted one"
+            "DATALOADER.ASPECT_RATIO_GROUPING buffers images, so that a resumed run does not reproduce the order "
+            "of images of an uninterrupted run"
         )
     loader = build_detection_train_loader(
         StreamDataset(dicts, CenterNetDatasetMapper(cfg, True), seed, max_bad_images=node.MAX_BAD_IMAGES),

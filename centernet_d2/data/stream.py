@@ -33,7 +33,7 @@ class SampleStream(Sampler):
     factor; fractional factors are rounded up or down at random, as in Detectron2's ``RepeatFactorTrainingSampler``.
 
     Attributes:
-        start: first position of all processes together; set it to resume a training.
+        start: first position of all processes together; set it to resume training.
     """
 
     def __init__(

@@ -142,7 +142,7 @@ def _max_over_processes(number: int, model: nn.Module) -> int:
 
 
 class EarlyStop(BaseException):
-    """Early stopping of a training.
+    """Early stopping.
 
     It derives from BaseException because Detectron2 logs every Exception with a traceback.
     """

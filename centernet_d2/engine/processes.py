@@ -41,7 +41,7 @@ def number_of_processes(args: argparse.Namespace) -> int:
 
 
 def check_processes(cfg: CfgNode, processes: int) -> None:
-    """Check that the config of a training is compatible with its number of processes.
+    """Check that a training config is compatible with the number of processes.
 
     Raises:
         ValueError: it is not; the message names the key to change.

@@ -60,7 +60,7 @@ LEARNING_RATE = (
 
 @dataclass(frozen=True)
 class Run:
-    """A training or an evaluation, as handed to every process.
+    """Training or evaluation run, which is passed to every process.
 
     Attributes:
         cfg: complete, frozen config.
@@ -80,7 +80,7 @@ class Run:
 def setup_run(run: Run) -> None:
     """Set up datasets, OUTPUT_DIR, logging and seeds of a run.
 
-    A training also saves its config as OUTPUT_DIR/config.yaml. Environment, config and model are logged to
+    Training also saves the config as OUTPUT_DIR/config.yaml. Environment, config and model are logged to
     OUTPUT_DIR/log.txt only.
 
     Raises:
@@ -183,7 +183,7 @@ def start_logging(cfg: CfgNode) -> None:
 
 
 def _close(handler: logging.StreamHandler, record: logging.LogRecord) -> None:
-    """Close a log file that cannot be written; the training itself reports a full disk."""
+    """Close a log file that cannot be written; the training loop reports a full disk."""
     with suppress(OSError):
         handler.stream.close()
 

@@ -82,14 +82,14 @@ def with_iterations(cfg: CfgNode, images: float | None) -> CfgNode:
     """Convert SOLVER.EPOCHS and STEP_EPOCHS to SOLVER.MAX_ITER and STEPS.
 
     Args:
-        cfg: config of the training.
+        cfg: training config.
         images: mean number of images per epoch; None for a data loader without epochs.
 
     Returns:
         A converted copy, or `cfg` itself if SOLVER.EPOCHS is 0.
 
     Raises:
-        ValueError: SOLVER.EPOCHS is negative, a step is outside of the training, or the data loader has no epochs.
+        ValueError: SOLVER.EPOCHS is negative, a step is after the end of training, or the data loader has no epochs.
     """
     node = cfg.SOLVER
     if node.EPOCHS < 0 or any(not 0 < step <= node.EPOCHS for step in node.STEP_EPOCHS):

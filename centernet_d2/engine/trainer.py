@@ -402,7 +402,7 @@ class Trainer(DefaultTrainer):
             cfg: complete config.
             names: names of the datasets.
             annotations_checked: skip the checks of the properties, which also log messages about annotations. They
-                run before training and are not repeated by the evaluations of the training.
+                run before training and are not repeated by the evaluations during training.
         """
         node = cfg.MODEL.CENTERNET
         return load_checked(

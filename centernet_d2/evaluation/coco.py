@@ -30,7 +30,8 @@ __all__ = ["PointCOCOEvaluator", "build_ground_truth", "fill_annotations", "roun
 def round_result(result: dict) -> dict:
     """Round a COCO result like the result files of the reference implementation.
 
-    Boxes, scores and keypoints get two decimals, and the score of every keypoint becomes 1 (original.md: COCO results).
+    Boxes, scores and keypoints are rounded to two decimals, and the score of every keypoint is set to 1
+    (original.md: COCO results).
     """
     rounded = {**result, "bbox": _two_decimals(result["bbox"]), "score": _two_decimals([result["score"]])[0]}
     if "keypoints" in result:
@@ -48,7 +49,7 @@ def build_ground_truth(dataset_name: str, num_keypoints: int = 0) -> COCO:
     """Build the ground truth of the COCO evaluation; the dataset is not modified.
 
     Args:
-        dataset_name: name of a dataset with a COCO file, or with dicts that can be converted.
+        dataset_name: name of a dataset with a COCO file, or with dataset dicts that can be converted.
         num_keypoints: see :func:`fill_annotations`.
 
     Raises:
@@ -66,7 +67,7 @@ def fill_annotations(content: dict, num_keypoints: int = 0) -> None:
     """Add missing values to the annotations of a COCO file in memory.
 
     The default area is the area of the box, the default crowd flag is 0, and default keypoints are unlabeled.
-    Annotations are renumbered if ids are missing, repeated, strings, or 0, which pycocotools confuses with no match.
+    Annotations are renumbered if ids are missing, repeated, strings, or 0, which pycocotools interprets as "no match".
 
     Args:
         content: content of a COCO file, modified in place.
@@ -101,7 +102,7 @@ def to_coco(
         instances: detections of the model.
         image_id: id of the image.
         properties: properties of the model, which convert their fields, see :meth:`Property.to_json`.
-        category_ids: category id of each class; default: the index of the class.
+        category_ids: category id of each class; by default, the class index.
 
     Returns:
         One dict per detection with image_id, category_id, score, bbox (x, y, width, height) and the values of the
@@ -142,11 +143,11 @@ class PointCOCOEvaluator(COCOEvaluator):
             properties: properties of the model.
             num_keypoints: number of keypoints of the model; annotations without keypoints get this number of unlabeled
                 keypoints.
-            round_results: evaluate numbers with two decimals, like the reference implementation. This causes ties of
+            round_results: round results to two decimals, like the reference implementation. This causes ties between
                 scores, and the score of every keypoint is 1 (original.md: COCO results).
-            use_fast_impl: use faster-coco-eval if it is installed; pycocotools gives the same metrics.
+            use_fast_impl: use faster-coco-eval if it is installed; pycocotools returns the same metrics.
             output_dir: folder for result files, or None for no files.
-            max_dets_per_image: maximum number of detections per image, for boxes.
+            max_dets_per_image: maximum number of detections per image for box metrics.
             kpt_oks_sigmas: sigmas of the keypoints; empty for the sigmas of COCO.
         """
         # Detectron2's constructor would parse the annotation file again, so its attributes are set here.

@@ -44,7 +44,7 @@ class FasterCOCOeval(COCOevalMaxDets):
             self.params.maxDets = self._max_dets
         try:
             self._evaluate_faster()
-        except Exception as error:  # Untested releases may fail in any way, which must not end a training.
+        except Exception as error:  # Untested releases may fail in any way, which must not end training.
             message = f"faster-coco-eval failed, so pycocotools is used: {error}"
             log_first_n(logging.WARNING, message, key="message")
             super().evaluate()

@@ -42,7 +42,7 @@ _Prediction = tuple[str, list[str], np.ndarray]
 class KITTIEvaluator(DatasetEvaluator):
     """Evaluator of datasets of :func:`centernet_d2.data.kitti.register_kitti_3d`.
 
-    It evaluates the processed images only. Instances must have ``pred_boxes``, ``pred_boxes3d``, ``pred_alpha``,
+    Only the processed images are evaluated. Instances must have ``pred_boxes``, ``pred_boxes3d``, ``pred_alpha``,
     ``pred_classes`` and ``scores``.
     """
 
@@ -60,12 +60,12 @@ class KITTIEvaluator(DatasetEvaluator):
             dataset_name: name of the registered dataset.
             output_dir: folder for the official result files, which are written to its subfolder ``data``.
             distributed: gather the results of all processes.
-            round_results: evaluate numbers with two decimals as in the result files, like the reference implementation.
+            round_results: round results to two decimals as in the result files, like the reference implementation.
             rules: "kit" ignores labeled boxes of exactly the minimum height like KITTI's development kit; "original"
                 counts them like the evaluation tool of the reference implementation.
 
         Raises:
-            ValueError: the rules are unknown, or the dataset has classes outside of KITTI's.
+            ValueError: the rules are unknown, or the dataset has classes that KITTI does not have.
         """
         check_choice("rules", rules, RULES)
         self._logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class KITTIEvaluator(DatasetEvaluator):
     def evaluate(self) -> OrderedDict[str, dict[str, float]] | None:
         """Return the metrics of :func:`evaluate_kitti`, in the main process only.
 
-        The result is an empty dict without images, and None in other processes.
+        Other processes return None. Without images, the result is an empty dict.
 
         Raises:
             KeyError: an image does not belong to the dataset.

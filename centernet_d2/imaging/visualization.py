@@ -47,7 +47,7 @@ def draw_instances(
         class_names: names of the classes; by default, class indices are drawn.
         threshold: detections with at most this score are not drawn.
         properties: properties to draw in addition to boxes.
-        inputs: additional inputs of the image, which are passed to the properties.
+        inputs: additional inputs of the image (such as its camera), passed to the properties.
 
     Returns:
         New (H, W', 3) uint8 RGB figure; it is wider than the image if properties draw panels next to it.
@@ -151,7 +151,7 @@ def draw_training(
         image_format: "BGR" or "RGB".
         gt, detections: instances in coordinates of this image.
         heatmap: (C, h, w) probabilities.
-        stride: image pixels per map pixel.
+        stride: output stride, in image pixels per map pixel.
         threshold: detections with at most this score are not drawn.
         properties, inputs: see :func:`draw_instances`.
 

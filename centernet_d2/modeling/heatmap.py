@@ -1,7 +1,7 @@
 """Rendering of heatmaps and extraction of peaks.
 
-Maps are (B, C, H, W); positions are (x, y) in map pixels. Sources: (paper, sections 3 and 4; original.md: Radius,
-Gaussian, Peaks).
+Maps are (B, C, H, W); positions are (x, y) in map pixels (paper, sections 3 and 4; original.md: Radius, Gaussian,
+Peaks).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ RADIUS_POLICIES = ("original", "corrected")
 
 # Maximum number of elements of a temporary tensor while painting: 4M, or 16 MB in float32.
 _PAINT_ELEMENTS = 1 << 22
-# Smaller objects are painted separately, in smaller windows, only if that saves more than this number of elements.
-# Otherwise, the additional pass takes more time.
+# Paint smaller objects in a separate pass with smaller windows only if it saves more than this number of elements.
+# Otherwise, the additional pass costs more time than it saves.
 _MIN_SAVED_ELEMENTS = 1 << 13
 
 
@@ -35,10 +35,9 @@ def gaussian_radius(height: Tensor, width: Tensor, policy: str = "original", min
     """Compute Gaussian radii from box sizes (original.md: Radius).
 
     The radius is the maximum offset of box corners that keeps an IoU of `min_overlap` with the box. The three cases
-    (one corner inside and one outside, both inside, both outside) each give a quadratic equation. "original" uses the
-    roots
-    with which the released models were trained: without the division by 2a, and the larger root in the first two cases,
-    so that the third case is always the minimum. "corrected" uses the intended roots.
+    (one corner inside and one outside, both inside, both outside) each give a quadratic equation. "corrected" uses the
+    intended roots. "original" uses the roots with which the released models were trained: without the division by 2a,
+    and the larger root in the first two cases, so that the third case is always the minimum.
 
     Args:
         height, width: (N,) size of the boxes in map pixels.
@@ -97,13 +96,13 @@ def _profile(distance: Tensor, radius: Tensor) -> Tensor:
 def paint_gaussians(
     canvas: Tensor, planes: Tensor, cells: Tensor, radius: Tensor, mask: Tensor, radius_cpu: Tensor | None
 ) -> Tensor:
-    """Paint Gaussians on a canvas by their elementwise maximum.
+    """Paint Gaussians onto heatmaps, combined by the elementwise maximum.
 
     Each Gaussian is painted in a window around its peak. Window sizes are computed from `radius_cpu`, to avoid
     synchronization with the device; without it, each window covers the map. Memory is limited as in :func:`paint_max`.
 
     Args:
-        canvas: (P, H, W), contiguous, modified in place.
+        canvas: (P, H, W) planes to paint on, contiguous, modified in place.
         planes: (N,) index of the plane of each object.
         cells, radius: see :func:`gaussian_profiles`.
         mask: (N,) bool, False for objects that are not painted.
@@ -153,13 +152,13 @@ def _group_by_radius(radius_cpu: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def paint_max(canvas: Tensor, planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Paint separable shapes on a canvas by their elementwise maximum.
+    """Paint separable shapes onto heatmaps, combined by the elementwise maximum.
 
-    Objects are processed in chunks: temporary tensors take less than 64 MB for any number of objects and maps of up to
-    4M pixels, in addition to the profiles.
+    Objects are processed in chunks. In addition to the profiles, temporary tensors take less than 64 MB for any number
+    of objects and maps of up to 4M pixels.
 
     Args:
-        canvas: (P, H, W), modified in place.
+        canvas: (P, H, W) planes to paint on, modified in place.
         planes: (N,) index of the plane of each object.
         rows, columns: (N, H) and (N, W) profiles; the shape of object n is the outer product of rows[n] and columns[n].
 
@@ -182,11 +181,11 @@ def peak_filter(heatmap: Tensor) -> Tensor:
 def top_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the k best peaks of each image over all classes (original.md: Peaks).
 
-    Output shapes only depend on input shapes, so this can be exported.
+    Output shapes depend only on input shapes, so the function can be exported.
 
     Args:
         heatmap: (B, C, H, W) probabilities.
-        k: number of peaks, limited to the total number of cells.
+        k: maximum number of peaks, limited to the total number of cells.
 
     Returns:
         (B, K) scores in descending order, (B, K) classes and (B, K, 2) integer cells (x, y).

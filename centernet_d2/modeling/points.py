@@ -33,11 +33,11 @@ def build_points(
         gt: ground truth of each image, with ``gt_boxes`` (input pixels) and ``gt_classes``, and optionally
             ``gt_ignore`` (bool) and ``gt_weight`` (weight of the regression losses, default 1). Not modified.
         map_size: height and width of the maps.
-        stride: input pixels per map pixel.
+        stride: output stride, in input pixels per map pixel.
         radius_policy: see :func:`gaussian_radius`.
-        round_up: round box sizes up to integers before computing radii. The reference implementation does not do this
+        round_up: round box sizes up to integers before computing radii. The reference implementation does not round
             for 3-D boxes (original.md: Radius).
-        unlabeled, labeled_classes: labels of partially labeled datasets, see :class:`Points`.
+        unlabeled, labeled_classes: description of partially labeled datasets, see :class:`Points`.
     """
     height, width = map_size
     boxes = Boxes.cat([instances.gt_boxes for instances in gt]).tensor.float() / stride

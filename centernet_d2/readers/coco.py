@@ -152,7 +152,7 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
         if split in groups:
             raise ValueError(
                 f"{tree.name(of_split[split])} and {tree.name(path)} of {tree.root} both contain "
-                f"{f'the split {split}' if split else 'images of no split'}. Pass the files for training and "
+                f"{f'the split {split}' if split else 'images without a split'}. Pass the files for training and "
                 "validation explicitly"
             )
         of_split[split] = path

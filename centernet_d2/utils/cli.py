@@ -46,7 +46,7 @@ def run(
 
     Returns:
         The exit code: 1 after an expected error, whose message is printed to standard error (with ``--debug``, it is
-        raised), 130 after Ctrl-C, and 143 after a SIGTERM that a training deferred.
+        raised), 130 after Ctrl-C, and 143 after a SIGTERM that was deferred during training.
     """
     for own in (first := argparse.ArgumentParser(add_help=False, allow_abbrev=False), parser):
         own.add_argument(

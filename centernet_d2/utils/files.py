@@ -110,7 +110,7 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
     """Hold the lock of an output folder, which is created if needed.
 
     The lock belongs to this process: the kernel releases it if the process is killed, and forked processes do not share
-    it. It does not prevent another training in the same process. Nothing is locked if the system or the file system
+    it. It does not prevent another run in the same process. Nothing is locked if the system or the file system
     does not support locks.
 
     Raises:
@@ -141,12 +141,12 @@ def _lock(descriptor: int, folder: Path) -> None:
     except (BlockingIOError, PermissionError) as error:
         owner = os.read(descriptor, 100).decode(errors="replace").strip()
         raise BlockingIOError(
-            f"another training is running in OUTPUT_DIR {folder}" + (f" ({owner})" if owner else "") + "; wait until "
+            f"another run is using OUTPUT_DIR {folder}" + (f" ({owner})" if owner else "") + "; wait until "
             "it ends, or choose another folder"
         ) from error
     except OSError as error:
         logging.getLogger(__name__).warning(
-            f"OUTPUT_DIR {folder} cannot be locked ({error.strerror}); start only one training there"
+            f"OUTPUT_DIR {folder} cannot be locked ({error.strerror}); start only one run there"
         )
         return
     os.truncate(descriptor, 0)

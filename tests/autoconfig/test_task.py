@@ -80,7 +80,7 @@ def test_no_flipping_without_left_and_right_keypoints():
 def test_unlabeled_keypoints_are_not_learned():
     task = task_of(dataset(Keypoints(("a", "b")), (0,) * 6), FILES, "mine")
     assert task.keys["MODEL.CENTERNET.HEADS"] == ["CenterHead", "BoxHead"]
-    assert task.notes == ("no keypoint is labeled in train: keypoints are not learned",)
+    assert task.notes == ("train has no labeled keypoints: keypoints are not learned",)
 
 
 def test_kitti_has_image_lists_and_a_focal_length(tmp_path):

@@ -238,9 +238,7 @@ def test_second_training_in_a_folder_is_refused(call, tmp_path, flags):
     os.close(read)
     os.close(write)
     assert code == 1
-    assert re.fullmatch(
-        rf"train_net: another training is running in OUTPUT_DIR {out} \(process {child} .*\); .*\n", err
-    )
+    assert re.fullmatch(rf"train_net: another run is using OUTPUT_DIR {out} \(process {child} .*\); .*\n", err)
     assert [path.name for path in out.iterdir()] == [".lock"]
     assert call(*flags, DATASETS__TEST="()", SOLVER__MAX_ITER=1)[0] == 0
 

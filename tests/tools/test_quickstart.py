@@ -49,4 +49,4 @@ def test_existing_dataset_is_not_overwritten(load_script, tmp_path, capsys):
         draw([kind, str(tmp_path / kind), "--train", "2", "--val", "1"])
         assert (tmp_path / kind / file).exists()
         assert draw([kind, str(tmp_path / kind)]) == 1
-        assert f"{kind} already exists; nothing is overwritten" in capsys.readouterr().err
+        assert f"{kind} already exists and is not overwritten" in capsys.readouterr().err

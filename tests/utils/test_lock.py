@@ -16,7 +16,7 @@ def fork_process(work):
             work()
             os._exit(0)
         except BlockingIOError as error:
-            os._exit(7 if "another training is running in OUTPUT_DIR" in str(error) else 8)
+            os._exit(7 if "another run is using OUTPUT_DIR" in str(error) else 8)
         finally:
             os._exit(9)
     return child

@@ -1,9 +1,9 @@
-"""Speed of the data path, compared with the reference implementation.
+"""Speed of data loading, compared with the reference implementation.
 
-Every variant reads the same JPEG files with the same annotations and samples its own window, flip and colors. The
-reference returns a normalized float image and the targets of its objects, so ours is also timed with targets;
-`ratio_to_reference` compares these two. Ours applies colors and normalization on the device of the model; one variant
-does so on the same core, so that both produce the same tensors.
+All variants read the same JPEG files with the same annotations; each samples its own crop, flip and color jitter. The
+reference returns a normalized float image and training targets, so this project is also timed with targets;
+`ratio_to_reference` compares these two. This project applies color jitter and normalization on the device of the model.
+One variant applies them on the same core, so that its output is the same as that of the reference.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Time all variants on one core, and print a table.
 
     Returns:
-        ``images_per_second`` by variant with median, min and max; ``ratio_to_reference`` with targets in both, and
-        ``ratios_to_reference`` of all; > 1 is faster.
+        ``images_per_second`` (median, min and max) of each variant, ``ratio_to_reference`` of the variant with targets,
+        and ``ratios_to_reference`` of all variants; above 1, the variant is faster than the reference.
 
     Raises:
         FileNotFoundError: the folder contains no annotations.

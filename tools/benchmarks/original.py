@@ -1,8 +1,7 @@
-"""Sample function of the reference implementation in NumPy (docs/original.md).
+"""NumPy version of the data loading of the reference implementation.
 
-This is the baseline of speed comparisons. It samples window and colors like the reference implementation, works on
-float images, and loops over the objects. It
-is not used for training.
+This is the baseline of speed comparisons; it is not used for training. It samples window and colors like the reference
+implementation (docs/original.md), works on float images, and loops over the objects.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ def reference_sample(record: dict, cfg: CfgNode) -> dict[str, np.ndarray]:
     """Read, flip, warp, jitter and normalize one image, and draw its targets.
 
     Args:
-        record: the image in Detectron2's format, boxes XYWH_ABS.
-        cfg: config of a detection model; input size, pixel statistics, scales and number of classes are used.
+        record: dataset dict in Detectron2's format, with XYWH_ABS boxes.
+        cfg: config of a detection model; input size, pixel statistics, augmentation and number of classes are used.
 
     Returns:
         ``input`` (3, H, W), ``hm`` (C, H / 4, W / 4), and one row per object: ``wh``, ``reg``, ``ind``, ``reg_mask``.
@@ -94,11 +93,11 @@ def draw_targets(
     """Return heatmap, sizes and offsets of the objects of an image.
 
     Args:
-        record: the image in Detectron2's format, boxes XYWH_ABS.
+        record: dataset dict in Detectron2's format, with XYWH_ABS boxes.
         to_map: (2, 3) matrix from the image to the maps.
         map_size: width and height of the maps.
         num_classes: number of classes.
-        flip_width: width of the image if it was flipped.
+        flip_width: width of the image if it was flipped horizontally, else None.
     """
     map_width, map_height = map_size
     heatmap = np.zeros((num_classes, map_height, map_width), dtype=np.float32)
@@ -135,10 +134,10 @@ def radius(height: float, width: float, overlap: float = 0.7) -> float:
 
 
 def draw_gaussian(heatmap: np.ndarray, cell: Sequence[int] | np.ndarray, size: int) -> None:
-    """Draw a Gaussian into a heatmap in place (original.md: Gaussian).
+    """Draw a Gaussian on a heatmap in place (original.md: Gaussian).
 
     Args:
-        heatmap: (H, W), replaced by the maximum of itself and the Gaussian.
+        heatmap: (H, W), replaced by its elementwise maximum with the Gaussian.
         cell: x and y of the center.
         size: radius.
     """

@@ -1,4 +1,4 @@
-"""Speed of training targets, compared with the reference implementation.
+"""Speed of target generation, compared with the reference implementation.
 
 The reference implementation loops over the objects.
 """
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     """Time both implementations.
 
     Returns:
-        ``ratio_to_reference`` by objects per image; > 1 is faster than the reference implementation.
+        ``ratio_to_reference`` by number of objects per image; above 1, ours is faster than the reference.
     """
     size = (args.size[0], args.size[1])
     heads = torch.nn.ModuleList(
@@ -70,7 +70,7 @@ def ours(heads: torch.nn.ModuleList, gt: list[Instances], size: tuple[int, int],
 
 
 def theirs(images: list[tuple[NDArray, NDArray]], size: tuple[int, int], classes: int, device: str) -> list[Tensor]:
-    """Return the targets of the reference implementation, stacked like a batch."""
+    """Return the targets of the reference implementation, stacked into a batch."""
     samples = [sample(boxes, labels, (size[0] // STRIDE, size[1] // STRIDE), classes) for boxes, labels in images]
     return [torch.stack([torch.from_numpy(x) for x in part]).to(device) for part in zip(*samples, strict=True)]
 

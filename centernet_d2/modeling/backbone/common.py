@@ -35,7 +35,7 @@ class BasicBlock(nn.Module):
 
         Args:
             x: (B, in_channels, H, W) input.
-            residual: (B, out_channels, H / stride, W / stride) tensor that is added.
+            residual: (B, out_channels, H / stride, W / stride) shortcut, added before the last ReLU.
         """
         x = self.relu(self.bn1(self.conv1(x)))
         return self.relu(self.bn2(self.conv2(x)) + residual)
@@ -65,7 +65,7 @@ def check_input_size(x: Tensor | fx.Proxy, size_divisibility: int) -> None:
 def fill_bilinear(up: nn.ConvTranspose2d) -> None:
     """Initialize a transposed convolution for bilinear interpolation.
 
-    Only ``weight[:, 0]`` is set: all weights of a depthwise layer, but only output channel 0 of any other layer
+    Only ``weight[:, 0]`` is set. These are all weights of a depthwise layer, but only output channel 0 of other layers
     (original.md: Bilinear start).
     """
     size = up.kernel_size[0]

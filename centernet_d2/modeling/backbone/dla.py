@@ -1,8 +1,8 @@
 """DLA-34 backbone (original.md: DLA trunk, DLA necks).
 
-:class:`DLA` is the trunk. It consists of :class:`Tree` modules, which aggregate blocks or smaller trees by a
-:class:`Root`. The neck, :class:`DLAUp`, merges its levels by :class:`IDAUp` modules. :class:`DLABackbone` combines
-trunk and neck into a feature map of stride 4.
+:class:`DLA` is the trunk. It consists of :class:`Tree` modules, which aggregate blocks or smaller trees with a
+:class:`Root`. The neck, :class:`DLAUp`, merges the levels of the trunk with :class:`IDAUp` modules.
+:class:`DLABackbone` combines trunk and neck, and outputs a feature map of stride 4.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ KEYS = {"deformable": "MODEL.DLA.DEFORMABLE", "deform_conv": "MODEL.DEFORM_CONV"
 
 
 class Root(nn.Module):
-    """Aggregation node, a 1x1 convolution over concatenated features.
+    """Aggregation node: a 1x1 convolution over concatenated features.
 
-    Sources: (arXiv 1707.06484, section 3; original.md: DLA trunk).
+    See arXiv 1707.06484, section 3 (original.md: DLA trunk).
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, norm: str = "BN") -> None:
@@ -53,7 +53,7 @@ class Root(nn.Module):
 
 
 class Tree(nn.Module):
-    """Hierarchical aggregation (original.md: DLA trunk).
+    """Hierarchical deep aggregation (original.md: DLA trunk).
 
     A tree of depth 1 consists of two blocks and a root over both. A deeper tree consists of two subtrees in sequence;
     the output of the first subtree is an additional input of the root of the second. See arXiv 1707.06484, section 3.2.
@@ -123,7 +123,7 @@ class Tree(nn.Module):
 class DLA(nn.Module):
     """Trunk with six levels, from stride 1 to stride 32.
 
-    Sources: (arXiv 1707.06484, section 4; original.md: DLA trunk).
+    See arXiv 1707.06484, section 4 (original.md: DLA trunk).
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class DLA(nn.Module):
             norm: "BN", "SyncBN" or "FrozenBN".
 
         Raises:
-            ValueError: if the number of channels is not six, or the number of depths is not four.
+            ValueError: if `channels` does not have six values, or `tree_depths` four.
         """
         super().__init__()
         if len(channels) != 6 or len(tree_depths) != 4:
@@ -169,12 +169,11 @@ class DLA(nn.Module):
 
 
 class IDAUp(nn.Module):
-    """Iterative aggregation of maps into the finest one (original.md: DLA necks).
+    """Iterative deep aggregation into the finest map (original.md: DLA necks).
 
     Each coarser map in turn is projected to the common number of channels, upsampled and merged with the previous
-    result: by addition before a deformable convolution, or by concatenation before a plain convolution. See arXiv
-        1707.06484,
-    section 3.1.
+    result: by addition before a deformable convolution, or by concatenation before a plain convolution.
+    See arXiv 1707.06484, section 3.1.
     """
 
     def __init__(
@@ -265,10 +264,10 @@ class DLAUp(nn.Module):
 
 
 class DLABackbone(Backbone):
-    """DLA-34 at stride 4 (arXiv 1904.07850, section 5 and appendix A).
+    """DLA-34 with output stride 4 (arXiv 1904.07850, section 5 and appendix A).
 
     Modules have the same names as in the reference implementation, so that its weights can be loaded. Parameters that
-    the reference implementation stores but does not use are in the state dict and do not require gradients.
+    the reference implementation stores but does not use are part of the state dict, without gradients.
     """
 
     def __init__(
@@ -298,7 +297,7 @@ class DLABackbone(Backbone):
         widths = channels[2:]
         options: dict[str, Any] = {"deformable": deformable, "deform_conv": deform_conv, "norm": norm}
         self.dla_up = DLAUp(widths, **options)
-        # Without the coarsest level, which has no merged features.
+        # The coarsest level is excluded, because no features are merged into it.
         self.ida_up = IDAUp(widths[0], widths[1:-1], [2, 4], **options) if deformable else None
         self._out_features = ["stack_0"]
         self._channels = widths[0]

@@ -14,7 +14,7 @@ from ....structures.boxes3d import Boxes3D
 
 __all__ = ["draw_birds_eye", "draw_boxes3d"]
 
-# Line ends are clamped to this number of pixels for matplotlib.
+# Line coordinates are clamped to this absolute value in pixels, for matplotlib.
 _FAR = 1e5
 
 
