@@ -147,3 +147,15 @@ def test_encodings_and_line_endings_are_supported(tmp_path, encoding):
     dataset = discover_dataset(write(tmp_path, text, images=("Ä b", "b"), encoding=encoding))
     assert dataset.class_names == ("Ähre",)
     assert not dataset.report.counts
+
+
+def test_open_quotes_raise(tmp_path):
+    write(tmp_path, f'{HEADER}\n"a.jpg,1,2,11,22,ant\nb.jpg,1,2,11,22,ant\n')
+    with pytest.raises(ValueError, match=r"labels.csv, line 3: unexpected end of data"):
+        discover_dataset(tmp_path)
+
+
+def test_repeated_columns_raise(tmp_path):
+    write(tmp_path, "path,x1,y1,x2,y2,x1,label\na.jpg,1,2,11,22,5,ant\n")
+    with pytest.raises(ValueError, match=r"labels.csv: a column occurs twice in the header path, x1,"):
+        discover_dataset(tmp_path)

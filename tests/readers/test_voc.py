@@ -151,3 +151,8 @@ def test_lists_per_class_use_their_flags(root):
     (root / "ImageSets" / "Main" / "RBC_train.txt").write_text("a  1\nb  0\nd -1\n")
     dataset = discover_voc_lists(root, ["RBC_train"])
     assert [image.path.stem for image in dataset.splits["RBC_train"].images] == ["a", "b"]
+
+
+def test_repeated_coordinates_are_counted(root):
+    add_object(root, "a", box(1, 1, 9, 9).replace("<xmin>", "<xmin>5</xmin><xmin>"))
+    assert discover_dataset(root).report.examples["broken rows, skipped"] == ["a.xml, object 3"]
