@@ -142,7 +142,7 @@ BOMB = BOMB.encode()
         (b"MODEL: 5\n", "x.yaml: MODEL is 5, but is a group of keys"),
         (b"MODEL:\n", "x.yaml: MODEL is None, but is a group of keys"),
         (b"VERSION: 1\n", "x.yaml: VERSION is 1, but must be 2"),
-        (b"VERSION: [[[[[[1]]]]]]\n", r"x.yaml: VERSION is \[\[\.\.\.\]\], but must be 2"),
+        (b"VERSION: [[[[[[1]]]]]]\n", r"x.yaml: VERSION is \[\[\[\.\.\.\]\]\], but must be 2"),
         (BOMB + b"_BASE_: *a9\n", "x.yaml is not valid YAML: it has more than 500000 values"),
         (BOMB + b"VERSION: *a9\n", "x.yaml is not valid YAML: it has more than 500000 values"),
         (b"X: " + b"[" * 5000, "x.yaml is not valid YAML: it is nested deeper than 100 levels"),
@@ -152,7 +152,7 @@ BOMB = BOMB.encode()
             b"SOLVER: {BASE_LR: " + b"9" * 5000 + b"}\n",
             "x.yaml is not valid YAML: line 1: a number has 5000 characters",
         ),
-        (b"SOLVER: {STEPS: '" + b"- " * 50000 + b"1'}\n", "x.yaml: SOLVER.STEPS is '- - .*, but must be of type tuple"),
+        (b"SOLVER: {STEPS: '" + b"- " * 50000 + b"1'}\n", "SOLVER.STEPS is '- - .*, but must be of type tuple"),
         (b"_BASE_: [{a: [1, 2, 3, 4, 5, 6, 7, 8]}]\n", "_BASE_ is .{'a': .*, but must be a path"),
     ],
 )

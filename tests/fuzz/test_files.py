@@ -324,26 +324,12 @@ def test_hostile_json(inputs, layout, tmp_path):
 
 
 # Fragments of YAML with anchors, aliases, merge keys, tags, numbers and repeated keys.
-YAML_PARTS = st.sampled_from(
-    [*("&a ", "*a", "<<: *a\n", "- ", "[", "]", "{", "}", "a: ", "names: ", "? ", "\n", "\n  ", ", ", "x", "~", "|\n")]
-    + [*("!!python/name:os.system ", "1e999", "9" * 200, "1:" * 80, "0x1f", "2020-99-99", "'", '"\\e]0;"', "\t", "#")]
-    + [
-        *(
-            "_BASE_: ",
-            "VERSION: ",
-            "SOLVER: ",
-            "train: ",
-            "kpt_shape: ",
-            "nc: ",
-            "[" * 150,
-            "- " * 150,
-            "é",
-            "\x1b",
-            "\0",
-        )
-    ]
+YAML_PARTS = (
+    *("&a ", "*a", "<<: *a\n", "- ", "[", "]", "{", "}", "a: ", "names: ", "? ", "\n", "\n  ", ", ", "x", "~", "|\n"),
+    *("!!python/name:os.system ", "1e999", "9" * 200, "1:" * 80, "0x1f", "2020-99-99", "'", '"\\e]0;"', "\t", "#", "é"),
+    *("_BASE_: ", "VERSION: ", "SOLVER: ", "train: ", "kpt_shape: ", "nc: ", "[" * 150, "- " * 150, "\x1b", "\0"),
 )
-YAML = st.lists(YAML_PARTS, max_size=12).map("".join)
+YAML = st.lists(st.sampled_from(YAML_PARTS), max_size=12).map("".join)
 
 
 @fuzzed(100)
@@ -356,7 +342,8 @@ def test_yaml(inputs, tmp_path):
             try:
                 parse_yaml(text, strings=strings)
             except ValueError as error:
-                assert len(str(error)) < 1000
+                if len(str(error)) > 1000:
+                    raise RuntimeError("long error message") from error
         load_config(path)
 
     try_inputs(inputs, YAML, body, names=path.name)
@@ -380,22 +367,9 @@ def test_descriptions(inputs, tmp_path):
 
 @fuzzed(100)
 def test_markup(inputs):
-    parts = [
-        "<a>",
-        "</a>",
-        "<a b='c'>",
-        "<!DOCTYPE a [",
-        "<!ENTITY x 'y'>",
-        "]>",
-        "&x;",
-        "&#0;",
-        "&amp;",
-        "<![CDATA[",
-        "]]>",
-    ]
-    texts = st.lists(
-        st.sampled_from([*parts, "<?xml version='1.0'?>", "<a>" * 150, "x", "\0", "<!--", "-->"]), max_size=10
-    )
+    entities = ["<!DOCTYPE a [", "<!ENTITY x 'y'>", "]>", "&x;", "&#0;", "&amp;"]
+    parts = ["<a>", "</a>", "<a b='c'>", "<?xml version='1.0'?>", "<a>" * 150, "x", "\0", "<!--", "-->", "<![CDATA["]
+    texts = st.lists(st.sampled_from([*parts, *entities]), max_size=10)
 
     def body(text):
         root = parse_xml(text)
