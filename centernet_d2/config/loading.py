@@ -156,7 +156,7 @@ def _set(cfg: CfgNode, key: str, value: object, where: str) -> None:
     message = f"{where}{key} is {shown(value)}, but must be of type {type(default).__name__}, such as {default!r}"
     try:
         cfg.merge_from_list([key, value])
-    except (AssertionError, TypeError, ValueError) as error:
+    except (AssertionError, MemoryError, RecursionError, TypeError, ValueError) as error:  # yacs evaluates literals.
         raise ValueError(message) from error
     if reduce(operator.getitem, key.split("."), cfg) is None and default is not None:  # yacs accepts None for any type.
         raise ValueError(message)

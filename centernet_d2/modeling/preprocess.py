@@ -12,6 +12,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from ..imaging.geometry import Geometry, fixed_canvas, keep_canvas
+from ..imaging.reading import max_pixels
 from ..structures.types import DatasetDict
 from ..utils.validation import ArgumentError, check_choice
 from .heads.point_head import Property
@@ -48,7 +49,8 @@ class Preprocessor(nn.Module):
             fixed_size: height and width of the canvas, not used by "keep".
 
         Raises:
-            ValueError: if `test_resolution` is unknown, or the backbone does not support `fixed_size`.
+            ValueError: if `test_resolution` is unknown, `fixed_size` exceeds :func:`max_pixels`, or the backbone does not
+                support it.
         """
         super().__init__()
         check_choice("test_resolution", test_resolution, TEST_RESOLUTIONS)
@@ -57,6 +59,10 @@ class Preprocessor(nn.Module):
                 "fixed_size",
                 f"is {list(fixed_size)} (height, width), but this backbone needs positive multiples of "
                 f"{size_divisibility}",
+            )
+        if fixed_size[0] * fixed_size[1] > max_pixels():
+            raise ArgumentError(
+                "fixed_size", f"is {list(fixed_size)}, which exceeds the limit of {max_pixels()} pixels"
             )
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)

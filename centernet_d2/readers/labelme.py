@@ -95,7 +95,7 @@ def _shapes(tree: Tree, name: str, shapes: list) -> _Shapes:
             kind = shape.get("shape_type") or "polygon"
             label = shape["label"].strip() if isinstance(shape["label"], str) else str(operator.index(shape["label"]))
             group = shape.get("group_id")
-            if not isinstance(group, (int, float, str, type(None))):
+            if not isinstance(kind, str) or not isinstance(group, (int, float, str, type(None))):
                 raise TypeError
             corners = [(float(x), float(y)) for x, y in shape["points"]]
             box = _extent(kind, corners)

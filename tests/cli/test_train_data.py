@@ -115,7 +115,7 @@ def test_config_files_are_read_once(folder, tmp_path, monkeypatch, option):
 
     monkeypatch.setattr("centernet_d2.utils.files.open_regular", counted)
     assert run(command(folder, tmp_path / "out", option, "0.01", DATASETS__TEST="()")) == 0
-    files = {name: count for name, count in opened.items() if count}
+    files = {name: count for name, count in opened.items() if count and not name.endswith("data.yaml")}
     assert {Path(name).name for name in files} == {
         "Base-HG-small-boxes.yaml",
         "Base-HG-small.yaml",

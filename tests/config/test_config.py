@@ -107,6 +107,13 @@ def test_yaml_tags_are_not_executed(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+# Ten levels of ten aliases each: 10**10 values.
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 10)
+)
+BOMB = BOMB.encode()
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -135,6 +142,18 @@ def test_yaml_tags_are_not_executed(tmp_path):
         (b"MODEL: 5\n", "x.yaml: MODEL is 5, but is a group of keys"),
         (b"MODEL:\n", "x.yaml: MODEL is None, but is a group of keys"),
         (b"VERSION: 1\n", "x.yaml: VERSION is 1, but must be 2"),
+        (b"VERSION: [[[[[[1]]]]]]\n", r"x.yaml: VERSION is \[\[\[\.\.\.\]\]\], but must be 2"),
+        (BOMB + b"_BASE_: *a9\n", "x.yaml is not valid YAML: it has more than 500000 values"),
+        (BOMB + b"VERSION: *a9\n", "x.yaml is not valid YAML: it has more than 500000 values"),
+        (b"X: " + b"[" * 5000, "x.yaml is not valid YAML: it is nested deeper than 100 levels"),
+        (b"MODEL: &a {B: *a}\n", "x.yaml is not valid YAML: line 1 contains itself"),
+        (b"MODEL: {DEVICE: cpu}\nMODEL: {MASK_ON: True}\n", "x.yaml is not valid YAML: .* the key 'MODEL' twice"),
+        (
+            b"SOLVER: {BASE_LR: " + b"9" * 5000 + b"}\n",
+            "x.yaml is not valid YAML: line 1: a number has 5000 characters",
+        ),
+        (b"SOLVER: {STEPS: '" + b"- " * 50000 + b"1'}\n", "SOLVER.STEPS is '- - .*, but must be of type tuple"),
+        (b"_BASE_: [{a: [1, 2, 3, 4, 5, 6, 7, 8]}]\n", "_BASE_ is .{'a': .*, but must be a path"),
     ],
 )
 def test_invalid_config_file_is_named_in_one_line(tmp_path, content, message):
@@ -176,6 +195,9 @@ def test_file_overrides_bases_and_later_base_overrides_earlier(tmp_path):
         (["SOLVER.BASE_LR", "None"], "SOLVER.BASE_LR is 'None', but must be of type float"),
         (["SOLVER.BASE_LR", "{[]: 1}"], "SOLVER.BASE_LR is '{.*, but must be of type float"),
         (["SOLVER", "{}"], "SOLVER is '{}', but is a group of keys"),
+        (["SOLVER.MAX_ITER", "5", "--epochs", "3"], "--epochs after KEY VALUE pairs: put options first"),
+        (["OUTPUT_DIR", "out", "--resume"], "--resume after KEY VALUE pairs: put options first"),
+        (["OUTPUT_DIR", "--num-gpus=2"], "--num-gpus after KEY VALUE pairs: put options first"),
     ],
 )
 def test_invalid_override_names_key(overrides, message):

@@ -115,9 +115,7 @@ def test_wrong_number_of_sigmas_raises_before_training(kites, tmp_path, load_scr
 def test_mismatched_keypoint_names_raise_before_training(kites, tmp_path, load_script):
     path = kites.parent / "kites" / "annotations.json"
     path.write_text(path.read_text().replace('"head"', '"nose"'))
-    with pytest.raises(
-        ValueError, match="the keypoints of kite are nose, left, right, tail, but the keypoints"
-    ):
+    with pytest.raises(ValueError, match="the keypoints of kite are nose, left, right, tail, but the keypoints"):
         load_script("train_net.py").main(arguments(kites, tmp_path))
 
 
@@ -127,9 +125,7 @@ def test_datasets_registered_in_python_are_checked(kites):
     options += ["MODEL.CENTERNET.KEYPOINTS.NAMES", [], "DATASETS.TEST"]
     names = {"keypoint_names": ["nose", *KEYPOINTS[1:]], "keypoint_flip_map": FLIP_MAP}
     register_coco_instances("theirs", names, path, folder)
-    with pytest.raises(
-        ValueError, match="the keypoints of kite are head, left, right, tail, but the keypoints"
-    ):
+    with pytest.raises(ValueError, match="the keypoints of kite are head, left, right, tail, but the keypoints"):
         Trainer.check_test_sets(load_config(kites, [*options, ["theirs"]]))
     DatasetCatalog.register("dicts", lambda: DatasetCatalog.get("theirs"))
     MetadataCatalog.get("dicts").set(**names, evaluator_type="coco", thing_classes=["kite"])

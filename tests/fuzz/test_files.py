@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import math
+import os
 import re
 
 import pytest
@@ -11,15 +12,18 @@ import torch
 from detectron2.data import MetadataCatalog
 from hypothesis import strategies as st
 
+from centernet_d2 import load_config
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
 from centernet_d2.data.coco import CocoDataset
-from centernet_d2.readers import discover_dataset
+from centernet_d2.readers import coco_content, discover_dataset
 from centernet_d2.readers.coco import read_files
 from centernet_d2.readers.kitti import TYPES, parse_object, read_objects
 from centernet_d2.readers.records import Report
 from centernet_d2.readers.tree import decode
 from centernet_d2.readers.voc import read_annotation
 from centernet_d2.structures.calibration import read_camera
+from centernet_d2.utils.parsing import parse_json, parse_xml, parse_yaml
+from centernet_d2.utils.text import printable
 from support.folders import SIZE, WRITERS
 from support.fuzz import fuzzed, try_inputs
 from support.models import stub_model
@@ -238,6 +242,12 @@ def saved(**content):
     return buffer.getvalue()
 
 
+def damaged_directory(content):
+    """Return a strategy of zip files whose directory, at the end of the file, is damaged."""
+    start = content.index(b"PK\x01\x02")
+    return damaged(content[start:]).map(lambda directory: content[:start] + directory)
+
+
 @fuzzed(50)
 def test_checkpoints(inputs, tmp_path):
     path = tmp_path / "a.pth"
@@ -253,6 +263,171 @@ def test_checkpoints(inputs, tmp_path):
         assert all(tensor.isfinite().all() for tensor in weights.values() if tensor.is_floating_point())
         CenterNetCheckpointer(stub_model()).load(str(path))
 
-    contents = st.one_of(damaged(whole), damaged(bare), st.binary(max_size=64))
+    contents = st.one_of(damaged(whole), damaged(bare), damaged_directory(whole), st.binary(max_size=64))
     tried, refused = try_inputs(inputs, contents, body, names=path.name)
     assert 0 < refused < tried
+
+
+# Values that are valid, but too large, too deep or of a type that a reader does not expect.
+HOSTILE = st.one_of(
+    JUNK,
+    st.sampled_from([10**400, -(10**400), math.inf, math.nan, 2**63, True, "1e999", "\x1b]0;a\x07", "\udcff", "\0"]),
+    st.integers(1, 3000).map(lambda depth: json.loads("[" * min(depth, 300) + "]" * min(depth, 300))),
+)
+
+
+def hostile(content):
+    """Return a strategy of JSON files in which values at any depth are replaced, or keys are repeated."""
+    places = []
+
+    def collect(node, place):
+        places.append(place)
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+            collect(value, (*place, key))
+
+    collect(content, ())
+
+    def apply(changes):
+        copy, repeated = json.loads(json.dumps(content)), None
+        for place, value, repeat in changes:
+            node = copy
+            try:
+                for step in place[:-1]:
+                    node = node[step]
+                if place:
+                    node[place[-1]] = value
+                    repeated = place[-1] if repeat else repeated
+            except (IndexError, KeyError, TypeError):
+                continue
+        text = json.dumps(copy)
+        return text.replace(f'"{repeated}":', f'"{repeated}": 0, "{repeated}":', 1) if repeated else text
+
+    one = st.tuples(st.sampled_from(places), HOSTILE, st.sampled_from([False] * 9 + [True]))
+    return st.lists(one, min_size=1, max_size=3).map(apply)
+
+
+@fuzzed(40)
+@pytest.mark.parametrize("layout", ["coco", "labelme"])
+def test_hostile_json(inputs, layout, tmp_path):
+    root = WRITERS[layout](tmp_path / "data")
+    path = root / LABELS[layout][0]
+
+    def body(text):
+        path.write_text(text)
+        found = discover_dataset(root)
+        "\n".join(found.lines()).encode()
+        for split in found.splits.values():
+            json.dumps(coco_content(found, split), allow_nan=False)
+
+    tried, refused = try_inputs(inputs, hostile(json.loads(path.read_text())), body, names=str(tmp_path))
+    assert refused < tried
+
+
+# Fragments of YAML with anchors, aliases, merge keys, tags, numbers and repeated keys.
+YAML_PARTS = (
+    *("&a ", "*a", "<<: *a\n", "- ", "[", "]", "{", "}", "a: ", "names: ", "? ", "\n", "\n  ", ", ", "x", "~", "|\n"),
+    *("!!python/name:os.system ", "1e999", "9" * 200, "1:" * 80, "0x1f", "2020-99-99", "'", '"\\e]0;"', "\t", "#", "é"),
+    *("_BASE_: ", "VERSION: ", "SOLVER: ", "train: ", "kpt_shape: ", "nc: ", "[" * 150, "- " * 150, "\x1b", "\0"),
+)
+YAML = st.lists(st.sampled_from(YAML_PARTS), max_size=12).map("".join)
+
+
+@fuzzed(100)
+def test_yaml(inputs, tmp_path):
+    path = tmp_path / "a.yaml"
+
+    def body(text):
+        path.write_text(text, encoding="utf-8")
+        for strings in (False, True):
+            try:
+                parse_yaml(text, strings=strings)
+            except ValueError as error:
+                if len(str(error)) > 1000:
+                    raise RuntimeError("long error message") from error
+        load_config(path)
+
+    try_inputs(inputs, YAML, body, names=path.name)
+
+
+@fuzzed(40)
+def test_descriptions(inputs, tmp_path):
+    root = WRITERS["yolo"](tmp_path / "data")
+    path = root / "data.yaml"
+    whole = path.read_text()
+    lines = st.tuples(st.sampled_from(["names", "nc", "kpt_shape", "kpt_names", "flip_idx", "train", "path"]), YAML)
+
+    def body(line):
+        path.write_text(f"{whole}{line[0]}: {line[1]}\n" if line[0] not in whole else f"{line[0]}: {line[1]}\n{whole}")
+        found = discover_dataset(root)
+        assert len(found.class_names) == 3
+        "\n".join(found.lines()).encode()
+
+    try_inputs(inputs, lines, body, names=str(tmp_path))
+
+
+@fuzzed(100)
+def test_markup(inputs):
+    entities = ["<!DOCTYPE a [", "<!ENTITY x 'y'>", "]>", "&x;", "&#0;", "&amp;"]
+    parts = ["<a>", "</a>", "<a b='c'>", "<?xml version='1.0'?>", "<a>" * 150, "x", "\0", "<!--", "-->", "<![CDATA["]
+    texts = st.lists(st.sampled_from([*parts, *entities]), max_size=10)
+
+    def body(text):
+        root = parse_xml(text)
+        assert root.tag == "a"
+
+    def attempt(text):
+        try:
+            body(text)
+        except ValueError as error:
+            raise ValueError(f"here: {error}") from error
+
+    try_inputs(inputs, texts.map("".join), attempt, names="here")
+
+
+@fuzzed(100)
+def test_json(inputs):
+    def body(text):
+        try:
+            parse_json(text)
+        except ValueError as error:
+            raise ValueError(f"here: {error}") from error
+
+    parts = st.sampled_from(
+        ['{"a": ', "{", "}", "[", "]", ",", "NaN", "-Infinity", "1e999", "9" * 5000, '"a"', "[" * 5000]
+    )
+    try_inputs(inputs, st.lists(parts, max_size=10).map("".join), body, names="here")
+
+
+# Names of files: bytes except for / and NUL, so also control characters and invalid UTF-8.
+NAMES = st.binary(min_size=1, max_size=12).map(lambda name: name.replace(b"/", b"_").replace(b"\0", b"_") + b".jpg")
+
+
+@fuzzed(20)
+def test_names_of_files(inputs, tmp_path):
+    root = WRITERS["yolo"](tmp_path / "data")
+    images = root / "train" / "images"
+    whole = (images / "a.jpg").read_bytes()
+
+    def body(entry):
+        name, kind = os.fsdecode(entry[0]), entry[1]
+        path = images / name
+        if path.exists() or path.is_symlink():
+            return
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind == "file":
+            path.write_bytes(whole)
+        else:
+            path.symlink_to({"loop": path.name, "device": "/dev/zero", "folder": root}[kind])
+        try:
+            found = discover_dataset(root)
+        finally:
+            path.unlink()
+        lines = found.lines()
+        assert printable("\n".join(lines), lines=True) == "\n".join(lines)
+        read = json.loads(json.dumps(coco_content(found, found.splits["train"])))["images"]
+        listed = os.fsencode(f"train/images/{name}") in {os.fsencode(image["file_name"]) for image in read}
+        assert listed == (kind == "file" and not name.startswith("."))
+
+    kinds = st.sampled_from(["file", "file", "pipe", "loop", "device", "folder"])
+    try_inputs(inputs, st.tuples(NAMES, kinds), body, names=str(tmp_path))

@@ -149,6 +149,17 @@ def test_pixel_limit_is_independent_of_pillow(tmp_path, monkeypatch):
     assert max_pixels() == 89478485
 
 
+def test_no_program_is_started(tmp_path, monkeypatch):
+    # Pillow would decode this file with Ghostscript.
+    (tmp_path / "photo.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n")
+    with Image.open(tmp_path / "photo.png") as image:
+        assert image.format == "EPS"
+    monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("started"))
+    for read in (read_header, read_image):
+        with pytest.raises(OSError, match=r"photo.png: it is damaged, or in none of the formats .*JPEG"):
+            read(tmp_path / "photo.png")
+
+
 def test_special_files_raise(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path / "pipe.png", "/dev/zero", tmp_path):

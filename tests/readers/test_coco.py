@@ -536,3 +536,52 @@ def test_categories_with_the_same_name_are_merged(read):
     assert [(item["id"], item["name"]) for item in file.categories] == [(1, "bird"), (3, "kite")]
     assert [item["category_id"] for item in file.annotations] == [3, 3]
     assert list(counts) == ["categories with the same name, merged into one class"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"bbox": [int("9" * 400), 2, 5, 5]}, "non-finite boxes, skipped"),
+        ({"area": int("9" * 400)}, "invalid areas, replaced by box areas"),
+        ({"id": int("9" * 400)}, None),
+        ({"image_id": int("9" * 400)}, "labels without an image"),
+        ({"category_id": int("9" * 400)}, "broken rows, skipped"),
+        ({"depth": math.inf}, "values that are not finite or nested too deep, skipped"),
+        ({"depth": int("9" * 400)}, "values that are not finite or nested too deep, skipped"),
+        ({"location": [1, 2, math.nan]}, "values that are not finite or nested too deep, skipped"),
+        ({"attributes": json.loads("[" * 200 + "]" * 200)}, "values that are not finite or nested too deep, skipped"),
+    ],
+)
+def test_numbers_without_a_float_are_counted_and_not_written(tmp_path, change, reason):
+    root = write_coco_folders(tmp_path / "data")
+    edit(root / "train" / "_annotations.coco.json", lambda content: content["annotations"][0].update(change))
+    dataset = discover_dataset(root)
+    assert (reason is None) == (reason not in dataset.report.counts)
+    for split in dataset.splits.values():
+        json.dumps(written_content(dataset, split), allow_nan=False)
+
+
+@pytest.mark.parametrize("skeleton", [5, {"a": 1}, "text", [[1, 2], 7], [[1, int("9" * 400)]]])
+def test_invalid_skeletons_are_counted(tmp_path, skeleton):
+    root = write_coco_folders(tmp_path)
+    for path in root.glob("*/*.json"):
+        edit(path, lambda content: content["categories"][0].update(keypoints=["a", "b"], skeleton=skeleton))
+    assert discover_dataset(root).report.counts["invalid skeleton edges, skipped"] == 1
+
+
+def test_repeated_keys_raise(tmp_path):
+    root = write_coco_folders(tmp_path)
+    path = root / "train" / "_annotations.coco.json"
+    path.write_text(path.read_text().replace('"iscrowd": 0', '"iscrowd": 0, "iscrowd": 1', 1))
+    with pytest.raises(ValueError, match=r"_annotations.coco.json is not a JSON file: .* the key 'iscrowd' twice"):
+        discover_dataset(root)
+
+
+@pytest.mark.parametrize(("number", "limit"), [("MOST_CLASSES", 2), ("MOST_KEYPOINTS", 1)])
+def test_numbers_of_classes_and_keypoints_are_limited(tmp_path, monkeypatch, number, limit):
+    root = write_coco_folders(tmp_path)
+    for path in root.glob("*/*.json"):
+        edit(path, lambda content: content["categories"][0].update(keypoints=["a", "b"]))
+    monkeypatch.setattr(f"centernet_d2.readers.records.{number}", limit)
+    with pytest.raises(ValueError, match=f"but at most {limit} are supported"):
+        discover_dataset(root)

@@ -202,3 +202,15 @@ def test_unused_tables_are_noted_with_the_reason(tmp_path):
     write(tmp_path, f"{HEADER}\n{rows['c']}", "c", "val_labels.csv")
     counts = discover_dataset(tmp_path).report.counts
     assert counts == {"images listed twice, with and without a split (the labels of the split are used)": 3}
+
+
+def test_open_quotes_raise(tmp_path):
+    write(tmp_path, f'{HEADER}\n"a.jpg,1,2,11,22,ant\nb.jpg,1,2,11,22,ant\n')
+    with pytest.raises(ValueError, match=r"labels.csv, line 3: unexpected end of data"):
+        discover_dataset(tmp_path)
+
+
+def test_repeated_columns_raise(tmp_path):
+    write(tmp_path, "path,x1,y1,x2,y2,x1,label\na.jpg,1,2,11,22,5,ant\n")
+    with pytest.raises(ValueError, match=r"labels.csv: a column occurs twice in the header path, x1,"):
+        discover_dataset(tmp_path)

@@ -227,3 +227,14 @@ def test_files_written_by_this_package_are_ignored(tmp_path):
     write_coco(discover_dataset(root), root / "output" / "data")
     shutil.copy(root / "output" / "data" / "val.json", root / "copied.json")
     assert discover_dataset(root).layout == "Pascal VOC"
+
+
+def test_names_are_printed_with_control_characters_escaped(tmp_path):
+    root = write_yolo(tmp_path)
+    text = (root / "data.yaml").read_text()
+    (root / "data.yaml").write_text(text.replace("'RBC'", r'"\e]0;title\a\e[31mred\n\u202e"'))
+    write_image(root / "train" / "images" / "\x1b]0;title\x07.jpg")
+    lines = discover_dataset(root).lines()
+    assert r"3 classes: \x1b]0;title\x07\x1b[31mred\n\u202e, WBC, Platelets" in lines
+    assert any(r"images without labels, kept as background: train/images/\x1b]0;title\x07.jpg" in one for one in lines)
+    assert "\x1b" not in "".join(lines)

@@ -137,3 +137,38 @@ def test_embedded_image_data_are_ignored(root):
     write_image(root / "a.jpg")
     (root / "a.json").write_text(json.dumps(content))
     assert len(objects_of(root)[0]["a"]) == 1
+
+
+HUGE = int("9" * 400)
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        shape("ant", [[HUGE, 1], [9, 9]]),
+        shape("ant", [[1, 1], [9, HUGE]], kind="circle"),
+        shape("ant", [[1, 1], [9, 9], [9, 1]], kind="polygon", group=[1]),
+        shape("ant", [[1, 1], [9, 9]], group={"a": 1}),
+        shape("ant", [[1, 1], [9, 9]], kind=["rectangle"]),
+        shape(None, [[1, 1], [9, 9]]),
+        shape(1.5, [[1, 1], [9, 9]]),
+        shape("ant", {"1": "2"}),
+        [],
+    ],
+)
+def test_values_of_other_types_are_counted(root, damaged):
+    write(root, "a", [damaged, shape("ant", [[1, 1], [9, 9]])])
+    objects, dataset = objects_of(root)
+    assert [obj.box for obj in objects["a"]] == [(1, 1, 9, 9)]
+    assert dataset.report.examples == {"broken rows, skipped": ["a.json, shape 1"]}
+
+
+@pytest.mark.parametrize("key", ["imagePath", "imageWidth", "imageHeight"])
+@pytest.mark.parametrize("value", [[], {"a": []}, HUGE, True, -1])
+def test_other_keys_of_other_types_are_ignored(root, key, value):
+    write(root, "a", [shape("ant", [[1, 1], [9, 9]])])
+    content = {**json.loads((root / "a.json").read_text()), key: value}
+    (root / "a.json").write_text(json.dumps(content))
+    objects, dataset = objects_of(root)
+    assert set(objects) == {"a", "z"}
+    assert dataset.report.counts == {}

@@ -1,9 +1,10 @@
+import os
 import unicodedata
 
 import pytest
 from PIL import Image
 
-from centernet_d2.readers import Report
+from centernet_d2.readers import Report, discover_dataset
 from centernet_d2.readers.tree import Tree, read_text
 from support.folders import write_image
 
@@ -102,3 +103,41 @@ def test_binary_file_is_in_error_message(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe0")
     with pytest.raises(ValueError, match=r"a\.txt is not a text file"):
         read_text(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("name", ["a.xml", "data.json", "data.csv", "data.yaml", "images/a.jpg", "labels/a.txt"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "broken link"])
+def test_special_files_are_counted(tmp_path, name, kind):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else "nowhere")
+    with pytest.raises(ValueError, match=rf"(?s)no supported layout.*\n  1 pipes, .*skipped: {name}") as raised:
+        discover_dataset(tmp_path)
+    assert "no files" in str(raised.value)
+    if kind != "broken link":
+        with pytest.raises(OSError, match=f"{name} is not a regular file"):
+            read_text(path)
+        with pytest.raises(ValueError, match=f"{name} is neither a regular file nor a folder"):
+            discover_dataset(path)
+
+
+def test_sparse_files_are_not_read(tmp_path):
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(17 << 30)
+    with pytest.raises(OSError, match=r"a.json is larger than 16 GiB"):
+        read_text(tmp_path / "a.json")
+
+
+def test_number_and_depth_of_files_are_limited(tmp_path, monkeypatch):
+    for name in "abc":
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr("centernet_d2.readers.tree._MOST_FILES", 2)
+    with pytest.raises(ValueError, match="contains more than 2 files, .*; pass the folder of the dataset"):
+        Tree(tmp_path, Report())
+    deep = tmp_path.joinpath("inner", *["d"] * 60)
+    deep.mkdir(parents=True)
+    with pytest.raises(ValueError, match="folders in more than 50 levels"):
+        Tree(tmp_path / "inner", Report())

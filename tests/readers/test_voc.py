@@ -264,3 +264,8 @@ def test_empty_test_list_is_skipped_with_a_note(root):
     (root / "ImageSets" / "Main" / "test.txt").write_text("\n")
     assert "test is skipped: it contains no images" in discover_dataset(root).report.notes
     assert set(discover_voc_lists(root).splits) == {"train", "trainval", "val"}
+
+
+def test_repeated_coordinates_are_counted(root):
+    add_object(root, "a", box(1, 1, 9, 9).replace("<xmin>", "<xmin>5</xmin><xmin>"))
+    assert discover_dataset(root).report.examples["broken rows, skipped"] == ["a.xml, object 3"]

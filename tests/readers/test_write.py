@@ -5,7 +5,7 @@ import pytest
 from detectron2.data.datasets import load_coco_json
 
 from centernet_d2.readers import Split, coco_content, discover_dataset, write_coco
-from support.folders import TRUTH, write_image, write_table, write_voc
+from support.folders import TRUTH, write_image, write_table, write_voc, write_yolo
 
 
 @pytest.fixture
@@ -76,3 +76,14 @@ def test_image_names_are_relative_to_the_dataset_folder(tmp_path):
     write_image(tmp_path / "t" / "images" / "deep" / "x.jpg")
     dataset = discover_dataset(write_table(tmp_path / "t"))
     assert coco_content(dataset, dataset.splits["val"])["images"][0]["file_name"] == "images/e.jpg"
+
+
+def test_names_that_are_not_utf8_are_read_back(tmp_path):
+    root = write_yolo(tmp_path / "t")
+    name = os.fsdecode(b"train/images/\xff\xe9.jpg")
+    write_image(root / name)
+    dataset = discover_dataset(root)
+    "\n".join(dataset.lines()).encode()
+    file = write_coco(dataset, tmp_path / "out")["train"]
+    names = {image["file_name"] for image in json.loads(file.read_bytes().decode())["images"]}
+    assert name in names

@@ -110,6 +110,10 @@ def test_relative_paths_outside_the_folder_raise(root, tmp_path):
         ("train: train/images\nnames: a\n", "names must be a list of class names"),
         ("train: train/images\nnames: [a, a]\n", "class names must be unique, but 'a' occurs twice"),
         ("train: train/images\nnames: {x: a}\n", "the keys of names must be numbers"),
+        ("train: train/images\nnames: {1: a, 01: b}\n", "the keys of names contain a number twice"),
+        ("train: train/images\nnames: [a]\nkpt_shape: [1000000000, 3]\n", "with at most 1000 keypoints"),
+        ("train: train/images\nnames: [a]\nkpt_shape: 13\n", "must be .number of keypoints, 2 or 3."),
+        ("train: train/images\nnames: [a]\nnames: [b]\n", "contains the key .names. twice"),
         ("train: train/images\nnames: {99999999: a}\n", "the keys of names must be numbers from 0 to 99999"),
         ("train: train/images\nnc: 2\nnames: [a]\n", "nc is '2', but there are 1 names"),
         (

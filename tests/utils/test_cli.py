@@ -26,6 +26,7 @@ def run(error, *argv):
         (KeyError("the set 'a' is not registered"), "the set 'a' is not registered"),
         (KeyError(), "KeyError"),
         (FileNotFoundError("no x"), "no x"),
+        (FileNotFoundError("no \x1b]0;title\x07\udcff.png\nor y"), r"no \x1b]0;title\x07\udcff.png" + "\nor y"),
         (FileNotFoundError(2, "No such file or directory", "x"), "[Errno 2] No such file or directory: 'x'"),
         (FloatingPointError("the loss is NaN"), "the loss is NaN"),
         (MemoryError(), "out of memory; use smaller batches or images."),
