@@ -10,7 +10,8 @@ from types import TracebackType
 import cv2
 import numpy as np
 
-from .sources import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageSource, VideoSource
+from ..imaging.reading import IMAGE_SUFFIXES
+from .sources import VIDEO_SUFFIXES, ImageSource, VideoSource
 
 __all__ = ["ImageFileSink", "ImageFolderSink", "JsonSink", "VideoSink", "output_kind", "refuse_existing"]
 

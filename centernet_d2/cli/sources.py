@@ -11,11 +11,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..imaging.reading import read_image
+from ..imaging.reading import IMAGE_SUFFIXES, read_image
 
 __all__ = ["Frame", "ImageSource", "VideoSource", "find_images", "open_source", "unsearched_folders"]
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 
 

@@ -244,6 +244,7 @@ def _in_pixels(tree: Tree, table: _Table) -> dict[Path, list[LabeledObject]]:
         return table.objects
     tree.report.note(f"{tree.name(table.path)}: all coordinates are in 0..1 and are scaled by the image size")
     tree.measure(table.objects)
+    table.stated.clear()  # The boxes refer to the size of the image from now on.
     scaled = {}
     for image, objects in table.objects.items():
         width, height = tree.sizes[image] or (1, 1)

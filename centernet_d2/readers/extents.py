@@ -15,7 +15,7 @@ _MARGIN = 0.1
 
 
 def derived_box(annotation: Mapping[str, Any], size: tuple[Any, Any]) -> tuple[list[float] | None, str]:
-    """Compute the box of a COCO annotation from its mask, else from its labeled keypoints.
+    """Compute the box of a COCO annotation from its mask or labeled keypoints.
 
     Args:
         annotation: annotation with ``segmentation`` or ``keypoints``.

@@ -10,13 +10,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from ..imaging.reading import read_headers
+from ..imaging.reading import IMAGE_SUFFIXES, ImageHeader, read_headers
 from .records import Report
 from .splits import split_of_path
 
 __all__ = ["Tree", "decode", "read_text", "relative_name", "stated_size", "stem"]
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _JUNK = ("thumbs.db", "desktop.ini")
@@ -84,7 +82,8 @@ class Tree:
         files: sorted paths of all files.
         images: sorted paths of the image files, by suffix.
         report: receives the counts of irregularities.
-        sizes: image -> (width, height), or None for unreadable images; see :meth:`measure`.
+        headers: image -> header, or the error of an unreadable image; see :meth:`measure`.
+        sizes: image -> (width, height), or None for unreadable images.
     """
 
     def __init__(self, root: Path, report: Report) -> None:
@@ -92,6 +91,7 @@ class Tree:
         self.report = report
         self.files, self._folders = _walk(self.root)
         self.images = [path for path in self.files if path.suffix.lower() in IMAGE_SUFFIXES]
+        self.headers: dict[Path, ImageHeader | OSError] = {}
         self.sizes: dict[Path, tuple[int, int] | None] = {}
         self._paths: dict[str, Path] = {}
         self._names: dict[str, list[Path]] = {}
@@ -206,9 +206,10 @@ class Tree:
         return ranked[0] if ranked else None
 
     def measure(self, paths: Iterable[Path]) -> None:
-        """Read image headers and store the sizes in ``sizes``."""
+        """Read image headers and store them in ``headers`` and ``sizes``."""
         new = [path for path in dict.fromkeys(paths) if path not in self.sizes]
         for path, header in zip(new, read_headers(new, "image headers"), strict=True):
+            self.headers[path] = header
             self.sizes[path] = None if isinstance(header, OSError) else header.upright_size
 
 

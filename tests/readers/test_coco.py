@@ -249,6 +249,8 @@ def test_damaged_file_among_others_is_in_error_message(tmp_path):
 def test_kind_of_large_files_is_detected_without_parsing(tmp_path, monkeypatch):
     monkeypatch.setattr("centernet_d2.readers.coco._SMALL", 10)
     kinds = {
+        "captions": {"images": [1] * 50, "annotations": [{"caption": "a"}], "categories": []},
+        "panoptic masks": {"images": [1], "annotations": [{"segments_info": [{"bbox": []}]}], "categories": []},
         "coco": {"info": {}, "images": [{"id": 1}] * 50, "annotations": [1] * 50, "categories": []},
         "labelme": {"imagePath": "a", "imageData": "x" * 500, "shapes": []},
         "other": {"a": "b" * 100},
@@ -478,7 +480,12 @@ def test_ambiguous_entry_among_others_raises(read, values, message):
         ("annotations", {"image_id": "7.0"}, {"image_id": 7}, "values of image_id with another type"),
         ("images", {"id": 7.0}, {"id": 7}, None),
         ("categories", {"id": 3.0}, {"id": 3}, None),
-        ("images", {"file_name": ..., "coco_url": "http://x.org/t/a.png"}, {"file_name": "t/a.png"}, "image names read"),
+        (
+            "images",
+            {"file_name": ..., "coco_url": "http://x/t/a.png"},
+            {"file_name": "t/a.png"},
+            "image names read",
+        ),
         ("annotations", {"keypoints": [1, 2, "2"]}, {"keypoints": [1, 2, 2]}, "numbers stored as text"),
         *(
             ("annotations", {"keypoints": odd, "num_keypoints": 1}, {"keypoints": None, "num_keypoints": None}, reason)
