@@ -322,7 +322,8 @@ def clean_images(images: Sequence[LabeledImage], tree: Tree) -> list[LabeledImag
     """Return the readable images with their upright size and valid objects.
 
     :func:`fit_to_image` converts the labels. The report counts invalid images and objects. Boxes that exceed their
-    image by more than a pixel are clipped. Boxes that are not finite, have no area or are outside their image are skipped. Images without objects are kept.
+    image by more than a pixel are clipped. Boxes that are not finite, have no area or are outside their image are
+    skipped. Images without objects are kept.
     """
     tree.measure(image.path for image in images)
     cleaned = []

@@ -33,7 +33,7 @@ def test_labels_of_the_stored_image_are_rotated_like_its_pixels(tmp_path, orient
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     image = labeled(
         (120 // factor, 80 // factor), tuple(value / factor for value in (14, 22, 20, 42)),
-        tuple((value + 0.5) / factor - 0.5 for value in (16, 30)) + (2, 0, 0, 0), 120 / factor**2,
+        (*((value + 0.5) / factor - 0.5 for value in (16, 30)), 2, 0, 0, 0), 120 / factor**2,
     )  # fmt: skip
     report = Report()
     fitted = fit_to_image(image, read_header(tmp_path / "a.png"), "a.png", report)
