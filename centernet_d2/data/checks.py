@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -22,6 +23,7 @@ __all__ = ["ALL_CLASSES", "EXCLUDED", "check_dataset", "has_visible_area", "load
 # Special values of `category_id`: regions to ignore for all classes, and annotations to exclude from training.
 ALL_CLASSES = -1
 EXCLUDED = -2
+_ANNOTATION_KEYS = ("bbox", "bbox_mode", "category_id")
 _MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 
 logger = logging.getLogger(__name__)
@@ -40,11 +42,10 @@ def check_dataset(name: str, dicts: Sequence[DatasetDict], num_classes: int) -> 
 
     Raises:
         OSError: an image does not exist or cannot be opened.
-        ValueError: the dataset is empty; its number of classes differs from the model; an image differs in size from
-            its annotations; or a box is not four finite numbers.
+        ValueError: the dataset is empty; a record is incomplete; its number of classes differs from the model; an
+            image differs in size from its annotations; or a box is not four finite numbers.
     """
-    if not dicts:
-        raise ValueError(f"the dataset '{name}' has no images")
+    _check_records(name, dicts)
     classes = MetadataCatalog.get(name).get("thing_classes", [])
     if classes and len(classes) != num_classes:
         raise ValueError(
@@ -52,6 +53,37 @@ def check_dataset(name: str, dicts: Sequence[DatasetDict], num_classes: int) -> 
             f"{', ...' if len(classes) > 10 else ''}), but MODEL.CENTERNET.NUM_CLASSES is {num_classes}"
         )
     _check_boxes(name, dicts, check_images(name, dicts), num_classes)
+
+
+def _check_records(name: str, dicts: Sequence[DatasetDict]) -> None:
+    """Reject a dataset without images, and records or annotations without the keys of Detectron2's format."""
+    if not isinstance(dicts, Sequence) or not dicts:
+        raise ValueError(f"the dataset '{name}' has no images; its function must return a list of dicts")
+    for index, record in enumerate(dicts):
+        where = f"{name}: record {index}"
+        if not isinstance(record, dict):
+            raise ValueError(f"{where} is a {type(record).__name__}, not a dict of Detectron2's dataset format")
+        where += f" ({record.get('file_name', 'without file_name')})"
+        _check_keys(record, {"file_name": (str, os.PathLike)}, where)
+        for key in record.keys() & {"height", "width"}:
+            if not isinstance(record[key], (int, np.integer)):
+                raise ValueError(f"{where}: '{key}' is {record[key]!r:.60}, but must be a whole number of pixels")
+        annotations = record.get("annotations", ())
+        if not isinstance(annotations, (list, tuple)):
+            raise ValueError(f"{where}: 'annotations' is a {type(annotations).__name__}, not a list of dicts")
+        for number, annotation in enumerate(annotations):
+            if not isinstance(annotation, dict):
+                raise ValueError(f"{where}: annotation {number} is a {type(annotation).__name__}, not a dict")
+            if annotation.get("category_id") != EXCLUDED:
+                _check_keys(annotation, dict.fromkeys(_ANNOTATION_KEYS, object), f"{where}, annotation {number}")
+
+
+def _check_keys(record: Mapping, types: Mapping[str, Any], where: str) -> None:
+    for key, kind in types.items():
+        if key not in record:
+            raise ValueError(f"{where}: the key '{key}' is missing; see Detectron2's standard dataset dicts")
+        if not isinstance(record[key], kind):
+            raise ValueError(f"{where}: '{key}' is {record[key]!r:.60}, which has the wrong type")
 
 
 def _check_boxes(name: str, dicts: Sequence[DatasetDict], sizes: Sequence[tuple[int, int]], num_classes: int) -> None:
@@ -270,4 +302,4 @@ def is_labeled(dicts: Sequence[DatasetDict], prop: Property) -> bool:
 
 def _without_null(annotation: dict) -> dict:
     """Remove None and empty lists, which functions of Detectron2 do not accept."""
-    return {key: value for key, value in annotation.items() if value is not None and value != []}
+    return {k: v for k, v in annotation.items() if v is not None and not (isinstance(v, list) and not v)}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_dict
 
@@ -25,7 +26,8 @@ _LOADED: dict[tuple[str, str], tuple[object, bytes]] = {}
 def load_dataset(name: str) -> list[DatasetDict]:
     """Return the images of a registered dataset.
 
-    The registered function is called once per process.
+    NumPy numbers, boxes and keypoints become Python numbers and lists, which all evaluations require. The registered
+    function is called once per process.
 
     Raises:
         KeyError: no dataset is registered under this name.
@@ -33,7 +35,7 @@ def load_dataset(name: str) -> list[DatasetDict]:
     function = DatasetCatalog.data.get(name)
     if isinstance(function, CocoDataset):
         return function()
-    return _once(name, "images", partial(DatasetCatalog.get, name))
+    return _once(name, "images", lambda: _without_numpy(DatasetCatalog.get(name)))
 
 
 def load_coco_content(name: str) -> dict[str, Any]:
@@ -46,7 +48,20 @@ def load_coco_content(name: str) -> dict[str, Any]:
         file = function.read()
         return {"images": file.images, "annotations": file.annotations, "categories": file.categories}
     path = MetadataCatalog.get(name).get("json_file")
-    return _once(name, "content", partial(read_json, path) if path else partial(convert_to_coco_dict, name))
+    return _once(
+        name, "content", partial(read_json, path) if path else lambda: _without_numpy(convert_to_coco_dict(name))
+    )
+
+
+def _without_numpy(value: Any, key: object = None) -> Any:
+    """Convert NumPy numbers, and the arrays of boxes and keypoints, in nested lists and dicts."""
+    if isinstance(value, dict):
+        return {own: _without_numpy(part, own) for own, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_numpy(part, key) for part in value]
+    if isinstance(value, np.ndarray) and key in ("bbox", "keypoints"):
+        return value.ravel().tolist()
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _once(name: str, kind: str, load: Callable[[], _Content]) -> _Content:

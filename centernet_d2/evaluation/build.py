@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,8 +14,9 @@ from detectron2.structures import Instances
 
 from ..data.classes import match_classes
 from ..data.coco import check_keypoint_names
-from ..data.loaded import load_coco_content
+from ..data.loaded import load_coco_content, load_dataset
 from ..modeling.heads import build_properties, heads_provide
+from ..readers.keypoints import are_coco_person_names
 from ..structures.types import DatasetDict
 from ..utils.validation import check_choice
 from .coco import PointCOCOEvaluator
@@ -26,6 +29,8 @@ __all__ = ["build_evaluator", "check_evaluation", "main_metric"]
 # Supported values of ``evaluator_type`` in the metadata of a dataset.
 EVALUATORS = ("coco", "pascal_voc", "kitti")
 COCO_KEYPOINTS = 17
+
+logger = logging.getLogger(__name__)
 
 
 def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEvaluator:
@@ -109,6 +114,7 @@ def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
         raise ValueError(f"evaluation on '{dataset_name}' requires 3-D boxes; add Box3DHead to MODEL.CENTERNET.HEADS")
     if kind == "kitti":
         check_choice("MODEL.CENTERNET.QUIRKS.KITTI_RULES", cfg.MODEL.CENTERNET.QUIRKS.KITTI_RULES, RULES)
+    _check_records(dataset_name, kind, cfg.TEST.DETECTIONS_PER_IMAGE)
     if kind != "coco" or not heads_provide(cfg, "keypoints"):
         return
     count, sigmas = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS, cfg.TEST.KEYPOINT_OKS_SIGMAS
@@ -119,11 +125,41 @@ def check_evaluation(cfg: CfgNode, dataset_name: str) -> None:
             f"TEST.KEYPOINT_OKS_SIGMAS is empty, which selects the sigmas of COCO's {COCO_KEYPOINTS} keypoints, but "
             f"there are {count} keypoints. Set one value per keypoint; 0.05 is a reasonable start"
         )
+    own = cfg.MODEL.CENTERNET.KEYPOINTS.NAMES
+    if not sigmas and own and not are_coco_person_names(own):
+        logger.warning(
+            "TEST.KEYPOINT_OKS_SIGMAS is empty, which selects the sigmas of COCO's keypoints of a person, but "
+            f"MODEL.CENTERNET.KEYPOINTS.NAMES are others ({', '.join(own[:3])}, ...). Set one value per keypoint; 0.05 "
+            "is a reasonable start"
+        )
     metadata = MetadataCatalog.get(dataset_name)
     path, names = metadata.get("json_file"), metadata.get("keypoint_names")
     # Files of DATASETS.REGISTER are validated when they are read.
     if path and names and dataset_name not in [entry[0] for entry in cfg.DATASETS.REGISTER]:
         check_keypoint_names(path, load_coco_content(dataset_name).get("categories", ()), names)
+
+
+def _check_records(dataset_name: str, kind: str, limit: int) -> None:
+    """Require the keys for the evaluation; warn about images with more objects than can be detected."""
+    records = load_dataset(dataset_name)
+    required = ["image_id"]
+    if kind == "coco" and not MetadataCatalog.get(dataset_name).get("json_file"):
+        required += ["height", "width"]
+    for index, record in enumerate(records):
+        if missing := [key for key in required if key not in record]:
+            raise ValueError(
+                f"{dataset_name}: record {index} ({record['file_name']}) has no {' and no '.join(missing)}, which the "
+                "evaluation requires"
+            )
+    counts = [len(record.get("annotations", ())) for record in records]
+    if exceeding := sum(count > limit for count in counts):
+        most = max(counts)
+        logger.warning(
+            f"dataset '{dataset_name}': {exceeding} of {len(records)} images have more than {limit} objects, up to "
+            f"{most} ({records[counts.index(most)]['file_name']}), but only {limit} are detected "
+            "(TEST.DETECTIONS_PER_IMAGE), which limits all metrics. "
+            f"Set it to {math.ceil(most / 100) * 100}"
+        )
 
 
 def main_metric(cfg: CfgNode) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from functools import partial
@@ -17,12 +18,11 @@ from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import _evaluate_predictions_on_coco
 from detectron2.structures import Instances
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from ..data.loaded import load_coco_content, load_dataset
 from ..modeling.heads import Property
 from ..structures.types import DatasetDict
-from .faster_coco import FasterCOCOeval
+from .faster_coco import KEYPOINT_DETS, FasterCOCOeval
 
 __all__ = ["PointCOCOEvaluator", "build_ground_truth", "fill_annotations", "round_result", "to_coco"]
 
@@ -171,6 +171,19 @@ class PointCOCOEvaluator(COCOEvaluator):
                 results = [round_result(result) for result in results]
             self._predictions.append({"image_id": x["image_id"], "instances": results})
 
+    def _max_keypoint_dets(self) -> int:
+        """Return COCO's limit, or the limit of boxes if an image has more objects with keypoints."""
+        labeled = (x["image_id"] for x in self._coco_api.dataset.get("annotations", ()) if x.get("num_keypoints"))
+        most = max(Counter(labeled).values(), default=0)
+        if most <= KEYPOINT_DETS:
+            return KEYPOINT_DETS
+        limit = max(KEYPOINT_DETS, self._max_dets_per_image[-1])
+        self._logger.info(
+            f"An image has {most} objects with keypoints, more than COCO's limit of {KEYPOINT_DETS} detections; the "
+            f"metrics of keypoints use up to {limit} detections per image (TEST.DETECTIONS_PER_IMAGE)"
+        )
+        return limit
+
     def _eval_predictions(self, predictions: list[dict], img_ids: Sequence | None = None) -> None:
         """Write the result file, and evaluate it if the dataset has annotations."""
         results = [result for prediction in predictions for result in prediction["instances"]]
@@ -186,15 +199,22 @@ class PointCOCOEvaluator(COCOEvaluator):
             self._logger.info("Annotations are not available for evaluation.")
             return
         self._logger.info(f"Evaluating with {'faster-coco-eval' if self._faster else 'the official COCO API'} ...")
-        # Detectron2 replaces `cocoeval_fn` if the last limit is not 100.
-        options: dict[str, Any] = {"cocoeval_fn": COCOeval, "max_dets_per_image": self._max_dets_per_image}
-        if self._faster:
-            options = {"cocoeval_fn": partial(FasterCOCOeval, max_dets=self._max_dets_per_image)}
+        evaluation_class = partial(
+            FasterCOCOeval,
+            max_dets=self._max_dets_per_image,
+            max_keypoint_dets=self._max_keypoint_dets(),
+            accelerate=self._faster,
+        )
         for task in self._tasks_from_predictions(results):
             evaluation = None
             if results:
                 evaluation = _evaluate_predictions_on_coco(
-                    self._coco_api, results, task, kpt_oks_sigmas=self._kpt_oks_sigmas, img_ids=img_ids, **options
+                    self._coco_api,
+                    results,
+                    task,
+                    kpt_oks_sigmas=self._kpt_oks_sigmas,
+                    img_ids=img_ids,
+                    cocoeval_fn=evaluation_class,
                 )
             names = self._metadata.get("thing_classes")
             self._results[task] = self._derive_coco_results(evaluation, task, class_names=names)

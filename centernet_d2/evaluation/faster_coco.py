@@ -10,8 +10,10 @@ from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from detectron2.utils.logger import log_first_n
 from pycocotools.coco import COCO
 
-__all__ = ["FasterCOCOeval"]
+__all__ = ["KEYPOINT_DETS", "FasterCOCOeval"]
 
+# Limit of detections per image in COCO's metrics of keypoints.
+KEYPOINT_DETS = 20
 # faster-coco-eval stores ids in double precision.
 MAX_ID = 2**53
 
@@ -26,7 +28,16 @@ class FasterCOCOeval(COCOevalMaxDets):
     params: Any
     eval: dict
 
-    def __init__(self, truth: COCO, detections: COCO, task: str, max_dets: Sequence[int] = (1, 10, 100)) -> None:
+    def __init__(
+        self,
+        truth: COCO,
+        detections: COCO,
+        task: str,
+        max_dets: Sequence[int] = (1, 10, 100),
+        *,
+        max_keypoint_dets: int = KEYPOINT_DETS,
+        accelerate: bool = True,
+    ) -> None:
         """
         Args:
             truth: the ground truth.
@@ -34,14 +45,19 @@ class FasterCOCOeval(COCOevalMaxDets):
             task: bbox, segm or keypoints.
             max_dets: three limits of detections per image, for all tasks except keypoints. They are an argument
                 because Detectron2 replaces this class if the last limit is not 100.
+            max_keypoint_dets: limit of detections per image for keypoints.
+            accelerate: use faster-coco-eval; otherwise pycocotools.
         """
         super().__init__(truth, detections, task)
-        self._max_dets = list(max_dets)
+        self._max_dets = [max_keypoint_dets] if task == "keypoints" else list(max_dets)
+        self._accelerate = accelerate
 
     def evaluate(self) -> None:
         """Compute matches and curves; pycocotools computes curves in :meth:`accumulate`."""
-        if self.params.iouType != "keypoints":
-            self.params.maxDets = self._max_dets
+        self.params.maxDets = self._max_dets
+        if not self._accelerate:
+            super().evaluate()
+            return
         try:
             self._evaluate_faster()
         except Exception as error:  # Untested releases may fail in any way, which must not end training.
@@ -52,6 +68,13 @@ class FasterCOCOeval(COCOevalMaxDets):
     def accumulate(self, p: object = None) -> None:
         if not self.eval:
             super().accumulate(p)
+
+    def summarize(self) -> None:
+        limits = self.params.maxDets
+        if self.params.iouType == "keypoints":  # The summary of pycocotools selects the metrics of this limit.
+            self.params.maxDets = [KEYPOINT_DETS]
+        super().summarize()
+        self.params.maxDets = limits
 
     def _evaluate_faster(self) -> None:
         from faster_coco_eval import COCOeval_faster, __version__

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import NamedTuple
 
 import cv2
@@ -57,6 +59,12 @@ _MAX_PIXELS = 89_478_485
 # Marker in the pixel data of a JPEG file, except for stuffed bytes (FF 00) and restart markers.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
 _THREADS = 16
+# Threads that decode images at the same time, each of up to :func:`max_pixels`.
+_DECODERS = BoundedSemaphore(4)
+# Last bytes of complete files.
+_ENDS = {"GIF": b";", "JPEG": b"\xff\xd9", "JPEG2000": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
+# Modes of Pillow that are converted to RGB for any pixel values.
+_MODES = {"1", "CMYK", "HSV", "I;16", "I;16B", "I;16L", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "YCbCr"}
 _ADVICE = "set the environment variable CENTERNET_D2_MAX_PIXELS to raise the limit"
 
 
@@ -95,15 +103,34 @@ class ImageHeader(NamedTuple):
 
 
 def read_header(path: str | Path) -> ImageHeader:
-    """Read the size and the orientation of an image file without decoding it.
+    """Read the size and the orientation of an image file.
+
+    Files without the end marker of their format and images of rare modes are decoded, to find errors early.
 
     Raises:
-        OSError: the file does not exist, is not an image, or exceeds :func:`max_pixels`; the message names the file.
+        OSError: the file does not exist, is truncated, is not an image that :func:`read_image` reads, or exceeds
+            :func:`max_pixels`; the message names the file.
     """
     with _open_image(path) as image:
+        if image.mode not in _MODES or not _is_complete(image):
+            with _DECODERS:
+                pillow_to_rgb(image)
         # For a PNG file, Pillow would decode the pixels to find EXIF data after them, where few programs write them.
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1) if image.format != "PNG" or "exif" in image.info else 1
         return ImageHeader(*image.size, orientation if orientation in range(1, 9) else 1)
+
+
+def _is_complete(image: ImageFile.ImageFile) -> bool:
+    """Return True if the end of an image file proves that it is not truncated."""
+    file, end = image.fp, _ENDS.get(image.format or "")
+    if file is None or end is None:
+        return False
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - len(end)))
+    tail = file.read()
+    file.seek(position)
+    return tail == end
 
 
 def read_headers(paths: Sequence[str | Path], title: str) -> list[ImageHeader | OSError]:
@@ -224,7 +251,8 @@ def _open_image(path: str | Path) -> Iterator[ImageFile.ImageFile]:
     check_local(path, "the image")
     limit = max_pixels()
     if Image.MAX_IMAGE_PIXELS is not None and limit > Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = limit  # Pillow raises an error above twice its own limit.
+        Image.MAX_IMAGE_PIXELS = limit  # Pillow raises an error above twice its own limit, and warns above its limit.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     try:
         if os.path.exists(path) and not os.path.isfile(path):  # Reading a pipe or a device may never end.
             raise ValueError("it is not a regular file")

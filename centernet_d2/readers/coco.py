@@ -66,9 +66,8 @@ _LOST_SHARE = 0.25
 def json_kind(path: Path) -> str:
     """Return the kind of a JSON file.
 
-    Kinds are coco, captions, panoptic masks, labelme, own, other and broken.
-
-    Files of kind own were written by this package. Large files are searched for their keys, not parsed.
+    The kinds are coco, captions, panoptic masks, labelme, own, other and broken. Files of kind own were written by
+    this package. Large files are searched for their keys, not parsed.
     """
     try:
         if path.stat().st_size > _SMALL:
@@ -110,7 +109,7 @@ def _kind_of_large(path: Path) -> str:
     if not {"images", "annotations", "categories"} <= keys:
         return "other"
     task = next((task for key, task in _OTHER_TASKS.items() if key in keys), None)
-    if task and ("bbox" not in keys or task == "panoptic masks"):
+    if task and ("bbox" not in keys or "segments_info" in keys):
         return task
     return "own" if re.search(rb'"contributor"\s*:\s*"' + CONTRIBUTOR.encode() + rb'"', data) else "coco"
 

@@ -263,6 +263,7 @@ def _in_pixels(tree: Tree, table: _Table) -> dict[Path, list[LabeledObject]]:
         return {image: _without_fractions(tree, objects) for image, objects in table.objects.items()}
     tree.report.note(f"{tree.name(table.path)}: coordinates are in 0..1 and are scaled by the image size")
     tree.measure(table.objects)
+    table.stated.clear()  # The boxes refer to the size of the image from now on.
     scaled = {}
     for image, objects in table.objects.items():
         width, height = tree.sizes[image] or (1, 1)

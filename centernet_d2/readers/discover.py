@@ -13,6 +13,7 @@ from types import ModuleType
 from . import coco, kitti, labelme, voc, yolo
 from . import csv as table
 from .records import DiscoveredDataset, LabeledImage, LabeledObject, ParsedDataset, Report, Split, tolerance, unique
+from .sizes import fit_to_image
 from .splits import assign_splits, check_overlap
 from .tree import Tree, read_text
 
@@ -324,27 +325,31 @@ def _same_objects(first: LabeledImage, second: LabeledImage) -> bool:
 def clean_images(images: Sequence[LabeledImage], tree: Tree) -> list[LabeledImage]:
     """Return the readable images with their upright size and valid objects.
 
-    The report counts invalid images and objects. Boxes that exceed their image by more than a pixel are clipped. Boxes
-    that are not finite, have no area or are outside their image are skipped. Images without objects are kept.
+    :func:`fit_to_image` converts the labels. The report counts invalid images and objects. Boxes that exceed their
+    image by more than a pixel are clipped. Boxes that are not finite, have no area or are outside their image are
+    skipped. Images without objects are kept.
     :class:`LabeledObject` describes the stricter rule for boxes that are corners.
     """
     tree.measure(image.path for image in images)
     cleaned = []
     for image in images:
-        size, name = tree.sizes[image.path], tree.name(image.path)
-        if size is None or 0 in size:
-            tree.report.count("unreadable images, skipped", name)
+        header, name = tree.headers[image.path], tree.name(image.path)
+        if isinstance(header, OSError):
+            reason = str(header).partition(f"{image.path}: ")[2] or str(header)
+            kind = "truncated" if "truncated" in reason else "unreadable"
+            tree.report.count(f"{kind} images, skipped", f"{name} ({reason})")
             continue
-        if image.stated_size and image.stated_size != size:
-            stated = "x".join(str(side) for side in image.stated_size)
-            tree.report.count("images with another size than in the labels", f"{name} ({size[0]}x{size[1]}, {stated})")
-        objects = [_clean_object(obj, size, obj.source or name, tree.report) for obj in image.objects]
+        fitted = fit_to_image(image, header, name, tree.report)
+        if fitted is None:
+            continue
+        size = fitted.width, fitted.height
+        objects = [_clean_object(obj, size, obj.source or name, tree.report) for obj in fitted.objects]
         kept = tuple(obj for obj in objects if obj is not None)
         if not image.objects:
             tree.report.count("images without labels, kept as background", name)
         elif not kept:
             tree.report.count("images without valid labels, kept as background", name)
-        cleaned.append(replace(image, objects=kept, width=size[0], height=size[1]))
+        cleaned.append(replace(fitted, objects=kept))
     return cleaned
 
 

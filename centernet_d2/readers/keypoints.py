@@ -24,7 +24,8 @@ _SWAPS = (
 def are_coco_person_names(names: Sequence[str]) -> bool:
     """Return True if names are COCO's keypoints of a person.
 
-    Spellings such as LeftEye, left eye and l_eye are equal."""
+    Any spelling is accepted, such as left_eye, LeftEye, left eye or l_eye.
+    """
 
     def plain(name: str) -> str:
         words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from ..imaging.reading import IMAGE_SUFFIXES, read_headers
+from ..imaging.reading import IMAGE_SUFFIXES, ImageHeader, read_headers
 from ..utils.files import read_regular
 from ..utils.validation import LARGEST_COORDINATE
 from .records import Report
@@ -90,7 +90,8 @@ class Tree:
         files: sorted paths of all files.
         images: sorted paths of the image files, by suffix.
         report: receives the counts of irregularities.
-        sizes: image -> (width, height), or None for unreadable images; see :meth:`measure`.
+        headers: image -> header, or the error of an unreadable image; see :meth:`measure`.
+        sizes: image -> (width, height), or None for unreadable images.
     """
 
     def __init__(self, root: Path, report: Report) -> None:
@@ -98,6 +99,7 @@ class Tree:
         self.report = report
         self.files, self._folders = _walk(self.root, report)
         self.images = [path for path in self.files if path.suffix.lower() in IMAGE_SUFFIXES]
+        self.headers: dict[Path, ImageHeader | OSError] = {}
         self.sizes: dict[Path, tuple[int, int] | None] = {}
         self._paths: dict[str, Path] = {}
         self._names: dict[str, list[Path]] = {}
@@ -233,9 +235,10 @@ class Tree:
         return ranked[0] if ranked else None
 
     def measure(self, paths: Iterable[Path]) -> None:
-        """Read image headers and store the sizes in ``sizes``."""
+        """Read image headers and store them in ``headers`` and ``sizes``."""
         new = [path for path in dict.fromkeys(paths) if path not in self.sizes]
         for path, header in zip(new, read_headers(new, "image headers"), strict=True):
+            self.headers[path] = header
             self.sizes[path] = None if isinstance(header, OSError) else header.upright_size
 
 

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from centernet_d2.imaging.reading import (
+    IMAGE_SUFFIXES,
     max_pixels,
     pillow_to_rgb,
     read_header,
@@ -281,3 +282,44 @@ def test_read_headers_keeps_order_and_returns_errors(paths):
     assert "cannot read the image" in str(broken)
     assert isinstance(missing, FileNotFoundError)
     assert read_headers([], "headers") == []
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".gif", ".bmp", ".tif", ".webp", ".ppm", ".tga", ".jp2", ".avif"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}])
+def test_truncated_files_are_found_by_their_header(tmp_path, suffix, options):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(pixels).save(path, **options)
+    assert read_header(path)[:2] == (64, 64)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with pytest.raises(OSError, match=r"cannot read the image .*a\."):
+        read_header(path)
+
+
+def test_complete_files_with_data_after_their_end_are_read(tmp_path):
+    for suffix in (".jpg", ".png"):
+        path = tmp_path / f"a{suffix}"
+        Image.new("RGB", (20, 10)).save(path)
+        path.write_bytes(path.read_bytes() + b"\0" * 100)
+        assert read_header(path)[:2] == (20, 10)
+
+
+@pytest.mark.parametrize(("mode", "message"), [("F", "are not 16-bit gray values")])
+def test_pixel_types_that_are_not_read_are_found_by_the_header(tmp_path, mode, message):
+    Image.new(mode, (20, 10)).save(tmp_path / "a.tif")
+    with pytest.raises(OSError, match=message):
+        read_header(tmp_path / "a.tif")
+
+
+def test_limit_is_reported_without_a_warning_of_pillow(tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 150)
+    monkeypatch.setenv("CENTERNET_D2_MAX_PIXELS", "150")
+    Image.new("L", (20, 10)).save(tmp_path / "a.png")
+    with pytest.raises(OSError, match=r"20 x 10 pixels exceed the limit of 150; .*CENTERNET_D2_MAX_PIXELS"):
+        read_header(tmp_path / "a.png")
+    assert not recwarn.list
+
+
+def test_formats_that_start_programs_are_not_images():
+    assert {".avif", ".jp2", ".jpe", ".jfif", ".tga", ".qoi"} <= set(IMAGE_SUFFIXES)
+    assert not {".eps", ".ps", ".pdf", ".wmf", ".mpg", ".h5", ".mic"} & set(IMAGE_SUFFIXES)

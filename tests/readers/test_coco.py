@@ -249,6 +249,8 @@ def test_damaged_file_among_others_is_in_error_message(tmp_path):
 def test_kind_of_large_files_is_detected_without_parsing(tmp_path, monkeypatch):
     monkeypatch.setattr("centernet_d2.readers.coco._SMALL", 10)
     kinds = {
+        "captions": {"images": [1] * 50, "annotations": [{"caption": "a"}], "categories": []},
+        "panoptic masks": {"images": [1], "annotations": [{"segments_info": [{"bbox": []}]}], "categories": []},
         "coco": {"info": {}, "images": [{"id": 1}] * 50, "annotations": [1] * 50, "categories": []},
         "labelme": {"imagePath": "a", "imageData": "x" * 500, "shapes": []},
         "other": {"a": "b" * 100},
@@ -480,7 +482,7 @@ def test_ambiguous_entry_among_others_raises(read, values, message):
         ("categories", {"id": 3.0}, {"id": 3}, None),
         (
             "images",
-            {"file_name": ..., "coco_url": "http://x.org/t/a.png"},
+            {"file_name": ..., "coco_url": "http://x/t/a.png"},
             {"file_name": "t/a.png"},
             "image names read",
         ),

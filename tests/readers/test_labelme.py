@@ -63,7 +63,7 @@ def test_every_kind_of_error_is_counted(tmp_path):
         "boxes outside their image, skipped": 1,
         "boxes partly outside their image, clipped": 1,
         "unreadable images, skipped": 1,
-        "images with another size than in the labels": 1,
+        "images with another aspect ratio than in the labels, skipped": 1,
         "images without labels, kept as background": 3,  # c, f and bare
         "classes without objects in train": 1,  # Those of the broken file.
     }

@@ -71,7 +71,6 @@ def test_every_kind_of_error_is_counted(root):
         "broken label files, skipped": 1,
         "labels without an image": 1,
         "unreadable images, skipped": 1,
-        "images with another size than in the labels": 1,
         "images without labels, kept as background": 4,  # c, f, bare and unlisted
         "list entries without an image": 1,
         "images in no split, skipped": 1,
