@@ -16,6 +16,7 @@ from .records import DiscoveredDataset, LabeledImage, LabeledObject, ParsedDatas
 from .sizes import fit_to_image
 from .splits import assign_splits, check_overlap
 from .tree import Tree, read_text
+from .unsupported import Format, recognize
 
 __all__ = ["discover_dataset", "discover_voc_lists"]
 
@@ -240,6 +241,9 @@ def _read_file(path: Path, report: Report) -> ParsedDataset:
     reader = readers.get(path.suffix.lower())
     if reader is coco and coco.json_kind(path) == "labelme":
         reader = None
+    known = next(iter(recognize([path])), None)
+    if known is not None and (reader is not coco or coco.json_kind(path) != "coco"):
+        raise ValueError(_unsupported(str(path), known))
     if reader is None:
         raise ValueError(f"{path} is not a dataset; pass its folder, a COCO .json, a data.yaml or a .csv")
     tree = Tree(yolo.root_of(path) if reader is yolo else path.parent, report)
@@ -267,13 +271,28 @@ def describe_unknown(tree: Tree, readers: Sequence[ModuleType]) -> str:
         kinds[file.suffix.lower() or "no suffix"] = kinds.get(file.suffix.lower() or "no suffix", 0) + 1
     content = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: -item[1])[:8])
     names = sorted({file.relative_to(tree.root).parts[0] for file in tree.files})
-    lines = [f"{tree.root} has no supported layout. Supported layouts:"]
+    lines = [f"{tree.root} has no supported layout"]
+    lines += [_unsupported(tree.name(file), known) for known, file in recognize(tree.files).items()]
+    lines.append("Supported layouts:")
     lines += [f"  {reader.LAYOUT}: {reader.EXPECTED_FILES}" for reader in readers]
     lines.append(f"The folder contains: {content or 'no files'}" + (f" ({', '.join(names[:8])})" if names else ""))
     lines += [f"{tree.name(file)}: {table.HEADER_REQUIREMENT}" for file in table.headerless(tree)[:1]]
     broken = [file for file in tree.with_suffix(".json") if coco.json_kind(file) == "broken"]
-    lines += [f"{tree.name(file)} is not a valid JSON file" for file in broken[:3]]
-    return "\n".join(lines) + tree.report.indented()
+    lines += [_json_error(file, tree.name(file)) for file in broken[:3]]
+    return "
+".join(lines) + tree.report.indented()
+
+
+def _unsupported(name: str, known: Format) -> str:
+    return f"{name} is {known.name}, which is not read: {known.remedy} (docs/own_data.md)"
+
+
+def _json_error(path: Path, name: str) -> str:
+    try:
+        read_text(path)
+    except (OSError, ValueError) as error:
+        return str(error)
+    return f"{name} is not a valid JSON file"
 
 
 def _choose_layout(candidates: list[tuple[ParsedDataset, Tree]], tree: Tree) -> tuple[ParsedDataset, Tree]:

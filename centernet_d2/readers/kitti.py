@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from ..utils.files import text_lines
 from ..utils.validation import finite_numbers
-from .records import LabeledImage, LabeledObject, ParsedDataset
+from .records import LabeledImage, LabeledObject, ParsedDataset, Report
 from .splits import split_of_name
 from .tree import Tree, read_text
 
@@ -129,7 +130,11 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
     spatial = any(_has_box3d(line) for lines in rows.values() for _, line in lines)
     if spatial:
         _check_types(rows)
-    images = {p.stem: p for p in sorted(tree.images) if p.parent == folder / "image_2" and p.suffix in _SUFFIXES}
+    images = {
+        p.stem: p
+        for p in sorted(tree.images)
+        if p.parent == folder / "image_2" and (p.suffix in _SUFFIXES or not spatial)
+    }
     for name in tqdm(sorted({*labels, *images}), LAYOUT, leave=False, disable=len(labels) < 500):
         if name not in images:
             tree.report.count("labels without an image", tree.name(labels[name]))
@@ -138,7 +143,7 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
         elif spatial and not (folder / "calib" / f"{name}.txt").is_file():
             tree.report.count("images without calibration, skipped", tree.name(images[name]))
         else:
-            objects = [_object(line, where, spatial) for where, line in rows[labels[name]]]
+            objects = [_object(line, where, spatial, tree.report) for where, line in rows[labels[name]]]
             frames[name] = LabeledImage(images[name], tuple(obj for obj in objects if obj is not None))
     groups, lists = _by_list(tree, folder.parent / "ImageSets", frames)
     if spatial:
@@ -151,7 +156,7 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
 def _has_box3d(line: str) -> bool:
     """Return True if a row has dimensions; tools that label boxes only write zeros, -1, or nothing."""
     kind, *fields = line.split()
-    return kind != "DontCare" and any(field.strip("-.0") not in ("", "1") for field in fields[7:10])
+    return kind != "DontCare" and any(not re.fullmatch(r"-.*|[0.]+", field) for field in fields[7:10])
 
 
 def _check_types(rows: Mapping[Path, list[tuple[str, str]]]) -> None:
@@ -172,7 +177,7 @@ def _check_types(rows: Mapping[Path, list[tuple[str, str]]]) -> None:
         )
 
 
-def _object(line: str, where: str, spatial: bool) -> LabeledObject | None:
+def _object(line: str, where: str, spatial: bool, report: Report) -> LabeledObject | None:
     """Parse a row; return None for types that are no class."""
     if spatial:
         obj = parse_object(line, where)
@@ -181,7 +186,10 @@ def _object(line: str, where: str, spatial: bool) -> LabeledObject | None:
     if len(fields) < 7:
         raise ValueError(f"{where}: {len(fields) + 1} fields instead of 8 (boxes) or 15 (3-D boxes)")
     x1, y1, x2, y2 = finite_numbers(fields[3:7], where)
-    return None if kind == "DontCare" else LabeledObject(kind, (x1, y1, x2, y2), source=where)
+    if kind == "DontCare":
+        report.count("DontCare regions, skipped", where)
+        return None
+    return LabeledObject(kind, (x1, y1, x2, y2), source=where)
 
 
 def _by_list(
