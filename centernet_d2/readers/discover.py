@@ -279,8 +279,7 @@ def describe_unknown(tree: Tree, readers: Sequence[ModuleType]) -> str:
     lines += [f"{tree.name(file)}: {table.HEADER_REQUIREMENT}" for file in table.headerless(tree)[:1]]
     broken = [file for file in tree.with_suffix(".json") if coco.json_kind(file) == "broken"]
     lines += [_json_error(file, tree.name(file)) for file in broken[:3]]
-    return "
-".join(lines) + tree.report.indented()
+    return "\n".join(lines) + tree.report.indented()
 
 
 def _unsupported(name: str, known: Format) -> str:
