@@ -114,14 +114,6 @@ class Trainer(DefaultTrainer):
         rates = list(self.scheduler.base_lrs)
         try:
             super().resume_or_load(resume)
-        except (AttributeError, KeyError, TypeError) as error:
-            if not resume:
-                raise
-            raise ValueError(
-                f"the training state in {self.checkpointer.loaded} is incomplete ({error!r}). Write the name of "
-                "another checkpoint into last_checkpoint in the same folder, or start a new training with "
-                "MODEL.WEIGHTS set to this file"
-            ) from error
         except ValueError as error:
             if not str(error).startswith("loaded state dict"):  # torch.optim.Optimizer.load_state_dict
                 raise

@@ -319,6 +319,27 @@ def test_max_to_keep_applies_to_checkpoints_before_a_resume(call, tmp_path):
     assert "SOLVER.MAX_TO_KEEP is -1" in call("--resume", SOLVER__MAX_TO_KEEP=-1, **options)[1]
 
 
+@pytest.mark.usefixtures("tiny")
+def test_checkpoints_from_the_future_do_not_displace_new_ones(call, tmp_path):
+    """Continue a training after the clock was set back."""
+    options = {"SOLVER__CHECKPOINT_PERIOD": 1, "DATASETS__TEST": "()", "SOLVER__MAX_TO_KEEP": 2}
+    assert call(SOLVER__MAX_ITER=3, **options)[0] == 0
+    for path in (tmp_path / "out").glob("model_*.pth"):
+        os.utime(path, (4e9, 4e9))
+    assert call("--resume", SOLVER__MAX_ITER=6, **options)[0] == 0
+    names = sorted(path.name for path in (tmp_path / "out").glob("model_*.pth"))
+    assert names == ["model_0000004.pth", "model_0000005.pth", "model_final.pth"]
+
+
+def test_modification_times_do_not_matter_after_a_damaged_final_checkpoint(call, finished, monkeypatch):
+    for number, path in enumerate(sorted(finished.glob("model_*.pth"), reverse=True)):
+        os.utime(path, (number, number))
+    (finished / "model_final.pth").write_bytes(b"")
+    done = scripted(monkeypatch, SCORES)
+    assert call("--resume", OUTPUT_DIR=finished, **ALL) == (0, "")
+    assert done == [6], "resumes from model_0000005.pth"
+
+
 def test_averaged_weights_are_updated_evaluated_and_loadable(call, tmp_path, monkeypatch):
     seen, expected = [], {}
 
