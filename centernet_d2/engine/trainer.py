@@ -26,7 +26,7 @@ from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.catalog import dataset_metadata, to_plain
 from ..data.checks import load_checked
-from ..data.loader import build_train_loader, find_stream, shield_workers_from_signals
+from ..data.loader import build_train_loader, configure_workers, find_stream
 from ..data.stream import SampleStream, StreamDataset
 from ..evaluation.build import build_evaluator, check_evaluation, main_metric
 from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
@@ -323,7 +323,7 @@ class Trainer(DefaultTrainer):
             mapper=(OracleMapper if cfg.TEST.CENTERNET_ORACLE else CenterNetDatasetMapper)(cfg, False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
-        shield_workers_from_signals(loader)
+        configure_workers(loader)
         return loader
 
     @classmethod

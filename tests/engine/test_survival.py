@@ -1,6 +1,7 @@
 """Interrupted trainings: signals, full disks, locks, resuming, early stopping and averaged weights."""
 
 import logging
+import multiprocessing
 import os
 import re
 import shutil
@@ -218,6 +219,23 @@ def test_signal_to_the_process_group_ends_all_workers(arguments, tmp_path, monke
     while processes_of(child) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not processes_of(child)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_killed_worker_is_reported_in_one_line(call, monkeypatch):
+    def kill():
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+        time.sleep(20)  # Until SIGCHLD.
+
+    at_iteration(monkeypatch, 2, kill)
+    code, err = call(SOLVER__MAX_ITER=100, DATALOADER__NUM_WORKERS=1, DATASETS__TEST="()")
+    assert code == 1
+    assert re.fullmatch(
+        r"train_net: a data loader worker has ended \(DataLoader worker \(pid \d+\) is killed by signal: Killed\.\)\. "
+        r"Usually, memory ran out: .* with --resume\n",
+        err,
+    )
 
 
 @pytest.mark.usefixtures("tiny")
