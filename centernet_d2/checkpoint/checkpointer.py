@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from ..utils.files import is_inside, write_atomically
+from .integrity import save_with_hash
 from .loading import find_trunk, find_weights, load_file
 from .reference_names import to_our_names, trunk_state_dict
 
@@ -28,13 +29,29 @@ __all__ = [
 CHECKPOINT = re.compile(r"model_(\d+|final)\.pth")
 
 
-def checkpoint_files(folder: str | Path) -> list[Path]:
-    """Return the checkpoints of a run, newest first.
+# Maximum number of bytes of a file name.
+MAX_NAME = 255
 
-    Symbolic links to files outside of the folder are ignored.
+
+def checkpoint_files(folder: str | Path) -> list[Path]:
+    """Return the checkpoints of a training, latest iteration first.
+
+    Modification times are ignored: clocks are set back, and backups restore files in any order. Symbolic links to files
+    outside of the folder are ignored.
     """
     files = [path for path in Path(folder).glob("model_*.pth") if CHECKPOINT.fullmatch(path.name) and is_inside(path)]
-    return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+    return sorted(files, key=lambda path: (_iteration(path), path.name), reverse=True)
+
+
+def _iteration(path: Path) -> float:
+    """Return the iteration of a checkpoint; infinity if it is unknown."""
+    match = CHECKPOINT.fullmatch(path.name)
+    if match and match[1] != "final":
+        return int(match[1])
+    try:  # With mmap, tensors are not read.
+        return float(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["iteration"])
+    except Exception:  # A missing or damaged file.
+        return math.inf
 
 
 def has_checkpoint(folder: str | Path) -> bool:
@@ -121,7 +138,8 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         # Loaded file, and iteration of the checkpoint that was saved last or resumed from.
         self.loaded = ""
         self.iteration: int | None = None
-        self._resumed: tuple[Path, dict] | None = None
+        # Content of the checkpoint that is being resumed from.
+        self._resumed: dict | None = None
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict:
         """Load a weights file into the model.
@@ -161,7 +179,7 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         data.update({key: one.state_dict() for key, one in self.checkpointables.items()}, **kwargs)
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info(f"Saving checkpoint to {path}")
-        write_atomically(path, lambda file: torch.save(data, file))
+        write_atomically(path, lambda file: save_with_hash(data, file))
         self.iteration = kwargs.get("iteration")
         if self.checkpointables:
             self.tag_last_checkpoint(path.name)
@@ -173,13 +191,17 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         """Return the checkpoints in the folder, see :func:`checkpoint_files`."""
         return checkpoint_files(self.save_dir)
 
+    def numbered_files(self, iteration: int) -> list[Path]:
+        """Return the numbered checkpoints up to an iteration, latest first."""
+        return [path for path in self.files() if path.stem != "model_final" and _iteration(path) <= iteration]
+
     def has_checkpoint(self) -> bool:
         return has_checkpoint(self.save_dir)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict:
         """Load the last checkpoint with its training state, or weights only.
 
-        If the last checkpoint cannot be read, the newest readable one is loaded.
+        If the last checkpoint cannot be loaded, the newest checkpoint that can be loaded is used.
 
         Args:
             path: weights to load if there is no checkpoint or `resume` is False.
@@ -191,56 +213,71 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         """
         if not (resume and self.has_checkpoint()):
             return self.load(path, checkpointables=[])
-        self._resumed = self._newest_readable()
-        try:
-            rest = self.load(str(self._resumed[0]))
-        finally:
+        name, named = self._read_last_checkpoint()
+        problem: Exception | None = (
+            None
+            if named
+            else FileNotFoundError(
+                f"{self._last_checkpoint_file} contains {name[:100]!r}, but this file is not in the folder: write the "
+                "name of an existing checkpoint into it, or delete it to start from MODEL.WEIGHTS"
+            )
+        )
+        for candidate in self._candidates(name, named):
             self._resumed = None
-        self.iteration = rest.get("iteration")
-        return rest
+            try:
+                self._resumed = self._read(candidate)
+                rest = self.load(str(candidate))
+            except Exception as error:  # Damaged files raise many types.
+                if self._resumed is not None and isinstance(error, ValueError):
+                    raise  # The checkpoint does not match the model or the optimizer, so no other one does.
+                problem = problem or _as_value_error(candidate, error)
+            else:
+                if problem is not None:
+                    message = " ".join(str(problem).split())
+                    self.logger.warning(f"resuming from {candidate}, the newest checkpoint that can be read: {message}")
+                self.iteration = rest.get("iteration")
+                return rest
+            finally:
+                self._resumed = None
+        assert problem is not None
+        raise problem
 
     @property
     def _last_checkpoint_file(self) -> Path:
         return Path(self.save_dir, "last_checkpoint")
 
-    def _newest_readable(self) -> tuple[Path, dict]:
-        """Return the path and content of the last checkpoint, or of the newest one that can be read."""
-        name, named = self._read_last_checkpoint()
-        problem: OSError | ValueError | None = (
-            None
-            if named
-            else FileNotFoundError(f"{self._last_checkpoint_file} contains no name of a checkpoint in its folder")
-        )
-        for path in [*([named] if named else []), *(path for path in self.files() if path != named)]:
-            try:
-                _check_checksums(path)
-                data = load_file(path)
-                self._check_state(path, data)
-            except (OSError, ValueError) as error:
-                problem = problem or error
-            else:
-                if problem is not None:
-                    self.logger.warning(f"resuming from {path}, the newest checkpoint that can be read: {problem}")
-                return path, data
-        if named is None or problem is None:
-            raise FileNotFoundError(
-                f"{self._last_checkpoint_file} contains {name[:100]!r}, but this file is not in the folder: write the "
-                "name of an existing checkpoint into it, or delete it to start from MODEL.WEIGHTS"
-            )
-        raise problem
+    def _candidates(self, name: str, named: Path | None) -> list[Path]:
+        """Return the checkpoints in the order in which to try them: the last one, earlier ones, then later ones.
+
+        Later ones exist if the user has set ``last_checkpoint`` back to an earlier iteration.
+        """
+        last = _iteration(Path(self.save_dir, name))
+        others = sorted((path for path in self.files() if path != named), key=lambda path: _iteration(path) > last)
+        return [*([named] if named else []), *others]
+
+    def _read(self, path: Path) -> dict:
+        """Return the verified content of a checkpoint."""
+        data = load_file(path, verify=True)
+        self._check_state(path, data)
+        return data
 
     def _read_last_checkpoint(self) -> tuple[str, Path | None]:
         """Return the content of ``last_checkpoint``, and the path if it is a file in the same folder."""
         if not is_inside(self._last_checkpoint_file):
             return "", None
-        name = self._last_checkpoint_file.read_text(encoding="utf-8", errors="replace").strip()
+        try:
+            with open(self._last_checkpoint_file, "rb") as file:
+                name = file.read(MAX_NAME + 1).decode(errors="replace").strip()
+        except OSError as error:
+            return str(error), None
         path = Path(self.save_dir, name)
-        return name, path if path.name == name and is_inside(path) else None
+        is_valid = len(name.encode()) <= MAX_NAME and path.name == name and is_inside(path)
+        return name, path if is_valid else None
 
     def _check_state(self, path: Path, data: dict) -> None:
         for key in self.checkpointables:
             state = data.get(key)
-            if not (isinstance(state, dict) and isinstance(state.get("iteration"), int)):
+            if not (isinstance(state, dict) and isinstance(state.get("iteration"), int) and state["iteration"] >= 0):
                 raise ValueError(
                     f"{path} contains weights, but no training state ('{key}' with an iteration) to resume from. To "
                     "start a new training from these weights, set MODEL.WEIGHTS to this file, choose another "
@@ -249,7 +286,7 @@ class CenterNetCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict:
         self.loaded = filename
-        data = load_file(filename) if self._resumed is None else self._resumed[1]
+        data = load_file(filename) if self._resumed is None else self._resumed
         if "model" in data:
             return data
         # Converted files may contain metadata; a plain state dict contains only tensors.
@@ -300,6 +337,16 @@ class CenterNetCheckpointer(DetectionCheckpointer):
         )
 
 
+def _as_value_error(path: Path, error: Exception) -> Exception:
+    """Convert an error of a checkpoint that is not an OSError or a ValueError."""
+    if isinstance(error, (OSError, ValueError)):
+        return error
+    return ValueError(
+        f"the training state in {path} is incomplete ({error!r}). Start a new training with MODEL.WEIGHTS set to this "
+        "file"
+    )
+
+
 def _layers(names: Iterable[str]) -> list[str]:
     """Return the sorted names of the modules that contain the tensors."""
     return sorted({name.rpartition(".")[0] or name for name in names})
@@ -312,18 +359,6 @@ def _is_plain(value: object) -> bool:
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
         return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
-
-
-def _check_checksums(path: Path) -> None:
-    """Raise a ValueError if the checksums of a checkpoint are wrong; torch.load does not verify them."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            try:
-                damaged = archive.testzip()
-            except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-                damaged = str(error)
-        if damaged:
-            raise ValueError(f"{path} is damaged ({damaged})")
 
 
 def _is_optional(name: str) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config.catalog import find_released
 from ..utils.files import cache_folder, check_local
+from .integrity import check_checksums, check_hash, check_sizes
 
 __all__ = ["check_exists", "fetch_from_drive", "fetch_once", "find_trunk", "find_weights", "load_file"]
 
@@ -144,22 +145,31 @@ def check_exists(path: str | Path) -> None:
         raise FileNotFoundError(f"the weights file {path} does not exist")
 
 
-def load_file(path: str | Path) -> dict:
+def load_file(path: str | Path, *, verify: bool = False) -> dict:
     """Read a ``.pth`` file without executing code.
 
-    Both the current zip format and the format of torch 0.4 are supported.
+    Both the current zip format and the format of torch 0.4 are supported. The hash of a file of this project is
+    verified.
+
+    Args:
+        path: path of the file.
+        verify: verify the CRC-32 checksums of a file without a hash.
 
     Raises:
         FileNotFoundError: the file does not exist.
         ValueError: the file is damaged, is a pickle, or contains other objects than tensors and plain Python values;
-            or its weights are not a dict from names to dense, finite tensors.
+            it declares much more data than it contains; or its weights are not a dict from names to dense, finite
+            tensors.
     """
     check_exists(path)
     if Path(path).suffix in (".pkl", ".pickle"):
         raise ValueError(
             f"{path} is a pickle, which can execute code when it is loaded: save the state dict as a .pth file"
         )
+    if not check_hash(path) and verify:
+        check_checksums(path)
     try:
+        check_sizes(path)
         data = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # The unpickler raises many types, including OSError without a file name.
         if isinstance(error, OSError) and error.filename is not None:
@@ -189,6 +199,7 @@ def _check_weights(data: dict, path: str | Path) -> None:
         raise ValueError(f"{where} contains no weights: {advice}")
     if unnamed := [name for name in weights if not isinstance(name, str)]:
         raise ValueError(f"{where} has {len(unnamed)} keys that are not strings, for example {unnamed[0]!r}: {advice}")
+    check_sizes(path, [value for value in weights.values() if isinstance(value, Tensor) and _is_dense(value)])
     problems = {name: reason for name, value in weights.items() if (reason := _problem(value))}
     if problems:
         rows = ", ".join(f"{name} ({reason})" for name, reason in list(problems.items())[:3])
@@ -199,11 +210,15 @@ def _check_weights(data: dict, path: str | Path) -> None:
         )
 
 
+def _is_dense(value: Tensor) -> bool:
+    return not (value.is_quantized or value.layout != torch.strided or value.is_meta)
+
+
 def _problem(value: object) -> str:
     """Return the reason why a value is not a valid weight, or "" if it is valid."""
     if not isinstance(value, Tensor):
         return f"{type(value).__name__} instead of a tensor"
-    if value.is_quantized or value.layout != torch.strided or value.is_meta:
+    if not _is_dense(value):
         return "quantized" if value.is_quantized else "without values" if value.is_meta else "sparse"
     if value.is_complex() or (value.is_floating_point() and value.dtype not in FLOATS):
         return str(value.dtype).removeprefix("torch.")

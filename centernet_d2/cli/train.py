@@ -232,7 +232,9 @@ def _spawn(run: Run, args: argparse.Namespace) -> int:
                 dist_url=args.dist_url,
                 args=(run, args.imports, args.debug, outcomes),
             )
-    except (ProcessExitedException, ProcessRaisedException):
+    except (ProcessExitedException, ProcessRaisedException) as error:
+        if isinstance(error, ProcessExitedException) and error.signal_name and not signals:
+            raise cli.Failure(_describe_kill(error), 1) from error
         if outcomes.empty() and not signals:
             raise
     # Usually, all processes report the same error.
@@ -242,6 +244,14 @@ def _spawn(run: Run, args: argparse.Namespace) -> int:
     if code:
         raise cli.Failure(message, code)
     return 0
+
+
+def _describe_kill(error: ProcessExitedException) -> str:
+    advice = " Usually, memory ran out: lower SOLVER.IMS_PER_BATCH or DATALOADER.NUM_WORKERS."
+    return (
+        f"process {error.error_index} of the training was ended by {error.signal_name}."
+        f"{advice if error.signal_name == 'SIGKILL' else ''} Continue with --resume"
+    )
 
 
 def _terminate_children(number: int) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import sys
+import threading
+import time
 from collections.abc import Sequence
-from multiprocessing.util import Finalize
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -20,7 +23,7 @@ from .batches import Batch
 from .mapper import CenterNetDatasetMapper
 from .stream import SampleStream, StreamDataset
 
-__all__ = ["build_train_loader", "find_stream", "shield_workers_from_signals"]
+__all__ = ["build_train_loader", "configure_workers", "find_stream"]
 
 SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
@@ -58,33 +61,43 @@ def build_train_loader(cfg: CfgNode, dicts: Sequence[DatasetDict], seed: int) ->
         # With grouping, samples are transferred individually and grouped in the training process.
         collate_fn=None if node.ASPECT_RATIO_GROUPING else Batch,
     )
-    shield_workers_from_signals(loader)
+    configure_workers(loader)
     return loader
 
 
-def shield_workers_from_signals(loader: DataLoader) -> None:
-    """Start workers in their own process groups, shielded from the parent's signals.
+def configure_workers(loader: DataLoader) -> None:
+    """Fork the workers of a loader, shield them from signals, and end them with this process.
 
-    Signals such as Ctrl-C or the SIGTERM of a scheduler would end the workers before the training process has
-    finished. Workers exit on their own when the training process has ended.
+    Workers run in their own process groups. Otherwise, signals such as Ctrl-C or the SIGTERM of a scheduler would end
+    them before the training process has finished.
     """
     inner: Any = loader  # With aspect ratio grouping, the loader is wrapped in another dataset.
     while not isinstance(inner, DataLoader):
         inner = inner.dataset
     inner.worker_init_fn = _start_worker
+    # The default is spawn in spawned processes and forkserver in Python 3.14, which import everything again.
+    if inner.num_workers > 0 and sys.platform == "linux":
+        inner.multiprocessing_context = "fork"
 
 
 def _start_worker(number: int) -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid is not None:
+        threading.Thread(target=_exit_if_orphaned, args=(parent.pid,), daemon=True).start()
     worker_init_reset_seed(number)
     if hasattr(os, "setpgrp"):
         os.setpgrp()
-    Finalize(None, _exit_if_orphaned, args=(os.getppid(),), exitpriority=10)
 
 
 def _exit_if_orphaned(parent: int) -> None:
-    """Exit at once if the parent was killed; the worker would wait forever for its messages to be read."""
-    if os.getppid() != parent:
-        os._exit(1)
+    """Wait until the parent has been killed, then exit at once.
+
+    torch has a similar check, but it fails if the parent is killed while the worker starts, and during the exit of the
+    worker, which waits for its messages to be read.
+    """
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def find_stream(loader: Any) -> tuple[SampleStream, StreamDataset] | tuple[None, None]:

@@ -87,8 +87,8 @@ class Checkpoints(PeriodicCheckpointer):
     def step(self, iteration: int, **kwargs: object) -> None:
         super().step(iteration, **kwargs)
         if self.keep and self.checkpointer.iteration == iteration:
-            numbered = [path for path in self.checkpointer.files() if path.stem != "model_final"]
-            for path in numbered[self.keep :]:
+            # The first one is new. Later iterations remain if the user has set last_checkpoint back.
+            for path in self.checkpointer.numbered_files(iteration)[self.keep :]:
                 path.unlink()
 
 

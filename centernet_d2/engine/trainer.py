@@ -26,7 +26,7 @@ from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.catalog import dataset_metadata, to_plain
 from ..data.checks import load_checked
-from ..data.loader import build_train_loader, find_stream, shield_workers_from_signals
+from ..data.loader import build_train_loader, configure_workers, find_stream
 from ..data.stream import SampleStream, StreamDataset
 from ..evaluation.build import build_evaluator, check_evaluation, main_metric
 from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
@@ -114,14 +114,6 @@ class Trainer(DefaultTrainer):
         rates = list(self.scheduler.base_lrs)
         try:
             super().resume_or_load(resume)
-        except (AttributeError, KeyError, TypeError) as error:
-            if not resume:
-                raise
-            raise ValueError(
-                f"the training state in {self.checkpointer.loaded} is incomplete ({error!r}). Write the name of "
-                "another checkpoint into last_checkpoint in the same folder, or start a new training with "
-                "MODEL.WEIGHTS set to this file"
-            ) from error
         except ValueError as error:
             if not str(error).startswith("loaded state dict"):  # torch.optim.Optimizer.load_state_dict
                 raise
@@ -331,7 +323,7 @@ class Trainer(DefaultTrainer):
             mapper=(OracleMapper if cfg.TEST.CENTERNET_ORACLE else CenterNetDatasetMapper)(cfg, False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
-        shield_workers_from_signals(loader)
+        configure_workers(loader)
         return loader
 
     @classmethod

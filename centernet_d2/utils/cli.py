@@ -8,6 +8,7 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
@@ -85,7 +86,7 @@ def run(
 
 def is_expected(error: BaseException) -> bool:
     """Return True for errors that are reported without a traceback."""
-    return isinstance(error, EXPECTED) or _is_out_of_memory(error)
+    return isinstance(error, EXPECTED) or _is_out_of_memory(error) or bool(_lost_process(error))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -93,14 +94,33 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
+def _lost_process(error: BaseException) -> str:
+    """Return the message for the end of another process that this one needs; "" for other errors."""
+    text = " ".join(str(error).split())
+    if not isinstance(error, RuntimeError):
+        return ""
+    if text.startswith("DataLoader worker"):
+        return (
+            f"a data loader worker has ended ({text}). Usually, memory ran out: lower DATALOADER.NUM_WORKERS or "
+            "SOLVER.IMS_PER_BATCH; NUM_WORKERS 0 shows other errors. Continue a training with --resume"
+        )
+    # Names and texts, because torch is not imported here.
+    if type(error).__name__ in ("DistBackendError", "DistNetworkError") or ("gloo" in text and "onnect" in text):
+        return f"the connection to another process of the training was lost. Continue with --resume ({text[:200]})"
+    return ""
+
+
 def fail(parser: argparse.ArgumentParser, message: str, code: int = 1) -> int:
     """Print the program name and a message to standard error; return the exit code."""
-    print(printable(f"{Path(parser.prog).stem}: {message}", lines=True), file=sys.stderr)
+    with suppress(OSError):  # The terminal may have been closed.
+        print(printable(f"{Path(parser.prog).stem}: {message}", lines=True), file=sys.stderr)
     return code
 
 
 def error_message(error: BaseException) -> str:
     """Return the message of an error, or its type if it has none."""
+    if lost := _lost_process(error):
+        return lost
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
     if _is_out_of_memory(error):
         return f"out of memory; use smaller batches or images. {text}".rstrip()

@@ -45,7 +45,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
 
     Args:
         path: path of the file.
-        write: function that writes the content to an open binary file.
+        write: function that writes the content to a binary file, which is open for writing and reading.
 
     Raises:
         OSError: the file cannot be written; an existing file is unchanged.
@@ -54,7 +54,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> N
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)
-        with open(temporary, "xb") as file:
+        with open(temporary, "x+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 
-from centernet_d2.checkpoint import CenterNetCheckpointer, load_file, load_trunk
+from centernet_d2.checkpoint import CenterNetCheckpointer, checkpoint_files, load_file, load_trunk
 from centernet_d2.modeling import ResNetUpConv
 from support.models import stub_model
 
@@ -169,7 +169,11 @@ class Counter(State):
         self.iteration = iteration
 
     def state_dict(self):
-        return {"iteration": self.iteration}
+        return {"iteration": self.iteration, "optimizer": {}}
+
+    def load_state_dict(self, state):
+        self.loaded = {"iteration": state["iteration"]}
+        state["optimizer"]
 
 
 def two_checkpoints(folder):
@@ -204,6 +208,24 @@ def reference_outside(folder):
     (folder / "model_0000001.pth").unlink()
 
 
+def damage_directory(folder):
+    """Damage the signature of the first entry of the zip directory."""
+    path = folder / "model_0000001.pth"
+    path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x03", 1))
+
+
+def damage_directory_without_hash(folder):
+    path = folder / "model_0000001.pth"
+    torch.save(torch.load(path, weights_only=True), path)
+    damage_directory(folder)
+
+
+def remove_optimizer(folder):
+    """Remove a part of the training state that only the trainer needs."""
+    path = folder / "model_0000001.pth"
+    torch.save({**torch.load(path, weights_only=True), "trainer": {"iteration": 1}}, path)
+
+
 def remove_state(folder):
     torch.save({"model": stub_model().state_dict()}, folder / "model_0000001.pth")
 
@@ -216,6 +238,9 @@ def remove_state(folder):
         link_to_outside,
         reference_outside,
         remove_state,
+        remove_optimizer,
+        damage_directory,
+        damage_directory_without_hash,
         lambda folder: (folder / "model_0000001.pth").write_bytes(b""),
         lambda folder: (folder / "model_0000001.pth").unlink(),
     ],
@@ -232,7 +257,9 @@ def test_resume_falls_back_to_the_previous_checkpoint(tmp_path, damage, caplog):
     assert "\n" not in warning
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"gone.pth", b"model_0000001.pth\0", None])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\xfe", b"gone.pth", b"model_0000001.pth\0", b"x" * 300, b"x" * 10_000, None]
+)
 def test_resume_with_invalid_last_checkpoint_uses_the_newest_checkpoint(tmp_path, content):
     checkpointer = two_checkpoints(tmp_path)
     (tmp_path / "last_checkpoint").unlink()
@@ -241,6 +268,27 @@ def test_resume_with_invalid_last_checkpoint_uses_the_newest_checkpoint(tmp_path
     assert checkpointer.has_checkpoint()
     checkpointer.resume_or_load("")
     assert checkpointer.checkpointables["trainer"].loaded == {"iteration": 1}
+
+
+@pytest.mark.parametrize("times", [(1, 2, 3, 4), (4, 3, 2, 1), (5, 5, 5, 5)])
+def test_checkpoints_are_ordered_by_iteration(tmp_path, times):
+    for name, iteration in {"0000100": 100, "0000020": 20, "0000003": 3}.items():
+        torch.save({"iteration": iteration}, tmp_path / f"model_{name}.pth")
+    torch.save({"iteration": 20}, tmp_path / "model_final.pth")  # Of a training that was continued later.
+    for path, time in zip(sorted(tmp_path.iterdir()), times, strict=True):
+        os.utime(path, ns=(time, time))
+    assert [path.stem[6:] for path in checkpoint_files(tmp_path)] == ["0000100", "final", "0000020", "0000003"]
+
+
+def test_resume_prefers_iterations_before_the_damaged_last_checkpoint(tmp_path):
+    """Resume a training whose last_checkpoint was set back by the user, before it reached the old iterations."""
+    checkpointer = two_checkpoints(tmp_path)
+    checkpointer.checkpointables["trainer"].iteration = 9
+    checkpointer.save("model_0000009", iteration=9)
+    (tmp_path / "model_0000001.pth").write_bytes(b"")
+    checkpointer.tag_last_checkpoint("model_0000001.pth")
+    checkpointer.resume_or_load("")
+    assert checkpointer.checkpointables["trainer"].loaded == {"iteration": 0}
 
 
 def test_error_for_unreadable_checkpoints_names_the_last_one(tmp_path):

@@ -128,3 +128,21 @@ def test_error_in_several_processes_is_one_line(arguments, capsys, monkeypatch, 
     else:
         assert command.run(argv) == 1
         assert capsys.readouterr().err == "train_net: the image a.png does not exist\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("SIGKILL", "ended by SIGKILL. Usually, memory ran out: lower SOLVER.IMS_PER_BATCH or DATALOADER.NUM_WORKERS."),
+        ("SIGSEGV", "ended by SIGSEGV."),
+    ],
+)
+def test_killed_process_is_reported_in_one_line(arguments, capsys, monkeypatch, name, message):
+    def launch(*_, **__):
+        raise multiprocessing.ProcessExitedException(name, error_index=1, error_pid=0, exit_code=-9, signal_name=name)
+
+    monkeypatch.setattr(command, "launch", launch)
+    monkeypatch.setattr("sys.argv", ["train_net.py"])
+    args = arguments()
+    assert command.run(["--config-file", args.config_file, "--num-gpus", "2", *args.opts]) == 1
+    assert capsys.readouterr().err == f"train_net: process 1 of the training was {message} Continue with --resume\n"

@@ -1,6 +1,7 @@
 """Interrupted trainings: signals, full disks, locks, resuming, early stopping and averaged weights."""
 
 import logging
+import multiprocessing
 import os
 import re
 import shutil
@@ -221,6 +222,23 @@ def test_signal_to_the_process_group_ends_all_workers(arguments, tmp_path, monke
 
 
 @pytest.mark.usefixtures("tiny")
+def test_killed_worker_is_reported_in_one_line(call, monkeypatch):
+    def kill():
+        (worker,) = multiprocessing.active_children()
+        worker.kill()
+        time.sleep(20)  # Until SIGCHLD.
+
+    at_iteration(monkeypatch, 2, kill)
+    code, err = call(SOLVER__MAX_ITER=100, DATALOADER__NUM_WORKERS=1, DATASETS__TEST="()")
+    assert code == 1
+    assert re.fullmatch(
+        r"train_net: a data loader worker has ended \(DataLoader worker \(pid \d+\) is killed by signal: Killed\.\)\. "
+        r"Usually, memory ran out: .* with --resume\n",
+        err,
+    )
+
+
+@pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("flags", [[], ["--resume"]])
 def test_second_training_in_a_folder_is_refused(call, tmp_path, flags):
     """Start a training while a forked process holds the lock of the folder."""
@@ -315,6 +333,27 @@ def test_max_to_keep_applies_to_checkpoints_before_a_resume(call, tmp_path):
     assert call("--resume", SOLVER__MAX_ITER=4, SOLVER__MAX_TO_KEEP=2, **options)[0] == 0
     assert kept() == ["model_0000002.pth", "model_0000003.pth", "model_final.pth"]
     assert "SOLVER.MAX_TO_KEEP is -1" in call("--resume", SOLVER__MAX_TO_KEEP=-1, **options)[1]
+
+
+@pytest.mark.usefixtures("tiny")
+def test_checkpoints_from_the_future_do_not_displace_new_ones(call, tmp_path):
+    """Continue a training after the clock was set back."""
+    options = {"SOLVER__CHECKPOINT_PERIOD": 1, "DATASETS__TEST": "()", "SOLVER__MAX_TO_KEEP": 2}
+    assert call(SOLVER__MAX_ITER=3, **options)[0] == 0
+    for path in (tmp_path / "out").glob("model_*.pth"):
+        os.utime(path, (4e9, 4e9))
+    assert call("--resume", SOLVER__MAX_ITER=6, **options)[0] == 0
+    names = sorted(path.name for path in (tmp_path / "out").glob("model_*.pth"))
+    assert names == ["model_0000004.pth", "model_0000005.pth", "model_final.pth"]
+
+
+def test_modification_times_do_not_matter_after_a_damaged_final_checkpoint(call, finished, monkeypatch):
+    for number, path in enumerate(sorted(finished.glob("model_*.pth"), reverse=True)):
+        os.utime(path, (number, number))
+    (finished / "model_final.pth").write_bytes(b"")
+    done = scripted(monkeypatch, SCORES)
+    assert call("--resume", OUTPUT_DIR=finished, **ALL) == (0, "")
+    assert done == [6], "resumes from model_0000005.pth"
 
 
 def test_averaged_weights_are_updated_evaluated_and_loadable(call, tmp_path, monkeypatch):
