@@ -31,6 +31,7 @@ SPECIFIC = (
     "evaluation/",
     "readers/",
     "data/coco.py",
+    "data/loaded.py",
     "data/kitti.py",
     "data/catalog.py",
     "checkpoint/reference_names.py",

@@ -1,4 +1,7 @@
-"""Detection of damaged checkpoints: a SHA-256 hash in the zip comment, checksums, and bounds of declared sizes."""
+"""Detection of damaged checkpoints.
+
+A SHA-256 hash in the zip comment and CRC-32 checksums detect changed content; declared sizes are bounded.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ MAX_RATIO = 4
 
 
 def save_with_hash(data: object, file: BinaryIO) -> None:
-    """Save data with ``torch.save``, and the SHA-256 hash of the file as its zip comment.
+    """Save data with ``torch.save`` and add a SHA-256 hash as zip comment.
 
     Args:
         data: data to save.
@@ -63,7 +66,7 @@ def _hash(file: BinaryIO, size: int) -> str:
 
 
 def check_checksums(path: str | Path) -> None:
-    """Verify the CRC-32 checksums of a file in the zip format, which ``torch.load`` does not verify.
+    """Verify the CRC-32 checksums of a zip file, which ``torch.load`` ignores.
 
     Raises:
         ValueError: the file is damaged.

@@ -66,7 +66,10 @@ def build_train_loader(cfg: CfgNode, dicts: Sequence[DatasetDict], seed: int) ->
 
 
 def configure_workers(loader: DataLoader) -> None:
-    """Fork the workers of a loader, shield them from signals, and end them with this process.
+    """Configure how the workers of a loader start, and when they end.
+
+    They are forked, shielded from signals, and end with this process.
+
 
     Workers run in their own process groups. Otherwise, signals such as Ctrl-C or the SIGTERM of a scheduler would end
     them before the training process has finished.

@@ -267,4 +267,6 @@ def test_empty_test_list_is_skipped_with_a_note(root):
 
 def test_repeated_coordinates_are_counted(root):
     add_object(root, "a", box(1, 1, 9, 9).replace("<xmin>", "<xmin>5</xmin><xmin>"))
-    assert discover_dataset(root).report.examples["broken rows, skipped"] == ["a.xml, object 3"]
+    assert discover_dataset(root).report.examples["broken rows, skipped"] == [
+        "a.xml, object 3 (<bndbox/xmin> occurs 2 times)"
+    ]
