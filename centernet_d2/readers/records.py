@@ -217,12 +217,12 @@ class DiscoveredDataset:
 
 
 def tolerance(side: float) -> float:
-    """Return the largest accepted distance in pixels of a coordinate from an image with this side."""
+    """Return the largest accepted distance of a coordinate from an image side."""
     return max(2.0, 0.01 * side)
 
 
 def is_true(text: str) -> bool:
-    """Return True for a flag in a text file: any number but 0, or a word such as True or yes."""
+    """Return True for a flag such as 1, True or yes; words for false are False."""
     return text.strip().lower() not in ("", "0", "0.0", "false", "no", "n", "f", "none", "null", "unspecified")
 
 

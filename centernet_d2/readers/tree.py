@@ -140,7 +140,7 @@ class Tree:
         return image
 
     def paired_image(self, name: str, label: Path, near: Sequence[Path] = ()) -> Path | None:
-        """Find the image of a label file with one image, or count the reason and return None.
+        """Find the image of a label file, or count the reason and return None.
 
         The image with the stem of the label file is preferred to another existing image that the file names.
 

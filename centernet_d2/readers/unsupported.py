@@ -149,7 +149,10 @@ FORMATS = (
 
 
 def recognize(paths: Iterable[Path]) -> dict[Format, Path]:
-    """Return the recognized formats with one file each; at most 20 files per suffix are inspected."""
+    """Return the recognized formats with one file each.
+
+    At most 20 files per suffix are inspected.
+    """
     found: dict[Format, Path] = {}
     inspected: dict[str, int] = {}
     for path in paths:
