@@ -12,7 +12,7 @@ __all__ = ["images_in_list", "lists_of_splits"]
 
 
 def lists_of_splits(tree: Tree, texts: Iterable[Path]) -> dict[str, Path]:
-    """Return the text files that define splits, such as ``train.txt``.
+    """Return the lists that define splits, such as ``train.txt`` and ``valid.txt``.
 
     A single list, such as CVAT exports, does not define splits. If a split has several lists, the outermost is used.
     """

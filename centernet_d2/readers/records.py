@@ -231,12 +231,12 @@ class DiscoveredDataset:
 
 
 def tolerance(side: float) -> float:
-    """Return the largest accepted distance of a coordinate from its image, in pixels."""
+    """Return the largest accepted distance of a coordinate from an image side."""
     return max(2.0, 0.01 * side)
 
 
 def is_true(text: str) -> bool:
-    """Return True for a set flag: any number but 0, or a word such as True or yes."""
+    """Return True for a flag such as 1, True or yes; words for false are False."""
     return text.strip().lower() not in ("", "0", "0.0", "false", "no", "n", "f", "none", "null", "unspecified")
 
 

@@ -19,7 +19,7 @@ _MARGIN = 0.01
 
 
 def is_row(line: str) -> bool:
-    """Return True if a line may be a row of a label file: a class and a box."""
+    """Return True if a line may be a row: a class number or name, and a box."""
     fields = _fields(line)
     if _numbers(fields):
         return len(fields) >= 5
@@ -64,9 +64,7 @@ class RowParser:
         return None
 
     def check_ambiguity(self, root: Path) -> None:
-        """Refuse rows that may be polygons or boxes with keypoints.
-
-        They are ambiguous if all rows have the same number of values.
+        """Refuse rows of one length that may be polygons or boxes with keypoints.
 
         Raises:
             ValueError: half of the rows have both meanings; the message contains the first one.
@@ -117,14 +115,15 @@ class RowParser:
         if count in (4, 5):  # A fifth value is the score of a pre-labeling network.
             return LabeledObject(label, _box(values[:4], size), keypoints=self._empty, source=where)
         if self.keypoints:
-            shape = [len(self.keypoints.names), self.dimensions]
-            raise ValueError(f"{count + 1} numbers are neither a box nor a box with keypoints of kpt_shape {shape}")
+            needed = [len(self.keypoints.names), self.dimensions]
+            raise ValueError(f"{count + 1} numbers are neither a box nor a box with keypoints of kpt_shape {needed}")
+        shape = _pose_shape(values) if count >= 6 else None
         if count >= 6:
             self._lengths.add(count)
             self._polygons += 1
-            if pose := _pose_shape(values):
-                self._poses.append((where, *pose))
-        if count < 6 or count % 2:
+            if shape:
+                self._poses.append((where, *shape))
+        if count < 6 or count % 2 or (shape and shape[1] == 3):
             raise ValueError(
                 f"{count + 1} numbers are neither a box nor a polygon; keypoints need kpt_shape in data.yaml"
             )
