@@ -94,6 +94,35 @@ def test_invalid_annotations_raise(coco_dataset, change, message):
         check_dataset(name, dicts, num_classes=2)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record.pop("file_name"), r"record 0 \(without file_name\): the key 'file_name' is missing"),
+        (lambda record: record.update(file_name=None), "'file_name' is None, which has the wrong type"),
+        (lambda record: record.update(height="48"), r"0\.png\): 'height' is '48', but must be a whole number"),
+        (lambda record: record.update(annotations={}), "'annotations' is a dict, not a list"),
+        (lambda record: record.update(annotations=[[1]]), "annotation 0 is a list, not a dict"),
+        *(
+            (lambda record, key=key: record["annotations"][1].pop(key), f"annotation 1: the key '{key}' is missing")
+            for key in ("bbox", "bbox_mode", "category_id")
+        ),
+    ],
+)
+def test_incomplete_records_raise(coco_dataset, change, message):
+    name = coco_dataset([{"bbox": [1, 1, 5, 5]}, {"bbox": [1, 1, 5, 5]}])
+    dicts = DatasetCatalog.get(name)
+    change(dicts[0])
+    with pytest.raises(ValueError, match=message):
+        check_dataset(name, dicts, num_classes=2)
+
+
+def test_boxes_and_keypoints_in_arrays_are_accepted(coco_dataset):
+    name = coco_dataset([{"bbox": [1, 1, 5, 5]}])
+    dicts = DatasetCatalog.get(name)
+    dicts[0]["annotations"][0]["bbox"] = np.float32([1, 1, 5, 5])
+    check_dataset(name, dicts, num_classes=2)
+
+
 def test_boxes_without_visible_area_are_counted(coco_dataset, caplog):
     boxes = [[1, 1, 5, 5], [1, 1, 0, 5], [1, 1, -5, 5], [70, 1, 5, 5], [1, 50, 5, 5]]
     name = coco_dataset([{"bbox": box} for box in boxes])

@@ -2,6 +2,7 @@ import json
 import sys
 from collections import Counter
 
+import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import register_coco_instances
@@ -58,3 +59,19 @@ def test_file_of_builtin_format_is_parsed_once_per_use(shapes_folder, opened):
         assert len(load_dataset("theirs")) == 3
         assert load_coco_content("theirs") == json.loads(path.read_text())
     assert opened[str(path)] == 2 + 2  # The test opens the file twice.
+
+
+def test_numpy_values_become_python_values():
+    annotation = {"bbox": np.float32([1, 2, 3, 4]), "bbox_mode": 0, "category_id": np.int64(0), "own": np.zeros(2)}
+    annotation["keypoints"] = np.float32([[1, 2, 2]])
+    record = {"file_name": "a.png", "image_id": np.int64(7), "height": np.int32(4), "width": 5}
+    DatasetCatalog.register("arrays", lambda: [{**record, "annotations": [dict(annotation)]}])
+    MetadataCatalog.get("arrays").set(thing_classes=["a"])
+    (loaded,) = load_dataset("arrays")
+    (own,) = loaded["annotations"]
+    assert (own["bbox"], own["keypoints"]) == ([1, 2, 3, 4], [1, 2, 2])
+    assert {type(own["category_id"]), type(loaded["image_id"]), type(loaded["height"])} == {int}
+    assert isinstance(own["own"], np.ndarray)
+    assert json.dumps(load_coco_content("arrays")["images"]) == json.dumps(
+        [{"id": 7, "width": 5, "height": 4, "file_name": "a.png"}]
+    )

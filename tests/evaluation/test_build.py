@@ -44,3 +44,32 @@ def test_main_metric_of_every_evaluator_type(config, kind, classes, metric):
     assert main_metric(cfg) == metric
     cfg.DATASETS.TEST = ("mine", "other")
     assert main_metric(cfg) == f"mine/{metric}"
+
+
+def register(name, records):
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(evaluator_type="coco", thing_classes=["box"])
+
+
+def test_images_with_more_objects_than_detections_are_reported(caplog):
+    objects = [{"bbox": [0, 0, 9, 9], "bbox_mode": 0, "category_id": 0}]
+    record = {"file_name": "a.png", "image_id": 1, "height": 9, "width": 9}
+    register("dense", [{**record, "annotations": objects * count} for count in (100, 540)])
+    cfg = load_config(ROOT / "configs" / "Shapes" / "centernet_R_18_shapes.yaml")
+    check_evaluation(cfg, "dense")
+    assert "1 of 2 images have more than 100 objects, up to 540 (a.png)" in caplog.text
+    assert "TEST.DETECTIONS_PER_IMAGE" in caplog.text
+    caplog.clear()
+    cfg.TEST.DETECTIONS_PER_IMAGE = 600
+    check_evaluation(cfg, "dense")
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("key", ["image_id", "height", "width"])
+def test_records_without_keys_of_the_evaluation_raise(key):
+    record = {"file_name": "a.png", "image_id": 1, "height": 9, "width": 9, "annotations": []}
+    del record[key]
+    register("short", [record])
+    cfg = load_config(ROOT / "configs" / "Shapes" / "centernet_R_18_shapes.yaml")
+    with pytest.raises(ValueError, match=rf"short: record 0 \(a.png\) has no {key}, which the evaluation requires"):
+        check_evaluation(cfg, "short")

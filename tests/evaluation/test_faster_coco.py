@@ -225,6 +225,25 @@ def test_failing_release_warns_once(tmp_path, monkeypatch, caplog, log_counter, 
 def test_missing_package_falls_back_to_pycocotools(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     with caplog.at_level(logging.DEBUG):
-        evaluator, *_ = evaluate(tmp_path / "official", *draw(0))
-    assert not isinstance(evaluator.evaluations["bbox"], FasterCOCOeval)
+        evaluate(tmp_path / "official", *draw(0))
     assert "faster-coco-eval" not in caplog.text
+
+
+@pytest.mark.parametrize("use_fast_impl", [True, False])
+def test_keypoints_of_many_objects_are_not_cut_off(tmp_path, use_fast_impl):
+    """All 30 objects of an image are found; COCO's metrics use 20 detections."""
+    boxes = [[30.0 * (i % 6), 30.0 * (i // 6), 20.0, 20.0] for i in range(30)]
+    joints = [[[x, y, 2], [x + 9, y + 9, 2], [x + 19, y, 2]] for x, y, *_ in boxes]
+    content = {"images": [{"id": 1}], "categories": [{"id": 10 + i, "name": f"class {i}"} for i in range(CLASSES)]}
+    content["annotations"] = [
+        {"id": i + 1, "image_id": 1, "category_id": 10, "bbox": box, "area": 400, "iscrowd": 0}
+        | {"keypoints": sum(points, []), "num_keypoints": JOINTS}
+        for i, (box, points) in enumerate(zip(boxes, joints, strict=True))
+    ]
+    found = Instances((300, 300))
+    corners = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in boxes])
+    found.pred_boxes, found.scores = Boxes(corners), torch.linspace(0.9, 0.5, 30)
+    found.pred_classes = torch.zeros(30, dtype=torch.int64)
+    found.pred_keypoints = torch.tensor(joints) + torch.tensor([0.5, 0.5, 0])
+    _, results, _ = evaluate(tmp_path / "many", content, [found], use_fast_impl=use_fast_impl)
+    assert results["keypoints"]["AP"] == pytest.approx(100)
