@@ -49,8 +49,8 @@ class Preprocessor(nn.Module):
             fixed_size: height and width of the canvas, not used by "keep".
 
         Raises:
-            ValueError: if `test_resolution` is unknown, `fixed_size` exceeds :func:`max_pixels`, or the backbone does not
-                support it.
+            ValueError: if `test_resolution` is unknown, or `fixed_size` exceeds :func:`max_pixels` or is not supported by
+                the backbone.
         """
         super().__init__()
         check_choice("test_resolution", test_resolution, TEST_RESOLUTIONS)
