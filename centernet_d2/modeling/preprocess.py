@@ -49,7 +49,7 @@ class Preprocessor(nn.Module):
             fixed_size: height and width of the canvas, not used by "keep".
 
         Raises:
-            ValueError: if `test_resolution` is unknown, or `fixed_size` exceeds :func:`max_pixels` or is not supported by
+            ValueError: `test_resolution` is unknown, or `fixed_size` exceeds :func:`max_pixels` or is not supported by
                 the backbone.
         """
         super().__init__()
