@@ -49,7 +49,8 @@ class Preprocessor(nn.Module):
             fixed_size: height and width of the canvas, not used by "keep".
 
         Raises:
-            ValueError: `test_resolution` is unknown, or `fixed_size` is too large or not supported by the backbone.
+            ValueError: `test_resolution` is unknown, or `fixed_size` exceeds :func:`max_pixels` or is not supported by
+                the backbone.
         """
         super().__init__()
         check_choice("test_resolution", test_resolution, TEST_RESOLUTIONS)

@@ -21,7 +21,7 @@ _repr.maxlevel = 2
 
 
 def printable(text: object, *, lines: bool = False) -> str:
-    """Escape characters that could control a terminal or cannot be encoded.
+    """Replace characters that control a terminal or cannot be encoded with escapes.
 
     Args:
         text: a name or a message.
@@ -37,7 +37,7 @@ def shown(value: object) -> str:
 
 
 def escape_record(record: logging.LogRecord) -> bool:
-    """Escape the message of a log record; a logging filter that keeps all records."""
+    """Replace control characters in a log message with escapes; a filter for handlers."""
     parts = _COLORS.split(record.getMessage())  # text, color, colored text, reset, text, ...
     escaped = [part if index % 4 in (1, 3) else printable(part, lines=True) for index, part in enumerate(parts)]
     record.msg = "".join(escaped)
