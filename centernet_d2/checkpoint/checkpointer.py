@@ -24,12 +24,12 @@ __all__ = [
     "load_trunk",
 ]
 
-# File names of the checkpoints from which training can resume.
+# File names of the checkpoints that a training can resume from.
 CHECKPOINT = re.compile(r"model_(\d+|final)\.pth")
 
 
 def checkpoint_files(folder: str | Path) -> list[Path]:
-    """Return the checkpoints of a run, newest first.
+    """Return the checkpoints of a training, newest first.
 
     Symbolic links to files outside of the folder are ignored.
     """
