@@ -25,7 +25,7 @@ __all__ = [
     "load_trunk",
 ]
 
-# File names of the checkpoints from which training can resume.
+# File names of the checkpoints that a training can resume from.
 CHECKPOINT = re.compile(r"model_(\d+|final)\.pth")
 
 
