@@ -237,7 +237,7 @@ def test_keypoints_of_many_objects_are_not_cut_off(tmp_path, use_fast_impl):
     content = {"images": [{"id": 1}], "categories": [{"id": 10 + i, "name": f"class {i}"} for i in range(CLASSES)]}
     content["annotations"] = [
         {"id": i + 1, "image_id": 1, "category_id": 10, "bbox": box, "area": 400, "iscrowd": 0}
-        | {"keypoints": sum(points, []), "num_keypoints": JOINTS}
+        | {"keypoints": [value for point in points for value in point], "num_keypoints": JOINTS}
         for i, (box, points) in enumerate(zip(boxes, joints, strict=True))
     ]
     found = Instances((300, 300))
