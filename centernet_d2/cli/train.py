@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import takewhile
@@ -31,7 +30,7 @@ from ..utils import cli
 from ..utils.cli import import_user_modules
 from ..utils.files import lock_folder, remove_leftovers
 from ..utils.logging import errors_only
-from ..utils.signals import Stopped, defer_signals
+from ..utils.signals import Stopped, defer_signals, end_signals
 from ..utils.text import printable
 
 __all__ = ["main", "run"]
@@ -220,7 +219,7 @@ def _spawn(run: Run, args: argparse.Namespace) -> int:
     if torch.cuda.is_available() and torch.device(run.cfg.MODEL.DEVICE).type == "cpu":
         raise ValueError("--num-gpus does not support MODEL.DEVICE cpu on a machine with GPUs: use torchrun")
     outcomes = multiprocessing.get_context("spawn").SimpleQueue()
-    deferred = defer_signals(signal.SIGINT, signal.SIGTERM, callback=_terminate_children)
+    deferred = defer_signals(*end_signals(), callback=_terminate_children)
     try:
         # The logger reports every process that fails.
         with deferred as signals, errors_only("torch.multiprocessing.spawn"):

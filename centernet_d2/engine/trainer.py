@@ -32,7 +32,7 @@ from ..evaluation.build import build_evaluator, check_evaluation, main_metric
 from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
 from ..modeling.heads import build_properties
 from ..modeling.tta import CenterNetWithTTA
-from ..utils.signals import Signals, Stopped, defer_signals
+from ..utils.signals import Signals, Stopped, defer_signals, end_signals
 from .hooks import AverageWeights, BestWeights, CheckGradients, Checkpoints, EarlyStop, StopOnSignal
 from .solver import build_optimizer, with_iterations
 
@@ -197,12 +197,12 @@ class Trainer(DefaultTrainer):
         """Train the model and return the metrics of the final evaluation.
 
         Raises:
-            Stopped: SIGTERM or Ctrl-C was received; the iteration was finished and its state saved.
+            Stopped: SIGTERM, SIGHUP or Ctrl-C was received; the iteration was finished and its state saved.
             OSError: OUTPUT_DIR cannot be written to; existing checkpoints are complete.
         """
         # All processes stop after the same iteration; the alarm ends the wait for a process that has died.
         alarm = (lambda _: signal.alarm(STOP_TIMEOUT)) if comm.get_world_size() > 1 else None
-        with defer_signals(signal.SIGINT, signal.SIGTERM, callback=alarm) as self.signals:
+        with defer_signals(*end_signals(), callback=alarm) as self.signals:
             self._train()
         if self.samples is not None and (bad := self.samples.bad_files()):
             logging.getLogger(__name__).warning(f"{len(bad)} images were skipped: {', '.join(bad)}")
@@ -261,17 +261,29 @@ class Trainer(DefaultTrainer):
             Stopped: a signal was received. A resumed run repeats the evaluation first.
         """
         try:
-            with self.signals.raise_immediately(), print_to_log():
+            with self.signals.raise_immediately(), self._check_every_batch(), print_to_log():
                 results = self.test(self.cfg, self.model)
                 if self.average is not None:
                     results.update(self._test_variant(self.cfg, self.average.model, "EMA"))
+            results = comm.all_gather(results)[0]
         except (RuntimeError, Stopped):  # RuntimeError: communication failed, as another process stopped first.
             if not self.signals:
                 raise
             self.stop(self.signals.number)
         self.evaluated = self.iter
-        self._last_eval_results = comm.all_gather(results)[0]
-        return self._last_eval_results
+        self._last_eval_results = results
+        return results
+
+    @contextmanager
+    def _check_every_batch(self) -> Iterator[None]:
+        """Check for signals before each pass through a backbone, which all variants of an evaluation use."""
+        models = [self.checkpointer.model, *([] if self.average is None else [self.average.model])]
+        hooks = [one.backbone.register_forward_pre_hook(lambda *_: self.signals.check()) for one in models]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def run_step(self) -> None:
         """Run one iteration.

@@ -1,4 +1,4 @@
-"""Deferred handling of SIGINT and SIGTERM."""
+"""Deferred handling of SIGINT, SIGTERM and SIGHUP."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
-__all__ = ["Signals", "Stopped", "defer_signals"]
+__all__ = ["Signals", "Stopped", "defer_signals", "end_signals"]
 
 
 class Stopped(KeyboardInterrupt):
@@ -44,26 +45,50 @@ class Signals:
     def __bool__(self) -> bool:
         return self.number != 0
 
-    def note(self, number: int, frame: object) -> None:
+    def note(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal: store its number."""
         if self and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = self.number or number
         if self._callback is not None:
             self._callback(number)
-        if self._immediate:
+        if self._immediate and not _is_in_multiprocessing(frame):
+            raise Stopped(self.number)
+
+    def check(self) -> None:
+        """Raise :class:`Stopped` if a signal was received."""
+        if self:
             raise Stopped(self.number)
 
     @contextmanager
     def raise_immediately(self) -> Iterator[None]:
-        """Raise :class:`Stopped` at the first signal, or now if one was received."""
-        if self:
-            raise Stopped(self.number)
+        """Raise :class:`Stopped` at the first signal, or now if one was received.
+
+        Python ignores exceptions in callbacks, for example of a fork or the garbage collector. Therefore, the signal is
+        checked again at the end; longer work calls :meth:`check`.
+        """
+        self.check()
         self._immediate = True
         try:
             yield
         finally:
             self._immediate = False
+        self.check()
+
+
+def _is_in_multiprocessing(frame: FrameType | None) -> bool:
+    """Return True while a process is started or a queue is used: an exception would be ignored or leave a lock held."""
+    while frame is not None and not frame.f_globals.get("__name__", "").startswith("multiprocessing."):
+        frame = frame.f_back
+    return frame is not None
+
+
+def end_signals() -> tuple[int, ...]:
+    """Return the signals that ask a program to end: SIGINT, SIGTERM, and SIGHUP unless nohup ignores it."""
+    always = (signal.SIGINT, signal.SIGTERM)
+    if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # Windows, or nohup.
+        return always
+    return (*always, signal.SIGHUP)
 
 
 @contextmanager

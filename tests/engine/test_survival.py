@@ -126,19 +126,20 @@ def finished(uninterrupted_folder, tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "iteration", "code"), [(signal.SIGTERM, 2, 143), (signal.SIGINT, 3, 130), (signal.SIGTERM, 5, 143)]
+    ("number", "iteration", "code"),
+    [(signal.SIGTERM, 2, 143), (signal.SIGINT, 3, 130), (signal.SIGTERM, 5, 143), (signal.SIGHUP, 2, 129)],
 )
 def test_run_resumed_after_a_signal_equals_an_uninterrupted_run(
     call, finished, tmp_path, monkeypatch, number, iteration, code
 ):
-    out, handlers = tmp_path / "out", [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    out, handlers = tmp_path / "out", [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     done = scripted(monkeypatch, SCORES)
     with monkeypatch.context() as patch:
         at_iteration(patch, iteration, lambda: signal.raise_signal(number))
         exit_code, err = call(**ALL)
     assert exit_code == code
     assert err == f"train_net: stopped; the state after iteration {iteration} was saved, continue with --resume\n"
-    assert handlers == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    assert handlers == [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     name = (out / "last_checkpoint").read_text()
     assert name == ("model_final.pth" if iteration == 5 else f"model_{iteration:07d}.pth")
     assert load_file(out / name)["trainer"]["iteration"] == iteration
@@ -166,6 +167,48 @@ def test_resumed_run_repeats_an_interrupted_evaluation(call, finished, tmp_path,
     assert call("--resume", **options) == (0, "")
     assert done == sorted([1, 3, 6, iteration])
     assert_same(finished, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("position", ["fork", "last batch"])
+def test_signal_that_cannot_be_raised_still_ends_the_evaluation(call, tmp_path, monkeypatch, position):
+    """Receive a signal in a callback, where Python ignores exceptions."""
+    active = [True]
+
+    def receive():
+        if active and multiprocessing.parent_process() is None:
+            active.clear()
+            signal.raise_signal(signal.SIGTERM)
+
+    class Callback:
+        def __del__(self):
+            receive()
+
+    options = {"DATALOADER__NUM_WORKERS": 1, "TEST__EVAL_PERIOD": 2, "SOLVER__MAX_ITER": 6}
+    build = Trainer.build_test_loader.__func__
+
+    def build_test_loader(cls, cfg, name):
+        if position == "fork":
+            os.register_at_fork(after_in_parent=receive)
+        return build(cls, cfg, name)
+
+    evaluated = []
+    test = Trainer.test.__func__
+
+    def run_test(cls, *args):
+        evaluated.append(1)
+        results = test(cls, *args)
+        if position == "last batch":
+            Callback()
+        return results
+
+    monkeypatch.setattr(Trainer, "build_test_loader", classmethod(build_test_loader))
+    monkeypatch.setattr(Trainer, "test", classmethod(run_test))
+    code, err = call(**options)
+    assert (code, err) == (143, "train_net: stopped; the state after iteration 1 was saved, continue with --resume\n")
+    assert evaluated == [1]
+    assert [path.name for path in (tmp_path / "out").glob("*.pth")] == ["model_0000001.pth"]
 
 
 @pytest.mark.usefixtures("tiny")
