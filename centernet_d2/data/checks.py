@@ -29,7 +29,7 @@ _MODES = (BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
 logger = logging.getLogger(__name__)
 
 
-def check_dataset(name: str, dicts: Sequence[DatasetDict], num_classes: int) -> None:
+def check_dataset(name: str, dicts: Sequence[DatasetDict], num_classes: int, max_bad_images: int = 0) -> None:
     """Validate a dataset without decoding its images.
 
     One warning counts the boxes without visible area (:func:`has_visible_area`), which the mapper drops. Another
@@ -39,6 +39,7 @@ def check_dataset(name: str, dicts: Sequence[DatasetDict], num_classes: int) -> 
         name: name of the registered dataset.
         dicts: images in Detectron2's format.
         num_classes: number of classes of the model.
+        max_bad_images: number of damaged images to accept.
 
     Raises:
         OSError: an image does not exist or cannot be opened.
@@ -52,7 +53,7 @@ def check_dataset(name: str, dicts: Sequence[DatasetDict], num_classes: int) -> 
             f"the dataset '{name}' has {len(classes)} classes ({', '.join(classes[:10])}"
             f"{', ...' if len(classes) > 10 else ''}), but MODEL.CENTERNET.NUM_CLASSES is {num_classes}"
         )
-    _check_boxes(name, dicts, check_images(name, dicts), num_classes)
+    _check_boxes(name, dicts, check_images(name, dicts, max_bad_images), num_classes)
 
 
 def _check_records(name: str, dicts: Sequence[DatasetDict]) -> None:
@@ -86,7 +87,9 @@ def _check_keys(record: Mapping, types: Mapping[str, Any], where: str) -> None:
             raise ValueError(f"{where}: '{key}' is {record[key]!r:.60}, which has the wrong type")
 
 
-def _check_boxes(name: str, dicts: Sequence[DatasetDict], sizes: Sequence[tuple[int, int]], num_classes: int) -> None:
+def _check_boxes(
+    name: str, dicts: Sequence[DatasetDict], sizes: Sequence[tuple[float, float]], num_classes: int
+) -> None:
     """Validate boxes, see :func:`check_dataset`; `sizes` contains (width, height) of every image."""
     indices = [
         (image, index)
@@ -107,32 +110,41 @@ def _check_boxes(name: str, dicts: Sequence[DatasetDict], sizes: Sequence[tuple[
         logger.warning(f"dataset '{name}': the box format may be wrong. {reason}")
 
 
-def check_images(name: str, dicts: Sequence[DatasetDict]) -> list[tuple[int, int]]:
+def check_images(name: str, dicts: Sequence[DatasetDict], max_bad_images: int = 0) -> list[tuple[float, float]]:
     """Compare the image sizes in a dataset with the image files.
 
+    Args:
+        name: name of the dataset.
+        dicts: images in Detectron2's format.
+        max_bad_images: number of damaged images to accept.
+
     Returns:
-        (width, height) of every image.
+        (width, height) of every image; infinite for damaged images without annotated size.
 
     Raises:
         OSError: an image does not exist or cannot be opened.
         ValueError: a size differs from the image file.
     """
     results = read_headers([record["file_name"] for record in dicts], f"reading image headers of {name}")
-    if errors := [header for header in results if isinstance(header, OSError)]:
+    errors = [header for header in results if isinstance(header, OSError)]
+    if len(errors) > max_bad_images or any(isinstance(error, FileNotFoundError) for error in errors):
         more = f" ({len(errors)} of {len(dicts)} images cannot be opened)" if len(errors) > 1 else ""
         raise type(errors[0])(f"the dataset '{name}': {errors[0]}{more}")
-    headers = [header for header in results if not isinstance(header, OSError)]
-    wrong = [(r, h) for r, h in zip(dicts, headers, strict=True) if _annotated_size(r, h) != h.upright_size]
+    pairs = [(r, h) for r, h in zip(dicts, results, strict=True) if not isinstance(h, OSError)]
+    wrong = [(record, header) for record, header in pairs if _annotated_size(record, header) != header.upright_size]
     if wrong:
         more = f" ({len(wrong)} of {len(dicts)} images differ)" if len(wrong) > 1 else ""
         raise ValueError(f"the dataset '{name}': {_describe_size_error(*wrong[0])}{more}")
-    oriented = [header for header in headers if header.orientation > 1]
+    oriented = [header for _, header in pairs if header.orientation > 1]
     if unverified := sum(header.orientation < 5 or header.width == header.height for header in oriented):
         logger.warning(
             f"dataset '{name}': the EXIF orientation rotates or flips {unverified} images without changing their size; "
             "make sure that their annotations refer to the upright images"
         )
-    return [header.upright_size for header in headers]
+    return [
+        (record.get("width", np.inf), record.get("height", np.inf)) if isinstance(one, OSError) else one.upright_size
+        for record, one in zip(dicts, results, strict=True)
+    ]
 
 
 def _annotated_size(record: DatasetDict, header: ImageHeader) -> tuple[int, int]:
@@ -232,6 +244,8 @@ def load_checked(
     num_classes: int,
     properties: Sequence[Property] = (),
     class_names: Sequence[str] = (),
+    *,
+    max_bad_images: int = 0,
 ) -> list[DatasetDict]:
     """Load and validate registered datasets.
 
@@ -246,6 +260,7 @@ def load_checked(
         class_names: class names of the model, if datasets label different classes. Classes are matched by name, and
             ``labeled_classes`` of an image marks the classes that its dataset labels. If empty, all datasets have
             the classes of the model.
+        max_bad_images: number of damaged images per dataset to accept, because the loader skips them.
 
     Raises:
         KeyError: a dataset is not registered.
@@ -259,7 +274,7 @@ def load_checked(
         dicts = _load(name)
         own = MetadataCatalog.get(name).get("thing_classes", [])
         numbers = match_classes(name, own, class_names) if class_names else None
-        check_dataset(name, dicts, len(own) if class_names else num_classes)
+        check_dataset(name, dicts, len(own) if class_names else num_classes, max_bad_images)
         dicts = [{**image, "annotations": list(map(_without_null, image.get("annotations", ())))} for image in dicts]
         for prop in properties:
             prop.check(dicts)

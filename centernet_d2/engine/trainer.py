@@ -308,7 +308,7 @@ class Trainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> DataLoader:
-        dicts = cls.load_datasets(cfg, cfg.DATASETS.TRAIN)
+        dicts = cls.load_datasets(cfg, cfg.DATASETS.TRAIN, max_bad_images=cfg.DATALOADER.MAX_BAD_IMAGES)
         for prop in build_properties(cfg):
             if all(prop.name in image.get("unlabeled", ()) for image in dicts):
                 keys = ", ".join(prop.annotation_keys)
@@ -397,7 +397,9 @@ class Trainer(DefaultTrainer):
             check_evaluation(cfg, name)
 
     @staticmethod
-    def load_datasets(cfg: CfgNode, names: Sequence[str], *, annotations_checked: bool = False) -> list[dict]:
+    def load_datasets(
+        cfg: CfgNode, names: Sequence[str], *, annotations_checked: bool = False, max_bad_images: int = 0
+    ) -> list[dict]:
         """Load datasets and check that they are compatible with the config.
 
         See :func:`load_checked`.
@@ -407,10 +409,15 @@ class Trainer(DefaultTrainer):
             names: names of the datasets.
             annotations_checked: skip the checks of the properties, which also log messages about annotations. They
                 run before training and are not repeated by the evaluations during training.
+            max_bad_images: see :func:`load_checked`.
         """
         node = cfg.MODEL.CENTERNET
         return load_checked(
-            names, node.NUM_CLASSES, () if annotations_checked else build_properties(cfg), node.CLASS_NAMES
+            names,
+            node.NUM_CLASSES,
+            () if annotations_checked else build_properties(cfg),
+            node.CLASS_NAMES,
+            max_bad_images=max_bad_images,
         )
 
 

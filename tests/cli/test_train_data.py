@@ -187,7 +187,7 @@ def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch
         (["--data", ".", "MODEL.WEIGHTS", "a.pth"], "set --model"),
         (["--data", ".", "SOLVER.MAX_ITERS", "5"], "did you mean SOLVER.MAX_ITER?"),
         (["--data", ".", "SOLVER.MAX_ITER"], "has no value"),
-        (["--data", "."], "has no supported layout. Supported layouts:"),
+        (["--data", "."], "has no supported layout\nSupported layouts:"),
         (["--minutes", "5"], "--minutes requires --data and a new training"),
     ],
 )

@@ -83,7 +83,7 @@ def depth_errors(written, truth):
 
 def test_model_without_3d_boxes_raises_before_training(ground, tmp_path, load_script):
     overrides = {"MODEL.CENTERNET.HEADS": "['CenterHead','BoxHead']"}
-    with pytest.raises(ValueError, match="evaluation on 'ground' needs 3-D boxes: add Box3DHead"):
+    with pytest.raises(ValueError, match="evaluation on 'ground' requires 3-D boxes; add Box3DHead"):
         load_script("train_net.py").main(arguments(ground, tmp_path, **overrides))
 
 
@@ -117,7 +117,7 @@ def test_training_accepts_objects_next_to_the_camera(ground, tmp_path, load_scri
 
 
 def test_malformed_dataset_entry_raises(ground, tmp_path, load_script):
-    with pytest.raises(ValueError, match=r"DATASETS.REGISTER_KITTI: \['x', 'y'\] is not \[name, folder, split\]"):
+    with pytest.raises(ValueError, match=r"DATASETS.REGISTER_KITTI: \['x', 'y'\] must be \[name, folder, split\]"):
         load_script("train_net.py").main(arguments(ground, tmp_path, **{"DATASETS.REGISTER_KITTI": "[['x','y']]"}))
 
 
