@@ -127,7 +127,9 @@ class Odd(Property):
 
 
 def test_unserializable_metadata_raise():
-    with pytest.raises(ValueError, match="must be plain values, but odd is not"):
+    with pytest.raises(
+        ValueError, match="must be None, bool, int, float, str, or lists, tuples and dicts of them: change odd"
+    ):
         CenterNetCheckpointer(stub_model(), metadata=to_plain(Metadata(), [BoxProperty(), Odd()]))
 
 

@@ -46,7 +46,9 @@ def test_duplicate_field_of_two_properties_raises(field):
     properties = [Given("one", **{field: [1, 2, 3]}), Given("other", **{field: [1, 2, 3]})]
     # The mapper sets classes before it calls properties.
     guilty = "one" if field == "gt_classes" else "other"
-    with pytest.raises(ValueError, match=f"the property {guilty} gives {field}, which an earlier one gives too"):
+    with pytest.raises(
+        ValueError, match=f"the property {guilty} returned {field}, which an earlier property returned too"
+    ):
         annotated(*properties)
 
 
