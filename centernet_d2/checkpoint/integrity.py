@@ -1,4 +1,7 @@
-"""Detection of damaged checkpoints: a SHA-256 hash in the zip comment, checksums, and bounds of declared sizes."""
+"""Detection of damaged checkpoints: hash, checksums and declared sizes.
+
+The SHA-256 hash of a checkpoint is its zip comment.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ MAX_RATIO = 4
 
 
 def save_with_hash(data: object, file: BinaryIO) -> None:
-    """Save data with ``torch.save``, and the SHA-256 hash of the file as its zip comment.
+    """Save data with ``torch.save``, with the hash of the file as zip comment.
 
     Args:
         data: data to save.
@@ -63,7 +66,9 @@ def _hash(file: BinaryIO, size: int) -> str:
 
 
 def check_checksums(path: str | Path) -> None:
-    """Verify the CRC-32 checksums of a file in the zip format, which ``torch.load`` does not verify.
+    """Verify the CRC-32 checksums of a zip file.
+
+    ``torch.load`` does not verify them.
 
     Raises:
         ValueError: the file is damaged.

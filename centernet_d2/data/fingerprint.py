@@ -1,4 +1,4 @@
-"""Fingerprint of a dataset, which reports changes between a training and its continuation."""
+"""Fingerprint of a dataset, which detects changes before a resume."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["compare", "fingerprint"]
 
 
 def fingerprint(dicts: Iterable[DatasetDict]) -> Tensor:
-    """Return the (N,) hashes of images: file name without folder, size, classes, boxes and keypoints.
+    """Return the (N,) hashes of images and their annotations.
 
-    Pixels are not included.
+    A hash includes the file name without folder, the size, classes, boxes and keypoints, but no pixels.
     """
     return torch.tensor([_hash(image) for image in dicts], dtype=torch.int64)
 
