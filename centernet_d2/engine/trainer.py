@@ -183,7 +183,10 @@ class Trainer(DefaultTrainer):
         return BestWeights(test.EVAL_PERIOD, weights, metric, patience=patience)
 
     def state_dict(self) -> dict:
-        """Return the training state with data seed, fingerprint of the dataset and last evaluated iteration."""
+        """Return the training state.
+
+        It includes the data seed, the fingerprint of the dataset and the last evaluated iteration.
+        """
         seed = {} if self.stream is None else {"seed": self.stream.seed}
         data = {} if self.samples is None else {"dataset": self.samples.fingerprint}
         return {**super().state_dict(), **seed, **data, "evaluated": self.evaluated}
