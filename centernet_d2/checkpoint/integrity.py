@@ -1,6 +1,6 @@
-"""Detection of damaged checkpoints.
+"""Detection of damaged checkpoints: hash, checksums and declared sizes.
 
-A SHA-256 hash in the zip comment and CRC-32 checksums detect changed content; declared sizes are bounded.
+The SHA-256 hash of a checkpoint is its zip comment.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_RATIO = 4
 
 
 def save_with_hash(data: object, file: BinaryIO) -> None:
-    """Save data with ``torch.save`` and add a SHA-256 hash as zip comment.
+    """Save data with ``torch.save``, with the hash of the file as zip comment.
 
     Args:
         data: data to save.
@@ -66,7 +66,9 @@ def _hash(file: BinaryIO, size: int) -> str:
 
 
 def check_checksums(path: str | Path) -> None:
-    """Verify the CRC-32 checksums of a zip file, which ``torch.load`` ignores.
+    """Verify the CRC-32 checksums of a zip file.
+
+    ``torch.load`` does not verify them.
 
     Raises:
         ValueError: the file is damaged.

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from ..structures.types import DatasetDict
+from .fingerprint import fingerprint
 
 __all__ = ["SampleStream", "StreamDataset", "seeded"]
 
@@ -121,6 +122,7 @@ class StreamDataset(Dataset):
                 image replaces a skipped image. 0: the first unreadable image raises an error.
         """
         self.records = DatasetFromList(list(dicts), copy=False)  # Every access unpickles a new copy.
+        self.fingerprint = fingerprint(dicts)
         self.mapper = mapper
         self.seed = seed
         self.max_bad_images = max_bad_images

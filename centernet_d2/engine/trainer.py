@@ -26,6 +26,7 @@ from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
 from ..data.catalog import dataset_metadata, to_plain
 from ..data.checks import load_checked
+from ..data.fingerprint import compare
 from ..data.loader import build_train_loader, configure_workers, find_stream
 from ..data.stream import SampleStream, StreamDataset
 from ..evaluation.build import build_evaluator, check_evaluation, main_metric
@@ -182,9 +183,13 @@ class Trainer(DefaultTrainer):
         return BestWeights(test.EVAL_PERIOD, weights, metric, patience=patience)
 
     def state_dict(self) -> dict:
-        """Return the training state with data seed and last evaluated iteration."""
+        """Return the training state.
+
+        It includes the data seed, the fingerprint of the dataset and the last evaluated iteration.
+        """
         seed = {} if self.stream is None else {"seed": self.stream.seed}
-        return {**super().state_dict(), **seed, "evaluated": self.evaluated}
+        data = {} if self.samples is None else {"dataset": self.samples.fingerprint}
+        return {**super().state_dict(), **seed, **data, "evaluated": self.evaluated}
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
@@ -192,6 +197,12 @@ class Trainer(DefaultTrainer):
         if self.stream is None or self.samples is None:
             return
         self.stream.seed = self.samples.seed = state_dict["seed"]
+        # Checkpoints of earlier versions have no fingerprint.
+        if change := compare(state_dict.get("dataset", self.samples.fingerprint), self.samples.fingerprint):
+            logging.getLogger(__name__).warning(
+                f"the training set has changed since {self.checkpointer.loaded} was saved: {change}. The resumed "
+                "training differs from an uninterrupted one"
+            )
 
     def train(self) -> dict:
         """Train the model and return the metrics of the final evaluation.

@@ -84,7 +84,7 @@ def _is_in_multiprocessing(frame: FrameType | None) -> bool:
 
 
 def end_signals() -> tuple[int, ...]:
-    """Return the signals that ask a program to end: SIGINT, SIGTERM, and SIGHUP unless nohup ignores it."""
+    """Return SIGINT, SIGTERM, and SIGHUP unless nohup ignores it."""
     always = (signal.SIGINT, signal.SIGTERM)
     if not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:  # Windows, or nohup.
         return always
