@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import PurePath
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,19 +18,27 @@ __all__ = ["compare", "fingerprint"]
 def fingerprint(dicts: Iterable[DatasetDict]) -> Tensor:
     """Return the (N,) hashes of images and their annotations.
 
-    A hash includes the file name without folder, the size, classes, boxes and keypoints, but no pixels.
+    A hash includes the file name without folder, the size and all annotations, but no pixels.
     """
     return torch.tensor([_hash(image) for image in dicts], dtype=torch.int64)
 
 
 def _hash(image: DatasetDict) -> int:
     objects = [
-        [list(map(float, one.get(key, ()))) for key in ("bbox", "keypoints")] + [int(one.get("category_id", -1))]
-        for one in image.get("annotations", ())
+        [(key, _plain(value)) for key, value in sorted(annotation.items())]
+        for annotation in image.get("annotations", ())
     ]
     content = (PurePath(image.get("file_name", "")).name, image.get("height"), image.get("width"), objects)
     digest = hashlib.blake2b(repr(content).encode(errors="surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+def _plain(value: object) -> object:
+    """Return numbers and arrays of numbers as floats, other values as text."""
+    try:
+        return np.asarray(value, dtype=np.float64).tolist()
+    except (TypeError, ValueError):
+        return repr(value)
 
 
 def compare(old: Tensor, new: Tensor) -> str:

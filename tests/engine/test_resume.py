@@ -10,6 +10,7 @@ import torch
 from centernet_d2.cli.train import build_run
 from centernet_d2.engine import Trainer
 from centernet_d2.engine.setup import setup_run
+from conftest import restore_catalogs
 
 
 def weights(folder):
@@ -49,8 +50,9 @@ def test_random_seed_is_saved_in_the_checkpoint(arguments, tmp_path):
 
 
 def test_changed_dataset_is_reported(arguments, tmp_path, shapes_folder, monkeypatch, caplog):
-    run(arguments, tmp_path / "out", 2)
-    run(arguments, tmp_path / "out", 3, "--resume")
+    with restore_catalogs():
+        run(arguments, tmp_path / "out", 2)
+        run(arguments, tmp_path / "out", 3, "--resume")
     assert "the training set has changed" not in caplog.text
     data = Path(shutil.copytree(shapes_folder, tmp_path / "data"))
     (path,) = data.rglob("*train*.json")
