@@ -37,7 +37,7 @@ def shown(value: object) -> str:
 
 
 def escape_record(record: logging.LogRecord) -> bool:
-    """Replace control characters in a log message with escapes; a filter for handlers."""
+    """Escape control characters in a log message; a filter for handlers."""
     parts = _COLORS.split(record.getMessage())  # text, color, colored text, reset, text, ...
     escaped = [part if index % 4 in (1, 3) else printable(part, lines=True) for index, part in enumerate(parts)]
     record.msg = "".join(escaped)
