@@ -68,8 +68,8 @@ def build_train_loader(cfg: CfgNode, dicts: Sequence[DatasetDict], seed: int) ->
 def configure_workers(loader: DataLoader) -> None:
     """Configure the start and the end of the workers of a loader.
 
-    Workers are forked, and exit if this process is killed. They run in their own process groups. Otherwise, signals such as Ctrl-C or the SIGTERM of a scheduler would end
-    them before the training process has finished.
+    Workers are forked, and exit if this process is killed. They run in their own process groups. Otherwise, signals
+    such as Ctrl-C or the SIGTERM of a scheduler would end them before the training process has finished.
     """
     inner: Any = loader  # With aspect ratio grouping, the loader is wrapped in another dataset.
     while not isinstance(inner, DataLoader):

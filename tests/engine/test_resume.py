@@ -49,15 +49,15 @@ def test_random_seed_is_saved_in_the_checkpoint(arguments, tmp_path):
 
 
 def test_changed_dataset_is_reported(arguments, tmp_path, shapes_folder, monkeypatch, caplog):
+    data = Path(shutil.copytree(shapes_folder, tmp_path / "data"))
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
     run(arguments, tmp_path / "out", 2)
     run(arguments, tmp_path / "out", 3, "--resume")
     assert "the training set has changed" not in caplog.text
-    data = Path(shutil.copytree(shapes_folder, tmp_path / "data"))
     (path,) = data.rglob("*train*.json")
     content = json.loads(path.read_text())
     content["annotations"][0]["bbox"][0] += 1
     path.write_text(json.dumps(content))
-    monkeypatch.setenv("DETECTRON2_DATASETS", str(data))
     run(arguments, tmp_path / "out", 4, "--resume")
     assert "1 of 6 images are new or have other annotations, and 1 of the previous 6 are missing" in caplog.text
 
