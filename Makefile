@@ -7,6 +7,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 REQUIREMENTS ?= requirements-dev.txt
 VENV := .venv
 PY := $(VENV)/bin/python
+# Processes of the test suite; each imports torch and Detectron2.
+JOBS ?= 2
 UV := $(VENV)/bin/uv pip install -p $(PY)
 
 # Spinning idle threads slow down other torch processes on the machine.
@@ -19,7 +21,7 @@ demo: .venv
 	$(PY) tools/quickstart.py
 
 test: .venv
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: .venv
 	$(PY) -m ruff check .
