@@ -44,7 +44,7 @@ class Task:
         keys: config keys of datasets, classes and heads.
         notes: decisions with their reasons.
         focal: median focal length of the images in pixels, for tasks with cameras; otherwise 0.
-        by_width: True if the width of an image is resized to that of the input; otherwise, its longer side.
+        by_width: see :func:`choices.input_size`.
     """
 
     name: str

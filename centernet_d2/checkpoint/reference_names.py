@@ -49,7 +49,7 @@ def original_state_dict(data: dict) -> dict[str, Tensor]:
 
 
 def trunk_state_dict(data: dict, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of an ImageNet classifier to those of a backbone.
+    """Rename the tensors of an ImageNet classifier to the names of a backbone.
 
     Args:
         data: content of the file.

@@ -1,4 +1,4 @@
-"""Training hooks in addition to those of Detectron2."""
+"""Training hooks that Detectron2 does not have."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ class Muon(torch.optim.AdamW):
         return loss
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
-        """Update matrices; those of the same shape are orthogonalized in one batch."""
+        """Update matrices. Matrices of the same shape are orthogonalized in one batch."""
         by_shape: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
         for parameter in group["params"]:
             if parameter.grad is not None:

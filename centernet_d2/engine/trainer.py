@@ -129,7 +129,7 @@ class Trainer(DefaultTrainer):
                 self.stream.start = self.start_iter * self.cfg.SOLVER.IMS_PER_BATCH
 
     def _apply_schedule(self, rates: Sequence[float]) -> None:
-        """Replace the learning rates restored from a checkpoint by those of the config.
+        """Replace the learning rates restored from a checkpoint by the rates of the config.
 
         Args:
             rates: base learning rates of the config, one per parameter group.
@@ -357,7 +357,7 @@ class Trainer(DefaultTrainer):
         Args:
             cfg: config of the evaluation.
             model: model to evaluate.
-            evaluators: one per dataset; by default those of :meth:`build_evaluator`. With evaluators, TEST.AUG and
+            evaluators: one per dataset; by default built by :meth:`build_evaluator`. With evaluators, TEST.AUG and
                 TEST.CENTERNET_ORACLE are ignored.
 
         Returns:

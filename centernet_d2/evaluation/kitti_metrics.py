@@ -1,6 +1,6 @@
 """KITTI metrics: 2-D AP, orientation similarity (AOS), bird's-eye and 3-D AP.
 
-The metrics equal those of the official tool. All images are processed at once: objects are flat arrays, and every step
+The metrics equal the results of the official tool. All images are processed at once: objects are flat arrays, and every step
 of the greedy matching processes one ground truth per image at all score thresholds (original.md: KITTI evaluation).
 """
 
@@ -59,8 +59,8 @@ NEIGHBORS = {"Car": "Van", "Pedestrian": "Person_sitting"}
 # Rules for labeled boxes of exactly the minimum height: KITTI's development kit ("kit") ignores them, the tool of the
 # reference implementation ("original") counts them.
 RULES = ("kit", "original")
-# Metric -> class -> overlaps that detections must exceed: for bev and box3d those of the reference implementation's
-# tool, then the official ones.
+# Metric -> class -> overlaps that detections must exceed. For bev and box3d, the first value is from the tool of the
+# reference implementation, the second from the official tool.
 MIN_OVERLAPS: dict[str, dict[str, tuple[float, ...]]] = {
     "bbox2d": {"Pedestrian": (0.5,), "Car": (0.7,), "Cyclist": (0.5,)},
     "bev": {"Pedestrian": (0.25, 0.5), "Car": (0.5, 0.7), "Cyclist": (0.25, 0.5)},

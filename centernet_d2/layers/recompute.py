@@ -16,8 +16,8 @@ class RecomputedSequential(nn.Sequential):
     """``nn.Sequential`` with activation checkpointing.
 
     In training, only the input is stored; the backward pass recomputes the activations. Losses, gradients, running
-    statistics and state dicts equal those of ``nn.Sequential``. Without gradients and in evaluation mode, nothing is
-    recomputed.
+    statistics and state dicts are the same as with ``nn.Sequential``. Without gradients and in evaluation mode, nothing
+    is recomputed.
     """
 
     def forward(self, x: Tensor) -> Tensor:

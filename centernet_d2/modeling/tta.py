@@ -26,7 +26,7 @@ __all__ = ["CenterNetWithTTA"]
 class CenterNetWithTTA(nn.Module):
     """CenterNet with test-time augmentation (paper, section 5.1).
 
-    The interface is that of Detectron2's GeneralizedRCNNWithTTA. Maps of an image and of its horizontal flip are
+    It is called like Detectron2's GeneralizedRCNNWithTTA. Maps of an image and of its horizontal flip are
     averaged before decoding, see :meth:`PointHead.unflip`. Test scales are decoded separately and merged by soft-NMS.
     One group of images with the same canvas size is processed at a time, at one scale; results do not depend on the
     other images.

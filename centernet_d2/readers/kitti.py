@@ -114,7 +114,7 @@ def read(tree: Tree, files: list[Path]) -> ParsedDataset:
     """Read the frames that have an image, labels and a calibration.
 
     The lists in ``ImageSets`` define the splits. Only the 2-D boxes of the classes Pedestrian, Car and Cyclist are
-    read, which suffices for box statistics. If no row has a 3-D box, the classes are those of the rows, and
+    read, which suffices for box statistics. If no row has a 3-D box, the classes are taken from the rows, and
     calibrations are not needed.
 
     Raises:

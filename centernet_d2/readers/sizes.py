@@ -28,8 +28,8 @@ _UPRIGHT: dict[int, Callable[[float, float, float, float], tuple[float, float]]]
 def fit_to_image(image: LabeledImage, header: ImageHeader, name: str, report: Report) -> LabeledImage | None:
     """Convert the labels of an image to pixels of the upright image.
 
-    Labels are scaled if the stated size has the aspect ratio of the image, and rotated if it has that of the stored
-    image only. Without evidence, labels refer to the upright image. The report counts all of these images.
+    Labels are scaled if the stated size has the aspect ratio of the image, and rotated if it has only the aspect ratio
+    of the stored image. Without evidence, labels refer to the upright image. The report counts all of these images.
 
     Args:
         image: an image before its size is known.

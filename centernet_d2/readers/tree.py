@@ -214,10 +214,6 @@ class Tree:
                 background.append(image)
         return background
 
-    def sibling_image(self, label: Path) -> Path | None:
-        """Return the image with the same stem in the folder of a label file, or None."""
-        return self._paths.get(_key(stem(str(label))))
-
     def _nearest(self, name: str, label: Path) -> Path | None:
         """Return the image with this name or stem that is nearest to a label; None if it is ambiguous.
 

@@ -1,5 +1,5 @@
 # Common parts of the LazyConfigs: the reference recipe for COCO with a ResNet-18, equal to Base-CenterNet.yaml and
-# COCO-Detection/centernet_R_18_1x.yaml. Names and arguments are those of the classes.
+# COCO-Detection/centernet_R_18_1x.yaml. Names and arguments are the same as in the classes.
 import torch
 from detectron2.config import LazyCall as L
 from detectron2.data import build_detection_test_loader, build_detection_train_loader
