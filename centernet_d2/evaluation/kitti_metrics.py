@@ -1,7 +1,7 @@
 """KITTI metrics: 2-D AP, orientation similarity (AOS), bird's-eye and 3-D AP.
 
-The metrics equal the results of the official tool. All images are processed at once: objects are flat arrays, and every step
-of the greedy matching processes one ground truth per image at all score thresholds (original.md: KITTI evaluation).
+The metrics equal the results of the official tool. All images are processed at once: objects are flat arrays, and each
+step of the greedy matching processes one ground truth per image at all thresholds (original.md: KITTI evaluation).
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class Box3DHead(PointHead):
         if self.prop.reference_focal:
             depth = depth * self.prop.reference_focal / focal
         known = (points.weight * metric)[:, None]
-        # The bottom center of an object next to the camera may be behind it, but predicted depths are positive.
+        # Objects next to the camera may have a bottom center behind the camera, but predicted depths are positive.
         in_front = depth[:, None] > 0
         orientation = encode_orientation(*orientation_bins(alpha))
         return {
