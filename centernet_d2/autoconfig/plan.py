@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def output_folders(data: str) -> Iterator[Path]:
 
 def _name_of(data: str) -> str:
     """Return the name of a dataset: the name of its folder, or of its file unless that is generic."""
-    path = Path(data).expanduser().absolute()
+    path = Path(os.path.expanduser(data)).absolute()
     if path.suffix.lower() in (".json", ".yaml", ".yml", ".csv"):
         path = path.parent if path.stem in ("data", "annotations", "_annotations.coco") else path.with_suffix("")
     return path.name or "data"

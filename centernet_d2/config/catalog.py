@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,8 +68,9 @@ def find_base(config: Path, base: str) -> Path:
     """Return the path of a ``_BASE_`` file.
 
     The path is relative to the config file; if no such file exists, it is relative to the configs of this project.
+    A home folder, ``~`` or ``~user``, is expanded if the user exists.
     """
-    relative, own = config.parent / Path(base).expanduser(), _root() / base
+    relative, own = config.parent / os.path.expanduser(base), _root() / base
     return own if not relative.is_file() and own.is_file() else relative
 
 

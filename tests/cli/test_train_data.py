@@ -167,6 +167,7 @@ def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch
     ("options", "message"),
     [
         (["--data", "nowhere"], "nowhere does not exist"),
+        (["--data", "~nobody.known"], "~nobody.known does not exist"),
         (["--data", ".", "--config-file", "a.yaml"], "--data and --config-file are mutually exclusive"),
         (["--data", ".", "--resume"], "set OUTPUT_DIR to its folder"),
         (["--eval-only"], "set OUTPUT_DIR to its folder"),
