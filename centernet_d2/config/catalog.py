@@ -71,7 +71,7 @@ def find_base(config: Path, base: str) -> Path:
     A home folder, ``~`` or ``~user``, is expanded if the user exists.
     """
     relative, own = config.parent / os.path.expanduser(base), _root() / base
-    return own if not relative.is_file() and own.is_file() else relative
+    return own if not os.path.isfile(relative) and os.path.isfile(own) else relative
 
 
 def find_config(name: str | Path) -> Path:
@@ -83,7 +83,7 @@ def find_config(name: str | Path) -> Path:
     """
     if Path(name).suffix == ".py":
         raise ValueError(f"config file {name} is a LazyConfig; use a YAML file (see docs/python.md)")
-    if Path(name).is_file():
+    if os.path.isfile(name):
         return Path(name)
     if str(name) in available() or find_released(name):
         return Path(get_config_file(str(name)))
@@ -153,4 +153,4 @@ def find_released(name: str | Path) -> ReleasedWeights | None:
     The result is None if the name is unknown, or if a file with this name exists.
     """
     released = next((weights for weights in RELEASED if weights.name == str(name)), None)
-    return None if released is None or Path(name).is_file() else released
+    return None if released is None or os.path.isfile(name) else released

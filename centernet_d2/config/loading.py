@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
@@ -103,10 +104,10 @@ def flatten(node: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
 def _merge_file(cfg: CfgNode, path: Path, above: tuple[Path, ...] = ()) -> None:
     """Merge a file after its ``_BASE_`` files; `above` is the chain of files that led to it, outermost first."""
     chain = (*above, path)
+    if not os.path.isfile(path):  # Path.is_file raises for names that are too long.
+        raise FileNotFoundError(f"config file {path}, the _BASE_ of {above[-1]}, does not exist")
     if path.resolve() in [other.resolve() for other in above]:
         raise ValueError(f"config file {path} has a circular _BASE_: {' -> '.join(map(str, chain))}")
-    if not path.is_file():
-        raise FileNotFoundError(f"config file {path}, the _BASE_ of {above[-1]}, does not exist")
     content = _read_file(path)
     bases = content.pop("_BASE_", [])
     for base in bases if isinstance(bases, list) else [bases]:

@@ -439,7 +439,7 @@ class _Reader:
         return known.get(other)
 
     def _box(self, entry: dict, index: int) -> None:
-        """Convert the box of an object to numbers; replace boxes without area by the box of its mask or keypoints."""
+        """Convert the box of an object to numbers; replace it by the box of its mask or keypoints if it is unusable."""
         box: Any = entry.get("bbox")
         if _are_plain(box) and len(box) == 4 and box[2] > 0 and box[3] > 0:
             return

@@ -127,6 +127,7 @@ BOMB = BOMB.encode()
         (b"_BASE_: y.yaml\n", "x.yaml has a circular _BASE_: .*x.yaml -> .*y.yaml -> .*x.yaml"),
         (b"_BASE_: [y.yaml]\n", "x.yaml has a circular _BASE_"),
         (b"_BASE_: nowhere.yaml\n", "nowhere.yaml, the _BASE_ of .*x.yaml, does not exist"),
+        (b"_BASE_: " + b"y" * 300, "yyy, the _BASE_ of .*x.yaml, does not exist"),
         (b"_BASE_: ~nobody.known/y.yaml\n", "~nobody.known/y.yaml, the _BASE_ of .*x.yaml, does not exist"),
         (
             b"_BASE_: https://example.org/x.yaml\n",

@@ -125,6 +125,15 @@ def finished(uninterrupted_folder, tiny, tmp_path):
     return Path(shutil.copytree(uninterrupted_folder, tmp_path / "finished"))
 
 
+@pytest.fixture
+def hangup():
+    """Default handling of SIGHUP, even if the test suite was started with nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangup")
 @pytest.mark.parametrize(
     ("number", "iteration", "code"),
     [(signal.SIGTERM, 2, 143), (signal.SIGINT, 3, 130), (signal.SIGTERM, 5, 143), (signal.SIGHUP, 2, 129)],
