@@ -6,11 +6,10 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -19,7 +18,6 @@ from tqdm import tqdm
 from ..config.catalog import available
 from ..config.loading import check_overrides, load_config
 from ..config.registry import POINT_HEAD_REGISTRY
-from ..imaging.visualization import draw_heatmap, draw_instances
 from ..modeling.heads import Property, build_properties
 from ..predictor import Predictor
 from ..utils import cli
@@ -69,8 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threshold",
         type=float,
-        default=0.3,
-        help="minimum score of visualized detections, 0 to 1 (default: 0.3); the JSON file contains all detections",
+        help="minimum score of visualized detections, 0 to 1 (default: suggested by the weights, else 0.3); the JSON "
+        "file contains all detections",
     )
     parser.add_argument("--heatmap", action="store_true", help="overlay the center heatmap on the visualizations")
     parser.add_argument("--batch-size", type=int, default=1, help="number of images per batch")
@@ -124,7 +122,7 @@ def start(args: argparse.Namespace) -> int:
     check_overrides(args.opts)
     if args.output is None and args.json is None:
         raise ValueError("no output is specified: use --output, --json or both")
-    if not 0 <= args.threshold <= 1:
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold is {args.threshold:g}, but must be from 0 to 1")
     for option, number in (("--max-frames", args.max_frames), ("--batch-size", args.batch_size)):
         if number is not None and number < 1:
@@ -238,26 +236,10 @@ def process(frames: Sequence[Frame], predictor: Predictor, sinks: Sinks, args: a
     readable = [(frame, frame.image) for frame in frames if frame.image is not None]
     images, inputs = [image for _, image in readable], [frame.inputs for frame, _ in readable]
     results = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if readable else []
-    for (frame, image), result in zip(readable, results, strict=True):
+    for (frame, _), result in zip(readable, results, strict=True):
         if sinks.json is not None:
-            entries = predictor.to_coco(result["instances"], frame.number)
-            sinks.json.write([{**entry, "file_name": frame.source} for entry in entries])
+            sinks.json.write([{**entry, "file_name": frame.source} for entry in result.to_coco(frame.number)])
         if sinks.images is not None:
-            sinks.images.write(frame.name, draw(image, frame.inputs, result, predictor, args))
+            drawn = result.draw(threshold=predictor.threshold if args.threshold is None else args.threshold)
+            sinks.images.write(frame.name, np.ascontiguousarray(np.asarray(drawn)[..., ::-1]))
     return len(readable)
-
-
-def draw(
-    image: np.ndarray, inputs: Mapping[str, Any], result: dict, predictor: Predictor, args: argparse.Namespace
-) -> np.ndarray:
-    """Draw detections, and the heatmap if the result contains one, on an image.
-
-    Returns:
-        (H, W', 3) uint8 BGR; it is wider than the image if properties draw panels next to it.
-    """
-    rgb = image[..., ::-1]
-    if "heatmap" in result:
-        rgb = draw_heatmap(rgb, result["heatmap"], result["geometry"].to_image)
-    names, properties = predictor.class_names, predictor.network.properties
-    rgb = draw_instances(rgb, result["instances"], names, args.threshold, properties, inputs)
-    return np.ascontiguousarray(rgb[..., ::-1])
