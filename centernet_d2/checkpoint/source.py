@@ -45,7 +45,7 @@ def load_source(source: str | Path, overrides: Sequence[object] = ()) -> CfgNode
     else:
         raise ValueError(
             f"{path} contains no config, because it is not a checkpoint of this project: specify the config of its "
-            "network, and set MODEL.WEIGHTS to this file"
+            "network (--config-file) and these weights (--weights or MODEL.WEIGHTS)"
         )
     cfg.MODEL.WEIGHTS = str(path)
     override(cfg, overrides)

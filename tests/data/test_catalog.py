@@ -11,6 +11,7 @@ from centernet_d2 import predictor as predictor_module
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
 from centernet_d2.cli import convert as convert_cli
 from centernet_d2.cli import detect as demo
+from centernet_d2.cli import detection
 from centernet_d2.data.catalog import dataset_metadata, from_plain, to_plain
 from centernet_d2.modeling import CenterNet
 from centernet_d2.modeling.heads import BoxProperty, KeypointProperty, KeypointSchema, Property
