@@ -20,6 +20,7 @@ from centernet_d2.cli.sinks import ImageFolderSink, JsonSink, VideoSink
 from centernet_d2.cli.sources import VideoSource, find_images, open_source
 from centernet_d2.modeling import BoxHead, CenterNet
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, Box3DProperty, BoxProperty
+from support.models import widen_boxes
 from synthetic.shapes import draw_shapes
 
 ZOO = "Shapes/centernet_R_18_shapes.yaml"
@@ -34,7 +35,9 @@ def _no_datasets(monkeypatch, tmp_path):
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "model.pth"
     torch.manual_seed(0)
-    torch.save({"model": CenterNet(load_config(model_zoo.get_config_file(ZOO))).state_dict()}, path)
+    model = CenterNet(load_config(model_zoo.get_config_file(ZOO)))
+    widen_boxes(model.heads["BoxHead"])
+    torch.save({"model": model.state_dict()}, path)
     return path
 
 
