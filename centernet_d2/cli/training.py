@@ -102,9 +102,11 @@ def _plan(args: argparse.Namespace) -> CfgNode:
         raise ValueError(
             "--data does not support torchrun: use --config-file, for example config.yaml of a short run with --data"
         )
-    if args.minutes is not None and args.num_gpus * args.num_machines > 1:
+    is_single = args.num_gpus * args.num_machines <= 1
+    if args.minutes is not None and not is_single:
         raise ValueError("--minutes does not support several processes: use --epochs")
-    draft = draft_plan(Request(args.data, args.val, args.epochs, args.minutes, args.model, tuple(args.opts)))
+    request = Request(args.data, args.val, args.epochs, args.minutes, args.model, tuple(args.opts), timed=is_single)
+    draft = draft_plan(request)
     data = discover_dataset(args.data, args.val)
     print("\n".join(data.lines()), flush=True)
     plan = plan_training(draft, data)
