@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import takewhile
@@ -24,12 +25,14 @@ from ..config.loading import check_overrides, load_config, override
 from ..engine.processes import launched_by_torchrun, number_of_processes, process_group
 from ..engine.setup import Run, check_config, recorded_config, setup_run
 from ..engine.trainer import Trainer
+from ..evaluation.summary import summarize
 from ..layers.folding import fold_batch_norms
 from ..readers import discover_dataset
 from ..utils import cli
 from ..utils.cli import import_user_modules
 from ..utils.files import lock_folder, remove_leftovers
 from ..utils.logging import errors_only
+from ..utils.screen import columns
 from ..utils.signals import Stopped, defer_signals, end_signals
 from ..utils.text import printable
 
@@ -170,6 +173,7 @@ def _evaluate(run: Run) -> dict:
         model.backbone = fold_batch_norms(model.backbone)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
+        logging.getLogger(__name__).info("\n".join(summarize(results, columns())))
         verify_results(cfg, results)
     return results
 

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
+from tqdm import tqdm
+
 from .logging import drop_mapping_notice, drop_pixel_notice
 from .signals import Stopped
 from .text import escape_record, printable
@@ -113,7 +115,7 @@ def _lost_process(error: BaseException) -> str:
 def fail(parser: argparse.ArgumentParser, message: str, code: int = 1) -> int:
     """Print the program name and a message to standard error; return the exit code."""
     with suppress(OSError):  # The terminal may have been closed.
-        print(printable(f"{Path(parser.prog).stem}: {message}", lines=True), file=sys.stderr)
+        tqdm.write(printable(f"{Path(parser.prog).stem}: {message}", lines=True), file=sys.stderr)
     return code
 
 
