@@ -10,6 +10,7 @@ from centernet_d2 import Predictor, load_config
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
 from centernet_d2.cli import convert as convert_cli
 from centernet_d2.cli import detect as demo
+from centernet_d2.cli import detection
 from centernet_d2.data.catalog import dataset_metadata, from_plain, to_plain
 from centernet_d2.modeling import CenterNet
 from centernet_d2.modeling.heads import BoxProperty, KeypointProperty, KeypointSchema, Property
@@ -61,8 +62,8 @@ def test_detect_command_uses_checkpoint_metadata(checkpoint, tmp_path, monkeypat
 
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     drawn = []
-    draw = demo.draw_instances
-    monkeypatch.setattr(demo, "draw_instances", lambda *args: drawn.append(args) or draw(*args))
+    draw = detection.draw_instances
+    monkeypatch.setattr(detection, "draw_instances", lambda *args: drawn.append(args) or draw(*args))
     files = [tmp_path / "a.png", "--output", tmp_path / "b.png", "--json", tmp_path / "r.json", "--threshold", 0]
     options = ["--config-file", KITES, "--weights", checkpoint, "--opts", *NAMELESS]
     assert demo.main([str(part) for part in (*files, *options)]) == 0, capsys.readouterr().err
