@@ -34,6 +34,7 @@ from ..utils.logging import errors_only
 from ..utils.screen import columns
 from ..utils.signals import Stopped, defer_signals, end_signals
 from ..utils.text import printable
+from .sheets import write_data_sheets, write_prediction_sheet
 
 __all__ = ["build_run", "execute", "launch_processes"]
 
@@ -73,7 +74,7 @@ def build_run(args: argparse.Namespace) -> Run:
     cfg.freeze()
     resume = args.resume or (recorded is not None and "MODEL.WEIGHTS" not in args.opts[::2])
     check_config(cfg, resume=resume, eval_only=args.eval_only, processes=number_of_processes(args))
-    return Run(cfg, resume, args.eval_only, recorded, tuple(args.opts[::2]))
+    return Run(cfg, resume, args.eval_only, recorded, tuple(args.opts[::2]), sheets=data is not None)
 
 
 def _recorded_config(data: str | None, opts: Sequence[str]) -> CfgNode:
@@ -143,7 +144,13 @@ def _train(run: Run) -> dict:
         setup_run(run)
         trainer = Trainer(run.cfg)
         trainer.resume_or_load(resume=run.resume)
-        return trainer.train()
+        writes_sheets = run.sheets and comm.is_main_process()
+        if writes_sheets and trainer.start_iter == 0:
+            write_data_sheets(run.cfg, Path(folder))
+        results = trainer.train()
+        if writes_sheets:
+            write_prediction_sheet(run.cfg, trainer.checkpointer.model, Path(folder))
+        return results
 
 
 @contextmanager

@@ -69,6 +69,7 @@ class Run:
         eval_only: evaluate instead of training.
         recorded: config of the run in OUTPUT_DIR, if it is to be resumed.
         overrides: config keys on the command line.
+        sheets: write sheets of training images and predictions to OUTPUT_DIR.
     """
 
     cfg: CfgNode
@@ -76,6 +77,7 @@ class Run:
     eval_only: bool = False
     recorded: CfgNode | None = None
     overrides: tuple[str, ...] = ()
+    sheets: bool = False
 
 
 def setup_run(run: Run) -> None:
