@@ -34,7 +34,7 @@ from ..utils.logging import errors_only
 from ..utils.screen import columns
 from ..utils.signals import Stopped, defer_signals, end_signals
 from ..utils.text import printable
-from .sheets import write_data_sheets, write_prediction_sheet
+from .sheets import training_sheets
 
 __all__ = ["build_run", "execute", "launch_processes"]
 
@@ -144,13 +144,10 @@ def _train(run: Run) -> dict:
         setup_run(run)
         trainer = Trainer(run.cfg)
         trainer.resume_or_load(resume=run.resume)
-        writes_sheets = run.sheets and comm.is_main_process()
-        if writes_sheets and trainer.start_iter == 0:
-            write_data_sheets(run.cfg, Path(folder))
-        results = trainer.train()
-        if writes_sheets:
-            write_prediction_sheet(run.cfg, trainer.checkpointer.model, Path(folder))
-        return results
+        model, resumed = trainer.checkpointer.model, trainer.start_iter > 0
+        draws = run.sheets and comm.is_main_process()
+        with training_sheets(run.cfg, model, resumed=resumed) if draws else nullcontext():
+            return trainer.train()
 
 
 @contextmanager
