@@ -72,7 +72,7 @@ def _lines(results: Mapping[str, Mapping], prefix: str, width: int) -> Iterator[
         if any(isinstance(value, Mapping) for value in metrics.values()):
             yield from _lines(metrics, f"{prefix}{name} ", width)
         elif not _is_informative(list(metrics.values())):
-            yield f"{prefix}{name}: no correct detections (all {len(metrics)} metrics are 0 or nan)"
+            yield f"{prefix}{name}: no correct detections (all metrics are 0 or nan)"
         else:
             yield from _task_lines(metrics, f"{prefix}{name}", width)
 

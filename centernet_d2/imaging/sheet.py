@@ -38,7 +38,8 @@ def build_sheet(
     """Arrange figures with titles in rows.
 
     Args:
-        rows: (title, (H, W, 3) uint8 RGB figure) pairs. Columns have the same width; a wider figure is reduced.
+        rows: (title, (H, W, 3) uint8 RGB figure) pairs. Columns have the same width; rows
+            with a wider figure are reduced.
         width: width of the sheet in pixels.
         columns: number of columns.
         heading: text above the rows.
@@ -50,7 +51,8 @@ def build_sheet(
     cell = (width - GAP * (columns + 1)) // columns
     strips = [_header(heading, legend or {}, width)]
     for row in rows:
-        fitted = [(title, _fit(figure, cell)) for title, figure in row]
+        scale = min(1.0, *(cell / figure.shape[1] for _, figure in row))
+        fitted = [(title, _reduce(figure, scale)) for title, figure in row]
         height = max(figure.shape[0] for _, figure in fitted) + LINE + GAP
         strip = np.full((height, width, 3), 255, dtype=np.uint8)
         for index, (title, figure) in enumerate(fitted):
@@ -61,10 +63,10 @@ def build_sheet(
     return np.concatenate(strips)
 
 
-def _fit(figure: np.ndarray, width: int) -> np.ndarray:
-    if figure.shape[1] <= width:
+def _reduce(figure: np.ndarray, scale: float) -> np.ndarray:
+    if scale == 1:
         return figure
-    height = max(1, round(figure.shape[0] * width / figure.shape[1]))
+    height, width = (max(1, int(side * scale)) for side in figure.shape[:2])
     return cv2.resize(figure, (width, height), interpolation=cv2.INTER_AREA)
 
 

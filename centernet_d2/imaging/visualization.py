@@ -66,6 +66,8 @@ def draw_instances(
     texts = [name if score is None else f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
     metadata = Metadata(**{key: value for prop in properties for key, value in prop.metadata().items()})
     visualizer = Visualizer(image, metadata, scale=1.0)
+    if not labels:  # The size of labels determines the width of lines, which would cover small objects.
+        visualizer._default_font_size *= 0.7
     colors = [class_color(i) for i in classes.tolist()]
     visualizer.overlay_instances(boxes=boxes, labels=texts if labels else None, assigned_colors=colors, alpha=0.3)
     panels = [panel for prop in properties for panel in prop.draw(visualizer, instances, inputs)]
