@@ -1,4 +1,4 @@
-"""Command line of centernet-benchmark, and the frame of programs with one command per benchmark."""
+"""Command line of centernet-benchmark."""
 
 from __future__ import annotations
 

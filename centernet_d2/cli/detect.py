@@ -29,7 +29,20 @@ EXAMPLES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    return cli.run(build_parser(), _start, argv, prepare=import_detectron2, extend=_add_head_options)
+    return cli.run(build_parser(), _start, argv, prepare=_prepare, extend=_add_head_options)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Check the options before slow imports.
+
+    Raises:
+        ValueError: the options specify no input or no model.
+    """
+    if not args.inputs and args.camera is None:
+        raise ValueError("no input is specified: add images, folders, globs or a video, or use --camera")
+    if not args.config_file and not args.weights:
+        raise ValueError("no model is specified: use --weights FILE, or --model NAME (see --list-models)")
+    import_detectron2(args)
 
 
 def _start(args: argparse.Namespace) -> int:

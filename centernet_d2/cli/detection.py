@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +21,15 @@ from ..config.registry import POINT_HEAD_REGISTRY
 from ..imaging.visualization import draw_heatmap, draw_instances
 from ..modeling.heads import Property, build_properties
 from ..predictor import Predictor
+from ..utils.files import unused_folder
 from ..utils.signals import defer_signals
 from ..utils.text import printable
 from .sinks import ImageFileSink, ImageFolderSink, JsonSink, VideoSink, output_kind, refuse_existing
 from .sources import Frame, ImageSource, VideoSource, open_source, skipped_content
 
 __all__ = ["add_property_arguments", "start"]
+
+DEFAULT_FOLDER = Path("output", "detections")
 
 
 def add_property_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,18 +67,18 @@ def use_property_arguments(args: argparse.Namespace, properties: Sequence[Proper
 
 def start(args: argparse.Namespace) -> int:
     """Validate the options that can be checked quickly, and run the command line."""
-    if args.output is None and args.json is None:
-        raise ValueError("no output is specified: use --output, --json or both")
     if not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold is {args.threshold:g}, but must be from 0 to 1")
     for option, number in (("--max-frames", args.max_frames), ("--batch-size", args.batch_size)):
         if number is not None and number < 1:
             raise ValueError(f"{option} is {number}, but must be at least 1")
-    for path in filter(None, (args.output, args.json)):
+    for path in () if args.overwrite else filter(None, (args.output, args.json)):
         refuse_existing(path)
     if args.json is not None and args.json.is_dir():
         raise IsADirectoryError(f"--json {args.json} is a folder; specify a file")
     source = open_source(args.inputs, args.camera)
+    if args.output is None and args.json is None:
+        args.output = default_output(source, overwrite=args.overwrite)
     if args.output is not None:
         output_kind(args.output, source)
     for line in skipped_content(args.inputs):
@@ -82,8 +86,20 @@ def start(args: argparse.Namespace) -> int:
     return run(args, source)
 
 
+def default_output(source: ImageSource | VideoSource, *, overwrite: bool) -> Path:
+    """Return the default of --output: a folder, or a video in it."""
+    folder = DEFAULT_FOLDER if overwrite else unused_folder(DEFAULT_FOLDER)
+    return folder / f"{source.name}.mp4" if isinstance(source, VideoSource) else folder
+
+
 def read_config(args: argparse.Namespace) -> CfgNode:
-    """Return the config of the command line."""
+    """Return the config of the command line.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`centernet_d2.config.load_config`.
+    """
+    if args.config_file is None:
+        raise ValueError("--weights requires the config of the model: add --config-file CONFIG")
     options = list(args.opts)
     for key, value in (("MODEL.WEIGHTS", args.weights), ("MODEL.DEVICE", args.device)):
         options += [key, value] if value else []
@@ -113,6 +129,7 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
                 break
     rate = done / (time.perf_counter() - start)
     print(f"{done} images, {rate:.1f} images/s" + (f", {skipped} unreadable images skipped" if skipped else ""))
+    print(f"results: {', '.join(str(path) for path in (args.output, args.json) if path is not None)}")
     if signals:
         print("interrupted; the files written so far are complete", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""Figures of augmented training images with their ground truth and target heatmaps."""
+"""Figures of augmented training images, their ground truth and heatmaps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..data.catalog import dataset_metadata
 from ..data.checks import load_checked
 from ..imaging.visualization import draw_heatmap, draw_instances, side_by_side
 from ..modeling import CenterNet
-from .sinks import ImageFolderSink
+from .sinks import ImageFolderSink, refuse_existing
 
 
 def heatmaps(model: CenterNet, gt: Instances, size: tuple[int, int]) -> dict[str, torch.Tensor]:
@@ -68,6 +68,7 @@ def figures(cfg: CfgNode, count: int) -> Iterator[tuple[str, np.ndarray]]:
 
 def visualize(args: argparse.Namespace) -> None:
     """Draw the figures requested on the command line."""
+    refuse_existing(args.output)
     cfg = load_config(args.config, args.opts)
     register_from_config(cfg)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)

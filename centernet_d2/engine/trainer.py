@@ -19,6 +19,7 @@ from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTraine
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -161,6 +162,17 @@ class Trainer(DefaultTrainer):
         position = next((i for i, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)), len(hooks))
         hooks[position:position] = custom
         return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        """Build Detectron2's writers of metrics, without the TensorBoard writer if TensorBoard is not installed."""
+        writers = super().build_writers()
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError:
+            message = "TensorBoard is not installed, so curves are only in metrics.json: pip install tensorboard"
+            logging.getLogger(__name__).warning(message)
+            return [writer for writer in writers if not isinstance(writer, TensorboardXWriter)]
+        return writers
 
     def _build_best(self) -> BestWeights | None:
         """Build the hook for model_best.pth and early stopping, if configured.

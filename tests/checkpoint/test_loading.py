@@ -68,7 +68,7 @@ def server(content, monkeypatch):
 def fetch(request):
     """Download function of torch, which does not detect truncated files, or of gdown."""
     if request.param == "gdown":
-        pytest.importorskip("gdown", reason="needs gdown (setup.py: extra 'weights')")
+        pytest.importorskip("gdown", reason="needs gdown (pyproject.toml: extra 'weights')")
         return fetch_from_drive
     return partial(torch.hub.download_url_to_file, progress=False)
 
@@ -186,6 +186,15 @@ def test_error_without_gdown_describes_the_manual_download(cache, monkeypatch):
     )
     (cache / "ctdet_coco_dla_2x.pth").touch()
     assert find_weights("dla34-coco") == cache / "ctdet_coco_dla_2x.pth"
+
+
+def test_network_problem_is_short(cache, monkeypatch):
+    def download(*_, **__):
+        raise URLError("<urllib3.connection.HTTPSConnection object at 0x7f>: Failed to resolve")
+
+    monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=download))
+    with pytest.raises(FileNotFoundError, match=r"could not be downloaded \(no connection to drive.google.com\): down"):
+        find_weights("dla34-coco")
 
 
 def test_local_file_takes_precedence_over_a_name(cache, tmp_path, monkeypatch):
