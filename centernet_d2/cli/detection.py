@@ -37,9 +37,10 @@ def add_property_arguments(parser: argparse.ArgumentParser) -> None:
 
     :func:`use_property_arguments` rejects options that do not apply to the model.
     """
+    group = parser.add_argument_group("options of heads")
     # Deduplicated, because a subclass of a property has the options of its base class.
     for flag, options in {flag: one for prop in known_properties() for flag, one in prop.arguments.items()}.items():
-        parser.add_argument(flag, **options)
+        group.add_argument(flag, **options)
 
 
 def known_properties() -> list[type[Property]]:

@@ -243,7 +243,7 @@ def test_error_without_network_describes_the_manual_download(tmp_path, monkeypat
     with pytest.raises(FileNotFoundError) as error:
         find_trunk("resnet50")
     assert str(error.value) == (
-        "resnet50-0676ba61.pth does not exist and could not be downloaded (<urlopen error Name or service not known>): "
+        "resnet50-0676ba61.pth does not exist and could not be downloaded (no connection to download.pytorch.org): "
         "download it from https://download.pytorch.org/models/resnet50-0676ba61.pth and save it as "
         f"{tmp_path}/hub/checkpoints/resnet50-0676ba61.pth"
     )
