@@ -33,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> None:
+    if not args.help_all:
+        _check(args)
+    import_detectron2(args)
+
+
+def _check(args: argparse.Namespace) -> None:
     """Check the options before slow imports.
 
     Raises:
@@ -42,7 +48,6 @@ def _prepare(args: argparse.Namespace) -> None:
         raise ValueError("no input is specified: add images, folders, globs or a video, or use --camera")
     if not args.config_file and not args.weights:
         raise ValueError("no model is specified: use --weights FILE, or --model NAME (see --list-models)")
-    import_detectron2(args)
 
 
 def _start(args: argparse.Namespace) -> int:
