@@ -6,19 +6,17 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from detectron2.config import CfgNode
 from tqdm import tqdm
 
-from ..config.loading import load_config
+from ..checkpoint import load_source
 from ..config.registry import POINT_HEAD_REGISTRY
-from ..imaging.visualization import draw_heatmap, draw_instances
 from ..modeling.heads import Property, build_properties
 from ..predictor import Predictor
 from ..utils.files import unused_folder
@@ -68,7 +66,7 @@ def use_property_arguments(args: argparse.Namespace, properties: Sequence[Proper
 
 def start(args: argparse.Namespace) -> int:
     """Validate the options that can be checked quickly, and run the command line."""
-    if not 0 <= args.threshold <= 1:
+    if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold is {args.threshold:g}, but must be from 0 to 1")
     for option, number in (("--max-frames", args.max_frames), ("--batch-size", args.batch_size)):
         if number is not None and number < 1:
@@ -97,14 +95,13 @@ def read_config(args: argparse.Namespace) -> CfgNode:
     """Return the config of the command line.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`centernet_d2.config.load_config`.
+        ValueError: --weights is not a checkpoint of this project and needs a config.
     """
-    if args.config_file is None:
-        raise ValueError("--weights requires the config of the model: add --config-file CONFIG")
-    options = list(args.opts)
-    for key, value in (("MODEL.WEIGHTS", args.weights), ("MODEL.DEVICE", args.device)):
-        options += [key, value] if value else []
-    return load_config(args.config_file, options)
+    device = ["MODEL.DEVICE", args.device] if args.device else []
+    if args.config_file:
+        weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
+        return load_source(args.config_file, [*args.opts, *weights, *device])
+    return load_source(args.weights, [*args.opts, *device])
 
 
 def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
@@ -197,26 +194,10 @@ def process(frames: Sequence[Frame], predictor: Predictor, sinks: Sinks, args: a
     readable = [(frame, frame.image) for frame in frames if frame.image is not None]
     images, inputs = [image for _, image in readable], [frame.inputs for frame, _ in readable]
     results = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if readable else []
-    for (frame, image), result in zip(readable, results, strict=True):
+    for (frame, _), result in zip(readable, results, strict=True):
         if sinks.json is not None:
-            entries = predictor.to_coco(result["instances"], frame.number)
-            sinks.json.write([{**entry, "file_name": frame.source} for entry in entries])
+            sinks.json.write([{**entry, "file_name": frame.source} for entry in result.to_coco(frame.number)])
         if sinks.images is not None:
-            sinks.images.write(frame.name, draw(image, frame.inputs, result, predictor, args))
+            drawn = result.draw(threshold=predictor.threshold if args.threshold is None else args.threshold)
+            sinks.images.write(frame.name, np.ascontiguousarray(np.asarray(drawn)[..., ::-1]))
     return len(readable)
-
-
-def draw(
-    image: np.ndarray, inputs: Mapping[str, Any], result: dict, predictor: Predictor, args: argparse.Namespace
-) -> np.ndarray:
-    """Draw detections, and the heatmap if the result contains one, on an image.
-
-    Returns:
-        (H, W', 3) uint8 BGR; it is wider than the image if properties draw panels next to it.
-    """
-    rgb = image[..., ::-1]
-    if "heatmap" in result:
-        rgb = draw_heatmap(rgb, result["heatmap"], result["geometry"].to_image)
-    names, properties = predictor.class_names, predictor.network.properties
-    rgb = draw_instances(rgb, result["instances"], names, args.threshold, properties, inputs)
-    return np.ascontiguousarray(rgb[..., ::-1])
