@@ -33,6 +33,7 @@ from centernet_d2.engine import Trainer
 from centernet_d2.evaluation.figures import draw_prediction
 from centernet_d2.imaging.visualization import side_by_side
 from centernet_d2.modeling import CenterNet
+from centernet_d2.utils.files import unused_folder
 from centernet_d2.utils.signals import Stopped
 from synthetic.shapes import write_shapes
 
@@ -78,14 +79,6 @@ def write_visualizations(cfg_file: str, overrides: list[str], weights: Path, fol
     width = max(rgb.shape[1] for rgb in figures)
     padded = [np.pad(f, ((0, 8), (0, width - f.shape[1]), (0, 0)), constant_values=255) for f in figures[:4]]
     cv2.imwrite(str(folder / "sheet.png"), np.concatenate(padded)[..., ::-1])
-
-
-def unused_folder(preferred: Path) -> Path:
-    """Return the first of folder, folder-2, folder-3, ... that does not exist."""
-    folder, number = preferred, 2
-    while folder.exists():
-        folder, number = preferred.with_name(f"{preferred.name}-{number}"), number + 1
-    return folder
 
 
 def main(argv: list[str] | None = None) -> int:

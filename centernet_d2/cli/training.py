@@ -168,6 +168,11 @@ def launch_processes(args: argparse.Namespace) -> int:
     """Run a command line in the requested number of processes; return the exit code."""
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus is {args.num_gpus}, but only {torch.cuda.device_count()} GPUs are visible")
+    if args.num_gpus > 1 and not torch.cuda.is_available() and "MODEL.DEVICE" not in args.opts[::2]:
+        raise ValueError(
+            f"--num-gpus is {args.num_gpus}, but no GPU is available. To train in {args.num_gpus} processes on the "
+            "CPU, add MODEL.DEVICE cpu"
+        )
     run = build_run(args)
     if launched_by_torchrun():
         with process_group(run.cfg.MODEL.DEVICE):

@@ -1,4 +1,4 @@
-"""Figures of augmented training images with their ground truth and target heatmaps."""
+"""Figures of augmented training images, their ground truth and heatmaps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..readers import discover_dataset
 from ..readers.tree import read_text
 from ..utils.parsing import parse_yaml
 from .sheets import write_data_sheets
-from .sinks import ImageFolderSink
+from .sinks import ImageFolderSink, refuse_existing
 
 
 def heatmaps(model: CenterNet, gt: Instances, size: tuple[int, int]) -> dict[str, torch.Tensor]:
@@ -115,7 +115,8 @@ def visualize_data(source: str, output: Path | None, count: int, overrides: Sequ
     with TemporaryDirectory() as folder:  # The plan writes COCO files.
         fixed = ("MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "False")
         draft = draft_plan(Request(source, overrides=(*fixed, *overrides, "OUTPUT_DIR", folder)))
-        output = output or next(output_folders(source)).with_name(f"{next(output_folders(source)).name}-sheets")
+        name = next(output_folders(source)).name
+        output = output or Path("output", f"{name}-sheets")
         output.mkdir(parents=True, exist_ok=True)
         cfg = plan_training(draft, data).cfg
         register_from_config(cfg)
@@ -132,6 +133,7 @@ def visualize_config(name: str, output: Path, count: int, overrides: Sequence[st
         count: number of figures.
         overrides: alternating config keys and values.
     """
+    refuse_existing(output)
     cfg = load_config(name, overrides)
     register_from_config(cfg)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)

@@ -22,7 +22,7 @@ __all__ = ["Failure", "MissingPackage", "error_message", "import_user_modules", 
 
 
 class MissingPackage(ImportError):
-    """Error about a package that the user has to install; its message contains the command."""
+    """Error about a required package; its message contains the command for pip."""
 
 
 # Errors caused by the installation, options, configs, files, data or divergence. All other errors are bugs and keep
