@@ -48,14 +48,19 @@ def shapes(tmp_path, monkeypatch):
     return cfg
 
 
-def test_generators_are_restored_after_an_error():
+def random_numbers(seed, error=None):
+    with isolated_generators(seed):
+        if error is not None:
+            raise error
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+
+def test_generators_are_seeded_and_restored():
     before = states()
-    with pytest.raises(ValueError, match="drawn"), isolated_generators(3):
-        values = random.random(), np.random.rand(), torch.rand(1).item()
-        raise ValueError("drawn")
+    assert random_numbers(3) == random_numbers(3) != random_numbers(4)
+    with pytest.raises(ValueError, match="drawn"):
+        random_numbers(3, ValueError("drawn"))
     assert states() == before
-    with isolated_generators(3):
-        assert values == (random.random(), np.random.rand(), torch.rand(1).item())
 
 
 @pytest.mark.parametrize("name", WRITERS)
