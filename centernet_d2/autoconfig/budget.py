@@ -14,6 +14,7 @@ from detectron2.utils.events import EventStorage
 from ..data import register_from_config
 from ..engine.trainer import Trainer, choose_loop
 from ..evaluation.build import validation_config
+from ..utils.screen import progress_bar
 from .choices import evaluation_period
 
 __all__ = [
@@ -63,7 +64,7 @@ def measure_pace(cfg: CfgNode, seconds: float) -> Pace:
     begin = time.perf_counter()
     model = Trainer.build_model(cfg)
     loop = choose_loop(cfg)(model, Trainer.build_train_loader(cfg), Trainer.build_optimizer(cfg, model))
-    with EventStorage(0):
+    with EventStorage(0), progress_bar(seconds, "timing iterations") as bar:
         for loop.iter in range(WARM_UP):
             loop.run_step()
         start = before = _now()
@@ -71,6 +72,7 @@ def measure_pace(cfg: CfgNode, seconds: float) -> Pace:
         while steps < STEPS or _now() - before < seconds:
             loop.run_step()
             steps += 1
+            bar.update(min(seconds, _now() - before) - bar.n)
         step = (_now() - before) / steps
     model.eval()
     durations = {name: _evaluation(cfg, model, name) for name in cfg.DATASETS.TEST}

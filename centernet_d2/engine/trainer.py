@@ -18,7 +18,9 @@ from detectron2.data.build import filter_images_with_few_keypoints, filter_image
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -31,10 +33,13 @@ from ..data.loader import build_train_loader, configure_workers, find_stream
 from ..data.stream import SampleStream, StreamDataset
 from ..evaluation.build import build_evaluator, check_evaluation, main_metric, validation_config
 from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
+from ..evaluation.summary import evaluation_row, summarize
 from ..modeling.heads import build_properties
 from ..modeling.tta import CenterNetWithTTA
+from ..utils.screen import columns
 from ..utils.signals import Signals, Stopped, defer_signals, end_signals
 from .hooks import AverageWeights, BestWeights, CheckGradients, Checkpoints, EarlyStop, StopOnSignal
+from .progress import ProgressWriter, TrackedLoader
 from .solver import build_optimizer, with_iterations
 
 __all__ = ["Trainer"]
@@ -96,6 +101,8 @@ class Trainer(DefaultTrainer):
         self.signals = Signals()
         # Last evaluated iteration.
         self.evaluated: int | None = None
+        length = None if self.stream is None else self.stream.epoch_length
+        self.progress = ProgressWriter(self.max_iter, cfg.SOLVER.IMS_PER_BATCH, length)
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -161,9 +168,21 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             checkpoints = Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, keep=cfg.SOLVER.MAX_TO_KEEP)
             custom.insert(1, checkpoints)
+            hooks.append(PeriodicWriter([self.progress], period=1))
         position = next((i for i, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)), len(hooks))
         hooks[position:position] = custom
         return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        """Build Detectron2's writers of metrics, without the TensorBoard writer if TensorBoard is not installed."""
+        writers = super().build_writers()
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError:
+            message = "TensorBoard is not installed, so curves are only in metrics.json: pip install tensorboard"
+            logging.getLogger(__name__).warning(message)
+            return [writer for writer in writers if not isinstance(writer, TensorboardXWriter)]
+        return writers
 
     def _build_best(self) -> BestWeights | None:
         """Build the hook for model_best.pth and early stopping, if configured.
@@ -280,6 +299,7 @@ class Trainer(DefaultTrainer):
         Raises:
             Stopped: a signal was received. A resumed run repeats the evaluation first.
         """
+        self.progress.pause()
         try:
             with self.signals.raise_immediately(), self._check_every_batch(), print_to_log():
                 results = self.test(cfg, self.model)
@@ -292,7 +312,21 @@ class Trainer(DefaultTrainer):
             self.stop(self.signals.number)
         self.evaluated = self.iter
         self._last_eval_results = results
+        self._report(results)
         return results
+
+    def _report(self, results: dict) -> None:
+        """Log the results of an evaluation: one line during training, a summary after it."""
+        if not results:
+            return
+        done = min(self.iter + 1, self.max_iter)
+        metric = main_metric(self.cfg) if self.best is None else self.best.metric
+        value, best = flatten_results_dict(results).get(metric), None
+        if self.best is not None and value is not None:
+            best = self.best.best_with(value, done)
+        row = evaluation_row(results, metric, done, best=best, epoch=self.progress.epoch(done), width=columns())
+        lines = [row, *(summarize(results, columns()) if self.iter >= self.max_iter else ())]
+        logging.getLogger(__name__).info("\n".join(lines))
 
     @contextmanager
     def _check_every_batch(self) -> Iterator[None]:
@@ -349,14 +383,14 @@ class Trainer(DefaultTrainer):
         return build_train_loader(cfg, dicts, seed)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TrackedLoader:
         loader = build_detection_test_loader(
             cls.load_datasets(cfg, [dataset_name], annotations_checked=True),
             mapper=(OracleMapper if cfg.TEST.CENTERNET_ORACLE else CenterNetDatasetMapper)(cfg, False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
         configure_workers(loader)
-        return loader
+        return TrackedLoader(loader, f"evaluating on {dataset_name}", is_main=comm.is_main_process())
 
     @classmethod
     @print_to_log()

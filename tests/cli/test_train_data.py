@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,28 @@ def test_recorded_config_trains_equal_weights(folder, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+def test_sheets_do_not_change_the_weights(folder, tmp_path, monkeypatch):
+    keys = {"SOLVER__MAX_ITER": "2", "SEED": "3", "DATALOADER__NUM_WORKERS": "1"}
+    assert run(command(folder, tmp_path / "with", **keys)) == 0
+    sheets = ["images.jpg", "augmented.jpg", "predictions.jpg"]
+    assert all((tmp_path / "with" / name).stat().st_size > 1000 for name in sheets)
+    monkeypatch.setattr("centernet_d2.cli.training.training_sheets", lambda *_, **__: nullcontext())
+    assert run(command(folder, tmp_path / "without", **keys)) == 0
+    assert not any((tmp_path / "without" / name).exists() for name in sheets)
+    first, second = (torch.load(tmp_path / name / "model_final.pth")["model"] for name in ("with", "without"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_continues_without_sheets(folder, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr("centernet_d2.cli.sheets.write_jpeg", fail)
+    assert run(command(folder, tmp_path / "out", SOLVER__MAX_ITER="1", DATASETS__TEST="()")) == 0
+    assert "warning: sheets of training images were not written: no space" in capsys.readouterr().out
+    assert (tmp_path / "out" / "model_final.pth").exists()
+
+
 def test_run_is_resumed_from_recorded_config(folder, tmp_path):
     out = tmp_path / "out"
     assert run(command(folder, out, SOLVER__MAX_ITER="1", DATASETS__TEST="()")) == 0
@@ -93,7 +116,7 @@ def test_run_is_resumed_and_evaluated_from_output_folder(folder, tmp_path, capsy
     capsys.readouterr()
     assert run(["--data", str(folder), "--eval-only", "OUTPUT_DIR", str(out)]) == 0
     screen = capsys.readouterr().out
-    assert "Evaluation results for bbox" in screen
+    assert "results (complete tables: log.txt)\n  bbox: " in screen
     assert "configuration (append" not in screen, "no new plan is made"
 
 
