@@ -258,7 +258,7 @@ def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch
         (["--data", ".", "--resume", "--minutes", "3"], "--minutes requires --data and a new training"),
         (["--data", ".", "--epochs", "0"], "--epochs is 0, but must be greater than 0"),
         (
-            ["--data", ".", "--minutes", "5", "--num-gpus", "2"],
+            ["--data", ".", "--minutes", "5", "--num-gpus", "2", "MODEL.DEVICE", "cpu"],
             "does not support several processes: use --epochs",
         ),
         (["--data", ".", "--model", "yolo"], "config file yolo does not exist"),
