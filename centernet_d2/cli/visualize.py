@@ -13,8 +13,8 @@ __all__ = ["main"]
 
 SUMMARY = """Draw labeled images and augmented training samples.
 
-DATA is a folder of labeled images, a COCO .json, a data.yaml or a .csv: images.jpg shows images with
-their annotations, augmented.jpg shows augmented samples.
+DATA is a folder of labeled images, a COCO .json, a data.yaml or a .csv: images.jpg shows images
+with their annotations, augmented.jpg shows augmented samples.
 With CONFIG, each figure shows the network input with its ground truth, followed by the target of
 every heatmap."""
 EXAMPLES = (

@@ -116,4 +116,4 @@ def test_legend_contains_the_drawn_classes(shapes, monkeypatch):
     records = preview_records(shapes, shapes.DATASETS.TRAIN, 1)
     labeled_sheet(shapes, records)
     categories = sorted({x["category_id"] for x in records[0]["annotations"]})
-    assert legends == [[SHAPES[index] for index in categories]]
+    assert legends == [[list(SHAPES)[index] for index in categories]]
