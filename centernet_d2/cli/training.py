@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import takewhile
@@ -21,6 +23,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from ..autoconfig.plan import Request, draft_plan, output_folders, plan_training
 from ..checkpoint import CenterNetCheckpointer
 from ..config.loading import check_overrides, load_config, override
+from ..data.loaded import load_dataset
 from ..engine.processes import launched_by_torchrun, number_of_processes, process_group
 from ..engine.setup import Run, check_config, recorded_config, setup_run
 from ..engine.trainer import Trainer
@@ -106,13 +109,15 @@ def _plan(args: argparse.Namespace) -> CfgNode:
         raise ValueError(
             "--data does not support torchrun: use --config-file, for example config.yaml of a short run with --data"
         )
-    if args.minutes is not None and args.num_gpus * args.num_machines > 1:
+    is_single = args.num_gpus * args.num_machines <= 1
+    if args.minutes is not None and not is_single:
         raise ValueError("--minutes does not support several processes: use --epochs")
-    draft = draft_plan(Request(args.data, args.val, args.epochs, args.minutes, args.model, tuple(args.opts)))
+    request = Request(args.data, args.val, args.epochs, args.minutes, args.model, tuple(args.opts), timed=is_single)
+    draft = draft_plan(request)
     data = discover_dataset(args.data, args.val)
     print("\n".join(data.lines()), flush=True)
     plan = plan_training(draft, data)
-    print(printable("\n".join(plan.lines()), lines=True), flush=True)
+    print(printable("\n".join(plan.lines(columns())), lines=True), flush=True)
     return plan.cfg
 
 
@@ -147,7 +152,27 @@ def _train(run: Run) -> dict:
         model, resumed = trainer.checkpointer.model, trainer.start_iter > 0
         draws = run.sheets and comm.is_main_process()
         with training_sheets(run.cfg, model, resumed=resumed) if draws else nullcontext():
-            return trainer.train()
+            results = trainer.train()
+        if comm.is_main_process():
+            print("\n".join(_ending(run.cfg)), flush=True)
+        return results
+
+
+def _ending(cfg: CfgNode) -> list[str]:
+    """Return the paths of the results of a training, and a command that uses them."""
+    folder = Path(cfg.OUTPUT_DIR)
+    best = " (model_best.pth: weights with the best evaluation)" if (folder / "model_best.pth").exists() else ""
+    figures = [path.name for path in sorted(folder.glob("*.jpg"))]
+    command = "python demo.py" if Path(sys.argv[0]).name == "train_net.py" else "centernet-detect"
+    names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
+    image = load_dataset(names[0])[0]["file_name"]
+    return [
+        "",
+        f"weights   {folder / 'model_final.pth'}{best}",
+        f"config    {folder / 'config.yaml'}",
+        *([f"figures   {', '.join(figures)} in {folder}"] if figures else []),
+        f"next      {command} {shlex.quote(image)} --weights {shlex.quote(str(folder / 'model_final.pth'))}",
+    ]
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def visualize_data(source: str, output: Path | None, count: int, overrides: Sequ
     print(wrap("\n".join(data.lines()), columns()), flush=True)
     with TemporaryDirectory() as folder:  # The plan writes COCO files.
         fixed = ("MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "False")
-        draft = draft_plan(Request(source, overrides=(*fixed, *overrides, "OUTPUT_DIR", folder)))
+        draft = draft_plan(Request(source, overrides=(*fixed, *overrides, "OUTPUT_DIR", folder), timed=False))
         name = next(output_folders(source)).name
         output = output or Path("output", f"{name}-sheets")
         output.mkdir(parents=True, exist_ok=True)
