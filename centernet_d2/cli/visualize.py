@@ -20,7 +20,6 @@ every heatmap."""
 EXAMPLES = (
     "photos/",
     "output/mine/config.yaml --output figures/",
-    "Shapes/centernet_R_18_shapes.yaml --output figures/ --count 4",
     "Shapes/centernet_R_18_shapes.yaml --output figures/ --opts SEED 1",
 )
 
