@@ -19,7 +19,7 @@ With CONFIG, each figure shows the network input with its ground truth, followed
 every heatmap."""
 EXAMPLES = (
     "photos/",
-    "Shapes/centernet_R_18_shapes.yaml --output figures/ --count 4",
+    "output/mine/config.yaml --output figures/",
     "Shapes/centernet_R_18_shapes.yaml --output figures/ --opts SEED 1",
 )
 

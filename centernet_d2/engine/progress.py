@@ -91,7 +91,7 @@ class ProgressWriter(EventWriter):
         )
 
     def pause(self) -> None:
-        """Clear the line until the next iteration."""
+        """Remove the line until the next iteration."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
