@@ -24,7 +24,7 @@ from .imaging.visualization import draw_heatmap, draw_instances
 from .layers.folding import fold_batch_norms
 from .modeling import CenterNet, CenterNetWithTTA
 
-__all__ = ["Predictor", "Result"]
+__all__ = ["Predictor", "Result", "VideoSession"]
 
 Image = np.ndarray | Pillow.Image | str | Path
 
@@ -157,6 +157,10 @@ class Predictor:
             results.append(Result({**output, "instances": kept}, self, image, own))
         return results
 
+    def video(self) -> VideoSession:
+        """Start a video: the returned session is called like the predictor, with the frames in order."""
+        return VideoSession(self)
+
     @property
     def network(self) -> CenterNet:
         """Model without test-time augmentation."""
@@ -180,6 +184,35 @@ class Predictor:
         """Category ID of each class in the dataset; None if unknown."""
         ids = self.metadata.get("thing_dataset_id_to_contiguous_id")
         return sorted(ids, key=ids.get) if ids else None
+
+
+class VideoSession:
+    """State of one video, see :meth:`Property.start_video`. Example::
+
+        video = predictor.video()
+        results = [video(frame) for frame in frames]
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        """
+        Args:
+            predictor: detects the objects in each frame.
+        """
+        self._predictor = predictor
+        started = [prop.start_video() for prop in predictor.network.properties]
+        self._steps = [step for step in started if step is not None]
+
+    def __call__(self, frame: Image, *, threshold: float | None = None, **inputs: Any) -> Result:
+        """Detect objects in the next frame, see :meth:`Predictor.__call__`."""
+        threshold = self._predictor.threshold if threshold is None else threshold
+        return self.update(self._predictor.detect([frame], [inputs], threshold=threshold))[0]
+
+    def update(self, results: Sequence[Result]) -> Sequence[Result]:
+        """Add the fields of a video to the results of the next frames, in order."""
+        for result in results:
+            for step in self._steps:
+                result["instances"] = step(result["instances"])
+        return results
 
 
 class Result(dict[str, Any]):

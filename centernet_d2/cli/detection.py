@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..checkpoint import load_source
 from ..config.registry import POINT_HEAD_REGISTRY
 from ..modeling.heads import Property, build_properties
-from ..predictor import Predictor
+from ..predictor import Predictor, Result, VideoSession
 from ..utils.files import unused_folder
 from ..utils.signals import defer_signals
 from ..utils.text import printable
@@ -116,11 +116,12 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
         sinks = open_sinks(args, source, stack)
         bar = stack.enter_context(tqdm(total=len(source) or None, unit=" images", smoothing=0.1))
         signals = stack.enter_context(defer_signals(signal.SIGINT))
+        video = predictor.video() if isinstance(source, VideoSource) else None
         for batch in batches(add_inputs(source, properties), args.batch_size, args.max_frames):
             for frame in batch:
                 if frame.image is None:
                     tqdm.write(printable(f"skipped: {frame.error}"), file=sys.stderr)
-            readable = process(batch, predictor, sinks, args)
+            readable = process(batch, predictor, sinks, args, video)
             done, skipped = done + readable, skipped + len(batch) - readable
             bar.update(len(batch))
             if signals:
@@ -185,15 +186,30 @@ def batches(source: Iterable[Frame], size: int, limit: int | None = None) -> Ite
         yield batch
 
 
-def process(frames: Sequence[Frame], predictor: Predictor, sinks: Sinks, args: argparse.Namespace) -> int:
+def process(
+    frames: Sequence[Frame],
+    predictor: Predictor,
+    sinks: Sinks,
+    args: argparse.Namespace,
+    video: VideoSession | None = None,
+) -> int:
     """Detect objects in frames and write the results to the sinks.
+
+    Args:
+        frames: the next frames of the source.
+        predictor: detects the objects.
+        sinks: receive the results.
+        args: options of the command line.
+        video: state of the video, if the source is one.
 
     Returns:
         The number of readable frames.
     """
     readable = [(frame, frame.image) for frame in frames if frame.image is not None]
     images, inputs = [image for _, image in readable], [frame.inputs for frame, _ in readable]
-    results = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if readable else []
+    results: Sequence[Result] = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if readable else []
+    if video is not None:
+        results = video.update(results)
     for (frame, _), result in zip(readable, results, strict=True):
         if sinks.json is not None:
             sinks.json.write([{**entry, "file_name": frame.source} for entry in result.to_coco(frame.number)])

@@ -206,6 +206,9 @@ class PointCOCOEvaluator(COCOEvaluator):
             accelerate=self._faster,
         )
         for task in self._tasks_from_predictions(results):
+            if task == "segm" and not all("segmentation" in one for one in self._coco_api.dataset["annotations"]):
+                self._logger.warning("masks are not evaluated, because some annotations have no 'segmentation'")
+                continue
             evaluation = None
             if results:
                 evaluation = _evaluate_predictions_on_coco(

@@ -272,18 +272,18 @@ def outline(center: np.ndarray, radius: float, angle: float, corners: int, inner
     return center + radii[:, None] * np.column_stack([np.cos(angles), np.sin(angles)])
 
 
-def draw_cutouts(rng: np.random.Generator, size: int = 192) -> tuple[np.ndarray, list[dict]]:
-    """Draw up to six shapes, some with a hole.
+def draw_cutouts(rng: np.random.Generator, size: int = 128) -> tuple[np.ndarray, list[dict]]:
+    """Draw up to five shapes, some with a hole.
 
     Returns:
         (H, W, 3) BGR image, and annotations: ``segmentation`` is a polygon or, for shapes with a hole, run lengths.
     """
     image = np.clip(rng.uniform(60, 180) + rng.normal(0, 12, (size, size, 3)), 0, 255).astype(np.uint8)
     occupied, annotations = np.zeros((size, size), np.uint8), []
-    for _ in range(rng.integers(1, 7)):
+    for _ in range(rng.integers(1, 6)):
         category = int(rng.integers(len(CUTOUTS)))
         number, inner, hole = list(CUTOUTS.values())[category]
-        center, radius, angle = rng.uniform(16, size - 16, 2), rng.uniform(14, 34), rng.uniform(0, 2 * np.pi)
+        center, radius, angle = rng.uniform(12, size - 12, 2), rng.uniform(12, 26), rng.uniform(0, 2 * np.pi)
         # Pixel centers are at integers in OpenCV, and at half integers in COCO.
         rings = [outline(center, radius, angle, number, inner)]
         if hole:
@@ -310,7 +310,7 @@ def draw_cutouts(rng: np.random.Generator, size: int = 192) -> tuple[np.ndarray,
     return image, annotations
 
 
-def write_cutouts(folder: Path, name: str, *, images: int, size: int = 192, seed: int = 0) -> None:
+def write_cutouts(folder: Path, name: str, *, images: int, size: int = 128, seed: int = 0) -> None:
     """Write images and ``name.json`` in COCO format with ``segmentation`` in annotations."""
     rng = np.random.default_rng(seed)
     (folder / name).mkdir(parents=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -164,6 +164,14 @@ class Property:
         """
         columns = {name.removeprefix("pred_"): instances.get(name).tolist() for name in self.fields}
         return [{name: column[row] for name, column in columns.items()} for row in range(len(instances))]
+
+    def start_video(self) -> Callable[[Instances], Instances] | None:
+        """Return a function for the frames of one video, which may keep state between frames; None if not needed.
+
+        The function gets the detections of each frame, in order, with the fields of all heads. It returns them with
+        additional fields, such as the numbers of tracks.
+        """
+        return None
 
     def use_arguments(self, args: argparse.Namespace) -> None:
         """Apply the parsed options of ``arguments``.
