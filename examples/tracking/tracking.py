@@ -25,8 +25,7 @@ from centernet_d2.utils import cli
 
 # isort: split
 from detectron2.config import CfgNode, configurable
-from detectron2.structures import Boxes as BoxList
-from detectron2.structures import Instances, pairwise_iou
+from detectron2.structures import Boxes, Instances, pairwise_iou
 from detectron2.utils.visualizer import Visualizer
 
 from centernet_d2 import Predictor
@@ -128,7 +127,9 @@ class Tracks:
         Args:
             prop: options of the tracks.
         """
-        from norfair import Tracker  # Only needed for videos.
+        # Only needed for videos.
+        from norfair import Tracker
+        from norfair.distances import ScalarDistance
 
         self.prop = prop
         self.frame = 0
@@ -140,7 +141,9 @@ class Tracks:
                 "reid_hit_counter_max": prop.memory,
             }
         # 8 frames without a detection are bridged by the predicted motion; the third frame of an object starts a track.
-        self.tracker = Tracker(self._move, 0.8, hit_counter_max=8, initialization_delay=2, **options)
+        self.tracker = Tracker("iou", 0.8, hit_counter_max=8, initialization_delay=2, **options)
+        if prop.embeddings:
+            self.tracker.distance_function = ScalarDistance(self._move)
 
     def __call__(self, detections: Instances) -> Instances:
         """Return the detections of the next frame with ``pred_track`` (N,), 0 for detections that are not tracked."""
@@ -173,12 +176,10 @@ class Tracks:
 
     def _move(self, detection: Any, one: Any) -> float:
         """Return the distance of a detection in 0..1 from the predicted box of an object; 1 if it looks different."""
-        first, second = (BoxList(torch.as_tensor(x.reshape(1, 4))) for x in (detection.points, one.estimate))
-        distance = 1 - float(pairwise_iou(first, second))
-        if self.prop.embeddings:
-            different = self._look(detection, one) > 1 - self.prop.similarity
-            return 1.0 if different else distance
-        return distance
+        if self._look(detection, one) > 1 - self.prop.similarity:
+            return 1.0
+        first, second = (Boxes(torch.as_tensor(x.reshape(1, 4))) for x in (detection.points, one.estimate))
+        return 1 - float(pairwise_iou(first, second))
 
     @staticmethod
     def _look(first: Any, second: Any) -> float:

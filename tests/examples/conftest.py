@@ -30,7 +30,7 @@ def _restore_heads_and_modules(monkeypatch):
     yield
     for name in [name for name, _ in POINT_HEAD_REGISTRY if name not in heads]:
         del POINT_HEAD_REGISTRY._obj_map[name]
-    for name in {"rotated_boxes", "identity"} - modules:
+    for name in {"rotated_boxes", "identity", "masks", "tracking"} - modules:
         sys.modules.pop(name, None)
 
 
