@@ -181,7 +181,7 @@ def validation_config(cfg: CfgNode) -> CfgNode:
 
 
 def main_metric(cfg: CfgNode) -> str:
-    """Return the name of the main metric of the first dataset that is evaluated during training.
+    """Return the name of the main metric of the first validation dataset.
 
     The name is a key of the flattened results of :meth:`Trainer.test`.
     """
