@@ -1,0 +1,126 @@
+"""HTML page of a report: sections with numbers, tables, plots and images in one file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ..structures.plots import Plot
+from ..utils.text import printable
+from .figures import Picture, draw_plot
+
+__all__ = ["Card", "Section", "Table", "number", "plain", "render"]
+
+# Rows of a table that are shown; report.json contains all.
+_MOST_ROWS = 40
+
+
+@dataclass(frozen=True)
+class Card:
+    """Prominent number with a label and an optional explanation."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Table of texts and numbers.
+
+    Attributes:
+        title: title of the table.
+        headers: one per column.
+        rows: cells; numbers are aligned to the right.
+        note: sentence below the table.
+        shaded: shade numeric cells by their share of the maximum of the row.
+    """
+
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    note: str = ""
+    shaded: bool = False
+
+
+@dataclass
+class Section:
+    """Section of the page.
+
+    Attributes:
+        title: heading.
+        anchor: id of the section in links.
+        intro: first sentence.
+        cards, tables, plots, pictures: content, in this order.
+        notes: sentences at the end.
+    """
+
+    title: str
+    anchor: str
+    intro: str = ""
+    cards: list[Card] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
+    pictures: list[tuple[str, list[Picture]]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """Render the page.
+
+    Args:
+        title, subtitle: heading of the page.
+        sections: sections, in order.
+    """
+    environment = Environment(
+        loader=PackageLoader("centernet_d2.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["printable"] = printable
+    environment.filters["cell"] = number
+    environment.tests["numeric"] = lambda value: isinstance(value, (int, float)) or value is None
+    environment.globals.update(draw=draw_plot, shade=_shade, most_rows=_MOST_ROWS)
+    return environment.get_template("report.html").render(title=title, subtitle=subtitle, sections=sections)
+
+
+def _shade(row: Sequence[object], value: object) -> float:
+    """Return the share of a number in the maximum of its row, for the color of a cell."""
+    numbers = [one for one in row if isinstance(one, (int, float))]
+    largest = max(numbers, default=0)
+    return round(value / largest, 3) if isinstance(value, (int, float)) and largest > 0 else 0.0
+
+
+def number(value: object) -> str:
+    """Format a cell: integers with separators, other numbers with four significant digits, "–" for None and NaN."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return printable(value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.1f}" if 10 <= abs(value) < 1e5 else f"{value:.3g}"
+
+
+def plain(value: Any) -> Any:
+    """Convert NumPy values, dataclasses of plots, tuples, NaN and infinity to plain JSON values."""
+    if isinstance(value, Plot):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value
+
+
+def numbered(plots: Sequence[Plot]) -> Iterator[tuple[str, Plot]]:
+    """Yield plots with unique names."""
+    return ((f"plot{index}", plot) for index, plot in enumerate(plots))
