@@ -61,9 +61,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
         official = KITTIEvaluator(dataset_name, output_dir=folder, rules=cfg.MODEL.CENTERNET.QUIRKS.KITTI_RULES)
     else:
         official = PascalVOCDetectionEvaluator(dataset_name)
-    evaluators = DatasetEvaluators(
-        [official, ErrorEvaluator(dataset_name, properties), DetectionRecorder(folder)]
-    )
+    evaluators = DatasetEvaluators([official, ErrorEvaluator(dataset_name, properties), DetectionRecorder(folder)])
     if not (names := cfg.MODEL.CENTERNET.CLASS_NAMES):
         return evaluators
     numbers = match_classes(dataset_name, MetadataCatalog.get(dataset_name).thing_classes, names)

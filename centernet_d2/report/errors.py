@@ -56,9 +56,7 @@ def error_types(pairs: Pairs, truth: Truth, detections: Detections, partner: np.
     return {"AP50": base, "types": results}
 
 
-def _classify(
-    pairs: Pairs, truth: Truth, detections: Detections, partner: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _classify(pairs: Pairs, truth: Truth, detections: Detections, partner: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the (D,) types of wrong detections, "" for others, and the (D,) objects that they are confused with."""
     same = detections.classes[pairs.detection] == truth.classes[pairs.truth]
     regular = ~truth.ignore[pairs.truth]

@@ -39,7 +39,9 @@ _STYLE = {
     "axes.axisbelow": True,
     "grid.alpha": 0.18,
     "legend.frameon": False,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), _TEXT),
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), _TEXT
+    ),
 }
 _LONGEST_NAME = 24
 _MOST_SERIES = 8
@@ -84,7 +86,11 @@ def draw_plot(plot: Plot, name: str) -> str:
     svg = svg[svg.index("<svg") :].replace(_TEXT, "currentColor")
     svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg, count=2).replace("xlink:href", "href")
-    return re.sub(r'^<svg width="[^"]*" height="[^"]*"', '<svg role="img"', re.sub(r"(<svg)([^>]*?)( height=\"[^\"]*\")([^>]*?)( width=\"[^\"]*\")", r"\1\2\4", svg))
+    return re.sub(
+        r'^<svg width="[^"]*" height="[^"]*"',
+        '<svg role="img"',
+        re.sub(r"(<svg)([^>]*?)( height=\"[^\"]*\")([^>]*?)( width=\"[^\"]*\")", r"\1\2\4", svg),
+    )
 
 
 def _fill(axes: Axes, plot: Plot) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,7 @@ class Table:
         rows: cells; numbers are aligned to the right.
         note: sentence below the table.
         shaded: shade numeric cells by their share of the maximum of the row.
+        decimals: decimals of numbers that are not integers.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Table:
     rows: Sequence[Sequence[object]]
     note: str = ""
     shaded: bool = False
+    decimals: int = 1
 
 
 @dataclass
@@ -95,15 +97,13 @@ def _shade(row: Sequence[object], value: object) -> float:
     return round(value / largest, 3) if isinstance(value, (int, float)) and largest > 0 else 0.0
 
 
-def number(value: object) -> str:
-    """Format a cell: integers with separators, other numbers with four significant digits, "–" for None and NaN."""
+def number(value: object, decimals: int = 1) -> str:
+    """Format a cell: integers with separators, other numbers with fixed decimals, "-" for None and NaN."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
+        return "-"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return printable(value)
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.1f}" if 10 <= abs(value) < 1e5 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{decimals}f}"
 
 
 def plain(value: Any) -> Any:
@@ -119,8 +119,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else None
     return value
-
-
-def numbered(plots: Sequence[Plot]) -> Iterator[tuple[str, Plot]]:
-    """Yield plots with unique names."""
-    return ((f"plot{index}", plot) for index, plot in enumerate(plots))

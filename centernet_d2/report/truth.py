@@ -106,21 +106,24 @@ def coco_metrics(
         evaluation.accumulate()
     precision, recall = (evaluation.eval[name] for name in ("precision", "recall"))
     counts = np.bincount(truth.classes[~truth.ignore], minlength=len(class_names))
-    values = {"AP": precision[..., 0, -1], "AP50": precision[0, ..., 0, -1], "AP75": precision[5, ..., 0, -1]}
-    values.update({f"AP{name[0]}": precision[..., row, -1] for row, name in enumerate(SIZES) if row})
+    recalls = {str(most): _percent(recall[:, :, 0, row]) for row, most in enumerate((1, 10, limit))}
     by_class = [
         {
             "name": name,
             "objects": int(counts[index]),
-            "AP": _percent(precision[:, :, index, 0, -1]),
-            "AP50": _percent(precision[0, :, index, 0, -1]),
-            "AP75": _percent(precision[5, :, index, 0, -1]),
+            **_metrics(precision[:, :, index : index + 1]),
             "recall": _percent(recall[:, index, 0, -1]),
         }
         for index, name in enumerate(class_names)
     ]
-    recalls = {str(most): _percent(recall[:, :, 0, row]) for row, most in enumerate((1, 10, limit))}
-    return {**{name: _percent(value) for name, value in values.items()}, "recall": recalls, "classes": by_class}
+    return {**_metrics(precision), "recall": recalls, "classes": by_class}
+
+
+def _metrics(precision: np.ndarray) -> dict[str, float | None]:
+    """Return the metrics of (IoUs, recalls, classes, sizes, limits) precisions."""
+    values = {"AP": precision[..., 0, -1], "AP50": precision[0, ..., 0, -1], "AP75": precision[5, ..., 0, -1]}
+    values.update({f"AP{name[0]}": precision[..., row, -1] for row, name in enumerate(SIZES) if row})
+    return {name: _percent(one) for name, one in values.items()}
 
 
 def _percent(values: np.ndarray) -> float | None:
@@ -129,9 +132,7 @@ def _percent(values: np.ndarray) -> float | None:
     return float(defined.mean() * 100) if len(defined) else None
 
 
-def _coco_objects(
-    truth: Truth, detections: Detections, images: int, class_names: Sequence[str]
-) -> tuple[COCO, COCO]:
+def _coco_objects(truth: Truth, detections: Detections, images: int, class_names: Sequence[str]) -> tuple[COCO, COCO]:
     """Convert objects and detections to the classes of pycocotools; ids start at 1."""
     coco = COCO()
     coco.dataset = {
