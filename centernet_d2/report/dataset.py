@@ -305,7 +305,7 @@ def _draw_crowded(splits: Sequence[_Split], crowded: dict[str, np.ndarray]) -> l
             drawn = draw_instances(pixels, truth, split.class_names)
             low, high = split.boxes[rows[:2], :2].min(axis=0), split.boxes[rows[:2], 2:].max(axis=0)
             results.append(
-                picture(crop(drawn, low, high), f"{split.name}: {Path(record['file_name']).name}", max_width=480)
+                picture(crop(drawn, low, high), f"{split.name}: {Path(record['file_name']).name}", "quarter")
             )
     return results
 
@@ -328,9 +328,7 @@ def _draw_duplicates(duplicates: dict[str, Any]) -> list[Picture]:
             both = np.concatenate([image[:height, :width] for image in images], axis=1)
             kind = "exact" if one["exact"] else "near"
             names = " and ".join(Path(file).name for file in one["files"])
-            results.append(
-                picture(both, f"{kind}, {pair['splits'][0]} and {pair['splits'][1]}: {names}", max_width=640)
-            )
+            results.append(picture(both, f"{kind}, {pair['splits'][0]} and {pair['splits'][1]}: {names}"))
     return results[:_EXAMPLES]
 
 
@@ -347,5 +345,5 @@ def _draw_augmented(cfg: CfgNode, split: _Split, rng: np.random.Generator) -> li
         drawn = draw_instances(
             pixels, sample["instances"], split.class_names, properties=mapper.properties, inputs=inputs
         )
-        results.append(picture(drawn, Path(sample["file_name"]).name, max_width=480))
+        results.append(picture(drawn, Path(sample["file_name"]).name, "quarter"))
     return results

@@ -46,6 +46,7 @@ _STYLE = {
 _LONGEST_NAME = 24
 _MOST_SERIES = 8
 _MOST_BAR_LABELS = 24
+_PIXELS = {"full": 1200, "half": 640, "quarter": 480}
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ class Picture:
     Attributes:
         caption: one line below the image.
         uri: data URI.
-        wide: use the full width of the page.
+        width: "full", "half" or "quarter" of a wide page.
     """
 
     caption: str
     uri: str
-    wide: bool = False
+    width: str = "half"
 
 
 def draw_plot(plot: Plot, name: str) -> str:
@@ -130,20 +131,19 @@ def short(text: str) -> str:
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}…"
 
 
-def picture(pixels: np.ndarray, caption: str, *, wide: bool = False, max_width: int = 960) -> Picture:
+def picture(pixels: np.ndarray, caption: str, width: str = "half") -> Picture:
     """Encode an (H, W, 3) uint8 RGB image as JPEG, reduced to a maximum width.
 
     Args:
         pixels: the image.
         caption: line below the image.
-        wide: see :class:`Picture`.
-        max_width: maximum width and height in pixels.
+        width: see :class:`Picture`; it also determines the maximum width and height in pixels.
     """
     image = Image.fromarray(pixels)
-    image.thumbnail((max_width, max_width))
+    image.thumbnail((_PIXELS[width], _PIXELS[width]))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=78)
-    return Picture(printable(caption), _uri("jpeg", file), wide)
+    return Picture(printable(caption), _uri("jpeg", file), width)
 
 
 def draw_grid(values: Sequence[Sequence[float]], caption: str) -> Picture:

@@ -107,4 +107,4 @@ def _draw(
         for one in (Instances(pixels.shape[:2], **part.get_fields()) for part in (gt, found))
     ]
     drawn = side_by_side(panels, ["ground truth", "detection"])
-    return picture(drawn, f"{Path(record['file_name']).name}: {error}", wide=True, max_width=1200)
+    return picture(drawn, f"{Path(record['file_name']).name}: {error}", "full")

@@ -97,7 +97,7 @@ def draw_worst(
             panels["heatmap"] = _heatmap(cfg, model, record, pixels)
         caption = f"{Path(one['file']).name}: {one['missed']} missed, {one['false']} false"
         drawn = side_by_side(list(panels.values()), list(panels))
-        results.append(picture(drawn, caption, wide=True, max_width=1200))
+        results.append(picture(drawn, caption, "full"))
     return results
 
 
@@ -136,5 +136,5 @@ def draw_false(
         panels = [draw_instances(pixels, gt, class_names), draw_instances(pixels, found, class_names, threshold=0.0)]
         both = side_by_side([crop(panel, box[:2], box[2:]) for panel in panels], ["ground truth", "detection"], 160)
         caption = f"{one['class']} {one['score']:.2f} in {Path(one['file']).name}"
-        results.append(picture(both, caption, max_width=640))
+        results.append(picture(both, caption, "quarter"))
     return results
