@@ -345,14 +345,21 @@ class CenterNet(nn.Module):
         for index, geometry in enumerate(geometries):
             rows = detected[index].nonzero()[:, 0]
             image_fields = {name: tensor[index][rows] for name, tensor in fields.items()}
-            instances = Instances(geometry.image_size)
-            for name, head in self.heads.items():
-                produced = head.to_image(image_fields, geometry)
-                check_fields(name, head, produced)
-                for field, value in produced.items():
-                    instances.set(field, value)
-            results.append(instances)
+            results.append(self._to_instances(image_fields, geometry))
         return results
+
+    def _to_instances(self, fields: Fields, geometry: Geometry) -> Instances:
+        """Convert decoded (K, ...) fields of one image to valid detections in pixels of the original image."""
+        instances = Instances(geometry.image_size)
+        valid = torch.ones_like(fields["scores"], dtype=torch.bool)
+        for name, head in self.heads.items():
+            produced = head.to_image(fields, geometry)
+            check_fields(name, head, produced)
+            for field, value in produced.items():
+                instances.set(field, value)
+            if (own := head.valid(produced)) is not None:
+                valid &= own
+        return instances[valid]
 
     def decode(self, maps: Maps) -> Fields:
         """Decode activated maps at the K best peaks into (B, K, ...) fields.

@@ -30,10 +30,10 @@ class StubBackbone(Backbone):
 
 def stub_heads(num_classes=3, stacks=1, box=(), **center):
     common = {"in_channels": 4, "head_conv": 0, "num_stacks": stacks}
-    return {
-        "CenterHead": CenterHead(num_classes=num_classes, **center, **common),
-        "BoxHead": BoxHead(num_classes=num_classes, **dict(box), **common),
-    }
+    box_head = BoxHead(num_classes=num_classes, **dict(box), **common)
+    for branch in box_head.stacks:
+        nn.init.constant_(list(branch.parameters())[-1], 8.0)  # Bias of sizes; boxes without area are discarded.
+    return {"CenterHead": CenterHead(num_classes=num_classes, **center, **common), "BoxHead": box_head}
 
 
 def stub_model(heads=None, stacks=1, divisibility=32, **options):

@@ -316,6 +316,14 @@ class PointHead(nn.Module, ABC):
         The result is in pixels of the original image.
         """
 
+    def valid(self, produced: Mapping[str, Any]) -> Tensor | None:
+        """Return (K,) bool, False for detections to discard; None keeps all.
+
+        Args:
+            produced: output of :meth:`to_image`.
+        """
+        return None
+
 
 def build_property(kind: type[Property], cfg: CfgNode) -> Property:
     """Build a property from a config.
