@@ -31,6 +31,7 @@ from ..utils.files import lock_folder, remove_leftovers
 from ..utils.logging import errors_only
 from ..utils.signals import Stopped, defer_signals, end_signals
 from ..utils.text import printable
+from .reporting import finish_report, report_evaluation, start_report
 
 __all__ = ["build_run", "execute", "launch_processes"]
 
@@ -54,7 +55,8 @@ def build_run(args: argparse.Namespace) -> Run:
             raise ValueError(f"--{option} requires --data and a new training; otherwise set config keys")
     if data is not None and args.config_file:
         raise ValueError("--data and --config-file are mutually exclusive: use one of them")
-    recorded = None
+    recorded: CfgNode | None = None
+    notes: tuple[str, ...] = ()
     if args.config_file:
         cfg = load_config(args.config_file, args.opts)
         if args.resume:
@@ -64,13 +66,13 @@ def build_run(args: argparse.Namespace) -> Run:
         cfg = recorded.clone()
         override(cfg, args.opts)
     elif data is not None:
-        cfg = _plan(args)
+        cfg, notes = _plan(args)
     else:
         raise ValueError("no config is specified: use --data FOLDER (labeled images) or --config-file CONFIG")
     cfg.freeze()
     resume = args.resume or (recorded is not None and "MODEL.WEIGHTS" not in args.opts[::2])
     check_config(cfg, resume=resume, eval_only=args.eval_only, processes=number_of_processes(args))
-    return Run(cfg, resume, args.eval_only, recorded, tuple(args.opts[::2]))
+    return Run(cfg, resume, args.eval_only, recorded, tuple(args.opts[::2]), notes)
 
 
 def _recorded_config(data: str | None, opts: Sequence[str]) -> CfgNode:
@@ -92,8 +94,8 @@ def _recorded_config(data: str | None, opts: Sequence[str]) -> CfgNode:
     return cfg
 
 
-def _plan(args: argparse.Namespace) -> CfgNode:
-    """Return the config for training on custom data; print the dataset and the configuration.
+def _plan(args: argparse.Namespace) -> tuple[CfgNode, tuple[str, ...]]:
+    """Return the config for training on custom data, and messages of the reader; print dataset and configuration.
 
     Raises:
         FileExistsError, FileNotFoundError, ValueError: see :func:`build_run`.
@@ -109,7 +111,7 @@ def _plan(args: argparse.Namespace) -> CfgNode:
     print("\n".join(data.lines()), flush=True)
     plan = plan_training(draft, data)
     print(printable("\n".join(plan.lines()), lines=True), flush=True)
-    return plan.cfg
+    return plan.cfg, tuple(data.report.lines())
 
 
 def execute(run: Run) -> dict:
@@ -127,6 +129,7 @@ def _evaluate(run: Run) -> dict:
         model.backbone = fold_batch_norms(model.backbone)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
+        report_evaluation(cfg, model)
         verify_results(cfg, results)
     return results
 
@@ -139,7 +142,11 @@ def _train(run: Run) -> dict:
         setup_run(run)
         trainer = Trainer(run.cfg)
         trainer.resume_or_load(resume=run.resume)
-        return trainer.train()
+        report = start_report(run) if comm.is_main_process() else None
+        results = trainer.train()
+        if report is not None:
+            finish_report(report, run.cfg, trainer.checkpointer.model)
+        return results
 
 
 @contextmanager

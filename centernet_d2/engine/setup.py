@@ -68,6 +68,7 @@ class Run:
         eval_only: evaluate instead of training.
         recorded: config of the run in OUTPUT_DIR, if it is to be resumed.
         overrides: config keys on the command line.
+        notes: messages of the reader of the dataset, for the report.
     """
 
     cfg: CfgNode
@@ -75,6 +76,7 @@ class Run:
     eval_only: bool = False
     recorded: CfgNode | None = None
     overrides: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def setup_run(run: Run) -> None:

@@ -44,6 +44,7 @@ class Report:
         title: heading of the page.
         data: content of report.json.
         pictures: images by section: "dataset", or the name of a test set.
+        started: start of the run, in seconds of ``time.perf_counter``.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Report:
         default_factory=lambda: {"format": FORMAT, "dataset": {}, "training": {}, "evaluation": {}}
     )
     pictures: dict[str, Pictures] = field(default_factory=dict)
+    started: float = 0.0
 
     def sections(self) -> list[Section]:
         """Build the sections of the page."""
@@ -98,15 +100,9 @@ def own_random_state(seed: int = 0) -> Iterator[None]:
             np.random.set_state(states[1])
 
 
-def add_dataset(report: Report, cfg: CfgNode, notes: Sequence[str] = ()) -> None:
-    """Add the dataset part.
-
-    Args:
-        report: report to extend.
-        cfg: config whose datasets are registered and valid.
-        notes: messages of the reader, such as counts of skipped and repaired objects.
-    """
-    report.data["dataset"], report.pictures["dataset"] = inspect_dataset(cfg, notes)
+def add_dataset(report: Report, cfg: CfgNode, notes: Sequence[str] = (), names: Sequence[str] = ()) -> None:
+    """Add the dataset part; see :func:`inspect_dataset`."""
+    report.data["dataset"], report.pictures["dataset"] = inspect_dataset(cfg, notes, names)
 
 
 def add_training(report: Report, folder: str | Path, machine: Mapping[str, Any] = MappingProxyType({})) -> None:

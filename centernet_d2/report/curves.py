@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 __all__ = ["Curves", "average_precision", "calibration", "mean_average_precision", "score_curves", "suggest_threshold"]
 
 RECALLS = np.linspace(0, 1, 101)
-# Scores at which curves are computed. Detections with a score above a threshold count.
+# Scores at which curves are computed. Detections with at least this score count.
 THRESHOLDS = np.arange(1000) / 1000
 
 
@@ -35,8 +36,8 @@ def score_curves(scores: np.ndarray, classes: np.ndarray, hits: np.ndarray, coun
         counts: (C,) number of objects of each class.
     """
     shape = (len(counts), len(THRESHOLDS))
-    # Number of thresholds that a score exceeds.
-    level = np.searchsorted(THRESHOLDS, scores, side="left")
+    # Number of thresholds that a score reaches.
+    level = np.searchsorted(THRESHOLDS, scores, side="right")
     above = np.zeros((2, len(counts), len(THRESHOLDS) + 1))
     np.add.at(above, (hits.astype(int), classes, level), 1)
     above = above[..., ::-1].cumsum(axis=-1)[..., ::-1][..., 1:]
@@ -82,7 +83,7 @@ def mean_average_precision(scores: np.ndarray, classes: np.ndarray, hits: np.nda
     """Return the average precision averaged over classes with objects; see :func:`score_curves`."""
     order = np.argsort(classes, kind="stable")
     bounds = np.searchsorted(classes[order], np.arange(len(counts) + 1))
-    parts = [order[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+    parts = [order[low:high] for low, high in pairwise(bounds)]
     values = [
         average_precision(scores[part], hits[part], int(count))
         for part, count in zip(parts, counts, strict=True)

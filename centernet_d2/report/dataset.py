@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.data.transforms import TransformList
 from detectron2.structures import Instances
@@ -54,14 +54,14 @@ class _Split:
 
 
 def inspect_dataset(
-    cfg: CfgNode, notes: Sequence[str] = (), *, pictures: bool = True
+    cfg: CfgNode, notes: Sequence[str] = (), names: Sequence[str] = ()
 ) -> tuple[dict[str, Any], dict[str, list[Picture]]]:
-    """Compute the dataset part for DATASETS.TRAIN and DATASETS.TEST.
+    """Compute the dataset part.
 
     Args:
         cfg: config whose datasets are registered and valid.
-        notes: what the readers skipped and repaired.
-        pictures: draw images.
+        notes: messages of the reader that discovered the dataset.
+        names: names of the datasets; by default DATASETS.TRAIN and DATASETS.TEST.
 
     Returns:
         Plain values for report.json, and images by heading.
@@ -69,17 +69,17 @@ def inspect_dataset(
     with torch.device("meta"):  # Geometry does not depend on weights.
         model = CenterNet(cfg)
     rng = np.random.default_rng(0)
-    splits = [_read_split(name) for name in dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))]
+    splits = [_read_split(name) for name in dict.fromkeys(names or (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST))]
+    read = [f"{split.name}: {note}" for split in splits for note in _notes_of(split.name)]
     limit = cfg.TEST.DETECTIONS_PER_IMAGE
     data: dict[str, Any] = {
-        "notes": list(notes),
+        "notes": [*notes, *read],
         "stride": model.stride,
         "test_resolution": model.preprocessor.test_resolution,
         "detections_per_image": limit,
         "splits": {split.name: _describe(split, limit) for split in splits},
         "collisions": {},
     }
-    shown: dict[str, list[Picture]] = {"Objects that share a cell": [], "Augmented training images": []}
     crowded = {}
     sides = []
     for split in splits:
@@ -94,13 +94,18 @@ def inspect_dataset(
     data["duplicates"] = find_duplicates({s.name: [r["file_name"] for r in s.records] for s in splits}, rng)
     data["figures"] = [*_plots(splits, sides, model.stride)]
     data["positions"] = _positions(splits)
-    train = splits[: len(cfg.DATASETS.TRAIN)] or splits
-    data["properties"] = _property_figures(train, model.properties, rng)
-    if pictures:
-        shown["Objects that share a cell"] = _draw_crowded(splits, crowded)
-        shown["Duplicates"] = _draw_duplicates(data["duplicates"])
-        shown["Augmented training images"] = _draw_augmented(cfg, train[0], rng) if cfg.DATASETS.TRAIN else []
-    return data, shown
+    train = [split for split in splits if split.name in cfg.DATASETS.TRAIN]
+    data["properties"] = _property_figures(train or splits, model.properties, rng)
+    return data, {
+        "Objects that share a cell": _draw_crowded(splits, crowded),
+        "Duplicates": _draw_duplicates(data["duplicates"]),
+        "Augmented training images": _draw_augmented(cfg, train[0], rng) if train else [],
+    }
+
+
+def _notes_of(name: str) -> list[str]:
+    """Return what the reader of a registered COCO file skipped and repaired."""
+    return list(getattr(DatasetCatalog.data.get(name), "notes", ()))
 
 
 def _read_split(name: str) -> _Split:
@@ -112,17 +117,26 @@ def _read_split(name: str) -> _Split:
         for i, x in flat
         if x["category_id"] != EXCLUDED and not x.get("ignore") and not x.get("iscrowd") and x["category_id"] >= 0
     ]
-    sizes = [(r["width"], r["height"]) if "width" in r else read_header(r["file_name"]).upright_size for r in records]
     return _Split(
         name,
         records,
         classes,
-        np.array(sizes, dtype=np.float64).reshape(-1, 2),
+        np.array([_image_size(record) for record in records], dtype=np.float64).reshape(-1, 2),
         np.array([i for i, _ in known], dtype=np.int64),
         np.array([x["category_id"] for _, x in known], dtype=np.int64),
         corners([x for _, x in known]),
         len(flat) - len(known),
     )
+
+
+def _image_size(record: DatasetDict) -> tuple[int, int]:
+    """Return width and height of an image; (1, 1) for damaged images without annotated size."""
+    if "width" in record:
+        return record["width"], record["height"]
+    try:
+        return read_header(record["file_name"]).upright_size
+    except OSError:
+        return 1, 1
 
 
 def _network_boxes(split: _Split, model: CenterNet) -> tuple[np.ndarray, np.ndarray]:
@@ -172,7 +186,7 @@ def _range(values: np.ndarray) -> list[float]:
 
 def _describe_sizes(sizes: np.ndarray, stride: int) -> dict[str, Any]:
     """Return the ranges of object sizes, and the share of objects with both sides below two cells."""
-    small = (sizes < 2 * stride).all(axis=1)
+    small = np.all(sizes < 2 * stride, axis=1)
     return {
         "object_sizes": {name: _range(sizes[:, i]) if len(sizes) else [] for i, name in enumerate(("width", "height"))},
         "below_2x2_cells": float(small.mean()) if len(small) else 0.0,
@@ -291,7 +305,7 @@ def _sample(count: int, limit: int, rng: np.random.Generator) -> list[int]:
 
 def _draw_crowded(splits: Sequence[_Split], crowded: dict[str, np.ndarray]) -> list[Picture]:
     """Draw the surroundings of objects that share a cell with another one of their class."""
-    results = []
+    results: list[Picture] = []
     for split in splits:
         for index in dict.fromkeys(split.image[crowded[split.name]].tolist()):
             if len(results) == _EXAMPLES:
@@ -338,7 +352,10 @@ def _draw_augmented(cfg: CfgNode, split: _Split, rng: np.random.Generator) -> li
     results = []
     filled = np.unique(split.image)
     for index in _sample(len(filled), _SHEET, rng):
-        sample = mapper(split.records[filled[index]])
+        try:
+            sample = mapper(split.records[filled[index]])
+        except OSError:  # Training skips damaged images, too.
+            continue
         pixels = sample["image"].permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
         pixels = convert_image_to_rgb(pixels, cfg.INPUT.FORMAT)
         inputs = {key: sample[key] for prop in mapper.properties for key in prop.input_keys if key in sample}

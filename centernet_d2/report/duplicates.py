@@ -73,4 +73,5 @@ def _near(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
     least = SIDE * SIDE - 2 * MOST_BITS
     similar = first[:, :-1] @ second[:, :-1].T >= least
     similar &= np.abs(first[:, -1:] - second[:, -1]) <= MOST_GRAY
-    return np.nonzero(similar)
+    rows, columns = np.nonzero(similar)
+    return rows, columns

@@ -94,16 +94,16 @@ def confusion(
 
     Args:
         pairs, truth, detections: all pairs, objects and detections.
-        threshold: minimum score, exclusive.
+        threshold: minimum score.
         num_classes: number of classes C.
 
     Returns:
         (C + 1, C + 1) counts, true class by predicted class, where the last index is the background; and the (D,)
         matched objects of the detections, -1 without match, -2 below the threshold.
     """
-    chosen = (detections.scores > threshold)[pairs.detection] & (pairs.iou >= IOU)
+    chosen = (detections.scores >= threshold)[pairs.detection] & (pairs.iou >= IOU)
     partner = match(select(pairs, chosen), truth, detections)
-    partner[detections.scores <= threshold] = -2
+    partner[detections.scores < threshold] = -2
     matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=int)
     hit = (partner >= 0) & ~truth.ignore[partner]
     np.add.at(matrix, (truth.classes[partner[hit]], detections.classes[hit]), 1)

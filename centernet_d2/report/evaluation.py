@@ -119,7 +119,7 @@ def _threshold(best: tuple[float, float] | None, given: float | None, curves: Cu
 
 def _curve(curves: Curves, class_names: Sequence[str]) -> dict[str, Any]:
     """Return the curves of each labeled class at every STEP-th threshold, rounded."""
-    labeled = np.flatnonzero(~np.isnan(curves.f1).any(axis=1))
+    labeled = np.flatnonzero(~np.isnan(curves.f1).any(axis=1)).tolist()
     columns = {name: getattr(curves, name)[labeled, ::STEP].round(4) for name in ("precision", "recall", "f1")}
     return {
         "threshold": THRESHOLDS[::STEP],

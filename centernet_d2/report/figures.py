@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
@@ -18,13 +19,13 @@ from PIL import Image
 from ..structures.plots import Plot
 from ..utils.text import printable
 
-__all__ = ["Picture", "draw_plot", "draw_grid", "picture"]
+__all__ = ["Picture", "draw_grid", "draw_plot", "picture"]
 
 # Colors that are readable on light and dark pages.
 PALETTE = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#d69e00", "#06b6d4", "#ec4899")
 # Replaced by the text color of the page.
 _TEXT = "#010203"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",  # Deterministic ids.
     "text.parse_math": False,  # Names may contain dollar signs.
@@ -99,7 +100,7 @@ def _fill(axes: Axes, plot: Plot) -> None:
     shown = list(plot.series.items())[:_MOST_SERIES]
     for index, (label, (x, y)) in enumerate(shown):
         values = np.array([math.nan if one is None else one for one in y], dtype=np.float64)
-        style = {"color": PALETTE[index % len(PALETTE)], "label": short(label)}
+        style: dict[str, Any] = {"color": PALETTE[index % len(PALETTE)], "label": short(label)}
         if plot.kind == "bars":
             _bars(axes, x, values, index, len(shown), style)
         elif plot.kind == "points":
@@ -110,7 +111,7 @@ def _fill(axes: Axes, plot: Plot) -> None:
         axes.legend(loc="best", fontsize=8)
 
 
-def _bars(axes: Axes, x: Sequence, values: np.ndarray, index: int, count: int, style: dict) -> None:
+def _bars(axes: Axes, x: Sequence, values: np.ndarray, index: int, count: int, style: dict[str, Any]) -> None:
     """Add one series of bars: vertical for numbers, horizontal for names."""
     if not any(isinstance(one, str) for one in x):
         step = float(np.diff(np.asarray(x, dtype=np.float64)).min()) if len(x) > 1 else 1.0

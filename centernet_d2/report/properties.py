@@ -51,7 +51,7 @@ def evaluate_properties(
     pairs, images = [], []
     for index in sorted(rng.permutation(len(records))[:_MOST_IMAGES].tolist()):
         found = drop_non_finite(tests.instances[index])
-        found = found[found.scores > tests.threshold]
+        found = found[found.scores >= tests.threshold]
         gt = known_objects(annotate({"annotations": [], **records[index]}, TransformList([]), found.image_size))
         objects, matches = match_detections(gt, found)
         if len(objects):

@@ -134,8 +134,9 @@ def dataset_section(data: Mapping[str, Any], pictures: Pictures) -> Section:
         f"Images with more objects than TEST.DETECTIONS_PER_IMAGE ({data['detections_per_image']}) cannot be detected "
         "completely. Sizes of objects are in pixels of the network input: minimum, median, maximum."
     )
-    classes = list(dict.fromkeys(name for one in splits.values() for name, _ in one["classes"]))
     counts = [dict(one["classes"]) for one in splits.values()]
+    classes = list(dict.fromkeys(name for one in counts for name in one))
+    classes.sort(key=lambda name: -sum(one.get(name, 0) for one in counts))
     table = [[name, *(one.get(name, 0) for one in counts)] for name in classes]
     bound = [
         [f"{name}, stride {each}", one["same_class"], one["other_class"], 100 * one["recall_bound"]]
@@ -143,13 +144,13 @@ def dataset_section(data: Mapping[str, Any], pictures: Pictures) -> Section:
         for name, one in by_split.items()
     ]
     meaning = (
-        f"The stride of this model is {stride}. Objects of one class whose centers are in one cell have one common peak, "
-        "so all except one are lost, which bounds recall. Objects of different classes share a cell without being lost."
+        f"The stride of this model is {stride}. Objects of one class whose centers are in one cell have one common "
+        "peak, so all except one are lost, which bounds recall. Objects of different classes are not lost."
     )
     headers = ["split and stride", "lost: same class", "shared: other class", "recall bound (%)"]
     tables = [
         Table("Splits", ["", *names], rows, note),
-        Table("Objects by class", ["class", *names], sorted(table, key=lambda row: -sum(row[1:]))),
+        Table("Objects by class", ["class", *names], table),
         Table("Centers in one cell", headers, bound, meaning, decimals=2),
         _duplicates_table(data["duplicates"]),
     ]
@@ -206,7 +207,10 @@ def _tables(data: Mapping[str, Any]) -> list[Table]:
     if data["boxes"]["count"]:
         levels = [f"{100 * level:.0f} %" for level in data["boxes"]["levels"]]
         errors = [[name, *(100 * value for value in data["boxes"][name])] for name in BOX_ERRORS]
-        note = f"Quantiles in % over {data['boxes']['count']:,} correct boxes: predicted / true - 1; center: distance / square root of the area."
+        note = (
+            f"Quantiles over {data['boxes']['count']:,} correct boxes, in %: predicted / true - 1; for centers, "
+            "distance / square root of the area."
+        )
         tables.append(Table("Errors of boxes", ["", *levels], errors, note))
     if own := [
         [f"{name}: {error}", value]
@@ -222,7 +226,7 @@ def _tables(data: Mapping[str, Any]) -> list[Table]:
 def oracle_table(oracle: Mapping[str, Any]) -> Table:
     """Build the table of the oracle evaluation."""
     rows = [[row["maps"], row["AP"], row["AP50"]] for row in oracle["rows"]]
-    note = f"{oracle['images']} images, {oracle['seconds']:.0f} seconds. Predicted maps are replaced by their ground truth."
+    note = f"{oracle['images']} images, {oracle['seconds']:.0f} seconds. Ground truth replaces predicted maps."
     return Table("Oracle: ground truth instead of predicted maps", ["maps", "AP", "AP50"], rows, note)
 
 
@@ -234,7 +238,7 @@ def _confusion_table(data: Mapping[str, Any]) -> Table:
         for true, predicted, count in cells:
             matrix[true][predicted] = count
         rows = [[name, *row] for name, row in zip(classes, matrix, strict=True)]
-        rows[-1][-1] = None  # type: ignore[call-overload]
+        rows[-1][-1] = None
         return Table(title, ["true \\ predicted", *classes], rows, "Boxes are matched at IoU 0.5.", shaded=True)
     wrong = sorted((cell for cell in cells if cell[0] != cell[1]), key=lambda cell: -cell[2])
     rows = [[classes[true], classes[predicted], count] for true, predicted, count in wrong[:20]]
