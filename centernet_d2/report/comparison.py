@@ -53,11 +53,10 @@ def comparison_section(runs: Sequence[dict[str, Any]]) -> Section:
         for test, values in run["tests"].items()
     ]
     keys = list(runs[0]["settings"])
-    tables = [Table("Metrics", ["run", *columns], rows, "Only runs with a report.json.")]
+    tables = [Table("Metrics", ["run", *columns], rows, "Of runs with a report.json.", decimals=2)] if rows else []
     settings = [[key, *(run["settings"][key] for run in runs)] for key in keys]
-    tables.append(
-        Table("Settings that differ", ["key", *names], settings, "" if settings else "All settings are equal.")
-    )
+    note = "" if settings else "All settings are equal."
+    tables.append(Table("Settings that differ", ["key", *names], settings, note, text=True))
     curves = {
         "Total loss": [(run["name"], run["training"].get("losses", {}).get("total_loss")) for run in runs],
         "Seconds per iteration": [(run["name"], run["training"].get("seconds", {}).get("time")) for run in runs],

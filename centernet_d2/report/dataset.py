@@ -26,11 +26,12 @@ from ..modeling.heads import Property
 from ..structures.plots import Plot
 from ..structures.points import known_objects
 from ..structures.types import DatasetDict
+from .annotations import crop, truth_mapper
 from .collisions import STRIDES, count_collisions
 from .duplicates import find_duplicates
 from .figures import Picture, picture
 
-__all__ = ["crop", "inspect_dataset", "property_plots", "truth_mapper"]
+__all__ = ["inspect_dataset", "property_plots"]
 
 # Images whose annotations are converted for figures of properties.
 _MOST_RECORDS = 2000
@@ -281,18 +282,6 @@ def property_plots(properties: Sequence[Property], found: Instances | None, trut
     return results
 
 
-def truth_mapper(dataset_name: str, properties: Sequence[Property]) -> CenterNetDatasetMapper:
-    """Build a mapper that converts annotations of a dataset without augmentation."""
-    return CenterNetDatasetMapper(
-        False,
-        augmentations=[],
-        image_format="BGR",
-        num_classes=len(MetadataCatalog.get(dataset_name).thing_classes),
-        properties=properties,
-        crowd="ignore",
-    )
-
-
 def _join(parts: Sequence[Instances]) -> Instances | None:
     names = set.intersection(*(set(part.get_fields()) for part in parts)) if parts else set()
     filled = [Instances((0, 0), **{name: part.get(name) for name in names}) for part in parts if len(part)]
@@ -322,14 +311,6 @@ def _draw_crowded(splits: Sequence[_Split], crowded: dict[str, np.ndarray]) -> l
                 picture(crop(drawn, low, high), f"{split.name}: {Path(record['file_name']).name}", "quarter")
             )
     return results
-
-
-def crop(pixels: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return the surroundings of a box, at least 160 pixels wide and high."""
-    center, half = (low + high) / 2, np.maximum((high - low), 80)
-    x1, y1 = (center - half).clip(0).astype(int)
-    x2, y2 = (center + half).astype(int)
-    return pixels[y1:y2, x1:x2]
 
 
 def _draw_duplicates(duplicates: dict[str, Any]) -> list[Picture]:

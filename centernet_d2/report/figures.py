@@ -154,7 +154,7 @@ def draw_grid(values: Sequence[Sequence[float]], caption: str) -> Picture:
     cells = np.repeat(np.repeat((colors * 255).astype(np.uint8), 12, axis=0), 12, axis=1)
     file = io.BytesIO()
     Image.fromarray(cells).save(file, "PNG")
-    return Picture(caption, _uri("png", file))
+    return Picture(caption, _uri("png", file), "quarter")
 
 
 def _uri(kind: str, file: io.BytesIO) -> str:

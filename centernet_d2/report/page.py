@@ -36,10 +36,11 @@ class Table:
     Attributes:
         title: title of the table.
         headers: one per column.
-        rows: cells; numbers are aligned to the right.
+        rows: cells.
         note: sentence below the table.
         shaded: shade numeric cells by their share of the maximum of the row.
         decimals: decimals of numbers that are not integers.
+        text: align all columns to the left.
     """
 
     title: str
@@ -48,6 +49,7 @@ class Table:
     note: str = ""
     shaded: bool = False
     decimals: int = 1
+    text: bool = False
 
 
 @dataclass
@@ -58,8 +60,7 @@ class Section:
         title: heading.
         anchor: id of the section in links.
         intro: first sentence.
-        cards, tables, plots, pictures: content, in this order.
-        notes: sentences at the end.
+        notes, cards, tables, plots, pictures: content, in this order.
     """
 
     title: str
@@ -85,7 +86,6 @@ def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     )  # fmt: skip
     environment.filters["printable"] = printable
     environment.filters["cell"] = number
-    environment.tests["numeric"] = lambda value: isinstance(value, (int, float)) or value is None
     environment.globals.update(draw=draw_plot, shade=_shade, most_rows=_MOST_ROWS)
     return environment.get_template("report.html").render(title=title, subtitle=subtitle, sections=sections)
 

@@ -18,7 +18,8 @@ from ..modeling.heads import Property
 from ..structures.plots import histogram
 from ..structures.points import known_objects
 from ..structures.types import DatasetDict
-from .dataset import property_plots, truth_mapper
+from .annotations import property_inputs, truth_mapper
+from .dataset import property_plots
 from .evaluation import TestSet
 from .figures import Picture, picture
 
@@ -101,7 +102,7 @@ def _draw(
     record: DatasetDict, gt: Instances, found: Instances, class_names: Sequence[str], prop: Property, error: str
 ) -> Picture:
     pixels = read_image(record["file_name"], "RGB")
-    inputs = {key: record[key] for key in prop.input_keys if key in record}
+    inputs = property_inputs(record, [prop])
     panels = [
         draw_instances(pixels, one, class_names, 0.0, [prop], inputs)
         for one in (Instances(pixels.shape[:2], **part.get_fields()) for part in (gt, found))

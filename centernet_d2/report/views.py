@@ -25,6 +25,8 @@ Pictures = Mapping[str, list[Picture]]
 # Most classes of a confusion matrix that is shown as a table.
 _MOST_CLASSES = 12
 _MOST_CURVES = 7
+# Fewest detections of a point of the calibration curve.
+_LEAST_DETECTIONS = 5
 BOX_ERRORS = ("width", "height", "aspect", "center")
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -106,7 +108,11 @@ def curve_plots(data: Mapping[str, Any]) -> list[Plot]:
         ("Learning rate", "learning rate"): data["rate"],
         ("Time per iteration", "seconds"): data["seconds"],
     }
-    return [Plot(title, "iteration", label, series) for (title, label), series in groups.items() if series]
+    return [
+        Plot(title, "iteration", label, series)
+        for (title, label), series in groups.items()
+        if any(len(one[0]) > 1 for one in series.values())
+    ]
 
 
 def dataset_section(data: Mapping[str, Any], pictures: Pictures) -> Section:
@@ -163,7 +169,9 @@ def dataset_section(data: Mapping[str, Any], pictures: Pictures) -> Section:
         ],
         **pictures,
     }
-    intro = "Messages of the reader:" if data["notes"] else ""
+    images, objects = (sum(one[what] for one in splits.values()) for what in ("images", "objects"))
+    intro = f"{images:,} images and {objects:,} objects in {len(splits)} splits."
+    intro += " Messages of the reader:" if data["notes"] else ""
     return Section("Dataset", "dataset", intro, [], tables, plots, list(images.items()), notes=list(data["notes"]))
 
 
@@ -264,9 +272,11 @@ def _plots(data: Mapping[str, Any]) -> list[Plot]:
     plots.append(Plot("Precision against recall", "recall", "precision", pairs, note="IoU 0.5. " + note))
     costs = {kind: 100 * one["cost"] for kind, one in data["error_types"]["types"].items()}
     plots.append(Plot("Error types", "AP50 lost", "", {"cost": (list(costs), list(costs.values()))}, "bars"))
-    diagonal = {"score": bins["score"], "precision": bins["precision"]}
-    reliability = {"perfect": ([0, 1], [0, 1]), "model": (diagonal["score"], diagonal["precision"])}
-    error = "" if bins["error"] is None else f"Expected calibration error {bins['error']:.3f}."
+    columns = zip(bins["score"], bins["precision"], bins["count"], strict=True)
+    kept = [(score, precision) for score, precision, count in columns if count >= _LEAST_DETECTIONS]
+    reliability = {"perfect": ([0, 1], [0, 1]), "model": ([one[0] for one in kept], [one[1] for one in kept])}
+    error = "" if bins["error"] is None else f"Expected calibration error {bins['error']:.3f}. "
+    error += f"Scores with fewer than {_LEAST_DETECTIONS} detections are not shown."
     plots.append(Plot("Calibration of scores", "mean score", "share of correct detections", reliability, note=error))
     return plots
 

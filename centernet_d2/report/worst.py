@@ -19,7 +19,7 @@ from ..imaging.visualization import draw_heatmap, draw_instances, side_by_side
 from ..modeling import CenterNet
 from ..modeling.heads import Property
 from ..structures.types import DatasetDict
-from .dataset import crop, truth_mapper
+from .annotations import crop, property_inputs, truth_mapper
 from .evaluation import TestSet
 from .figures import Picture, picture
 
@@ -88,7 +88,7 @@ def draw_worst(
         record, found = records[one["index"]], tests.instances[one["index"]]
         pixels = read_image(record["file_name"], "RGB")
         gt = annotate({"annotations": [], **record}, TransformList([]), pixels.shape[:2])
-        inputs = {key: record[key] for prop in properties for key in prop.input_keys if key in record}
+        inputs = property_inputs(record, properties)
         panels = {
             "ground truth": draw_instances(pixels, gt, class_names, properties=properties, inputs=inputs),
             "detections": draw_instances(pixels, found, class_names, tests.threshold, properties, inputs),
