@@ -51,6 +51,8 @@ CLASS_OBJECTS = 100
 # (docs/experiments.md).
 RATES_BATCH = 8
 RATES = {"Adam": (1e-3, 0.0), "AdamW": (2e-3, 0.05), "Muon": (6e-3, 0.05)}
+# Smallest useful number of epochs.
+MIN_EPOCHS = 5
 # Largest share of the training time that evaluations before the last one may take.
 EVALUATION_SHARE = 0.05
 
@@ -354,8 +356,10 @@ def choose_length(iterations: int, images: int, batch: int, reason: str, user: O
     }
     if {"SOLVER.MAX_ITER", "SOLVER.EPOCHS"} & user.values.keys():
         reason = "set by you"
-    value = f"{iterations} iterations, {iterations * batch / images:.1f} epochs"
-    return Choice("length", value, f"SOLVER.MAX_ITER; {reason}", keys)
+    done = iterations * batch / images
+    value = f"{iterations} iterations, {done:.1f} epochs"
+    notes = (f"warning: less than {MIN_EPOCHS} epochs, so detections will be poor",) if done < MIN_EPOCHS else ()
+    return Choice("length", value, f"SOLVER.MAX_ITER; {reason}", keys, notes)
 
 
 def choose_detections(images: Sequence[LabeledImage], user: Overrides) -> Choice:

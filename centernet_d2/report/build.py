@@ -120,7 +120,7 @@ def add_training(report: Report, folder: str | Path, machine: Mapping[str, Any] 
 def add_evaluation(report: Report, cfg: CfgNode, folder: str | Path, model: CenterNet | None = None) -> float | None:
     """Add the evaluation part from the recorded detections of a run.
 
-    The first test set is the validation set, which determines the threshold.
+    DATASETS.VAL or, if it is empty, the first test set determines the threshold.
 
     Args:
         report: report to extend.
@@ -132,12 +132,13 @@ def add_evaluation(report: Report, cfg: CfgNode, folder: str | Path, model: Cent
         The suggested threshold; None if it is unknown.
     """
     threshold = None
-    for name in cfg.DATASETS.TEST:
+    names = list(dict.fromkeys((*cfg.DATASETS.VAL, *cfg.DATASETS.TEST)))
+    for name in names:
         if not Path(folder, "inference", name, FILE_NAME).exists():
             continue
         data, report.pictures[name] = _evaluate(name, cfg, Path(folder), model, threshold)
         report.data["evaluation"][name] = data
-        if name == cfg.DATASETS.TEST[0]:
+        if name == names[0]:
             threshold = data["threshold"]["value"]
     return threshold
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,12 @@ def coco_metrics(
         ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``recall`` by the number of detections per image, and
         ``classes``, a list of dicts with the metrics of each class.
     """
-    evaluation = FasterCOCOeval(*_coco_objects(truth, detections, images, class_names), "bbox", (1, 10, limit))
+    evaluation = FasterCOCOeval(
+        *_coco_objects(truth, detections, images, class_names),
+        "bbox",
+        (1, 10, limit),
+        accelerate=find_spec("faster_coco_eval") is not None,
+    )
     with redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()

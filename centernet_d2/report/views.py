@@ -161,7 +161,7 @@ def dataset_section(data: Mapping[str, Any], pictures: Pictures) -> Section:
         _duplicates_table(data["duplicates"]),
     ]
     plots = as_plots([*data["figures"], *(plot for own in data["properties"].values() for plot in own)])
-    images = {
+    shown = {
         "Positions of objects": [
             draw_grid(
                 data["positions"], "Number of object centers, from the top left to the bottom right of the images."
@@ -172,7 +172,7 @@ def dataset_section(data: Mapping[str, Any], pictures: Pictures) -> Section:
     images, objects = (sum(one[what] for one in splits.values()) for what in ("images", "objects"))
     intro = f"{images:,} images and {objects:,} objects in {len(splits)} splits."
     intro += " Messages of the reader:" if data["notes"] else ""
-    return Section("Dataset", "dataset", intro, [], tables, plots, list(images.items()), notes=list(data["notes"]))
+    return Section("Dataset", "dataset", intro, [], tables, plots, list(shown.items()), notes=list(data["notes"]))
 
 
 def _range_row(name: str, ranges: Sequence[Sequence[float]]) -> list[object]:

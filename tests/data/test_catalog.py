@@ -11,11 +11,10 @@ from centernet_d2 import predictor as predictor_module
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
 from centernet_d2.cli import convert as convert_cli
 from centernet_d2.cli import detect as demo
-from centernet_d2.cli import detection
 from centernet_d2.data.catalog import dataset_metadata, from_plain, to_plain
 from centernet_d2.modeling import CenterNet
 from centernet_d2.modeling.heads import BoxProperty, KeypointProperty, KeypointSchema, Property
-from support.models import stub_model
+from support.models import stub_model, widen_boxes
 from synthetic.kites import FLIP_MAP, KEYPOINTS
 
 KITES = "Shapes/centernet_HG_kites.yaml"
@@ -30,7 +29,7 @@ def checkpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
     torch.manual_seed(0)
     model = CenterNet(load_config(KITES, ["MODEL.DEVICE", "cpu", *SMALL]))
-    torch.nn.init.constant_(model.heads["BoxHead"].stacks[0]["size"][-1].bias, 8.0)
+    widen_boxes(model.heads["BoxHead"])
     metadata = Metadata(thing_classes=["kite"], thing_dataset_id_to_contiguous_id={7: 0})
     saver = CenterNetCheckpointer(model, str(tmp_path), metadata=to_plain(metadata, model.properties))
     saver.save("model", iteration=3)

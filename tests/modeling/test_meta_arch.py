@@ -19,7 +19,7 @@ from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
 from centernet_d2.modeling.losses import regression_loss
 from centernet_d2.predictor import Predictor
 from support.detections import same_detections
-from support.models import stub_heads, stub_model
+from support.models import stub_heads, stub_model, widen_boxes
 
 
 def sample(size, boxes=(), classes=(), seed=0):
@@ -356,7 +356,7 @@ def test_custom_property_end_to_end(tilt_config, tmp_path):
     assert model([mirrored])["loss_tilt"].item() == pytest.approx(6, rel=1e-3)
 
     torch.nn.init.constant_(model.heads["TiltHead"].stacks[0]["tilt"][-1].bias, 1.2)
-    torch.nn.init.constant_(model.heads["BoxHead"].stacks[0]["size"][-1].bias, 8.0)
+    widen_boxes(model.heads["BoxHead"])
     predictor = Predictor(model)
     detections = predictor(record["file_name"], horizon=5.0, threshold=0)["instances"]
     plain = predictor(record["file_name"], threshold=0)["instances"]
