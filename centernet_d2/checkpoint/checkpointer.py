@@ -72,7 +72,9 @@ def _check_floats(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path
 
 
 def set_threshold(path: str | Path, threshold: float) -> None:
-    """Write the suggested score threshold into the metadata of a checkpoint, atomically and with a new hash.
+    """Write the suggested score threshold into the metadata of a checkpoint.
+
+    The file is written atomically, with a new hash.
 
     Raises:
         FileNotFoundError: the file does not exist.

@@ -18,10 +18,11 @@ from ..config.loading import load_config
 from ..data import register_from_config
 from ..engine.setup import Run
 from ..engine.trainer import Trainer
+from ..evaluation.figures import isolated_generators
 from ..modeling import CenterNet
 from ..modeling.meta_arch import unwrap
 from ..readers import discover_dataset
-from ..report.build import FORMAT, Report, add_dataset, add_evaluation, add_training, own_random_state, write_files
+from ..report.build import FORMAT, Report, add_dataset, add_evaluation, add_training, write_files
 from ..report.comparison import compare_runs, comparison_section
 from ..report.page import plain
 from ..report.training import describe_machine
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 def _optional(what: str) -> Iterator[None]:
     """Seed all generators, restore them afterwards, and log errors: a report must not end a training."""
     try:
-        with own_random_state():
+        with isolated_generators():
             yield
     except Exception as error:
         logger.warning(f"{what} was not written ({type(error).__name__}: {error})")
@@ -57,7 +58,9 @@ def start_report(run: Run) -> Report:
 
 
 def finish_report(report: Report, cfg: CfgNode, model: CenterNet) -> None:
-    """Write the complete report after a training, and the suggested threshold to its final and best weights.
+    """Write the complete report after a training.
+
+    The suggested threshold is written to the final and best weights of the run.
 
     Args:
         report: output of :func:`start_report`.
@@ -113,7 +116,7 @@ def write_report(args: argparse.Namespace) -> None:
         _compare(sources, args.output)
         return
     source, output = sources[0], args.output
-    with own_random_state():
+    with isolated_generators():
         if _is_run(source):
             report, output = _report_run(source, args.opts), output or source
         else:

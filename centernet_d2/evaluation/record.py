@@ -1,4 +1,4 @@
-"""Detections of an evaluation in a file, from which reports are made without another inference."""
+"""Recorded detections of an evaluation, for reports without another inference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Annotations of single images for reports: ground truth without augmentation, inputs of properties, crops."""
+"""Ground truth without augmentation, inputs of properties, and crops of images."""
 
 from __future__ import annotations
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
@@ -31,7 +27,7 @@ from .training import read_training
 from .views import Pictures, dataset_section, evaluation_section, summary_section, training_section
 from .worst import draw_false, draw_worst, find_worst
 
-__all__ = ["Report", "add_dataset", "add_evaluation", "add_training", "own_random_state", "write_files"]
+__all__ = ["Report", "add_dataset", "add_evaluation", "add_training", "write_files"]
 
 FORMAT = "centernet_d2 report 1"
 
@@ -82,22 +78,6 @@ def write_files(folder: str | Path, data: dict[str, Any], title: str, sections: 
     write_atomically(folder / "report.json", lambda file: file.write(text.encode(errors="replace")))
     write_atomically(folder / "report.html", lambda file: file.write(page.encode(errors="replace")))
     return folder / "report.html"
-
-
-@contextmanager
-def own_random_state(seed: int = 0) -> Iterator[None]:
-    """Seed all generators, and restore their states at the end, so that reports do not change a training."""
-    states = random.getstate(), np.random.get_state()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    with torch.random.fork_rng(devices):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
 
 
 def add_dataset(report: Report, cfg: CfgNode, notes: Sequence[str] = (), names: Sequence[str] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Objects whose centers fall into the same cell of the map, which bounds the recall of the detector."""
+"""Objects whose centers fall into the same cell, which bounds recall."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Comparison of runs: settings that differ, metrics in one table, and curves on common axes."""
+"""Comparison of runs: settings that differ, metrics, and curves on common axes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 against the score, average precision, and calibration of scores."""
+"""Precision, recall and F1 over the score, average precision, and calibration."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def average_precision(scores: np.ndarray, hits: np.ndarray, count: int) -> float
 
 
 def mean_average_precision(scores: np.ndarray, classes: np.ndarray, hits: np.ndarray, counts: np.ndarray) -> float:
-    """Return the average precision averaged over classes with objects; see :func:`score_curves`."""
+    """Return the mean AP over classes with objects; see :func:`score_curves`."""
     order = np.argsort(classes, kind="stable")
     bounds = np.searchsorted(classes[order], np.arange(len(counts) + 1))
     parts = [order[low:high] for low, high in pairwise(bounds)]

@@ -1,4 +1,4 @@
-"""Dataset part of the report: what a dataset contains, and what the network sees of it."""
+"""Dataset part of the report: content of a dataset, and input of the network."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.data.transforms import TransformList
 from detectron2.structures import Instances
 
-from ..data import CenterNetDatasetMapper
 from ..data.checks import EXCLUDED, corners
 from ..data.loaded import load_dataset
+from ..evaluation.figures import augmented_sheet, preview_records
 from ..imaging.geometry import affine_matrix
 from ..imaging.reading import read_header, read_image
 from ..imaging.visualization import draw_instances
@@ -36,7 +35,6 @@ __all__ = ["inspect_dataset", "property_plots"]
 # Images whose annotations are converted for figures of properties.
 _MOST_RECORDS = 2000
 _GRID = 24
-_SHEET = 8
 _EXAMPLES = 6
 
 
@@ -100,7 +98,7 @@ def inspect_dataset(
     return data, {
         "Objects that share a cell": _draw_crowded(splits, crowded),
         "Duplicates": _draw_duplicates(data["duplicates"]),
-        "Augmented training images": _draw_augmented(cfg, train[0], rng) if train else [],
+        "Augmented training images": _augmented(cfg) if train else [],
     }
 
 
@@ -271,7 +269,7 @@ def _property_figures(
 
 
 def property_plots(properties: Sequence[Property], found: Instances | None, truth: Instances | None) -> dict[str, Any]:
-    """Return the figures of each property by name, for labeled objects; see :meth:`Property.plots`."""
+    """Return the figures of each property by name; see :meth:`Property.plots`."""
     results = {}
     for prop in properties:
         if truth is None or not len(truth):
@@ -327,21 +325,7 @@ def _draw_duplicates(duplicates: dict[str, Any]) -> list[Picture]:
     return results[:_EXAMPLES]
 
 
-def _draw_augmented(cfg: CfgNode, split: _Split, rng: np.random.Generator) -> list[Picture]:
-    """Draw images as the network sees them in training, with their ground truth."""
-    mapper = CenterNetDatasetMapper(cfg, True, defer_color=False)
-    results = []
-    filled = np.unique(split.image)
-    for index in _sample(len(filled), _SHEET, rng):
-        try:
-            sample = mapper(split.records[filled[index]])
-        except OSError:  # Training skips damaged images, too.
-            continue
-        pixels = sample["image"].permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
-        pixels = convert_image_to_rgb(pixels, cfg.INPUT.FORMAT)
-        inputs = {key: sample[key] for prop in mapper.properties for key in prop.input_keys if key in sample}
-        drawn = draw_instances(
-            pixels, sample["instances"], split.class_names, properties=mapper.properties, inputs=inputs
-        )
-        results.append(picture(drawn, Path(sample["file_name"]).name, "quarter"))
-    return results
+def _augmented(cfg: CfgNode) -> list[Picture]:
+    """Draw training images as the network sees them."""
+    sheet = augmented_sheet(cfg, preview_records(cfg, cfg.DATASETS.TRAIN))
+    return [picture(sheet, "Random crops, flips and colors, with the transformed annotations.", "full")]

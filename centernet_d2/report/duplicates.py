@@ -1,4 +1,4 @@
-"""Exact and near duplicates of images in different splits, found by a perceptual hash."""
+"""Exact and near duplicates across splits, found by a perceptual hash."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _LISTED = 50
 
 
 def hash_image(path: str) -> np.ndarray | None:
-    """Return 256 signs of horizontal gray differences of a 17 x 16 thumbnail, and its mean; None if unreadable."""
+    """Return the perceptual hash of an image; None if it cannot be read.
+
+    The hash contains 256 signs of horizontal gray differences of a 17 x 16 thumbnail, and its mean.
+    """
     try:
         with Image.open(path) as image:
             image.draft("L", (4 * SIDE, 4 * SIDE))  # JPEG files are decoded at reduced size.

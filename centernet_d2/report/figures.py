@@ -1,4 +1,4 @@
-"""Drawing of plots as SVG with the text color of the page, and of images as data URIs."""
+"""Plots as SVG with the text color of the page, and images as data URIs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _STYLE: dict[Any, Any] = {
 _LONGEST_NAME = 24
 _MOST_SERIES = 8
 _MOST_BAR_LABELS = 24
-_PIXELS = {"full": 1200, "half": 640, "quarter": 480}
+_PIXELS = {"full": 1400, "half": 640, "quarter": 480}
 
 
 @dataclass(frozen=True)

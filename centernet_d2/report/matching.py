@@ -1,4 +1,4 @@
-"""Matching of detections with ground truth over all images, from which the evaluation report is derived."""
+"""Matching of detections with ground truth, vectorized over images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Detections:
-    """Detections of all images, ordered by image, with descending scores in each image.
+    """Detections of all images, ordered by image and descending score.
 
     Attributes:
         image: (D,) index of the image.

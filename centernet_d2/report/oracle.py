@@ -1,4 +1,4 @@
-"""Oracle table of the paper on a sample of images: ground truth in place of predicted maps."""
+"""Oracle table of the paper: ground truth in place of predicted maps."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ MOST_IMAGES = 200
 
 @torch.no_grad()
 def evaluate_oracle(cfg: CfgNode, model: CenterNet, name: str) -> dict[str, Any]:
-    """Evaluate a model with ground truth in place of one map, and of all maps of centers and boxes.
+    """Evaluate a model with ground truth in place of predicted maps.
 
-    The network runs once per image, followed by all substitutions.
+    Each map of centers and boxes is replaced alone, then all of them. The network runs once per image, followed by all substitutions.
 
     Args:
         cfg: config of the model.

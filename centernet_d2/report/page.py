@@ -1,4 +1,4 @@
-"""HTML page of a report: sections with numbers, tables, plots and images in one file."""
+"""HTML page of a report: sections with tables, plots and images in one file."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _shade(row: Sequence[object], value: object) -> float:
 
 
 def number(value: object, decimals: int = 1) -> str:
-    """Format a cell: integers with separators, other numbers with fixed decimals, "-" for None and NaN."""
+    """Format the value of a cell; None and NaN are "-"."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -107,7 +107,7 @@ def number(value: object, decimals: int = 1) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Convert NumPy values, dataclasses of plots, tuples, NaN and infinity to plain JSON values."""
+    """Convert NumPy values, plots, tuples, NaN and infinity to JSON values."""
     if isinstance(value, Plot):
         value = vars(value)
     if isinstance(value, dict):

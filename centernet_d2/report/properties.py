@@ -1,4 +1,4 @@
-"""Errors of properties on detected objects: distributions, worst examples, and own figures."""
+"""Errors of properties: distributions, worst examples, and own figures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _EXAMPLES = 4
 def evaluate_properties(
     tests: TestSet, records: Sequence[DatasetDict], class_names: Sequence[str], properties: Sequence[Property]
 ) -> tuple[dict[str, Any], dict[str, list[Picture]]]:
-    """Compute the figures of all properties on objects that were detected above the threshold.
+    """Compute errors and figures of all properties on detected objects.
 
     Args:
         tests: matches of the test set.

@@ -1,4 +1,4 @@
-"""Training part of the report, from the metrics that a run records, and comparison of runs."""
+"""Training part of the report, from the recorded metrics of a run."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def changed_settings(configs: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the keys whose values differ between flattened configs, with one text per config.
+    """Return the keys whose values differ, with one text per config.
 
-    The output folder and the paths of the datasets are skipped.
+    Configs are flattened. The output folder and the paths of the datasets are skipped.
     """
     keys = sorted({key for config in configs for key in config} - {"OUTPUT_DIR", "DATASETS.REGISTER"})
     rows = [[key, *(str(config.get(key, "-")) for config in configs)] for key in keys]

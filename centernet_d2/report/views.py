@@ -32,7 +32,7 @@ METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 
 def summary_section(tests: Mapping[str, Any], training: Mapping[str, Any]) -> Section:
-    """Build the first section: metrics, threshold and largest errors of the validation set."""
+    """Build the first section: metrics and largest errors of the validation set."""
     name, data = next(iter(tests.items()))
     ap, threshold = data["ap"], data["threshold"]
     cards = [Card("AP", number(ap["AP"]), "IoU 0.50 to 0.95"), Card("AP50", number(ap["AP50"]), "IoU 0.5")]
@@ -282,7 +282,7 @@ def _plots(data: Mapping[str, Any]) -> list[Plot]:
 
 
 def summary_lines(report: Mapping[str, Any]) -> list[str]:
-    """Return the summary for the terminal: metrics, threshold and largest error types of each test set."""
+    """Return metrics, threshold and largest errors of each test set for the terminal."""
     lines = []
     for name, data in report.get("evaluation", {}).items():
         values = ", ".join(f"{metric} {number(data['ap'][metric])}" for metric in METRICS)

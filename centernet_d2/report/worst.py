@@ -29,7 +29,7 @@ COUNT = 12
 
 
 def find_worst(tests: TestSet, names: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:
-    """Find the images with the most missed and false objects, and the best-scored false detections.
+    """Find the images with the most errors, and the best-scored false detections.
 
     Args:
         tests: matches of the test set.
@@ -71,7 +71,7 @@ def draw_worst(
     properties: Sequence[Property],
     model: CenterNet | None,
 ) -> list[Picture]:
-    """Draw ground truth, detections above the threshold and, with a model, the heatmap of the worst images.
+    """Draw ground truth, detections and heatmaps of the worst images.
 
     Args:
         cfg: config of the model.
@@ -110,7 +110,7 @@ def _heatmap(cfg: CfgNode, model: CenterNet, record: DatasetDict, pixels: np.nda
 def draw_false(
     false: Sequence[dict[str, Any]], records: Sequence[DatasetDict], class_names: Sequence[str]
 ) -> list[Picture]:
-    """Draw the surroundings of false detections, with the annotated objects on the left.
+    """Draw the surroundings of false detections next to the annotated objects.
 
     Args:
         false: ``false`` of :func:`find_worst`.

@@ -95,7 +95,7 @@ class IdentityProperty(Property):
         return {"rank1": 100.0 * float(hit[repeated].float().mean())}
 
     def plots(self, found: Instances | None, truth: Instances) -> list[Plot]:
-        """Return the number of objects per identity or, with detections, similarities of equal and other pairs."""
+        """Return objects per identity, or similarities of pairs of detections."""
         if found is None:
             counts = torch.bincount(truth.gt_identity).numpy()
             return [histogram("Objects per identity", "objects", counts[counts > 0])]

@@ -213,7 +213,7 @@ class Box3DProperty(Property):
         return {"meters": float(meters.mean()), "percent": float((100 * meters / truth.gt_depth.double()).mean())}
 
     def plots(self, found: Instances | None, truth: Instances) -> list[Plot]:
-        """Return distributions of the annotations or, with detections, errors of depth and yaw."""
+        """Return distributions of annotations, or errors of depth and yaw of detections."""
         depth, yaw = truth.gt_depth.double().numpy(), truth.gt_boxes3d.rotation_y.double().numpy()
         if found is None:
             sizes = truth.gt_boxes3d.dimensions.double().numpy()

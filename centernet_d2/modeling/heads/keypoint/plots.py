@@ -1,4 +1,4 @@
-"""Figures of keypoints for reports: labeled shares, errors per keypoint, PCK and left-right swaps."""
+"""Figures of keypoints: labeled shares, errors, PCK and left-right swaps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHARES = np.linspace(0, 0.3, 31)
 
 
 def label_plots(labels: np.ndarray, names: Sequence[str], mirror: Sequence[int]) -> list[Plot]:
-    """Return the share of labeled keypoints, and of objects with exactly one labeled keypoint of a pair.
+    """Return shares of labeled keypoints, and of half labeled pairs.
 
     Args:
         labels: (N, K, 3) x, y, visibility.
@@ -34,7 +34,7 @@ def label_plots(labels: np.ndarray, names: Sequence[str], mirror: Sequence[int])
 def error_plots(
     positions: np.ndarray, labels: np.ndarray, areas: np.ndarray, names: Sequence[str], mirror: Sequence[int]
 ) -> list[Plot]:
-    """Return errors per keypoint, the percentage of correct keypoints (PCK), and left-right swaps.
+    """Return errors per keypoint, correct keypoints (PCK), and left-right swaps.
 
     Args:
         positions: (N, K, 2) predicted x, y.

@@ -147,7 +147,7 @@ class KeypointProperty(Property):
         return {**by_keypoint, "mean": float(distances.nanmean(dim=1).mean())}
 
     def plots(self, found: Instances | None, truth: Instances) -> list[Plot]:
-        """Return labeled shares or, with detections, errors and swaps of keypoints; see :mod:`.plots`."""
+        """Return labeled shares, or errors and swaps of detections (:mod:`.plots`)."""
         names = self.schema.names or tuple(map(str, range(len(self.schema))))
         labels = truth.gt_keypoints.double().numpy()
         if found is None:
