@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .curves import mean_average_precision
-from .matching import Detections, Pairs, Truth, match, select
+from .matching import Detections, Pairs, Truth, correct_and_counted, match, select
 
 __all__ = ["TYPES", "box_errors", "confusion", "error_types"]
 
@@ -29,8 +29,7 @@ def error_types(pairs: Pairs, truth: Truth, detections: Detections, partner: np.
     Returns:
         ``AP50``, and for each of TYPES ``cost`` (AP), ``share`` of the sum of costs, and ``count``.
     """
-    counted = (partner < 0) | ~truth.ignore[partner]
-    hits = (partner >= 0) & counted
+    hits, counted = correct_and_counted(partner, truth)
     kinds, nearest = _classify(pairs, truth, detections, partner)
     base = mean_average_precision(detections.scores[counted], detections.classes[counted], hits[counted], counts)
     found = np.zeros(len(truth.image), dtype=bool)
@@ -105,7 +104,7 @@ def confusion(
     partner = match(select(pairs, chosen), truth, detections)
     partner[detections.scores < threshold] = -2
     matrix = np.zeros((num_classes + 1, num_classes + 1), dtype=int)
-    hit = (partner >= 0) & ~truth.ignore[partner]
+    hit, _ = correct_and_counted(partner, truth)
     np.add.at(matrix, (truth.classes[partner[hit]], detections.classes[hit]), 1)
     np.add.at(matrix, (num_classes, detections.classes[partner == -1]), 1)
     missed = ~truth.ignore
@@ -121,8 +120,7 @@ def box_errors(truth: Truth, detections: Detections, partner: np.ndarray) -> dic
         (M,) ``width``, ``height`` and ``aspect``, ratios of prediction to ground truth minus 1 (aspect is width /
         height), and ``center``, the distance of the centers divided by the square root of the area.
     """
-    hit = partner >= 0
-    hit[hit] = ~truth.ignore[partner[hit]]
+    hit, _ = correct_and_counted(partner, truth)
     found, real = detections.boxes[hit], truth.boxes[partner[hit]]
     width, height = (found[:, 2:] / np.maximum(real[:, 2:], 1e-9)).T
     offset = np.linalg.norm(found[:, :2] + found[:, 2:] / 2 - real[:, :2] - real[:, 2:] / 2, axis=1)

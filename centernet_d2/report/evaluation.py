@@ -11,7 +11,7 @@ from detectron2.structures import Instances
 
 from .curves import THRESHOLDS, Curves, calibration, score_curves, suggest_threshold
 from .errors import IOU, box_errors, confusion, error_types
-from .matching import Detections, Truth, find_pairs, match, select
+from .matching import Detections, Truth, correct_and_counted, find_pairs, match, select
 from .truth import coco_metrics, flatten_detections, load_truth
 
 __all__ = ["TestSet", "evaluate"]
@@ -77,8 +77,7 @@ def evaluate(
     pairs = find_pairs(truth, detections)
     same = detections.classes[pairs.detection] == truth.classes[pairs.truth]
     partner = match(select(pairs, same & (pairs.iou >= IOU)), truth, detections)
-    counted = (partner < 0) | ~truth.ignore[partner]
-    hits = partner >= 0
+    hits, counted = correct_and_counted(partner, truth)
     counts = np.bincount(truth.classes[~truth.ignore], minlength=len(class_names))
     curves = score_curves(detections.scores[counted], detections.classes[counted], hits[counted], counts)
     best = suggest_threshold(curves)

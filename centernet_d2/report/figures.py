@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..imaging.visualization import side_by_side
 from ..structures.plots import Plot
 from ..utils.text import printable
 
-__all__ = ["Picture", "draw_grid", "draw_plot", "picture"]
+__all__ = ["Picture", "arrange", "draw_grid", "draw_plot", "picture"]
 
 # Colors that are readable on light and dark pages.
 PALETTE = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#d69e00", "#06b6d4", "#ec4899")
@@ -47,7 +48,9 @@ _STYLE: dict[Any, Any] = {
 _LONGEST_NAME = 24
 _MOST_SERIES = 8
 _MOST_BAR_LABELS = 24
-_PIXELS = {"full": 1400, "half": 640, "quarter": 480}
+# Ratio of width and height from which panels are in a column.
+_WIDE = 2.0
+_PIXELS = {"full": 1100, "half": 640, "quarter": 480}
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,22 @@ def picture(pixels: np.ndarray, caption: str, width: str = "half") -> Picture:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=78)
     return Picture(printable(caption), _uri("jpeg", file), width)
+
+
+def arrange(panels: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
+    """Join panels with captions in a row, or in a column if they are wide.
+
+    Args:
+        panels: (H, W, 3) uint8 RGB.
+        captions: one per panel.
+    """
+    if max(panel.shape[1] / panel.shape[0] for panel in panels) < _WIDE:
+        return side_by_side(panels, captions)
+    rows = [side_by_side([panel], [caption]) for panel, caption in zip(panels, captions, strict=True)]
+    width = max(row.shape[1] for row in rows)
+    return np.concatenate(
+        [np.pad(row, ((0, 6), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
+    )
 
 
 def draw_grid(values: Sequence[Sequence[float]], caption: str) -> Picture:

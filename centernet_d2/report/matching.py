@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Detections", "Pairs", "Truth", "find_pairs", "match", "select"]
+__all__ = ["Detections", "Pairs", "Truth", "correct_and_counted", "find_pairs", "match", "select"]
 
 # Pairs with a smaller IoU do not overlap in the sense of the error types.
 MIN_IOU = 0.1
@@ -127,3 +127,16 @@ def match(pairs: Pairs, truth: Truth, detections: Detections) -> np.ndarray:
         result[matched] = partner[usable[first]]
         free[result[matched]] = False
     return result
+
+
+def correct_and_counted(partner: np.ndarray, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
+    """Return (D,) masks of correct detections, and of all not in regions to ignore.
+
+    Args:
+        partner: matched objects, see :func:`match`; negative without match.
+        truth: objects.
+    """
+    matched = partner >= 0
+    ignored = matched.copy()
+    ignored[matched] = truth.ignore[partner[matched]]
+    return matched & ~ignored, ~ignored

@@ -24,7 +24,8 @@ MOST_IMAGES = 200
 def evaluate_oracle(cfg: CfgNode, model: CenterNet, name: str) -> dict[str, Any]:
     """Evaluate a model with ground truth in place of predicted maps.
 
-    Each map of centers and boxes is replaced alone, then all of them. The network runs once per image, followed by all substitutions.
+    Each map of centers and boxes is replaced alone, then all of them. The network runs once per image, followed by all
+    substitutions.
 
     Args:
         cfg: config of the model.

@@ -18,6 +18,8 @@ __all__ = ["Card", "Section", "Table", "number", "plain", "render"]
 
 # Rows of a table that are shown; report.json contains all.
 _MOST_ROWS = 40
+# Size of all images in the page.
+MOST_BYTES = 6_000_000
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         title, subtitle: heading of the page.
         sections: sections, in order.
     """
+    _trim(sections)
     environment = Environment(
         loader=PackageLoader("centernet_d2.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -88,6 +91,21 @@ def render(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     environment.filters["cell"] = number
     environment.globals.update(draw=draw_plot, shade=_shade, most_rows=_MOST_ROWS)
     return environment.get_template("report.html").render(title=title, subtitle=subtitle, sections=sections)
+
+
+def _trim(sections: Sequence[Section]) -> None:
+    """Remove the last images of sections that exceed their share of MOST_BYTES, and note their number."""
+    most = MOST_BYTES / max(sum(bool(section.pictures) for section in sections), 1)
+    for section in sections:
+        size, removed = 0, 0
+        for _, pictures in section.pictures:
+            sizes = np.cumsum([len(one.uri) for one in pictures], dtype=np.int64) + size
+            kept = int((sizes <= most).sum())
+            removed += len(pictures) - kept
+            size = int(sizes[-1]) if len(sizes) else size
+            del pictures[kept:]
+        if removed:
+            section.notes.append(f"{removed} images are not shown, to limit the size of this file.")
 
 
 def _shade(row: Sequence[object], value: object) -> float:

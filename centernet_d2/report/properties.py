@@ -13,7 +13,7 @@ from detectron2.structures import Instances
 
 from ..evaluation.errors import concatenate, drop_non_finite, match_detections
 from ..imaging.reading import read_image
-from ..imaging.visualization import draw_instances, side_by_side
+from ..imaging.visualization import draw_instances
 from ..modeling.heads import Property
 from ..structures.plots import histogram
 from ..structures.points import known_objects
@@ -21,7 +21,7 @@ from ..structures.types import DatasetDict
 from .annotations import property_inputs, truth_mapper
 from .dataset import property_plots
 from .evaluation import TestSet
-from .figures import Picture, picture
+from .figures import Picture, arrange, picture
 
 __all__ = ["evaluate_properties"]
 
@@ -107,5 +107,5 @@ def _draw(
         draw_instances(pixels, one, class_names, 0.0, [prop], inputs)
         for one in (Instances(pixels.shape[:2], **part.get_fields()) for part in (gt, found))
     ]
-    drawn = side_by_side(panels, ["ground truth", "detection"])
+    drawn = arrange(panels, ["ground truth", "detection"])
     return picture(drawn, f"{Path(record['file_name']).name}: {error}", "full")

@@ -21,7 +21,7 @@ from ..modeling.heads import Property
 from ..structures.types import DatasetDict
 from .annotations import crop, property_inputs, truth_mapper
 from .evaluation import TestSet
-from .figures import Picture, picture
+from .figures import Picture, arrange, picture
 
 __all__ = ["draw_false", "draw_worst", "find_worst"]
 
@@ -96,7 +96,7 @@ def draw_worst(
         if model is not None:
             panels["heatmap"] = _heatmap(cfg, model, record, pixels)
         caption = f"{Path(one['file']).name}: {one['missed']} missed, {one['false']} false"
-        drawn = side_by_side(list(panels.values()), list(panels))
+        drawn = arrange(list(panels.values()), list(panels))
         results.append(picture(drawn, caption, "full"))
     return results
 
