@@ -79,9 +79,9 @@ def draw_plot(plot: Plot, name: str) -> str:
         figure = Figure(figsize=(5.2, 3.1), layout="constrained")
         axes = figure.add_subplot()
         _fill(axes, plot)
-        axes.set_title(plot.title)
-        axes.set_xlabel(plot.x_label)
-        axes.set_ylabel(plot.y_label)
+        axes.set_title(printable(plot.title))
+        axes.set_xlabel(printable(plot.x_label))
+        axes.set_ylabel(printable(plot.y_label))
         if plot.log_y:
             axes.set_yscale("log")
         file = io.StringIO()

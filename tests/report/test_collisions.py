@@ -14,11 +14,9 @@ def test_objects_of_one_class_in_a_cell_are_lost():
 
 
 def test_smaller_cells_separate_objects():
-    centers = np.array([[4.0, 4.0], [7.9, 7.9], [5.0, 5.0]])
-    counts = {
-        s: count_collisions(np.zeros(3), np.zeros(3, dtype=int), centers, s)[0]["same_class"] for s in (8, 4, 2, 1)
-    }
-    assert counts == {8: 2, 4: 2, 2: 1, 1: 0}
+    centers, zeros = np.array([[4.0, 4.0], [7.9, 7.9], [5.0, 5.0]]), np.zeros(3, dtype=int)
+    lost = {stride: count_collisions(zeros, zeros, centers, stride)[0]["same_class"] for stride in (8, 4, 2, 1)}
+    assert lost == {8: 2, 4: 2, 2: 1, 1: 0}
 
 
 def test_no_objects():
