@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -57,6 +58,10 @@ MIN_EPOCHS = 5
 EVALUATION_SHARE = 0.05
 
 
+# Columns of the configuration summary.
+NOTE_COLUMN, REASON_COLUMN = 18, 53
+
+
 Value = TypeVar("Value")
 
 
@@ -76,10 +81,24 @@ class Choice:
     keys: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def lines(self) -> list[str]:
-        """Return the choice as lines of the configuration summary."""
-        line = f"  {self.topic:<15} {self.value:<34} {self.reason}".rstrip()
-        return [line, *(f"  {'':<15} {note}" for note in self.notes)]
+    def lines(self, width: int) -> list[str]:
+        """Return the choice as lines of the configuration summary.
+
+        Args:
+            width: largest length of a line; longer reasons and notes are wrapped.
+        """
+        front = f"  {self.topic:<15} {self.value:<34} "
+        own_line = len(front) > REASON_COLUMN or width < 100
+        column = NOTE_COLUMN if own_line else REASON_COLUMN
+        reason = [f"{'':{column}}{line}" for line in _wrap(self.reason, width - column)]
+        if reason and not own_line:
+            reason[0] = front + reason[0].lstrip()
+        notes = [f"{'':{NOTE_COLUMN}}{line}" for note in self.notes for line in _wrap(note, width - NOTE_COLUMN)]
+        return [*([front.rstrip()] if own_line or not reason else []), *reason, *notes]
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,10 @@ class Plan:
     cfg: CfgNode
     choices: tuple[Choice, ...]
 
-    def lines(self) -> list[str]:
-        """Return the configuration summary."""
+    def lines(self, width: int) -> list[str]:
+        """Return the configuration summary, in lines of at most `width` columns."""
         title = "configuration (append KEY VALUE to the command to override):"
-        return [title, *(line for choice in self.choices for line in choice.lines())]
+        return [title, *(line for choice in self.choices for line in choice.lines(width))]
 
 
 def draft_plan(request: Request) -> Draft:

@@ -84,7 +84,7 @@ def step(args: argparse.Namespace) -> dict[str, object]:
 
 
 def start(args: argparse.Namespace) -> dict[str, object]:
-    """Time new processes that import a package, print a help screen or detect objects in one image."""
+    """Time new processes: imports, a help screen and detection in one image."""
     times = alternate(
         {
             name: partial(

@@ -34,7 +34,7 @@ from ..utils import cli
 from ..utils.cli import import_user_modules
 from ..utils.files import lock_folder, remove_leftovers
 from ..utils.logging import errors_only
-from ..utils.screen import columns, wrap
+from ..utils.screen import columns
 from ..utils.signals import Stopped, defer_signals, end_signals
 from ..utils.text import printable
 from .reporting import finish_report, report_evaluation, start_report
@@ -120,7 +120,8 @@ def _plan(args: argparse.Namespace) -> tuple[CfgNode, tuple[str, ...]]:
     data = discover_dataset(args.data, args.val)
     print("\n".join(data.lines()), flush=True)
     plan = plan_training(draft, data)
-    print(wrap(printable("\n".join(plan.lines()), lines=True), columns()), flush=True)
+    print(printable("
+".join(plan.lines(columns())), lines=True), flush=True)
     return plan.cfg, tuple(data.report.lines())
 
 

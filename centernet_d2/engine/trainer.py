@@ -174,7 +174,7 @@ class Trainer(DefaultTrainer):
         return hooks
 
     def build_writers(self) -> list[EventWriter]:
-        """Build Detectron2's writers of metrics, without the TensorBoard writer if TensorBoard is not installed."""
+        """Build Detectron2's writers, without TensorBoard if it is not installed."""
         writers = super().build_writers()
         try:
             import tensorboard  # noqa: F401
