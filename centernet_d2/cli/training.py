@@ -120,8 +120,7 @@ def _plan(args: argparse.Namespace) -> tuple[CfgNode, tuple[str, ...]]:
     data = discover_dataset(args.data, args.val)
     print("\n".join(data.lines()), flush=True)
     plan = plan_training(draft, data)
-    print(printable("
-".join(plan.lines(columns())), lines=True), flush=True)
+    print(printable("\n".join(plan.lines(columns())), lines=True), flush=True)
     return plan.cfg, tuple(data.report.lines())
 
 
