@@ -23,6 +23,7 @@ from .coco import PointCOCOEvaluator
 from .errors import ErrorEvaluator
 from .kitti import KITTIEvaluator
 from .kitti_metrics import MIN_OVERLAPS, RULES
+from .record import DetectionRecorder
 
 __all__ = ["build_evaluator", "check_evaluation", "main_metric", "validation_config"]
 
@@ -60,7 +61,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
         official = KITTIEvaluator(dataset_name, output_dir=folder, rules=cfg.MODEL.CENTERNET.QUIRKS.KITTI_RULES)
     else:
         official = PascalVOCDetectionEvaluator(dataset_name)
-    evaluators = DatasetEvaluators([official, ErrorEvaluator(dataset_name, properties)])
+    evaluators = DatasetEvaluators([official, ErrorEvaluator(dataset_name, properties), DetectionRecorder(folder)])
     if not (names := cfg.MODEL.CENTERNET.CLASS_NAMES):
         return evaluators
     numbers = match_classes(dataset_name, MetadataCatalog.get(dataset_name).thing_classes, names)
