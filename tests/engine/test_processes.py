@@ -7,7 +7,6 @@ import pytest
 
 from centernet_d2.cli import train as command
 from centernet_d2.cli import training
-from centernet_d2.cli import training
 from centernet_d2.cli.training import build_run
 from support.processes import run_forked
 
