@@ -270,7 +270,7 @@ def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch
             ["--data", ".", "--minutes", "5", "--num-gpus", "2", "MODEL.DEVICE", "cpu"],
             "does not support several processes: use --epochs",
         ),
-        (["--data", ".", "--model", "yolo"], "config file yolo does not exist"),
+        (["--data", ".", "--model", "yolo"], "config file, run or model yolo does not exist"),
         (["--data", ".", "--model", "dla34-coc"], "did you mean dla34-coco?"),
         (
             ["--data", ".", "--model", "dla34-coco"],
