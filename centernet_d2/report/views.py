@@ -259,12 +259,10 @@ def _plots(data: Mapping[str, Any]) -> list[Plot]:
     shown = sorted(curve["classes"], key=lambda one: -objects[one["name"]])[:_MOST_CURVES]
     note = "" if len(shown) == len(curve["classes"]) else f"The {len(shown)} classes with the most objects."
     x = curve["threshold"]
-    f1 = {"mean of all classes": (x, curve["mean_f1"]), **{one["name"]: (x, one["f1"]) for one in shown}}
-    plots = [
-        Plot(
-            "F1 against score", "score threshold", "F1", f1 if len(shown) > 1 else dict(list(f1.items())[1:]), note=note
-        )
-    ]
+    f1 = {one["name"]: (x, one["f1"]) for one in shown}
+    if len(shown) > 1:  # The last series, so that a class has the same color in all plots.
+        f1["mean of all classes"] = (x, curve["mean_f1"])
+    plots = [Plot("F1 against score", "score threshold", "F1", f1, note=note)]
     for what in ("precision", "recall"):
         series = {one["name"]: (x, one[what]) for one in shown}
         plots.append(Plot(f"{what.capitalize()} against score", "score threshold", what, series, note=note))
