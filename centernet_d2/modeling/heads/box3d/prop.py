@@ -233,7 +233,7 @@ class Box3DProperty(Property):
         ]
 
     def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
-        """Draw projected boxes on the image, and return a bird's-eye view, in the colors of the classes."""
+        """Draw projected boxes and a bird's-eye view in the colors of the classes."""
         camera = inputs.get("camera", self.default_camera)
         if camera is None:
             return []
