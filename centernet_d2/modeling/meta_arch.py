@@ -350,7 +350,7 @@ class CenterNet(nn.Module):
                 produced = head.to_image(image_fields, geometry)
                 check_fields(name, head, produced)
                 for field, value in produced.items():
-                    instances.set(field, value)
+                    instances.set(field, head.converters[field](value) if field in head.converters else value)
             results.append(instances)
         return results
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -212,6 +212,8 @@ class PointHead(nn.Module, ABC):
     #: Decoded fields that earlier heads must provide, and fields that this head provides.
     requires: ClassVar[tuple[str, ...]] = ()
     provides: ClassVar[tuple[str, ...]] = ()
+    #: Output of :meth:`to_image` -> function from its tensor to the value in ``Instances``; by default, the tensor.
+    converters: ClassVar[Mapping[str, Callable[[Tensor], Any]]] = {}
     #: Map -> its name in checkpoints of the reference implementation, for maps that exist there.
     original_names: ClassVar[Mapping[str, str]] = {}
     #: True if detections of several test scales can be merged, and if only the best merged ones are kept
@@ -299,10 +301,13 @@ class PointHead(nn.Module, ABC):
         """
 
     @abstractmethod
-    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
-        """Convert decoded (K, ...) fields of one image to ``Instances`` fields.
+    def to_image(self, fields: Fields, geometry: Geometry) -> Fields:
+        """Convert decoded (K, ...) fields of one image to pixels of the original image.
 
-        The result is in pixels of the original image.
+        Exported files contain this function: use tensor operations, and no branches that depend on values.
+
+        Returns:
+            (K, ...) tensors under the names of their ``Instances`` fields.
         """
 
 
