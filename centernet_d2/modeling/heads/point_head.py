@@ -39,7 +39,10 @@ class Property:
         annotation_keys: annotation keys that the property reads. A dataset in which no annotation has any of them does
             not label the property. Empty for properties that need no annotations of their own.
         input_keys: keys of the dataset dict that the property reads, in addition to the image.
+        input_shapes: shapes of the inputs that exported files have, by input key; without other inputs, the head must
+            have a default.
         fields: fields of ``Instances`` that its head predicts.
+        json_keys: keys of fields in :meth:`to_json`, if they are not the name of the field without ``pred_``.
         arguments: options of demo.py for inputs of images and for drawing, as a mapping from flags to keyword arguments
             of ``ArgumentParser.add_argument``.
     """
@@ -49,7 +52,9 @@ class Property:
     keys: ClassVar[Mapping[str, str]] = {}
     annotation_keys: ClassVar[tuple[str, ...]] = ()
     input_keys: ClassVar[tuple[str, ...]] = ()
+    input_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     fields: ClassVar[tuple[str, ...]] = ()
+    json_keys: ClassVar[Mapping[str, str]] = {}
     arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @configurable
@@ -115,6 +120,10 @@ class Property:
             ValueError: if an input is invalid.
         """
         return inputs
+
+    def default_inputs(self) -> dict[str, Tensor | None]:
+        """Return the default of each input in `input_shapes`; None if the input is required."""
+        return dict.fromkeys(self.input_shapes)
 
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Convert annotations to ``gt_*`` fields, with one entry per annotation.
