@@ -11,22 +11,25 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
 from detectron2.modeling import build_model
-from detectron2.structures import Instances
 from PIL import Image as Pillow
-from torch import Tensor
+from torch import Tensor, nn
 
-from .checkpoint import CenterNetCheckpointer, find_weights
+from .checkpoint import CenterNetCheckpointer, find_weights, load_source
 from .config.keys import check_keys
-from .config.loading import check_device, load_config
-from .data.catalog import dataset_metadata, from_plain
+from .config.loading import check_device, override
+from .data.catalog import dataset_metadata, from_plain, suggested_threshold
 from .evaluation.coco import to_coco
 from .imaging.reading import pillow_to_rgb, read_image, to_uint8_color
+from .imaging.visualization import draw_heatmap, draw_instances
 from .layers.folding import fold_batch_norms
 from .modeling import CenterNet, CenterNetWithTTA
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "Result"]
 
 Image = np.ndarray | Pillow.Image | str | Path
+
+# Score threshold of models whose checkpoint does not suggest one.
+THRESHOLD = 0.3
 
 
 class Predictor:
@@ -34,104 +37,94 @@ class Predictor:
 
     It is called like DefaultPredictor of Detectron2. Example::
 
-        predictor = Predictor.from_zoo("dla34-coco")
-        instances = predictor("street.jpg")["instances"]
-        results = predictor(["street.jpg", cv2.imread("river.png")])
+        predictor = Predictor("output/cells")
+        result = predictor("photo.jpg")
+        result.save("result.jpg")
+
+    Attributes:
+        model: model in evaluation mode, possibly with test-time augmentation.
+        cfg: config of the model; None if the source is a model.
+        metadata: class names and category IDs, as in Detectron2's MetadataCatalog.
+        threshold: default score threshold.
+        batch_size: maximum number of images in memory.
     """
 
     def __init__(
-        self, model: CenterNet | CenterNetWithTTA, *, metadata: Metadata | None = None, batch_size: int = 4
+        self,
+        source: str | Path | CfgNode | CenterNet | CenterNetWithTTA,
+        *,
+        device: str | None = None,
+        overrides: Sequence[object] = (),
+        batch_size: int = 4,
+        metadata: Metadata | None = None,
     ) -> None:
         """
         Args:
-            model: model, which is set to evaluation mode.
-            metadata: class names and category IDs, as in Detectron2's MetadataCatalog.
+            source: the folder of a run; a checkpoint; a config file or its name, with MODEL.WEIGHTS; the name of
+                released weights; a config; or a model.
+            device: device of the model; by default the device of the config (the GPU, if available) or of the model.
+            overrides: alternating config keys and values; not for a model.
             batch_size: number of images in memory; images with the same canvas size are processed as one batch.
+            metadata: class names and category IDs, instead of those of the source.
+
+        Raises:
+            FileNotFoundError: the source does not exist or cannot be downloaded.
+            ValueError: the source has no weights or no config, weights and config do not match, an override is invalid,
+                the device is a GPU that is not available, or the backbone does not support TEST.FOLD_NORMS.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
-        self.model: CenterNet | CenterNetWithTTA = model.eval()
-        self.metadata = metadata or Metadata()
+        own: Metadata = Metadata()
+        saved: object = None
+        self.cfg: CfgNode | None = None
+        model: nn.Module
+        if isinstance(source, nn.Module):
+            if overrides:
+                raise ValueError("overrides change a config, but the source is a model")
+            model = source if device is None else source.to(device)
+        else:
+            cfg = load_source(source) if isinstance(source, (str, Path)) else source.clone()
+            override(cfg, [*overrides, *(("MODEL.DEVICE", device) if device else ())])
+            model, own, saved = _build(cfg, batch_size)
+            self.cfg = cfg
+        self.model = cast("CenterNet | CenterNetWithTTA", model.eval())
+        self.metadata = metadata or own
+        self.threshold = suggested_threshold(saved, THRESHOLD)
         self.batch_size = batch_size
 
     @classmethod
     def from_config(cls, cfg: CfgNode, *, batch_size: int = 4) -> Predictor:
-        """Build the model of a config with MODEL.WEIGHTS.
+        """Build a predictor from a config with MODEL.WEIGHTS.
 
         With TEST.AUG.ENABLED, the model uses test-time augmentation. Class names and category IDs come from the
         datasets of the config or, if these are not available, from the metadata of the weights file.
-
-        Raises:
-            FileNotFoundError: the weights file does not exist or cannot be downloaded.
-            ValueError: MODEL.WEIGHTS is empty or does not match the model, MODEL.DEVICE is a GPU that is not available,
-                or the backbone does not support TEST.FOLD_NORMS.
         """
-        if not cfg.MODEL.WEIGHTS:
-            raise ValueError("MODEL.WEIGHTS is empty, but detection requires weights: set MODEL.WEIGHTS")
-        find_weights(cfg.MODEL.WEIGHTS)
-        check_keys(cfg)
-        check_device(cfg.MODEL.DEVICE)
-        model = build_model(cfg).eval()
-        saved = CenterNetCheckpointer(model).load(cfg.MODEL.WEIGHTS).get("metadata")
-        if cfg.TEST.FOLD_NORMS:
-            model.backbone = fold_batch_norms(model.backbone)
-        metadata = dataset_metadata(cfg)
-        if metadata.get("thing_classes") is None:
-            metadata = from_plain(saved, model.num_classes)
-        for prop in model.properties:
-            prop.use_metadata(saved if isinstance(saved, dict) else {})
-        if cfg.TEST.AUG.ENABLED:
-            model = CenterNetWithTTA(cfg, model, batch_size=batch_size)
-        return cls(model, metadata=metadata, batch_size=batch_size)
-
-    @classmethod
-    def from_zoo(
-        cls,
-        name: str,
-        weights: str | Path = "",
-        device: str | None = None,
-        *,
-        batch_size: int = 4,
-        overrides: Sequence[object] = (),
-    ) -> Predictor:
-        """Build a predictor from a config of the model zoo.
-
-        Args:
-            name: one of :func:`centernet_d2.model_zoo.available`, or the path of a config file.
-            weights: weights file of this project or of the reference implementation, or the short name of released
-                weights; by default MODEL.WEIGHTS of the config, which a short name as `name` sets.
-            device: device of the model; by default MODEL.DEVICE of the config.
-            batch_size: see :class:`Predictor`.
-            overrides: alternating config keys and values.
-        """
-        options = list(overrides)
-        for key, value in (("MODEL.WEIGHTS", weights), ("MODEL.DEVICE", device)):
-            options += [key, str(value)] if value else []
-        return cls.from_config(load_config(name, options), batch_size=batch_size)
+        return cls(cfg, batch_size=batch_size)
 
     def __call__(
-        self, images: Image | list[Image] | tuple[Image, ...], **inputs: Any
-    ) -> dict[str, Instances] | list[dict[str, Instances]]:
+        self, images: Image | list[Image] | tuple[Image, ...], *, threshold: float | None = None, **inputs: Any
+    ) -> Result | list[Result]:
         """Detect objects in one image, or in each image of a list.
 
         Args:
             images: a path; a Pillow image of any mode; an array of uint8, uint16 or float in 0..255 with shape (H, W)
                 gray, (H, W, 3) BGR or (H, W, 4) BGRA, as read by OpenCV; or a list of these, of any sizes.
+            threshold: minimum score, 0 to 1; by default :attr:`threshold`.
             inputs: additional inputs of all images, by the keys in :attr:`CenterNet.input_keys`.
 
         Returns:
-            ``{"instances": Instances}`` on the CPU, in coordinates of the image after its EXIF orientation is applied;
-            for a list of images, a list of such dicts.
+            One :class:`Result`; for a list of images, a list of results.
 
         Raises:
             OSError: a file cannot be read.
             TypeError: the model does not have one of the inputs.
-            ValueError: an array is not an image, or an input is invalid.
+            ValueError: an array is not an image, or the threshold or an input is invalid.
         """
+        threshold = self.threshold if threshold is None else threshold
         if not isinstance(images, (list, tuple)):
-            return self.detect([images], [inputs])[0]
+            return self.detect([images], [inputs], threshold=threshold)[0]
         parts = (images[start : start + self.batch_size] for start in range(0, len(images), self.batch_size))
-        batches = (self.detect(part, [inputs] * len(part)) for part in parts)
+        batches = (self.detect(part, [inputs] * len(part), threshold=threshold) for part in parts)
         return [result for batch in batches for result in batch]
 
     @torch.no_grad()
@@ -140,26 +133,49 @@ class Predictor:
         images: Sequence[Image],
         inputs: Sequence[Mapping[str, Any]] | None = None,
         *,
+        threshold: float = 0.0,
         keep_heatmap: bool = False,
-    ) -> list[dict[str, Any]]:
+    ) -> list[Result]:
         """Detect objects in one batch of images.
 
         Args:
             images: see :meth:`__call__`.
             inputs: additional inputs of each image.
-            keep_heatmap: see :meth:`CenterNet.inference`.
-
-        Returns:
-            One dict per image, see :meth:`CenterNet.inference`; instances are on the CPU.
+            threshold: minimum score, 0 to 1.
+            keep_heatmap: see :meth:`CenterNet.inference`; :meth:`Result.draw` overlays the heatmap.
         """
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold:g}, but must be from 0 to 1")
         inputs = inputs or [{}] * len(images)
         known = self.network.input_keys
         if unknown := sorted({key for own in inputs for key in own} - set(known)):
             expected = f"inputs of this model: {', '.join(known)}" if known else "this model has no additional inputs"
             raise TypeError(f"unknown inputs {', '.join(unknown)}; {expected}")
         batch = [{"image": self._load(image), **own} for image, own in zip(images, inputs, strict=True)]
-        results = self.model.inference(batch, keep_heatmap=keep_heatmap)
-        return [{**result, "instances": result["instances"].to("cpu")} for result in results]
+        outputs = self.model.inference(batch, keep_heatmap=keep_heatmap)
+        results = []
+        for image, own, output in zip(images, inputs, outputs, strict=True):
+            instances = output["instances"].to("cpu")
+            kept = instances[instances.scores >= threshold] if threshold else instances
+            results.append(Result({**output, "instances": kept}, self, image, own))
+        return results
+
+    def export(self, folder: str | Path, *, images: Sequence[str | Path] = (), **options: Any) -> dict[str, Any]:
+        """Export the model to a folder with an ONNX or OpenVINO file, and ``detect.py``, which runs it without torch.
+
+        Args:
+            folder: output folder, created if needed.
+            images: images for verification and calibration; by default images of the datasets of the config.
+            options: `file_format`, `form`, `precision` and others, see :func:`centernet_d2.export.export_model`.
+
+        Returns:
+            The report, which is also saved as ``export.json``.
+        """
+        from .export import export_model  # Requires additional packages.
+
+        records = [{"file_name": str(path)} for path in images]
+        known = {"cfg": self.cfg, "metadata": self.metadata, "threshold": self.threshold}
+        return export_model(self.model, folder, images=records, **known, **options)
 
     @property
     def network(self) -> CenterNet:
@@ -169,21 +185,10 @@ class Predictor:
 
     def _load(self, image: Image) -> Tensor:
         """Return an image as (3, H, W) uint8 in the channel order of the model."""
-        if isinstance(image, (str, Path)):
-            bgr = read_image(image)
-        elif isinstance(image, Pillow.Image):
-            bgr = pillow_to_rgb(image)[..., ::-1]
-        else:
-            bgr = to_uint8_color(image)
-        pixels = bgr if self.model.input_format == "BGR" else bgr[..., ::-1]
+        pixels = _read_bgr(image)
+        if self.model.input_format == "RGB":
+            pixels = pixels[..., ::-1]
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-
-    def to_coco(self, instances: Instances, image_id: int) -> list[dict[str, Any]]:
-        """Convert detections to COCO results with the category IDs of the dataset.
-
-        See :func:`centernet_d2.evaluation.coco.to_coco`.
-        """
-        return to_coco(instances, image_id, self.network.properties, self.category_ids)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -195,3 +200,100 @@ class Predictor:
         """Category ID of each class in the dataset; None if unknown."""
         ids = self.metadata.get("thing_dataset_id_to_contiguous_id")
         return sorted(ids, key=ids.get) if ids else None
+
+
+class Result(dict[str, Any]):
+    """Detections in one image, a dict as returned by Detectron2's predictor.
+
+    ``instances`` (:class:`detectron2.structures.Instances` on the CPU) are in pixels of the image after its EXIF
+    orientation is applied, by descending score. With `keep_heatmap`, the dict also contains ``heatmap`` and
+    ``geometry``, see :meth:`CenterNet.inference`.
+    """
+
+    def __init__(
+        self, output: Mapping[str, Any], predictor: Predictor, image: Image, inputs: Mapping[str, Any]
+    ) -> None:
+        """
+        Args:
+            output: output of the model.
+            predictor: predictor that detected the objects.
+            image: the image, as passed to the predictor; it is read again for drawing.
+            inputs: additional inputs of the image.
+        """
+        super().__init__(output)
+        self._predictor = predictor
+        self._image = image
+        self._inputs = inputs
+
+    @property
+    def class_names(self) -> list[str]:
+        """Class name of each detection; the class index if names are unknown."""
+        names, classes = self._predictor.class_names, self["instances"].pred_classes.tolist()
+        return [names[index] if names else str(index) for index in classes]
+
+    def draw(self, *, threshold: float = 0.0) -> Pillow.Image:
+        """Draw the detections on a copy of the image.
+
+        Args:
+            threshold: detections with a lower score are not drawn.
+
+        Returns:
+            An RGB image; it is wider than the original if properties draw panels next to it.
+        """
+        rgb = np.ascontiguousarray(_read_bgr(self._image)[..., ::-1])
+        if "heatmap" in self:
+            rgb = draw_heatmap(rgb, self["heatmap"], self["geometry"].to_image)
+        instances = self["instances"]
+        properties, names = self._predictor.network.properties, self._predictor.class_names
+        shown = instances[instances.scores >= threshold]
+        return Pillow.fromarray(draw_instances(rgb, shown, names, 0.0, properties, self._inputs))
+
+    def save(self, path: str | Path, *, threshold: float = 0.0) -> None:
+        """Save the output of :meth:`draw`; the suffix of the file selects its format.
+
+        Raises:
+            OSError, ValueError: the file cannot be written, or the format is unknown.
+        """
+        self.draw(threshold=threshold).save(path)
+
+    def to_coco(self, image_id: int | str = 0) -> list[dict[str, Any]]:
+        """Convert the detections to COCO results with the category IDs of the dataset.
+
+        See :func:`centernet_d2.evaluation.coco.to_coco`.
+        """
+        predictor = self._predictor
+        return to_coco(self["instances"], image_id, predictor.network.properties, predictor.category_ids)
+
+
+def _build(cfg: CfgNode, batch_size: int) -> tuple[nn.Module, Metadata, object]:
+    """Build the model of a config with its weights.
+
+    Returns:
+        The model, its class names and category IDs, and the metadata of the weights file.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("MODEL.WEIGHTS is empty, but detection requires weights: set MODEL.WEIGHTS")
+    find_weights(cfg.MODEL.WEIGHTS)
+    check_keys(cfg)
+    check_device(cfg.MODEL.DEVICE)
+    model = build_model(cfg).eval()
+    saved = CenterNetCheckpointer(model).load(cfg.MODEL.WEIGHTS).get("metadata")
+    if cfg.TEST.FOLD_NORMS:
+        model.backbone = fold_batch_norms(model.backbone)
+    metadata = dataset_metadata(cfg)
+    if metadata.get("thing_classes") is None:
+        metadata = from_plain(saved, model.num_classes)
+    for prop in model.properties:
+        prop.use_metadata(saved if isinstance(saved, dict) else {})
+    if cfg.TEST.AUG.ENABLED:
+        model = CenterNetWithTTA(cfg, model, batch_size=batch_size)
+    return model, metadata, saved
+
+
+def _read_bgr(image: Image) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8 BGR."""
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, Pillow.Image):
+        return pillow_to_rgb(image)[..., ::-1]
+    return to_uint8_color(image)

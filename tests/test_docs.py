@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from detectron2.config import get_cfg
 
-from centernet_d2.cli.detect import add_property_arguments
 from centernet_d2.cli.detect import build_parser as demo_parser
+from centernet_d2.cli.detection import add_property_arguments
 from centernet_d2.cli.train import build_parser as train_parser
 from centernet_d2.config.catalog import find_config
 from centernet_d2.config.keys import add_centernet_config
@@ -108,7 +108,7 @@ def parse(words):
     parser.add_argument("--import", dest="imports", action="append")
     if demo:
         add_property_arguments(parser)
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     return args.config_file, args.opts
 
 

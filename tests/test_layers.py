@@ -39,7 +39,7 @@ SPECIFIC = (
     "autoconfig/task.py",
 )
 # Modules in which a camera is a video source.
-VIDEO_CAMERA_MODULES = {"cli/detect.py", "cli/sources.py"}
+VIDEO_CAMERA_MODULES = {"cli/detect.py", "cli/detection.py", "cli/sources.py"}
 # The list of heads, and names of Detectron2's keypoint filter.
 ALLOWED_NAMES = {
     "modeling/__init__.py": {"Box3DHead", "KeypointHead"},

@@ -8,7 +8,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.visualizer import Visualizer
 
 from centernet_d2 import Predictor, load_config, model_zoo
-from centernet_d2.data.catalog import dataset_metadata
+from centernet_d2.checkpoint import CenterNetCheckpointer, read_metadata
+from centernet_d2.data.catalog import checkpoint_metadata, dataset_metadata
 from centernet_d2.evaluation.coco import to_coco
 from centernet_d2.layers.folding import NORMS
 from centernet_d2.modeling import Box3DHead, CenterNet, CenterNetWithTTA
@@ -20,6 +21,7 @@ from support.detections import same_detections
 from support.models import stub_heads, stub_model
 
 ZOO = "Shapes/centernet_R_18_shapes.yaml"
+SMALL_HOURGLASS = ["MODEL.HOURGLASS.WIDTHS", [8, 8], "MODEL.HOURGLASS.COUNTS", [1, 1], "MODEL.CENTERNET.HEAD_CONV", 8]
 
 
 def random_image(seed=0, size=(48, 70)):
@@ -28,14 +30,16 @@ def random_image(seed=0, size=(48, 70)):
 
 def detect(predictor, images, **inputs):
     """Return the Instances of an image, or of each image in a list."""
-    results = predictor(images, **inputs)
+    results = predictor(images, threshold=0, **inputs)
     return [result["instances"] for result in results] if isinstance(results, list) else results["instances"]
 
 
 @pytest.fixture
 def predictor():
     torch.manual_seed(0)
-    return Predictor(stub_model(max_detections=5), batch_size=2)
+    predictor = Predictor(stub_model(max_detections=5), batch_size=2)
+    predictor.threshold = 0.0
+    return predictor
 
 
 def test_arrays_paths_and_lists_have_equal_detections(predictor, tmp_path):
@@ -108,14 +112,23 @@ def weights(tmp_path_factory):
     return path
 
 
-def test_from_zoo(weights, monkeypatch, tmp_path):
+def test_source_is_a_config_name_with_weights(weights, monkeypatch, tmp_path):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
-    predictor = Predictor.from_zoo(ZOO, weights=weights, device="cpu", overrides=["TEST.DETECTIONS_PER_IMAGE", 3])
-    assert len(detect(predictor, random_image())) == 3
+    # Boxes of an untrained network may have no area.
+    options = [
+        "MODEL.WEIGHTS",
+        str(weights),
+        "TEST.DETECTIONS_PER_IMAGE",
+        3,
+        "MODEL.CENTERNET.QUIRKS.CLIP_BOXES",
+        False,
+    ]
+    predictor = Predictor(ZOO, device="cpu", overrides=options)
+    assert len(predictor(random_image(), threshold=0)["instances"]) == 3
     assert predictor.class_names is predictor.category_ids is None
-    augmented = Predictor.from_zoo(ZOO, weights, overrides=["TEST.AUG.ENABLED", True])
+    augmented = Predictor(ZOO, overrides=[*options, "TEST.AUG.ENABLED", True])
     assert isinstance(augmented.model, CenterNetWithTTA)
-    folded = Predictor.from_zoo(ZOO, weights, overrides=["TEST.FOLD_NORMS", True])
+    folded = Predictor(ZOO, overrides=[*options, "TEST.FOLD_NORMS", True])
     assert [any(isinstance(module, NORMS) for module in p.network.modules()) for p in (predictor, folded)] == [1, 0]
     maps = [p.network.compute_test_maps(torch.ones(1, 3, 64, 64)) for p in (predictor, folded)]
     assert all(torch.allclose(maps[1][name], maps[0][name], rtol=1e-4, atol=1e-5) for name in maps[0])
@@ -123,6 +136,103 @@ def test_from_zoo(weights, monkeypatch, tmp_path):
         Predictor.from_config(load_config(model_zoo.get_config_file(ZOO)))
     with pytest.raises(ValueError, match="must be at least 1"):
         Predictor(predictor.model, batch_size=0)
+    with pytest.raises(ValueError, match="the source is a model"):
+        Predictor(predictor.model, overrides=options)
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """Output folder with the final checkpoint of a training."""
+    options = [*SMALL_HOURGLASS, "MODEL.DEVICE", "cpu", "MODEL.CENTERNET.NUM_CLASSES", 2, "TEST.NMS", "class"]
+    options += ["MODEL.CENTERNET.CLASS_NAMES", ["cat", "dog"], "MODEL.WEIGHTS", str(tmp_path / "initial.pth")]
+    cfg = load_config("Shapes/centernet_HG_shapes.yaml", options)
+    torch.manual_seed(0)
+    metadata = {**checkpoint_metadata(cfg), "threshold": 0.25}
+    CenterNetCheckpointer(CenterNet(cfg), str(tmp_path), metadata=metadata).save("model_final", iteration=9)
+    return tmp_path
+
+
+def test_checkpoint_alone_is_sufficient(run_folder, monkeypatch):
+    predictor = Predictor(run_folder)
+    assert predictor.network.nms == "class"
+    assert (predictor.class_names, predictor.threshold) == (["cat", "dog"], 0.25)
+    assert Predictor(run_folder / "model_final.pth", device="cpu").threshold == 0.25
+    # Boxes of an untrained network may have no area.
+    options = ["TEST.DETECTIONS_PER_IMAGE", 2, "MODEL.CENTERNET.QUIRKS.CLIP_BOXES", False, "TEST.NMS", ""]
+    overridden = Predictor(run_folder, overrides=options)
+    assert len(overridden(random_image(), threshold=0)["instances"]) == 2
+    text = read_metadata(run_folder / "model_final.pth")["config"]
+    assert str(run_folder) not in text
+    assert "MODEL.DEVICE" not in text
+
+
+def test_checkpoint_without_config(run_folder, weights):
+    with pytest.raises(ValueError, match=r"model.pth contains no config, .*: specify the config of its network"):
+        Predictor(weights)
+    torch.save({"model": torch.load(run_folder / "model_final.pth")["model"]}, run_folder / "model_final.pth")
+    cfg = load_config("Shapes/centernet_HG_shapes.yaml", [*SMALL_HOURGLASS, "MODEL.CENTERNET.NUM_CLASSES", 2])
+    (run_folder / "config.yaml").write_text(cfg.dump())
+    predictor = Predictor(run_folder)
+    assert (predictor.network.num_classes, predictor.threshold) == (2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("MODEL.CENTERNET.ANGLE.BINS: 3", "model_final.pth: there is no key MODEL.CENTERNET.ANGLE.BINS"),
+        ("MODEL.CENTERNET.NUM_CLASSES: many", "model_final.pth: MODEL.CENTERNET.NUM_CLASSES is 'many'"),
+        ("a: [", "model_final.pth: its config is not valid YAML"),
+        ("3", "model_final.pth: its config is a int, but must be a mapping"),
+    ],
+)
+def test_invalid_config_in_checkpoint(config, message, run_folder):
+    data = torch.load(run_folder / "model_final.pth")
+    torch.save({**data, "metadata": {"config": config}}, run_folder / "model_final.pth")
+    with pytest.raises(ValueError, match=message):
+        Predictor(run_folder)
+
+
+def test_missing_source(tmp_path):
+    with pytest.raises(FileNotFoundError, match="contains no checkpoint"):
+        Predictor(tmp_path)
+    with pytest.raises(FileNotFoundError, match="the weights file .*none.pth does not exist"):
+        Predictor(tmp_path / "none.pth")
+    with pytest.raises(FileNotFoundError, match="config file nothing does not exist"):
+        Predictor("nothing")
+    (tmp_path / "model_final.pth").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="is not a valid weights file"):
+        Predictor(tmp_path)
+
+
+def test_threshold_selects_detections(predictor):
+    every = predictor(random_image(), threshold=0)["instances"]
+    limit = float(every.scores[2])
+    assert len(predictor(random_image(), threshold=limit)["instances"]) == 3
+    predictor.threshold = limit
+    assert len(predictor(random_image())["instances"]) == 3
+    assert [len(result["instances"]) for result in predictor([random_image(), random_image()])] == [3, 3]
+    assert len(predictor.detect([random_image()])[0]["instances"]) == 5
+    with pytest.raises(ValueError, match="threshold is 2, but must be from 0 to 1"):
+        predictor(random_image(), threshold=2)
+
+
+def test_result_is_drawn_saved_and_converted(predictor, tmp_path):
+    predictor.metadata = Metadata(thing_classes=["cat", "dog"], thing_dataset_id_to_contiguous_id={20: 1, 10: 0})
+    image = tmp_path / "image.png"
+    cv2.imwrite(str(image), random_image())
+    result = predictor(image)
+    indices = result["instances"].pred_classes.tolist()
+    assert result.class_names == [["cat", "dog"][index] for index in indices]
+    assert [entry["category_id"] for entry in result.to_coco(7)] == [[10, 20][index] for index in indices]
+    assert {entry["image_id"] for entry in result.to_coco(7)} == {7}
+    original = PIL.Image.open(image).convert("RGB")
+    assert result.draw().size == original.size
+    assert result.draw().tobytes() != original.tobytes()
+    assert result.draw(threshold=1.0).tobytes() == original.tobytes()
+    result.save(tmp_path / "result.png")
+    assert PIL.Image.open(tmp_path / "result.png").tobytes() == result.draw().tobytes()
+    (with_heatmap,) = predictor.detect([image], keep_heatmap=True)
+    assert with_heatmap.draw(threshold=1.0).tobytes() != original.tobytes()
 
 
 def test_class_names_and_category_ids_of_dataset():
@@ -162,8 +272,9 @@ def test_depth_depends_on_camera():
     for bad in (near * 0, near * float("nan"), near * torch.tensor([[1.0], [1], [0]])):
         with pytest.raises(ValueError, match="the camera (has|contains)"):
             predictor(random_image(), camera=bad)
-    entry = predictor.to_coco(many[0], 1)[0]
-    assert entry["box3d"] == pytest.approx(many[0].pred_boxes3d.tensor[0].tolist())
+    result = predictor(random_image(), camera=far, threshold=0)
+    assert result.to_coco(1)[0]["box3d"] == pytest.approx(many[0].pred_boxes3d.tensor[0].tolist())
+    assert result.draw().width > 70, "the bird's-eye view is a panel next to the image"
 
 
 def test_unknown_inputs_are_named(predictor):
@@ -191,9 +302,4 @@ def test_to_coco():
     properties += [KeypointProperty(schema=KeypointSchema((0, 1))), Tilt()]
     assert to_coco(found, 7, properties, [10, 20]) == [rich]
     assert (found.pred_keypoints == 2.5).all()
-    metadata = Metadata(thing_dataset_id_to_contiguous_id={20: 1, 10: 0})
-    model = stub_model()
-    found.remove("pred_keypoints")
-    found.remove("pred_tilt")
-    assert Predictor(model, metadata=metadata).to_coco(found, 7) == [{**plain, "category_id": 20}]
     assert to_coco(found[:0], 7, properties[:2]) == []

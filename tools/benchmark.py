@@ -10,6 +10,7 @@ inference, training steps and process start.
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 from benchmarks import data, evaluation, targets
@@ -24,7 +25,8 @@ BENCHMARKS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    return run_benchmarks(__doc__, BENCHMARKS, argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return run_benchmarks(parser, BENCHMARKS, argv)
 
 
 if __name__ == "__main__":

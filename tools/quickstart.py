@@ -118,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--images", type=int, nargs=2, default=(800, 200), metavar=("TRAIN", "VAL"), help="number of images per split"
     )
-    parser.add_argument("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE")
     return cli.run(parser, run, argv)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
-from ..config.catalog import find_config, get_base_file
+from ..config.catalog import SMALL, find_config, get_base_file
 from ..config.loading import check_device, default_config, load_config, override
 from ..engine.setup import check_output_dir, check_weights, start_logging
 from ..readers import DiscoveredDataset, write_coco
@@ -36,10 +36,8 @@ from .choices import (
 from .machine import Machine, inspect_machine
 from .task import Task, task_of
 
-__all__ = ["SMALL", "Draft", "Plan", "Request", "draft_plan", "output_folders", "plan_training"]
+__all__ = ["Draft", "Plan", "Request", "draft_plan", "output_folders", "plan_training"]
 
-# Value of --model for the small network.
-SMALL = "small"
 # Fraction of --minutes that is spent on timing.
 TIMING = 0.02
 

@@ -1,3 +1,5 @@
-"""Command-line entry points."""
+"""Command-line entry points.
 
-from .. import config as _config  # noqa: F401  # Imports Detectron2 without its notices.
+Each command has two modules: its parser, which needs only the standard library and the catalog of configs, and its
+implementation, which imports torch and Detectron2 when the command runs.
+"""

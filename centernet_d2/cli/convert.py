@@ -1,69 +1,39 @@
-"""Convert weights to or from the format of the reference implementation.
-
-    centernet-convert INPUT.pth OUTPUT.pth --config COCO-Detection/centernet_DLA_34_2x.yaml
-
-The direction depends on the input file. Only tensor names change, so the conversion is lossless. Training, evaluation
-and detection read both formats; the conversion is intended for other programs.
-"""
+"""Command line of centernet-convert."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from ..checkpoint import check_exists, load_file, original_names, original_state_dict
-from ..config import load_config
-from ..modeling import CenterNet
 from ..utils import cli
+from .options import CONFIG_HELP, add_list_models, import_detectron2, new_parser
+
+__all__ = ["main"]
+
+SUMMARY = """Convert weights to or from the format of the reference implementation.
+
+The direction depends on the input file. Only tensor names change, so the conversion is
+lossless. Training, evaluation and detection read both formats; the conversion is intended for
+other programs."""
+EXAMPLES = (
+    "ctdet_coco_hg.pth hg104.pth --config COCO-Detection/centernet_HG_104.yaml",
+    "output/mine/model_final.pth reference.pth --config output/mine/config.yaml",
+    "--list-models",
+)
 
 
-def convert(data: dict, names: dict[str, str]) -> dict:
-    """Convert the content of a weights file.
-
-    Args:
-        data: ``{"model": ...}`` of this project, or ``{"state_dict": ...}`` or a plain state dict of the reference.
-        names: tensor name -> name in the reference implementation, see
-            :func:`centernet_d2.checkpoint.original_names`.
-
-    Raises:
-        ValueError: a tensor has no counterpart.
-    """
-    if "model" in data:
-        rest = {key: value for key, value in data.items() if key != "model"}
-        return {**rest, "state_dict": _rename(data["model"], names)}
-    rest = {key: value for key, value in data.items() if key != "state_dict"} if "state_dict" in data else {}
-    own_names = {original: name for name, original in names.items()}
-    return {**rest, "model": _rename(original_state_dict(data), own_names)}
-
-
-def _rename(state: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:
-    if unknown := [name for name in state if name not in names]:
-        raise ValueError(f"{len(unknown)} tensors do not exist in the model of this config: {', '.join(unknown[:5])}")
-    return {names[name]: tensor for name, tensor in state.items()}
-
-
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("input", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--config", required=True, help="config of the model: a file, or a name of the model zoo")
-    return cli.run(parser, convert_file, argv)
+    parser = new_parser(SUMMARY, ["INPUT.pth OUTPUT.pth --config CONFIG"], EXAMPLES)
+    parser.add_argument("input", type=Path, metavar="INPUT.pth", help="weights file of either format")
+    parser.add_argument("output", type=Path, metavar="OUTPUT.pth", help="new weights file of the other format")
+    parser.add_argument("--config", required=True, help=f"config of the model: {CONFIG_HELP}")
+    add_list_models(parser)
+    return cli.run(parser, _convert, argv, prepare=import_detectron2)
 
 
-def convert_file(args: argparse.Namespace) -> None:
-    """Convert the file specified on the command line."""
-    if args.output.exists():
-        raise FileExistsError(f"{args.output} already exists and is not overwritten; choose another name")
-    if not args.output.parent.is_dir():
-        raise FileNotFoundError(f"{args.output}: the output folder does not exist")
-    check_exists(args.input)
-    cfg = load_config(args.config, ["MODEL.DEVICE", "cpu"])
-    with torch.device("meta"):  # Only the names are used.
-        names = original_names(CenterNet(cfg))
-    data = load_file(args.input)
-    torch.save(convert(data, names), args.output)
-    print(f"saved {args.output} for {'the reference implementation' if 'model' in data else 'this project'}")
+def _convert(args: argparse.Namespace) -> None:
+    from .conversion import convert_file
+
+    convert_file(args)

@@ -3,261 +3,91 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from detectron2.config import CfgNode
-from tqdm import tqdm
-
-from ..config.catalog import available
-from ..config.loading import check_overrides, load_config
-from ..config.registry import POINT_HEAD_REGISTRY
-from ..imaging.visualization import draw_heatmap, draw_instances
-from ..modeling.heads import Property, build_properties
-from ..predictor import Predictor
 from ..utils import cli
-from ..utils.signals import defer_signals
-from ..utils.text import printable
-from .sinks import CODECS, ImageFileSink, ImageFolderSink, JsonSink, VideoSink, output_kind, refuse_existing
-from .sources import Frame, ImageSource, VideoSource, open_source, skipped_content
+from .options import CONFIG_HELP, add_list_models, add_overrides, import_detectron2, new_parser
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
-USAGE = """Detect objects in images, videos, streams or a camera; save visualizations and JSON results.
+SUMMARY = """Detect objects in images, videos, streams or a camera; save visualizations and JSON results.
 
-    %(prog)s photo.jpg --model dla34-coco --output results/
-    %(prog)s photo.jpg --config-file CONFIG --weights model.pth --output result.jpg
-    %(prog)s photo.jpg folder/ 'more/*.png' --config-file CONFIG --weights model.pth --output results/
-    %(prog)s video.mp4 --config-file CONFIG --weights model.pth --output result.mp4 --json results.json
-    %(prog)s rtsp://10.0.0.7:554/stream1 --config-file CONFIG --weights model.pth --output result.mp4
-    %(prog)s --camera 0 --config-file CONFIG --weights model.pth --output result.avi   (stop with Ctrl-C)
-    %(prog)s street.png --config-file CONFIG --weights model.pth --output results/ --focal-length 720   (3-D boxes)
-
-CONFIG is a file, or a name of the model zoo. Exit codes: 0 on success; 1 if an image cannot be read or an option is
-invalid; 130 after Ctrl-C (the files written so far are complete)."""
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=USAGE, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="*", help="images, folders, globs, or one video or stream (rtsp://...)")
-    parser.add_argument("--camera", type=int, metavar="NUMBER", help="index of a camera to use as input")
-    config = parser.add_mutually_exclusive_group(required=True)
-    config.add_argument("--config-file", metavar="CONFIG", help="config: a file, or a name such as COCO-Detection/...")
-    config.add_argument(
-        "--model",
-        dest="config_file",
-        metavar="NAME",
-        help=f"config with weights of the reference implementation: {', '.join(available(trained=True))}",
-    )
-    parser.add_argument(
-        "--weights", default="", help="a file, or a NAME as above (default: MODEL.WEIGHTS of the config)"
-    )
-    parser.add_argument("--device", help="cpu, cuda, ... (default: MODEL.DEVICE of the config)")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        help=f"visualizations: a folder, an image file for a single image, or a video ({', '.join(CODECS)})",
-    )
-    parser.add_argument("--json", type=Path, help="file for all detections, in COCO results format")
-    parser.add_argument(
-        "--threshold",
-        type=float,
-        default=0.3,
-        help="minimum score of visualized detections, 0 to 1 (default: 0.3); the JSON file contains all detections",
-    )
-    parser.add_argument("--heatmap", action="store_true", help="overlay the center heatmap on the visualizations")
-    parser.add_argument("--batch-size", type=int, default=1, help="number of images per batch")
-    parser.add_argument("--max-frames", type=int, help="maximum number of images or frames to process")
-    parser.add_argument(
-        "--opts", nargs=argparse.REMAINDER, default=[], help="config overrides KEY VALUE ..., last option"
-    )
-    return parser
+Exit codes: 0 on success; 1 if an image cannot be read or an option is invalid; 130 after Ctrl-C
+(the files written so far are complete)."""
+USAGE = (
+    "INPUT [INPUT ...] --weights FILE [--config-file CONFIG] [options]",
+    "INPUT [INPUT ...] --model NAME [options]",
+    "--camera [INDEX] --weights FILE [--config-file CONFIG] [options]",
+)
+EXAMPLES = (
+    "photo.jpg --model dla34-coco",
+    "photos/ 'more/*.png' --weights model.pth --json results.json",
+    "video.mp4 --weights model.pth --output detections.mp4",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    return cli.run(build_parser(), start, argv, extend=add_property_arguments)
+    return cli.run(build_parser(), _start, argv, prepare=import_detectron2, extend=_add_head_options)
 
 
-def add_property_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of all registered properties.
+def _start(args: argparse.Namespace) -> int:
+    from .detection import start
 
-    :func:`use_property_arguments` rejects options that do not apply to the model.
-    """
-    # Deduplicated, because a subclass of a property has the options of its base class.
-    for flag, options in {flag: one for prop in known_properties() for flag, one in prop.arguments.items()}.items():
-        parser.add_argument(flag, **options)
+    return start(args)
 
 
-def known_properties() -> list[type[Property]]:
-    """Return the properties of all registered heads, without duplicates."""
-    return list(dict.fromkeys(head.property_type for _, head in POINT_HEAD_REGISTRY))
+def _add_head_options(parser: argparse.ArgumentParser) -> None:
+    from .detection import add_property_arguments
+
+    add_property_arguments(parser)
 
 
-def use_property_arguments(args: argparse.Namespace, properties: Sequence[Property]) -> None:
-    """Pass command-line options to the properties of a model.
-
-    Raises:
-        ValueError: an option belongs to a property that the model does not have, or is invalid.
-    """
-    own = {flag for prop in properties for flag in prop.arguments}
-    for other in known_properties():
-        values = {flag: getattr(args, flag[2:].replace("-", "_")) for flag in other.arguments if flag not in own}
-        inapplicable = [flag for flag, value in values.items() if value is not None and value is not False]
-        if inapplicable:
-            raise ValueError(
-                f"{', '.join(inapplicable)} requires the property {other.name}, which this config does not predict"
-            )
-    for prop in properties:
-        prop.use_arguments(args)
-
-
-def start(args: argparse.Namespace) -> int:
-    """Validate the options that can be checked quickly, and run the command line."""
-    check_overrides(args.opts)
-    if args.output is None and args.json is None:
-        raise ValueError("no output is specified: use --output, --json or both")
-    if not 0 <= args.threshold <= 1:
-        raise ValueError(f"--threshold is {args.threshold:g}, but must be from 0 to 1")
-    for option, number in (("--max-frames", args.max_frames), ("--batch-size", args.batch_size)):
-        if number is not None and number < 1:
-            raise ValueError(f"{option} is {number}, but must be at least 1")
-    for path in filter(None, (args.output, args.json)):
-        refuse_existing(path)
-    if args.json is not None and args.json.is_dir():
-        raise IsADirectoryError(f"--json {args.json} is a folder; specify a file")
-    source = open_source(args.inputs, args.camera)
-    if args.output is not None:
-        output_kind(args.output, source)
-    for line in skipped_content(args.inputs):
-        print(printable(line), file=sys.stderr)
-    return run(args, source)
-
-
-def read_config(args: argparse.Namespace) -> CfgNode:
-    """Return the config of the command line."""
-    options = list(args.opts)
-    for key, value in (("MODEL.WEIGHTS", args.weights), ("MODEL.DEVICE", args.device)):
-        options += [key, value] if value else []
-    return load_config(args.config_file, options)
-
-
-def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
-    """Detect objects in all images of a source; return the exit code."""
-    cfg = read_config(args)
-    use_property_arguments(args, build_properties(cfg))  # Reports errors before weights are loaded.
-    predictor = Predictor.from_config(cfg, batch_size=args.batch_size)
-    properties = predictor.network.properties
-    use_property_arguments(args, properties)
-    done, skipped, start = 0, 0, time.perf_counter()
-    with ExitStack() as stack:
-        sinks = open_sinks(args, source, stack)
-        bar = stack.enter_context(tqdm(total=len(source) or None, unit=" images", smoothing=0.1))
-        signals = stack.enter_context(defer_signals(signal.SIGINT))
-        for batch in batches(add_inputs(source, properties), args.batch_size, args.max_frames):
-            for frame in batch:
-                if frame.image is None:
-                    tqdm.write(printable(f"skipped: {frame.error}"), file=sys.stderr)
-            readable = process(batch, predictor, sinks, args)
-            done, skipped = done + readable, skipped + len(batch) - readable
-            bar.update(len(batch))
-            if signals:
-                break
-    rate = done / (time.perf_counter() - start)
-    print(f"{done} images, {rate:.1f} images/s" + (f", {skipped} unreadable images skipped" if skipped else ""))
-    if signals:
-        print("interrupted; the files written so far are complete", file=sys.stderr)
-        return 130
-    return 1 if skipped else 0
-
-
-def add_inputs(frames: Iterable[Frame], properties: Sequence[Property]) -> Iterator[Frame]:
-    """Add the inputs of properties to frames.
-
-    A frame whose inputs cannot be read becomes an unreadable frame.
-    """
-    for frame in frames:
-        if frame.image is None:
-            yield frame
-            continue
-        try:
-            own = [prop.picture_inputs(frame.name, frame.image.shape[:2]) for prop in properties]
-            yield replace(frame, inputs={key: value for one in own for key, value in one.items()})
-        except (OSError, ValueError) as error:
-            yield replace(frame, image=None, error=str(error))
-
-
-@dataclass
-class Sinks:
-    """Output sinks of a command line; None if not requested."""
-
-    images: ImageFileSink | ImageFolderSink | VideoSink | None = None
-    json: JsonSink | None = None
-
-
-def open_sinks(args: argparse.Namespace, source: ImageSource | VideoSource, stack: ExitStack) -> Sinks:
-    """Open the sinks of a command line, which are closed with the stack."""
-    sinks = Sinks()
-    if args.output is not None:
-        kind = output_kind(args.output, source)
-        sinks.images = kind(args.output, source.rate or 1.0) if issubclass(kind, VideoSink) else kind(args.output)
-        stack.enter_context(sinks.images)
-    if args.json is not None:
-        sinks.json = JsonSink(args.json)
-        stack.enter_context(sinks.json)
-    return sinks
-
-
-def batches(source: Iterable[Frame], size: int, limit: int | None = None) -> Iterator[list[Frame]]:
-    """Group frames into lists of `size` frames, up to a total of `limit` frames."""
-    batch = []
-    for frame in source:
-        batch.append(frame)
-        if len(batch) == size or frame.number == limit:
-            yield batch
-            batch = []
-        if frame.number == limit:
-            return
-    if batch:
-        yield batch
-
-
-def process(frames: Sequence[Frame], predictor: Predictor, sinks: Sinks, args: argparse.Namespace) -> int:
-    """Detect objects in frames and write the results to the sinks.
-
-    Returns:
-        The number of readable frames.
-    """
-    readable = [(frame, frame.image) for frame in frames if frame.image is not None]
-    images, inputs = [image for _, image in readable], [frame.inputs for frame, _ in readable]
-    results = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if readable else []
-    for (frame, image), result in zip(readable, results, strict=True):
-        if sinks.json is not None:
-            entries = predictor.to_coco(result["instances"], frame.number)
-            sinks.json.write([{**entry, "file_name": frame.source} for entry in entries])
-        if sinks.images is not None:
-            sinks.images.write(frame.name, draw(image, frame.inputs, result, predictor, args))
-    return len(readable)
-
-
-def draw(
-    image: np.ndarray, inputs: Mapping[str, Any], result: dict, predictor: Predictor, args: argparse.Namespace
-) -> np.ndarray:
-    """Draw detections, and the heatmap if the result contains one, on an image.
-
-    Returns:
-        (H, W', 3) uint8 BGR; it is wider than the image if properties draw panels next to it.
-    """
-    rgb = image[..., ::-1]
-    if "heatmap" in result:
-        rgb = draw_heatmap(rgb, result["heatmap"], result["geometry"].to_image)
-    names, properties = predictor.class_names, predictor.network.properties
-    rgb = draw_instances(rgb, result["instances"], names, args.threshold, properties, inputs)
-    return np.ascontiguousarray(rgb[..., ::-1])
+def build_parser() -> argparse.ArgumentParser:
+    """Build the argument parser, without the options of heads."""
+    parser = new_parser(SUMMARY, USAGE, EXAMPLES)
+    source = parser.add_argument_group("input")
+    source.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="images, folders, globs, or one video or stream (rtsp://...)"
+    )
+    source.add_argument("--camera", type=int, nargs="?", const=0, metavar="INDEX", help="read a camera (default: 0)")
+    source.add_argument("--max-frames", type=int, metavar="N", help="maximum number of images or frames to process")
+    model = parser.add_argument_group("model")
+    config = model.add_mutually_exclusive_group()
+    config.add_argument("--config-file", metavar="CONFIG", help=CONFIG_HELP)
+    config.add_argument(
+        "--model",
+        dest="config_file",
+        metavar="MODEL",
+        help="the folder of a run, a checkpoint, or the name of released weights",
+    )
+    model.add_argument(
+        "--weights",
+        default="",
+        metavar="FILE",
+        help="a file or a name; checkpoints of this project need no --config-file",
+    )
+    add_list_models(model)
+    model.add_argument("--device", help="cpu, cuda, ... (default: MODEL.DEVICE of the config)")
+    model.add_argument("--batch-size", type=int, default=1, metavar="N", help="images per batch (default: 1)")
+    add_overrides(model)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="visualizations: a folder, an image file for a single image, or a video, .mp4 or .avi "
+        "(default without --json: a new folder output/detections)",
+    )
+    output.add_argument("--json", type=Path, metavar="FILE", help="all detections, in COCO results format")
+    output.add_argument("--overwrite", action="store_true", help="replace existing output files")
+    output.add_argument(
+        "--threshold",
+        type=float,
+        metavar="SCORE",
+        help="minimum score of visualized detections, 0 to 1 (default: suggested by the weights, else 0.3); --json "
+        "contains all detections",
+    )
+    output.add_argument("--heatmap", action="store_true", help="overlay the center heatmap on the visualizations")
+    return parser

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import errno
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from itertools import takewhile
-from pathlib import Path
+import os
+from collections.abc import Sequence
 
-import torch
-from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, launch
-from detectron2.evaluation import verify_results
-from detectron2.utils import comm
-from torch import multiprocessing
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
-
-from ..autoconfig.plan import SMALL, Request, draft_plan, output_folders, plan_training
-from ..checkpoint import CenterNetCheckpointer
-from ..config.catalog import available
-from ..config.loading import check_overrides, load_config, override
-from ..engine.processes import launched_by_torchrun, number_of_processes, process_group
-from ..engine.setup import Run, check_config, recorded_config, setup_run
-from ..engine.trainer import Trainer
-from ..layers.folding import fold_batch_norms
-from ..readers import discover_dataset
+from ..config.catalog import SMALL
 from ..utils import cli
-from ..utils.cli import import_user_modules
-from ..utils.files import lock_folder, remove_leftovers
-from ..utils.logging import errors_only
-from ..utils.signals import Stopped, defer_signals, end_signals
-from ..utils.text import printable
+from .options import CONFIG_HELP, add_list_models, import_detectron2, new_parser
 
-__all__ = ["main", "run"]
+__all__ = ["build_parser", "main", "run"]
+
+USAGE = (
+    "--data PATH [--epochs N | --minutes N] [options] [KEY VALUE ...]",
+    "--config-file CONFIG [--num-gpus N] [options] [KEY VALUE ...]",
+    "{--resume | --eval-only} [options] OUTPUT_DIR FOLDER [KEY VALUE ...]",
+)
+EXAMPLES = (
+    "--data photos/ --minutes 20",
+    "--config-file COCO-Detection/centernet_R_18_1x.yaml --num-gpus 8",
+    "--resume OUTPUT_DIR output/photos SOLVER.MAX_ITER 20000",
+)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +30,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, see :func:`centernet_d2.utils.cli.run`.
     """
-    return cli.run(build_parser(), launch_processes, argv)
+    return cli.run(build_parser(), _launch, argv, prepare=_prepare)
 
 
 def main(args: argparse.Namespace) -> dict:
@@ -54,220 +42,71 @@ def main(args: argparse.Namespace) -> dict:
     Returns:
         Metrics of the last evaluation.
     """
-    import_user_modules(getattr(args, "imports", ()))
+    import_detectron2(args)
+    from .training import build_run, execute
+
+    cli.import_user_modules(getattr(args, "imports", ()))
     return execute(build_run(args))
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Check the options before slow imports.
+
+    Raises:
+        ValueError: the options specify nothing to train or evaluate.
+    """
+    if not (args.config_file or args.data or args.resume or args.eval_only):
+        raise ValueError("no data and no config is specified:\n" + build_parser().format_usage().rstrip())
+    import_detectron2(args)
+
+
+def _launch(args: argparse.Namespace) -> int:
+    from .training import launch_processes
+
+    return launch_processes(args)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the argument parser: options of Detectron2, and options for custom data."""
-    parser = default_argument_parser()
-    group = parser.add_argument_group("custom data (instead of --config-file)")
-    group.add_argument("--data", metavar="PATH", help="folder of labeled images, COCO .json, data.yaml or .csv")
-    group.add_argument(
+    parser = new_parser("Train or evaluate a CenterNet.", USAGE, EXAMPLES)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config overrides, such as SOLVER.IMS_PER_BATCH 8")
+    data = parser.add_argument_group("own data")
+    data.add_argument("--data", metavar="PATH", help="folder of labeled images, COCO .json, data.yaml or .csv")
+    data.add_argument(
         "--val", metavar="PATH", help="validation data (default: validation split of the data, or a random split)"
     )
-    length = group.add_mutually_exclusive_group()
+    length = data.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=float, metavar="N", help="number of training epochs")
     length.add_argument("--minutes", type=float, metavar="N", help="time limit for training and evaluation in minutes")
-    group.add_argument(
+    data.add_argument(
         "--model",
         metavar="NAME",
-        help=f"'{SMALL}', a config file, or a name: {', '.join(available(trained=True))} (start from weights of the "
-        f"reference implementation), {', '.join(available())} (default: selected from data, weights and device)",
+        help=f"'{SMALL}', {CONFIG_HELP} (default: selected from data, weights and device)",
     )
+    add_list_models(data)
+    config = parser.add_argument_group("instead of --data")
+    config.add_argument("--config-file", default="", metavar="CONFIG", help=CONFIG_HELP)
+    config.add_argument(
+        "--resume", action="store_true", help="resume the training in OUTPUT_DIR from its last checkpoint"
+    )
+    config.add_argument("--eval-only", action="store_true", help="evaluate the weights of OUTPUT_DIR or MODEL.WEIGHTS")
+    _add_process_options(parser)
     return parser
 
 
-def build_run(args: argparse.Namespace) -> Run:
-    """Build and validate the config of a command line.
-
-    The config is read from ``--config-file``, planned for ``--data``, or read from OUTPUT_DIR if ``--resume`` or
-    ``--eval-only`` is used without ``--config-file``. Overrides of the command line are applied last. In the last case,
-    ``--eval-only`` evaluates the last weights of the run, unless MODEL.WEIGHTS is set.
-
-    Raises:
-        FileExistsError: OUTPUT_DIR contains another run, or other data.
-        FileNotFoundError: the config, the data or the weights do not exist.
-        ValueError: options contradict each other, or the config is invalid.
-    """
-    check_overrides(args.opts)
-    data = getattr(args, "data", None)
-    for option in ("val", "epochs", "minutes", "model"):
-        if getattr(args, option, None) is not None and (data is None or args.resume or args.eval_only):
-            raise ValueError(f"--{option} requires --data and a new training; otherwise set config keys")
-    if data is not None and args.config_file:
-        raise ValueError("--data and --config-file are mutually exclusive: use one of them")
-    recorded = None
-    if args.config_file:
-        cfg = load_config(args.config_file, args.opts)
-        if args.resume:
-            recorded = recorded_config(Path(cfg.OUTPUT_DIR))
-    elif args.resume or args.eval_only:
-        recorded = _recorded_config(data, args.opts)
-        cfg = recorded.clone()
-        override(cfg, args.opts)
-    elif data is not None:
-        cfg = _plan(args)
-    else:
-        raise ValueError("no config is specified: use --data FOLDER (labeled images) or --config-file CONFIG")
-    cfg.freeze()
-    resume = args.resume or (recorded is not None and "MODEL.WEIGHTS" not in args.opts[::2])
-    check_config(cfg, resume=resume, eval_only=args.eval_only, processes=number_of_processes(args))
-    return Run(cfg, resume, args.eval_only, recorded, tuple(args.opts[::2]))
-
-
-def _recorded_config(data: str | None, opts: Sequence[str]) -> CfgNode:
-    """Return the config recorded in OUTPUT_DIR, or in the newest default output folder of the data.
-
-    Raises:
-        FileNotFoundError: no run exists.
-    """
-    named = dict(zip(opts[::2], opts[1::2], strict=False)).get("OUTPUT_DIR")
-    folders = list(takewhile(Path.exists, output_folders(data))) if data else []
-    folder = Path(named) if named else next(iter(folders[::-1]), None)
-    if folder is None:
-        raise FileNotFoundError(
-            "--resume and --eval-only require a run: set OUTPUT_DIR to its folder, or use --config-file"
-        )
-    if (cfg := recorded_config(folder)) is None:
-        raise FileNotFoundError(f"OUTPUT_DIR {folder} contains no run: config.yaml or weights are missing")
-    cfg.OUTPUT_DIR = str(folder)
-    return cfg
-
-
-def _plan(args: argparse.Namespace) -> CfgNode:
-    """Return the config for training on custom data; print the dataset and the configuration.
-
-    Raises:
-        FileExistsError, FileNotFoundError, ValueError: see :func:`build_run`.
-    """
-    if launched_by_torchrun():
-        raise ValueError(
-            "--data does not support torchrun: use --config-file, for example config.yaml of a short run with --data"
-        )
-    if args.minutes is not None and args.num_gpus * args.num_machines > 1:
-        raise ValueError("--minutes does not support several processes: use --epochs")
-    draft = draft_plan(Request(args.data, args.val, args.epochs, args.minutes, args.model, tuple(args.opts)))
-    data = discover_dataset(args.data, args.val)
-    print("\n".join(data.lines()), flush=True)
-    plan = plan_training(draft, data)
-    print(printable("\n".join(plan.lines()), lines=True), flush=True)
-    return plan.cfg
-
-
-def execute(run: Run) -> dict:
-    """Train or evaluate in this process; return the metrics of the last evaluation."""
-    return _evaluate(run) if run.eval_only else _train(run)
-
-
-def _evaluate(run: Run) -> dict:
-    setup_run(run)
-    cfg = run.cfg
-    model = Trainer.build_model(cfg)
-    Trainer.check_test_sets(cfg)
-    CenterNetCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=run.resume)
-    if cfg.TEST.FOLD_NORMS:
-        model.backbone = fold_batch_norms(model.backbone)
-    results = Trainer.test(cfg, model)
-    if comm.is_main_process():
-        verify_results(cfg, results)
-    return results
-
-
-def _train(run: Run) -> dict:
-    folder = run.cfg.OUTPUT_DIR
-    with lock_folder(folder) if comm.is_main_process() else nullcontext(), _report_disk_errors(folder):
-        if comm.is_main_process():
-            remove_leftovers(folder)
-        setup_run(run)
-        trainer = Trainer(run.cfg)
-        trainer.resume_or_load(resume=run.resume)
-        return trainer.train()
-
-
-@contextmanager
-def _report_disk_errors(folder: str) -> Iterator[None]:
-    """Convert errors about a full or read-only disk to errors that name the output folder."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-            raise
-        raise OSError(
-            f"OUTPUT_DIR {folder} cannot be written to ({error.strerror}); its checkpoints are complete. Continue with "
-            "--resume when it is writable"
-        ) from error
-
-
-def launch_processes(args: argparse.Namespace) -> int:
-    """Run a command line in the requested number of processes; return the exit code."""
-    if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
-        raise ValueError(f"--num-gpus is {args.num_gpus}, but only {torch.cuda.device_count()} GPUs are visible")
-    run = build_run(args)
-    if launched_by_torchrun():
-        with process_group(run.cfg.MODEL.DEVICE):
-            execute(run)
-        return 0
-    if args.num_gpus * args.num_machines <= 1:
-        execute(run)
-        return 0
-    return _spawn(run, args)
-
-
-def _spawn(run: Run, args: argparse.Namespace) -> int:
-    """Start the processes of this machine with Detectron2's launcher; return the exit code."""
-    if torch.cuda.is_available() and torch.device(run.cfg.MODEL.DEVICE).type == "cpu":
-        raise ValueError("--num-gpus does not support MODEL.DEVICE cpu on a machine with GPUs: use torchrun")
-    outcomes = multiprocessing.get_context("spawn").SimpleQueue()
-    deferred = defer_signals(*end_signals(), callback=_terminate_children)
-    try:
-        # The logger reports every process that fails.
-        with deferred as signals, errors_only("torch.multiprocessing.spawn"):
-            launch(
-                _process,
-                args.num_gpus,
-                num_machines=args.num_machines,
-                machine_rank=args.machine_rank,
-                dist_url=args.dist_url,
-                args=(run, args.imports, args.debug, outcomes),
-            )
-    except (ProcessExitedException, ProcessRaisedException) as error:
-        if isinstance(error, ProcessExitedException) and error.signal_name and not signals:
-            raise cli.Failure(_describe_kill(error), 1) from error
-        if outcomes.empty() and not signals:
-            raise
-    # Usually, all processes report the same error.
-    message, code = ("interrupted", 0) if outcomes.empty() else outcomes.get()
-    if signals:
-        code = 128 + signals.number
-    if code:
-        raise cli.Failure(message, code)
-    return 0
-
-
-def _describe_kill(error: ProcessExitedException) -> str:
-    advice = " Usually, memory ran out: lower SOLVER.IMS_PER_BATCH or DATALOADER.NUM_WORKERS."
-    return (
-        f"process {error.error_index} of the training was ended by {error.signal_name}."
-        f"{advice if error.signal_name == 'SIGKILL' else ''} Continue with --resume"
+def _add_process_options(parser: argparse.ArgumentParser) -> None:
+    """Add options with the names and defaults of ``detectron2.engine.default_argument_parser``."""
+    group = parser.add_argument_group("several processes")
+    group.add_argument("--num-gpus", type=int, default=1, metavar="N", help="GPUs per machine (default: 1)")
+    group.add_argument("--num-machines", type=int, default=1, metavar="N", help="number of machines (default: 1)")
+    group.add_argument(
+        "--machine-rank", type=int, default=0, metavar="N", help="index of this machine, from 0 (default: 0)"
     )
-
-
-def _terminate_children(number: int) -> None:
-    """Terminate all child processes, because some signals reach only the parent."""
-    for process in multiprocessing.active_children():
-        process.terminate()
-
-
-def _process(run: Run, imports: Sequence[str], debug: bool, outcomes: multiprocessing.SimpleQueue) -> None:
-    """Execute one of several processes; report an interruption or an expected error to the parent."""
-    try:
-        import_user_modules(imports)
-        execute(run)
-    except Stopped as stopped:
-        outcomes.put((str(stopped), stopped.code))
-    except Exception as error:
-        if debug or not cli.is_expected(error):
-            raise
-        outcomes.put((cli.error_message(error), 1))
-        raise SystemExit(1) from error
+    # One port per user: processes that were left behind by an earlier run occupy it, so they are noticed.
+    port = 49152 + (os.getuid() if hasattr(os, "getuid") else 1) % 16384
+    group.add_argument(
+        "--dist-url",
+        default=f"tcp://127.0.0.1:{port}",
+        metavar="URL",
+        help="address and port of the first machine, tcp://ADDRESS:PORT (default: a port of this machine)",
+    )

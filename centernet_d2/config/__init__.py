@@ -1,20 +1,23 @@
-"""Config keys, config loading and the catalog of configs."""
+"""Config keys, config loading and the catalog of configs.
 
-from ..utils.logging import quiet_imports as _quiet_imports
+Public names are imported on first access, so that :mod:`.catalog` works without torch and Detectron2.
+"""
 
-try:
-    with _quiet_imports():
-        import detectron2.engine  # noqa: F401
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "detectron2":
-        raise
-    raise ImportError(
-        "centernet_d2 is a plugin for Detectron2, which is not installed. Install torch first, then run "
-        "pip install --no-build-isolation 'git+https://github.com/facebookresearch/detectron2.git' "
-        "(pure-Python alternatives: see README.md, Install)."
-    ) from error
+from __future__ import annotations
 
-from .keys import add_centernet_config
-from .loading import load_config
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .keys import add_centernet_config
+    from .loading import load_config
 
 __all__ = ["add_centernet_config", "load_config"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first access (PEP 562), after Detectron2."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import_module(".dependency", __name__)
+    return getattr(import_module(f".{'loading' if name == 'load_config' else 'keys'}", __name__), name)

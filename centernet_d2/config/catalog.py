@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 __all__ = [
     "RELEASED",
+    "SMALL",
     "available",
     "find_base",
     "find_config",
@@ -16,6 +17,9 @@ __all__ = [
     "get_base_file",
     "get_config_file",
 ]
+
+# Name of the small network for own data, which is not in the model zoo.
+SMALL = "small"
 
 
 def _root() -> Path:

@@ -185,7 +185,8 @@ def _add_quirk_keys(quirks: CfgNode) -> None:
     quirks.AVERAGE_OFFSETS = False
     # Keep the duplicate rows in the soft-NMS results of the reference (original.md: Soft-NMS).
     quirks.KEEP_STALE = False
-    # Clip predicted boxes to the image (original.md: Back to the image).
+    # Clip predicted boxes to the image, and discard detections whose box then has no positive width and height
+    # (original.md: Back to the image).
     quirks.CLIP_BOXES = True
     # Transform box sizes to the image like points, including the shift, as in the reference for 3-D boxes
     # (original.md: 3-D results).

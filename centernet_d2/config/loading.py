@@ -19,7 +19,7 @@ from ..utils.text import shown
 from .catalog import find_base, find_config, find_released
 from .keys import add_centernet_config
 
-__all__ = ["check_device", "check_overrides", "default_config", "flatten", "load_config", "override"]
+__all__ = ["check_device", "check_overrides", "default_config", "flatten", "load_config", "override", "set_key"]
 
 
 def check_device(name: str) -> None:
@@ -82,7 +82,7 @@ def override(cfg: CfgNode, overrides: Sequence[object]) -> None:
     if len(overrides) % 2:
         raise ValueError(f"config overrides must be pairs of KEY and VALUE, but '{overrides[-1]}' has no value")
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        _set(cfg, str(key), value, "")
+        set_key(cfg, str(key), value, "")
 
 
 def check_overrides(overrides: Sequence[object]) -> None:
@@ -116,7 +116,7 @@ def _merge_file(cfg: CfgNode, path: Path, above: tuple[Path, ...] = ()) -> None:
         check_local(base, f"config file {path}: the _BASE_")
         _merge_file(cfg, find_base(path, base), chain)
     for key, value in flatten(content):
-        _set(cfg, key, value, f"config file {path}: ")
+        set_key(cfg, key, value, f"config file {path}: ")
 
 
 def _read_file(path: Path) -> dict:
@@ -146,7 +146,7 @@ def _hint(cfg: CfgNode, key: str) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _set(cfg: CfgNode, key: str, value: object, where: str) -> None:
+def set_key(cfg: CfgNode, key: str, value: object, where: str) -> None:
     """Set one key; error messages start with `where`."""
     try:
         default = reduce(operator.getitem, key.split("."), cfg)

@@ -1,4 +1,4 @@
-from .. import config as _config  # noqa: F401  # Imports Detectron2 without its notices.
+from ..config import dependency as _dependency  # noqa: F401  # Imports Detectron2 without its notices.
 from .catalog import register_datasets, register_from_config
 from .checks import load_checked
 from .mapper import CenterNetDatasetMapper

@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
+from ..config.portable import to_text
 from ..modeling.heads import Property, build_properties
 from ..utils.files import check_local
 from .coco import register_coco_file
@@ -17,10 +18,12 @@ from .kitti import register_kitti_sets
 from .loaded import load_dataset
 
 __all__ = [
+    "checkpoint_metadata",
     "dataset_metadata",
     "from_plain",
     "register_datasets",
     "register_from_config",
+    "suggested_threshold",
     "to_plain",
 ]
 
@@ -47,6 +50,14 @@ def dataset_metadata(cfg: CfgNode) -> Metadata:
         if len(metadata.get("thing_classes", ())) == cfg.MODEL.CENTERNET.NUM_CLASSES:
             return metadata
     return Metadata()
+
+
+def checkpoint_metadata(cfg: CfgNode) -> dict[str, object]:
+    """Return metadata that make a checkpoint usable without its config and datasets.
+
+    In addition to :func:`to_plain`, they contain the config as text, see :func:`centernet_d2.config.portable.to_text`.
+    """
+    return {**to_plain(dataset_metadata(cfg), build_properties(cfg)), "config": to_text(cfg)}
 
 
 def to_plain(metadata: Metadata, properties: Sequence[Property]) -> dict[str, object]:
@@ -80,6 +91,12 @@ def from_plain(kept: object, num_classes: int) -> Metadata:
     if _are(ids, (int, str), num_classes) and len(set(ids)) == num_classes:
         metadata.thing_dataset_id_to_contiguous_id = {one: index for index, one in enumerate(ids)}
     return metadata
+
+
+def suggested_threshold(kept: object, default: float) -> float:
+    """Return the score threshold in the metadata of a checkpoint, or a default."""
+    value = kept.get("threshold") if isinstance(kept, dict) else None
+    return value if isinstance(value, float) and 0 <= value <= 1 else default
 
 
 def _are(values: object, kind: type | tuple[type, ...], count: int) -> bool:

@@ -1,4 +1,4 @@
-from .. import config as _config  # noqa: F401  # Imports Detectron2 without its warnings.
+from ..config import dependency as _dependency  # noqa: F401  # Imports Detectron2 without its notices.
 from .solver import build_optimizer
 from .trainer import Trainer
 

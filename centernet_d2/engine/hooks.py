@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -26,12 +27,15 @@ class AverageWeights(HookBase):
     (1 + t) / (10 + t), so that the average of a short training is not dominated by its first iterations.
     """
 
-    def __init__(self, model: nn.Module, decay: float, folder: str) -> None:
+    def __init__(
+        self, model: nn.Module, decay: float, folder: str, metadata: Mapping[str, object] = MappingProxyType({})
+    ) -> None:
         """
         Args:
             model: model without the DistributedDataParallel wrapper.
             decay: weight of the old average in each update, in [0, 1).
             folder: output folder of model_ema.pth.
+            metadata: metadata of this file.
 
         Raises:
             ValueError: the decay is out of range.
@@ -43,7 +47,7 @@ class AverageWeights(HookBase):
         self._average = AveragedModel(model, multi_avg_fn=self._mix, use_buffers=True)
         self._average.requires_grad_(False)
         self.model = self._average.module
-        self._checkpointer = CenterNetCheckpointer(self.model, folder)
+        self._checkpointer = CenterNetCheckpointer(self.model, folder, metadata=metadata)
 
     def after_step(self) -> None:
         self._average.update_parameters(self._source)

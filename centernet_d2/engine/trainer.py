@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from ..checkpoint import CenterNetCheckpointer, load_trunk
 from ..data import CenterNetDatasetMapper
-from ..data.catalog import dataset_metadata, to_plain
+from ..data.catalog import checkpoint_metadata
 from ..data.checks import load_checked
 from ..data.fingerprint import compare
 from ..data.loader import build_train_loader, configure_workers, find_stream
@@ -80,14 +80,14 @@ class Trainer(DefaultTrainer):
         self.stream: SampleStream | None = stream
         self.samples: StreamDataset | None = samples
         cfg = with_iterations(cfg, None if self.stream is None else self.stream.epoch_length)
-        metadata = to_plain(dataset_metadata(cfg), model.properties)
+        self.metadata = checkpoint_metadata(cfg)
         devices = {"device_ids": None} if cfg.MODEL.DEVICE == "cpu" else {}
         model = create_ddp_model(model, broadcast_buffers=False, **devices)
         self._trainer = choose_loop(cfg)(model, loader, optimizer)
         self._trainer.register_hooks([CheckGradients()])
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
         self.checkpointer = CenterNetCheckpointer(
-            model, cfg.OUTPUT_DIR, fine_tune=True, metadata=metadata, trainer=weakref.proxy(self)
+            model, cfg.OUTPUT_DIR, fine_tune=True, metadata=self.metadata, trainer=weakref.proxy(self)
         )
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
@@ -152,7 +152,9 @@ class Trainer(DefaultTrainer):
         cfg, checkpointer = self.cfg, self.checkpointer
         hooks = [hook for hook in super().build_hooks() if not isinstance(hook, (PeriodicCheckpointer, EvalHook))]
         ema = cfg.SOLVER.EMA
-        self.average = AverageWeights(checkpointer.model, ema.DECAY, cfg.OUTPUT_DIR) if ema.ENABLED else None
+        self.average = (
+            AverageWeights(checkpointer.model, ema.DECAY, cfg.OUTPUT_DIR, self.metadata) if ema.ENABLED else None
+        )
         self.best = self._build_best()
         custom = [self.average, StopOnSignal(), EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate), self.best]
         if comm.is_main_process():
@@ -179,7 +181,7 @@ class Trainer(DefaultTrainer):
             if self.average is None:
                 raise ValueError(f"TEST.BEST_METRIC {metric} needs SOLVER.EMA.ENABLED")
             model = self.average.model
-        weights = CenterNetCheckpointer(model, self.cfg.OUTPUT_DIR)
+        weights = CenterNetCheckpointer(model, self.cfg.OUTPUT_DIR, metadata=self.metadata)
         return BestWeights(test.EVAL_PERIOD, weights, metric, patience=patience)
 
     def state_dict(self) -> dict:

@@ -1,7 +1,5 @@
 #!/usr/bin/env python
-"""Detect objects with an exported model.
-
-    python detect.py model.onnx photo.jpg [MORE ...] [--threshold 0.3] [--json]
+"""Detect objects with an exported model: python detect.py model.onnx photo.jpg [--threshold 0.3] [--json]
 
 Requires numpy, Pillow, and onnxruntime (model.onnx) or openvino (model.xml). In Python::
 
@@ -9,13 +7,10 @@ Requires numpy, Pillow, and onnxruntime (model.onnx) or openvino (model.xml). In
     print(detections.boxes, detections.scores, detections.class_names)
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -27,163 +22,146 @@ class Detections:
     """Detections in one image, by descending score.
 
     Attributes:
-        boxes: (N, 4) float, x1, y1, x2, y2 in pixels of the image.
-        scores, classes: (N,) scores, and indices of the classes from 0.
-        class_names: name of the class of each detection.
-        outputs: all arrays by name; further outputs of the model, such as ``keypoints``, are attributes, too.
+        outputs: arrays with one row per detection, by name; they are attributes, too: ``boxes`` (x1, y1, x2, y2 in
+            pixels of the image), ``scores``, ``classes`` (from 0), and further outputs such as ``keypoints``.
+        class_names: one name per detection.
     """
 
-    def __init__(self, outputs: dict[str, np.ndarray], metadata: dict[str, Any]) -> None:
-        self.outputs = outputs
-        self.metadata = metadata
+    def __init__(self, outputs, metadata):
+        self.outputs, self.metadata = outputs, metadata
+        self.__dict__.update(outputs)
         names = metadata["class_names"]
-        self.class_names = [names[one] if names else str(one) for one in outputs["classes"]]
+        self.class_names = [names[index] if names else str(index) for index in outputs["classes"]]
 
-    def __getattr__(self, name: str) -> np.ndarray:
-        if name != "outputs" and name in self.outputs:
-            return self.outputs[name]
-        raise AttributeError(f"detections have no {name!r}")
+    def __len__(self):
+        return len(self.outputs["scores"])
 
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def to_coco(self, image_id: int | str = 1) -> list[dict[str, Any]]:
+    def to_coco(self, image_id=0):
         """Return one dict per detection in COCO results format."""
-        ids, keys = self.metadata["category_ids"], self.metadata["json_keys"]
-        entries: list[dict[str, Any]] = []
+        ids, keys, entries = self.metadata["category_ids"], self.metadata["json_keys"], []
         for row in range(len(self)):
             values = {name: x[row].ravel().tolist() if x.ndim > 1 else x[row].item() for name, x in self.outputs.items()}
-            score, index = values.pop("score" + "s"), values.pop("classes")
+            score, index = values.pop("scores"), values.pop("classes")
             entry = {"image_id": image_id, "category_id": ids[index] if ids else index, "score": score}
-            if box := values.pop("boxes", None):
-                entry["bbox"] = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            if "boxes" in values:
+                x1, y1, x2, y2 = values.pop("boxes")
+                entry["bbox"] = [x1, y1, x2 - x1, y2 - y1]
             entries.append({**entry, **{keys.get(name, name): value for name, value in values.items()}})
         return entries
 
-    def to_supervision(self) -> Any:
+    def to_supervision(self):
         """Return ``supervision.Detections``."""
-        import supervision
+        from supervision import Detections as Target
 
-        data = {"class_name": np.array(self.class_names, dtype=str)}
-        return supervision.Detections(xyxy=self.boxes, confidence=self.scores, class_id=self.classes, data=data)
+        names = {"class_name": np.array(self.class_names, dtype=str)}
+        return Target(xyxy=self.boxes, confidence=self.scores, class_id=self.classes, data=names)
 
 
 class Detector:
-    """Model in a file, called with images.
+    """Model in a file.
 
     Args:
         path: ``model.onnx`` or ``model.xml``.
-        options: arguments of ``onnxruntime.InferenceSession`` or of ``openvino.Core.compile_model``.
-
-    Raises:
-        ValueError: the file is damaged or was not written by centernet-export.
+        options: arguments of ``onnxruntime.InferenceSession`` or ``openvino.Core.compile_model``.
     """
 
-    def __init__(self, path: str | Path, **options: Any) -> None:
+    def __init__(self, path, **options):
         if not Path(path).is_file():
             raise FileNotFoundError(f"the model {path} does not exist")
         try:
             self._run, text = (open_openvino if Path(path).suffix == ".xml" else open_onnx)(str(path), options)
-        except ImportError as error:
-            raise ImportError(f"{path} requires the package {error.name}: pip install {error.name}") from error
+            self.metadata = json.loads(text)
+        except ImportError:
+            raise
         except Exception as error:  # Runtimes raise exceptions of their own.
-            reason = str(error).strip().splitlines()[-1]
-            raise ValueError(f"{path} is damaged or is not an exported model; export it again ({reason})") from error
-        self.metadata = json.loads(text) if text else {}
-        if self.metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} has no metadata of format {FORMAT}: use the detect.py next to the model")
+            raise ValueError(f"{path} is damaged, or not a file of centernet-export: {error}") from error
+        if self.metadata["format"] != FORMAT:
+            raise ValueError(f"{path} has format {self.metadata['format']}: use the detect.py that was exported with it")
 
-    def __call__(self, images: Any, threshold: float | None = None, **inputs: Any) -> Any:
+    def __call__(self, images, threshold=None, **inputs):
         """Detect objects in an image, or in each image of a list.
 
         Args:
             images: a path; a Pillow image; an array of uint8, uint16 or float in 0..255, with shape (H, W) gray,
-                (H, W, 3) BGR or (H, W, 4) BGRA as read by OpenCV; or a list of these.
-            threshold: detections have a higher score (default: the threshold in the file).
+                (H, W, 3) BGR or (H, W, 4) BGRA, as read by OpenCV; or a list of these.
+            threshold: minimum score; by default the threshold in the file.
             inputs: further inputs of the model, such as ``camera``.
-
-        Returns:
-            :class:`Detections`, or a list of them.
         """
         if isinstance(images, (list, tuple)):
             return [self(image, threshold, **inputs) for image in images]
         if self.metadata["form"] != "image":
-            raise ValueError("this model was exported with --form canvas: call run(), or export it with --form image")
-        defaults = self.metadata["inputs"]
-        if wrong := inputs.keys() - defaults.keys() or [k for k, x in {**defaults, **inputs}.items() if x is None]:
-            raise ValueError(f"unknown or missing inputs {', '.join(wrong)}; inputs: {', '.join(defaults) or 'none'}")
-        pixels = load_rgb(images)[..., :: -1 if self.metadata["color"] == "BGR" else 1]
-        feeds = {name: np.asarray(value, dtype=np.float64) for name, value in {**defaults, **inputs}.items()}
-        outputs = self.run({"image": np.ascontiguousarray(pixels), **feeds})
-        kept = outputs["scores"] > max(0, self.metadata["threshold"] if threshold is None else threshold)
-        return Detections({name: output[kept] for name, output in outputs.items()}, self.metadata)
+            raise ValueError("the model was exported with --form canvas: call run()")
+        inputs = {**self.metadata["inputs"], **inputs}
+        if missing := [name for name, value in inputs.items() if value is None]:
+            raise ValueError(f"the model needs {', '.join(missing)}")
+        if unknown := inputs.keys() - self.metadata["inputs"].keys():
+            raise ValueError(f"the model has no input {', '.join(sorted(unknown))}")
+        pixels = to_bgr(images)[..., :: 1 if self.metadata["color"] == "BGR" else -1]
+        values = {name: np.asarray(value, dtype=np.float64) for name, value in inputs.items()}
+        outputs = self.run({"image": np.ascontiguousarray(pixels), **values})
+        minimum = self.metadata["threshold"] if threshold is None else threshold
+        kept = (outputs["scores"] >= minimum) & (outputs["scores"] > 0)
+        return Detections({name: x[kept] for name, x in outputs.items()}, self.metadata)
 
-    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run the model on its inputs by name; return its outputs by name."""
-        multiple, size = self.metadata["canvas"]["multiple"], feeds["canvases"].shape[-2:] if "canvases" in feeds else ()
-        if any(side % multiple for side in size):
-            raise ValueError(f"canvases are {size[0]} x {size[1]}, but their sides must be multiples of {multiple}")
-        return dict(zip(self.metadata["outputs"], self._run(feeds), strict=True))
+    def run(self, inputs):
+        """Return the outputs of the model by name, for inputs by name."""
+        multiple, sides = self.metadata["canvas"]["multiple"], inputs.get("canvases", np.zeros(())).shape[2:]
+        if any(side % multiple for side in sides):
+            raise ValueError(f"the canvases are {sides[0]} x {sides[1]}, but must be multiples of {multiple}")
+        return dict(zip(self.metadata["outputs"], self._run(inputs), strict=True))
 
 
-def open_onnx(path: str, options: dict[str, Any]) -> tuple[Any, str | None]:
-    """Return a function from inputs to outputs, and the metadata, of an ONNX file."""
+def open_onnx(path, options):
+    """Return a function from inputs to outputs, and the metadata."""
     import onnxruntime
 
-    known = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [name for name in known if name in onnxruntime.get_available_providers()]
-    session = onnxruntime.InferenceSession(path, **{"providers": providers, **options})
-    return lambda feeds: session.run(None, feeds), session.get_modelmeta().custom_metadata_map.get("centernet_d2")
+    known = [x for x in ("CUDAExecutionProvider", "CPUExecutionProvider") if x in onnxruntime.get_available_providers()]
+    session = onnxruntime.InferenceSession(path, **{"providers": known, **options})
+    return lambda inputs: session.run(None, inputs), session.get_modelmeta().custom_metadata_map["centernet_d2"]
 
 
-def open_openvino(path: str, options: dict[str, Any]) -> tuple[Any, str | None]:
-    """Return a function from inputs to outputs, and the metadata, of an OpenVINO file."""
+def open_openvino(path, options):
+    """Return a function from inputs to outputs, and the metadata."""
     import openvino
 
     model = openvino.Core().read_model(path)
     compiled = openvino.Core().compile_model(model, **{"device_name": "CPU", **options})
-    text = model.get_rt_info("centernet_d2").astype(str) if model.has_rt_info("centernet_d2") else None
-    return lambda feeds: [compiled(feeds)[index] for index in range(len(compiled.outputs))], text
+    return lambda inputs: [x.copy() for x in compiled(inputs).values()], model.get_rt_info("centernet_d2").astype(str)
 
 
-def load_rgb(image: Any) -> np.ndarray:
-    """Return a path, Pillow image or array as (H, W, 3) uint8 RGB."""
+def to_bgr(image):
+    """Return an image as (H, W, 3) uint8 BGR."""
     if isinstance(image, (str, Path)):
         with Image.open(image) as file:
-            return load_rgb(file)
+            return to_bgr(file)
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
-        deep = image.mode.startswith(("I", "F"))
-        image = np.asarray(image if deep else image.convert("RGB"))[..., None if deep else slice(None, None, -1)]
-        image = image.astype(np.uint16) if deep else image
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.dtype == np.uint16:
-        image = np.round(image / 257)
-    return np.broadcast_to(np.round(image[..., 2::-1]).astype(np.uint8), (*image.shape[:2], 3))
+        is_deep = image.mode.startswith(("I", "F"))
+        image = np.asarray(image).astype(np.uint16) if is_deep else np.asarray(image.convert("RGB"))[..., ::-1]
+    image = image / 257 if image.dtype == np.uint16 else image
+    image = image if image.ndim == 3 else image[..., None]
+    return np.broadcast_to(np.round(image[..., :3]).astype(np.uint8), (*image.shape[:2], 3))
 
 
-def main() -> int:
+def main():
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("images", nargs="+")
     parser.add_argument("--threshold", type=float)
-    parser.add_argument("--json", action="store_true", help="print COCO results instead of a table")
+    parser.add_argument("--json", action="store_true", help="print COCO results")
     args = parser.parse_args()
     try:
-        detector = Detector(args.model)
-        found = {name: detector(name, args.threshold) for name in args.images}
+        found = dict(zip(args.images, Detector(args.model)(args.images, args.threshold), strict=True))
     except (OSError, ValueError, ImportError) as error:
-        print(f"detect.py: {error}", file=sys.stderr)
-        return 1
+        sys.exit(f"detect.py: {error}")
     if args.json:
-        print(json.dumps([{**x, "file_name": name} for name, own in found.items() for x in own.to_coco(name)], indent=1))
-    for name, own in () if args.json else found.items():
+        print(json.dumps([entry for name, own in found.items() for entry in own.to_coco(name)], indent=1))
+        return
+    for name, own in found.items():
         for label, score, box in zip(own.class_names, own.scores, own.boxes, strict=True):
-            print(f"{name}: {label} {score:.2f} at {box.round(1).tolist()}")
-    return 0
+            print(f"{name}: {label} {score:.2f} {box.round(1).tolist()}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

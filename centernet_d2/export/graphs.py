@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..imaging.reading import read_image
 from ..modeling import CenterNet, CenterNetWithTTA
-from ..structures.types import Fields
+from ..structures.types import DatasetDict, Fields
 
-__all__ = ["FORMS", "CanvasGraph", "Graph", "ImageGraph", "build_graph", "output_name"]
+__all__ = ["FORMS", "CanvasGraph", "Graph", "ImageGraph", "build_graph", "output_name", "unwrap"]
 
 FORMS = ("image", "canvas")
 
@@ -18,24 +22,33 @@ def output_name(field: str) -> str:
     return field.removeprefix("pred_")
 
 
-class Graph(nn.Module):
-    """Base class of exported modules.
+def unwrap(model: CenterNet | CenterNetWithTTA) -> CenterNet:
+    """Return the model without test-time augmentation."""
+    return cast(CenterNet, model.model if isinstance(model, CenterNetWithTTA) else model)
 
-    Attributes:
-        network: the model without test-time augmentation.
-    """
+
+class Graph(nn.Module):
+    """Base class of exported modules."""
 
     def __init__(self, model: CenterNet | CenterNetWithTTA) -> None:
         super().__init__()
         self.model = model
-        self.network: CenterNet = model.model if isinstance(model, CenterNetWithTTA) else model
+
+    @property
+    def network(self) -> CenterNet:
+        """Model without test-time augmentation."""
+        return unwrap(self.model)
 
     def example(self) -> dict[str, Tensor]:
         """Return inputs by name."""
         raise NotImplementedError
 
-    def dynamic_shapes(self) -> list[dict[int, str]]:
-        """Return the names of the dimensions of each input that may change."""
+    def dynamic_shapes(self) -> list[dict[int, Any]]:
+        """Return the dimensions of each input that may change."""
+        raise NotImplementedError
+
+    def read_inputs(self, record: DatasetDict) -> dict[str, np.ndarray]:
+        """Return the inputs of the image ``file_name`` of a dataset dict."""
         raise NotImplementedError
 
     def compute_fields(self, canvases: Tensor) -> Fields:
@@ -55,10 +68,15 @@ class CanvasGraph(Graph):
         sides = self._fixed_size() or [3 * self.network.preprocessor.size_divisibility] * 2
         return {"canvases": torch.zeros(2, len(self.network.pixel_mean), *sides, dtype=torch.uint8)}
 
-    def dynamic_shapes(self) -> list[dict[int, str]]:
+    def dynamic_shapes(self) -> list[dict[int, Any]]:
         multiple = self.network.preprocessor.size_divisibility
         height, width = (multiple * torch.export.Dim(name, min=1) for name in ("rows", "columns"))
         return [{0: torch.export.Dim("batch", min=1), **({} if self._fixed_size() else {2: height, 3: width})}]
+
+    def read_inputs(self, record: DatasetDict) -> dict[str, np.ndarray]:
+        image = read_image(record["file_name"], self.network.input_format).transpose(2, 0, 1)
+        canvas, _ = self.network.preprocessor.canvas(torch.from_numpy(image.copy()), image.shape[1:], {})
+        return {"canvases": canvas[None].numpy()}
 
     def _fixed_size(self) -> tuple[int, int] | None:
         preprocessor = self.network.preprocessor
@@ -76,12 +94,9 @@ class ImageGraph(Graph):
         named = dict(zip(self.example_inputs(), inputs, strict=True))
         canvas, geometry = self.network.preprocessor.canvas(pixels, size, named)
         fields = {name: values[0] for name, values in self.compute_fields(canvas[None]).items()}
-        outputs: Fields = {}
-        for head in self.network.heads.values():
-            outputs.update({output_name(name): x for name, x in head.to_image(fields, geometry).items()})
-        kept = outputs["scores"] > self.network.score_threshold
-        if "boxes" in outputs:
-            kept = kept & (outputs["boxes"][:, 2:] > outputs["boxes"][:, :2]).all(dim=1)
+        produced, valid = self.network.to_image(fields, geometry)
+        outputs = {output_name(name): x for name, x in produced.items()}
+        kept = valid & (outputs["scores"] > self.network.score_threshold)
         scores, order = torch.where(kept, outputs["scores"], 0).topk(kept.shape[0])
         return {name: scores if name == "scores" else x[order] for name, x in outputs.items()}
 
@@ -92,7 +107,12 @@ class ImageGraph(Graph):
     def example(self) -> dict[str, Tensor]:
         return {"image": torch.zeros(75, 91, len(self.network.pixel_mean), dtype=torch.uint8), **self.example_inputs()}
 
-    def dynamic_shapes(self) -> list[dict[int, str]]:
+    def read_inputs(self, record: DatasetDict) -> dict[str, np.ndarray]:
+        defaults = {name: x for prop in self.network.properties for name, x in prop.default_inputs().items()}
+        inputs = {name: np.asarray(record.get(name, default), np.float64) for name, default in defaults.items()}
+        return {"image": read_image(record["file_name"], self.network.input_format), **inputs}
+
+    def dynamic_shapes(self) -> list[dict[int, Any]]:
         dims = {axis: torch.export.Dim(name, min=1) for axis, name in enumerate(("height", "width"))}
         return [dims, *({} for _ in self.example_inputs())]
 

@@ -29,7 +29,9 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def describe(graph: Graph, outputs: list[str], metadata: Metadata, threshold: float, precision: str) -> dict[str, Any]:
+def describe(
+    graph: Graph, outputs: list[str], *, metadata: Metadata, threshold: float, precision: str, weights: str
+) -> dict[str, Any]:
     """Return the metadata of an exported file as plain values.
 
     Args:
@@ -38,6 +40,7 @@ def describe(graph: Graph, outputs: list[str], metadata: Metadata, threshold: fl
         metadata: class names and category IDs.
         threshold: suggested score threshold.
         precision: precision of the file.
+        weights: output of :func:`hash_weights`.
     """
     network = graph.network
     preprocessor = network.preprocessor
@@ -64,7 +67,7 @@ def describe(graph: Graph, outputs: list[str], metadata: Metadata, threshold: fl
         "json_keys": {output_name(name): key for prop in network.properties for name, key in prop.json_keys.items()},
         "heads": list(network.heads),
         **known,
-        "weights_sha256": hash_weights(network),
+        "weights_sha256": weights,
         "versions": {"centernet_d2": __version__, **{name: _version(name) for name in PACKAGES}},
     }
 

@@ -16,15 +16,20 @@ from torch import Tensor
 
 from .graphs import Graph
 
-__all__ = ["METADATA_KEY", "OPSET", "read_metadata", "write_onnx"]
+__all__ = ["METADATA_KEY", "write_onnx"]
 
 METADATA_KEY = "centernet_d2"
 OPSET = 20  # The first one with a three-dimensional GridSample; 19 is the first with DeformConv.
 
 
 @torch.no_grad()
-def write_onnx(graph: Graph, path: Path, outputs: list[str], metadata: Mapping[str, Any]) -> None:
+def write_onnx(graph: Graph, path: Path, metadata: Mapping[str, Any]) -> None:
     """Write the graph of a module, and its metadata.
+
+    Args:
+        graph: a module.
+        path: file to write.
+        metadata: see :func:`centernet_d2.export.metadata.describe`.
 
     Raises:
         ValueError: the module contains operations that cannot be exported.
@@ -39,7 +44,7 @@ def write_onnx(graph: Graph, path: Path, outputs: list[str], metadata: Mapping[s
                 dynamo=True,
                 dynamic_shapes=_match_signature(graph.dynamic_shapes()),
                 input_names=list(example),
-                output_names=outputs,
+                output_names=metadata["outputs"],
                 opset_version=OPSET,
                 custom_translation_table=_translations(),
                 verbose=False,
@@ -47,7 +52,7 @@ def write_onnx(graph: Graph, path: Path, outputs: list[str], metadata: Mapping[s
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(f"the model cannot be exported: {_reason(error)}") from error
     model = program.model_proto
-    add_metadata(model, metadata)
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
 
@@ -74,14 +79,3 @@ def _translations() -> dict:
         return op.DeformConv(x, weight, offset, bias, mask, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[1, 1])
 
     return {torch.ops.torchvision.deform_conv2d.default: deform_conv}
-
-
-def add_metadata(model: onnx.ModelProto, metadata: Mapping[str, Any]) -> None:
-    """Set the metadata of a model in memory."""
-    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
-
-
-def read_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata of a file."""
-    model = onnx.load(path)
-    return json.loads(next(prop.value for prop in model.metadata_props if prop.key == METADATA_KEY))

@@ -78,7 +78,8 @@ def invert_affine(matrix: np.ndarray) -> np.ndarray:
 def apply_affine(points: Tensor, matrix: Tensor) -> Tensor:
     """Transform (..., 2) points by a (2, 3) matrix."""
     matrix = matrix.to(points)
-    return points @ matrix[:, :2].T + matrix[:, 2]
+    # Not a matrix product, which OpenVINO and TF32 compute in reduced precision.
+    return (points[..., None, :] * matrix[:, :2]).sum(dim=-1) + matrix[:, 2]
 
 
 def warp_affine(

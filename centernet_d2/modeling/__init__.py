@@ -1,6 +1,6 @@
 """Backbones, point heads and meta-architecture, registered with Detectron2."""
 
-from .. import config as _config  # noqa: F401  # Import Detectron2 without its warnings.
+from ..config import dependency as _dependency  # noqa: F401  # Imports Detectron2 without its notices.
 from .backbone import DLABackbone, Hourglass, ResNetUpConv
 from .heads import POINT_HEAD_REGISTRY, Box3DHead, BoxHead, CenterHead, KeypointHead, PointHead
 from .meta_arch import CenterNet

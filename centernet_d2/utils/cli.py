@@ -16,10 +16,16 @@ from .logging import drop_mapping_notice, drop_pixel_notice
 from .signals import Stopped
 from .text import escape_record, printable
 
-__all__ = ["Failure", "error_message", "import_user_modules", "is_expected", "run"]
+__all__ = ["Failure", "MissingPackage", "error_message", "import_user_modules", "is_expected", "run"]
 
-# Errors caused by options, configs, files, data or divergence. All other errors are bugs and keep their traceback.
-EXPECTED = (OSError, ValueError, KeyError, FloatingPointError, MemoryError)
+
+class MissingPackage(ImportError):
+    """Error about a package that the user has to install; its message contains the command."""
+
+
+# Errors caused by the installation, options, configs, files, data or divergence. All other errors are bugs and keep
+# their traceback.
+EXPECTED = (MissingPackage, OSError, ValueError, KeyError, FloatingPointError, MemoryError)
 
 
 class Failure(Exception):
@@ -35,31 +41,27 @@ def run(
     main: Callable[[argparse.Namespace], int | None],
     argv: Sequence[str] | None = None,
     *,
+    prepare: Callable[[argparse.Namespace], None] | None = None,
     extend: Callable[[argparse.ArgumentParser], None] | None = None,
 ) -> int:
     """Parse a command line and run it.
+
+    ``--help`` and invalid options end the process before slow imports. With `extend`, only the options that are known
+    without user modules are parsed first.
 
     Args:
         parser: argument parser; the options ``--import`` and ``--debug`` are added.
         main: function of the parsed options; may return an exit code.
         argv: arguments; by default the arguments of the process.
+        prepare: function of the options that are known before `extend`; runs before user modules are imported.
         extend: function that adds options which depend on imported user modules.
 
     Returns:
         The exit code: 1 after an expected error, whose message is printed to standard error (with ``--debug``, it is
         raised), 130 after Ctrl-C, and 143 after a SIGTERM that was deferred during training.
     """
-    for own in (first := argparse.ArgumentParser(add_help=False, allow_abbrev=False), parser):
-        own.add_argument(
-            "--import",
-            dest="imports",
-            action="append",
-            default=[],
-            metavar="MODULE_OR_FILE",
-            help="module or file with custom heads or datasets, imported first; may be repeated",
-        )
-        own.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    args, _ = first.parse_known_args(argv)
+    _add_common_options(parser, all_help=extend is not None)
+    args = _parse(parser, argv) if extend is None else parser.parse_known_intermixed_args(argv)[0]
     drop_mapping_notice()
     drop_pixel_notice()
     if isinstance(sys.stdout, io.TextIOWrapper):  # Not all consoles can encode all names.
@@ -67,10 +69,15 @@ def run(
     if logging.lastResort is not None:  # Prints warnings before a program configures logging.
         logging.lastResort.addFilter(escape_record)
     try:
+        if prepare is not None:
+            prepare(args)
         import_user_modules(args.imports)
         if extend is not None:
             extend(parser)
-        args = parser.parse_args(argv)
+            if args.help_all:
+                parser.print_help()
+                return 0
+            args = _parse(parser, argv)
         return main(args) or 0
     except Stopped as stopped:
         return fail(parser, str(stopped), code=stopped.code)
@@ -82,6 +89,28 @@ def run(
         if args.debug or not is_expected(error):
             raise
         return fail(parser, error_message(error))
+
+
+def _add_common_options(parser: argparse.ArgumentParser, *, all_help: bool) -> None:
+    group = parser.add_argument_group("other options")
+    if all_help:
+        group.add_argument("--help-all", action="store_true", help="show this help with the options of all heads")
+    group.add_argument(
+        "--import",
+        dest="imports",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="module or .py file with custom heads or datasets; may be repeated",
+    )
+    group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+
+def _parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line; options may appear before, between and after other arguments."""
+    # argparse does not support intermixed arguments for parsers with subparsers.
+    has_commands = any(action.nargs == argparse.PARSER for action in parser._actions)
+    return parser.parse_args(argv) if has_commands else parser.parse_intermixed_args(argv)
 
 
 def is_expected(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ from detectron2.engine import DefaultPredictor, default_argument_parser
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.checkpoint import CenterNetCheckpointer, original_names, to_our_names
+from centernet_d2.cli import conversion
 from centernet_d2.cli import convert as convert_cli
 from centernet_d2.modeling import CenterNet
 from conftest import ROOT
@@ -248,7 +249,7 @@ def test_imagenet_file_of_dla_initializes_the_trunk(tmp_path):
 
 @pytest.mark.parametrize("name", [R_18, DLA_34, HG_104])
 def test_conversion_round_trip_is_lossless(load_script, name):
-    convert = convert_cli.convert
+    convert = conversion.convert
     names = original_names(on_meta(name))
     data = {"epoch": 140, "state_dict": original_state_without_values(name), "optimizer": {"lr": 1.0}}
     ours = convert(data, names)

@@ -3,7 +3,7 @@ from importlib.metadata import version
 
 import pytest
 
-from centernet_d2.cli import benchmark
+from centernet_d2.cli import benchmark, benchmarking
 
 SMALL = ("COCO-Detection/centernet_R_18_1x.yaml", "--size", "64", "64")
 
@@ -37,13 +37,13 @@ def test_step_reports_time_and_memory(run):
 @pytest.mark.parametrize("command", ["inference", "step"])
 def test_detectors_of_torchvision_are_timed(run, monkeypatch, command):
     smallest = "torchvision SSDLite (MobileNetV3)"
-    monkeypatch.setattr(benchmark, "OTHERS", {smallest: benchmark.OTHERS[smallest]})
+    monkeypatch.setattr(benchmarking, "OTHERS", {smallest: benchmarking.OTHERS[smallest]})
     results = run(command, *SMALL, "--rounds", "1", "--batch", "2", "--others")
     assert set(results["seconds"]) == {"config", smallest}
 
 
 def test_start_times_processes(run, monkeypatch):
-    monkeypatch.setattr(benchmark, "STATEMENTS", {"nothing": "", "sleep": "import time; time.sleep(0.3)"})
+    monkeypatch.setattr(benchmarking, "STATEMENTS", {"nothing": "", "sleep": "import time; time.sleep(0.3)"})
     seconds = run("start", "--rounds", "1")["seconds"]
     assert seconds["sleep"]["median"] > 0.3
 

@@ -15,10 +15,12 @@ from detectron2.data import MetadataCatalog
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.cli import detect as demo
+from centernet_d2.cli import detection
 from centernet_d2.cli.sinks import ImageFolderSink, JsonSink, VideoSink
 from centernet_d2.cli.sources import VideoSource, find_images, open_source
 from centernet_d2.modeling import BoxHead, CenterNet
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, Box3DProperty, BoxProperty
+from support.models import widen_boxes
 from synthetic.shapes import draw_shapes
 
 ZOO = "Shapes/centernet_R_18_shapes.yaml"
@@ -33,7 +35,9 @@ def _no_datasets(monkeypatch, tmp_path):
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "model.pth"
     torch.manual_seed(0)
-    torch.save({"model": CenterNet(load_config(model_zoo.get_config_file(ZOO))).state_dict()}, path)
+    model = CenterNet(load_config(model_zoo.get_config_file(ZOO)))
+    widen_boxes(model.heads["BoxHead"])
+    torch.save({"model": model.state_dict()}, path)
     return path
 
 
@@ -264,14 +268,14 @@ def test_video_to_image_folder(call, video, tmp_path):
 
 
 def test_ctrl_c_leaves_complete_files(call, video, tmp_path, monkeypatch):
-    process = demo.process
+    process = detection.process
 
     def interrupted(batch, *rest):
         if batch[0].number == 3:
             signal.raise_signal(signal.SIGINT)
         return process(batch, *rest)
 
-    monkeypatch.setattr(demo, "process", interrupted)
+    monkeypatch.setattr(detection, "process", interrupted)
     before = signal.getsignal(signal.SIGINT)
     code, out, err = call(video, "--output", tmp_path / "drawn.avi", "--json", tmp_path / "r.json")
     assert (code, signal.getsignal(signal.SIGINT)) == (130, before)
@@ -374,11 +378,11 @@ def test_subclass_of_property_with_options(monkeypatch):
     head = type("OwnHead", (BoxHead,), {"property_type": prop})
     monkeypatch.setattr(POINT_HEAD_REGISTRY, "_obj_map", {**POINT_HEAD_REGISTRY._obj_map, "OwnHead": head})
     parser = demo.build_parser()
-    demo.add_property_arguments(parser)
+    detection.add_property_arguments(parser)
     args = parser.parse_args(["a.png", "--config-file", "a.yaml", "--weights", "a.pth", "--focal-length", "9"])
-    demo.use_property_arguments(args, [Box3DProperty()])
+    detection.use_property_arguments(args, [Box3DProperty()])
     with pytest.raises(ValueError, match="--focal-length requires the property"):
-        demo.use_property_arguments(args, [BoxProperty()])
+        detection.use_property_arguments(args, [BoxProperty()])
 
 
 def test_find_images_keeps_order_without_duplicates(folder):

@@ -7,6 +7,7 @@ import torch
 from torch import multiprocessing
 
 from centernet_d2.cli import train as command
+from centernet_d2.cli import training
 
 
 @pytest.fixture
@@ -92,14 +93,14 @@ def test_too_many_gpus_is_one_line(call, monkeypatch):
 def test_cpu_processes_on_gpu_machine_require_torchrun(call, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("processes were started"))
+    monkeypatch.setattr(training, "launch", lambda *_, **__: pytest.fail("processes were started"))
     code, _, err = call("--num-gpus", "2")
     assert code == 1
     assert err.endswith("--num-gpus does not support MODEL.DEVICE cpu on a machine with GPUs: use torchrun\n")
 
 
 def test_errors_are_reported_before_processes_start(call, monkeypatch):
-    monkeypatch.setattr(command, "launch", lambda *_, **__: pytest.fail("processes were started"))
+    monkeypatch.setattr(training, "launch", lambda *_, **__: pytest.fail("processes were started"))
     code, _, err = call("--num-gpus", "2", MODEL__WEIGHTS="nope.pth")
     assert (code, err) == (1, "train_net: the weights file nope.pth does not exist\n")
 
@@ -116,8 +117,8 @@ def test_error_in_several_processes_is_one_line(arguments, capsys, monkeypatch, 
     def execute(job):
         raise FileNotFoundError("the image a.png does not exist")
 
-    monkeypatch.setattr(command, "launch", launch)
-    monkeypatch.setattr(command, "execute", execute)
+    monkeypatch.setattr(training, "launch", launch)
+    monkeypatch.setattr(training, "execute", execute)
     monkeypatch.setattr("sys.argv", ["train_net.py"])
     flags = ["--num-gpus", "2", *(["--debug"] if debug else [])]
     args = arguments()
@@ -141,7 +142,7 @@ def test_killed_process_is_reported_in_one_line(arguments, capsys, monkeypatch, 
     def launch(*_, **__):
         raise multiprocessing.ProcessExitedException(name, error_index=1, error_pid=0, exit_code=-9, signal_name=name)
 
-    monkeypatch.setattr(command, "launch", launch)
+    monkeypatch.setattr(training, "launch", launch)
     monkeypatch.setattr("sys.argv", ["train_net.py"])
     args = arguments()
     assert command.run(["--config-file", args.config_file, "--num-gpus", "2", *args.opts]) == 1

@@ -101,8 +101,8 @@ def test_model_zoo_loads_weights_from_cache(released, trained):
 
 
 def test_predictor_loads_released_weights_and_class_names(released):
-    predictor = Predictor.from_zoo("r18-coco", device="cpu")
+    predictor = Predictor("r18-coco", device="cpu")
     assert torch.equal(predictor.network.state_dict()["backbone.conv1.weight"], released["module.conv1.weight"])
     assert predictor.class_names[:2] == ["person", "bicycle"]
     with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty, but detection requires weights"):
-        Predictor.from_zoo(DLA_34, device="cpu")
+        Predictor(DLA_34, device="cpu")

@@ -7,13 +7,14 @@ import torch
 from detectron2.data import Metadata
 
 from centernet_d2 import Predictor, load_config
+from centernet_d2 import predictor as predictor_module
 from centernet_d2.checkpoint import CenterNetCheckpointer, load_file
 from centernet_d2.cli import convert as convert_cli
 from centernet_d2.cli import detect as demo
 from centernet_d2.data.catalog import dataset_metadata, from_plain, to_plain
 from centernet_d2.modeling import CenterNet
 from centernet_d2.modeling.heads import BoxProperty, KeypointProperty, KeypointSchema, Property
-from support.models import stub_model
+from support.models import stub_model, widen_boxes
 from synthetic.kites import FLIP_MAP, KEYPOINTS
 
 KITES = "Shapes/centernet_HG_kites.yaml"
@@ -28,6 +29,7 @@ def checkpoint(tmp_path, monkeypatch):
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "none"))
     torch.manual_seed(0)
     model = CenterNet(load_config(KITES, ["MODEL.DEVICE", "cpu", *SMALL]))
+    widen_boxes(model.heads["BoxHead"])
     metadata = Metadata(thing_classes=["kite"], thing_dataset_id_to_contiguous_id={7: 0})
     saver = CenterNetCheckpointer(model, str(tmp_path), metadata=to_plain(metadata, model.properties))
     saver.save("model", iteration=3)
@@ -45,8 +47,8 @@ def test_checkpoint_restores_names_and_ids(checkpoint):
     assert len(prop.metadata()["keypoint_connection_rules"]) == 4
     # Flipped images swap left and right.
     assert head.schema.mirror == KeypointSchema.from_names(KEYPOINTS, FLIP_MAP).mirror == (0, 2, 1, 3)
-    found = predictor(torch.zeros(32, 32, 3, dtype=torch.uint8).numpy())["instances"]
-    assert {row["category_id"] for row in predictor.to_coco(found, 1)} == {7}
+    result = predictor(torch.zeros(32, 32, 3, dtype=torch.uint8).numpy(), threshold=0)
+    assert {row["category_id"] for row in result.to_coco(1)} == {7}
 
 
 def test_config_overrides_checkpoint_metadata(checkpoint):
@@ -61,8 +63,8 @@ def test_detect_command_uses_checkpoint_metadata(checkpoint, tmp_path, monkeypat
 
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     drawn = []
-    draw = demo.draw_instances
-    monkeypatch.setattr(demo, "draw_instances", lambda *args: drawn.append(args) or draw(*args))
+    draw = predictor_module.draw_instances
+    monkeypatch.setattr(predictor_module, "draw_instances", lambda *args: drawn.append(args) or draw(*args))
     files = [tmp_path / "a.png", "--output", tmp_path / "b.png", "--json", tmp_path / "r.json", "--threshold", 0]
     options = ["--config-file", KITES, "--weights", checkpoint, "--opts", *NAMELESS]
     assert demo.main([str(part) for part in (*files, *options)]) == 0, capsys.readouterr().err

@@ -6,7 +6,7 @@ import socket
 import pytest
 
 from centernet_d2.cli import train as command
-from centernet_d2.cli.train import build_run
+from centernet_d2.cli.training import build_run
 from support.processes import run_forked
 
 FROZEN = {"MODEL__RESNETS__NORM": "FrozenBN", "MODEL__UPCONV__NORM": "FrozenBN"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from centernet_d2.cli.train import build_run
+from centernet_d2.cli.training import build_run
 from centernet_d2.engine import Trainer
 from centernet_d2.engine.setup import setup_run
 from conftest import restore_catalogs

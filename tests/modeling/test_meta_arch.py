@@ -19,7 +19,7 @@ from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
 from centernet_d2.modeling.losses import regression_loss
 from centernet_d2.predictor import Predictor
 from support.detections import same_detections
-from support.models import stub_heads, stub_model
+from support.models import stub_heads, stub_model, widen_boxes
 
 
 def sample(size, boxes=(), classes=(), seed=0):
@@ -99,8 +99,8 @@ def test_image_dtype_does_not_change_results(resolution, dtype):
 @pytest.mark.parametrize("deformable", [False, True])
 def test_real_network_is_batch_independent_and_supports_autocast(deformable):
     torch.manual_seed(0)
-    cfg = small_config("MODEL.UPCONV.DEFORMABLE", deformable, "TEST.DETECTIONS_PER_IMAGE", 10)
-    model = CenterNet(cfg)
+    keys = ("MODEL.UPCONV.DEFORMABLE", deformable, "MODEL.CENTERNET.QUIRKS.CLIP_BOXES", False)
+    model = CenterNet(small_config("TEST.DETECTIONS_PER_IMAGE", 10, *keys))
     batch = [random_sample((40, 60), 3, 0), random_sample((40, 60), 0, 1), random_sample((70, 30), 1, 2)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = model(batch)
@@ -163,13 +163,36 @@ def test_config_sets_head_options():
 def test_score_threshold_and_number_of_detections():
     inputs = [sample((64, 96))]
     with torch.no_grad():
-        model = stub_model(max_detections=7).eval()
+        model = stub_model(stub_heads(box={"clip": False}), max_detections=7).eval()
         detections = model(inputs)[0]["instances"]
         assert len(detections) == 7
         model.score_threshold = detections.scores[3].item()
         above = int((detections.scores > detections.scores[3]).sum())  # scores may be equal
         assert 0 < above < 7
         assert len(model(inputs)[0]["instances"]) == above
+
+
+def test_detections_without_area_are_discarded():
+    """With `clip`, boxes have a positive width and height inside the image, and all fields keep the same rows."""
+    inputs = [sample((50, 70)), sample((40, 90), seed=1)]
+    found = {}
+    for clip in (True, False):
+        torch.manual_seed(0)
+        model = stub_model(stub_heads(box={"clip": clip}), max_detections=40).eval()
+        for branch in model.heads["BoxHead"].stacks:
+            torch.nn.init.zeros_(list(branch.parameters())[-1])  # Sizes of both signs.
+        with torch.no_grad():
+            found[clip] = [result["instances"] for result in model(inputs)]
+    for valid, raw in zip(found[True], found[False], strict=True):
+        assert 0 < len(valid) < len(raw) == 40
+        sides = valid.pred_boxes.tensor[:, 2:] - valid.pred_boxes.tensor[:, :2]
+        assert (sides > 0).all()
+        clipped = Boxes(raw.pred_boxes.tensor.clone())
+        clipped.clip(raw.image_size)
+        kept = clipped.nonempty()
+        assert torch.equal(valid.pred_boxes.tensor, clipped.tensor[kept])
+        assert torch.equal(valid.scores, raw.scores[kept])
+        assert torch.equal(valid.pred_classes, raw.pred_classes[kept])
 
 
 def test_half_precision_decodes_in_float32():
@@ -333,16 +356,17 @@ def test_custom_property_end_to_end(tilt_config, tmp_path):
     assert model([mirrored])["loss_tilt"].item() == pytest.approx(6, rel=1e-3)
 
     torch.nn.init.constant_(model.heads["TiltHead"].stacks[0]["tilt"][-1].bias, 1.2)
+    widen_boxes(model.heads["BoxHead"])
     predictor = Predictor(model)
-    detections = predictor(record["file_name"], horizon=5.0)["instances"]
-    plain = predictor(record["file_name"])["instances"]
+    detections = predictor(record["file_name"], horizon=5.0, threshold=0)["instances"]
+    plain = predictor(record["file_name"], threshold=0)["instances"]
     assert detections.pred_tilt.tolist() == pytest.approx([17.0] * len(detections))
     assert plain.pred_tilt.tolist() == pytest.approx([12.0] * len(detections))
     assert len(detections) == len(detections.pred_boxes) > 0
     with pytest.raises(ValueError, match="the horizon is 120 degrees"):
         predictor(record["file_name"], horizon=120)
 
-    written = predictor.to_coco(detections, 3)
+    written = predictor(record["file_name"], horizon=5.0, threshold=0).to_coco(3)
     assert set(written[0]) == {"image_id", "category_id", "score", "bbox", "tilt"}
     assert [entry["tilt"] for entry in written] == pytest.approx([17.0] * len(detections))
     best = Instances(

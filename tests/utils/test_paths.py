@@ -41,7 +41,7 @@ def test_urls_raise_and_are_not_opened(url, monkeypatch):
     calls = {
         "the weights file": lambda: load_file(url),
         "the weights": lambda: CenterNetCheckpointer(stub_model()).load(url),
-        "the weights file ": lambda: Predictor.from_zoo(zoo, weights=url, device="cpu"),
+        "the weights file ": lambda: Predictor(zoo, device="cpu", overrides=["MODEL.WEIGHTS", url]),
         "the config file": lambda: load_config(url),
         "DATASETS.REGISTER": lambda: register_datasets([["a", url, "images"]]),
         "the image": lambda: Predictor(stub_model())(url),

@@ -16,7 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from centernet_d2.cli.benchmark import random_objects
+from centernet_d2.cli.benchmarking import random_objects
 from centernet_d2.cli.measure import alternate, summarize, table
 from centernet_d2.evaluation.faster_coco import FasterCOCOeval
 

@@ -14,7 +14,7 @@ from detectron2.structures import Instances
 from numpy.typing import NDArray
 from torch import Tensor
 
-from centernet_d2.cli.benchmark import random_objects
+from centernet_d2.cli.benchmarking import random_objects
 from centernet_d2.cli.measure import alternate, summarize, table
 from centernet_d2.modeling.heads import BoxHead, CenterHead
 from centernet_d2.modeling.points import build_points

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,7 +75,8 @@ class BoxHead(PointHead):
             loss: "l1" or "smooth_l1" (ablation in the paper). Class-specific sizes always use "l1", as in the
                 reference implementation.
             weight: weight of the loss.
-            clip: clip decoded boxes to the image. The reference implementation does not.
+            clip: clip decoded boxes to the image, and discard detections whose box then has no positive width and
+                height. The reference implementation does neither.
             loss_slots: see :class:`CenterHead`.
             size_as_point: transform sizes to the original image like points, including the translation, as the
                 reference implementation does for 3-D boxes (original.md: 3-D results). Boxes on KITTI become about
@@ -132,3 +133,7 @@ class BoxHead(PointHead):
         if self.clip:
             corners = torch.minimum(corners.clamp(min=0), size_tensor(geometry.image_size).to(corners).flip(0))
         return {"pred_boxes": corners.flatten(1)}
+
+    def valid(self, produced: Fields) -> Tensor | None:
+        boxes = produced["pred_boxes"]
+        return (boxes[:, 2:] > boxes[:, :2]).all(dim=1) if self.clip else None

@@ -319,6 +319,14 @@ class PointHead(nn.Module, ABC):
             (K, ...) tensors under the names of their ``Instances`` fields.
         """
 
+    def valid(self, produced: Fields) -> Tensor | None:
+        """Return (K,) bool, False for detections to discard; None keeps all.
+
+        Args:
+            produced: output of :meth:`to_image`.
+        """
+        return None
+
 
 def build_property(kind: type[Property], cfg: CfgNode) -> Property:
     """Build a property from a config.
