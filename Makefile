@@ -34,7 +34,7 @@ format: .venv
 
 .venv: $(VENV)/.ready
 
-$(VENV)/.ready: $(REQUIREMENTS) setup.py Makefile
+$(VENV)/.ready: $(REQUIREMENTS) setup.py pyproject.toml Makefile
 	@echo "== Python environment in $(VENV) ($(PYTHON))"
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install -q --disable-pip-version-check uv

@@ -1,5 +1,4 @@
 import logging
-import runpy
 import shutil
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from importlib import metadata
 import detectron2.checkpoint
 import detectron2.engine.defaults
 import pytest
+from setuptools.config.pyprojecttoml import load_file
 
 import centernet_d2
 from centernet_d2 import model_zoo
@@ -165,13 +165,9 @@ def test_installed_version_matches_package(installed):
 
 
 @pytest.mark.parametrize(
-    ("command", "usage", "arguments"),
-    [
-        ("centernet-train", "[--config-file FILE] [--resume]", []),
-        ("centernet-detect", "[--camera NUMBER] (--config-file CONFIG | --model NAME)", ["x.png", "--json", "r.json"]),
-    ],
+    ("command", "arguments"), [("centernet-train", []), ("centernet-detect", ["x.png", "--json", "r.json"])]
 )
-def test_installed_commands_print_their_name(installed, monkeypatch, capsys, command, usage, arguments):
+def test_installed_commands_print_their_name(installed, monkeypatch, capsys, command, arguments):
     (distribution,) = metadata.distributions(path=[str(installed[1])])
     (entry,) = distribution.entry_points.select(group="console_scripts", name=command)
     main = entry.load()
@@ -180,9 +176,7 @@ def test_installed_commands_print_their_name(installed, monkeypatch, capsys, com
         main(["--help"])
     shown = capsys.readouterr().out
     assert exit_info.value.code == 0
-    assert shown.startswith(f"usage: {command} [-h] ")
-    assert usage in " ".join(shown.split())
-    assert ",".join(model_zoo.available(trained=True)) in "".join(shown.split())
+    assert shown.startswith(f"usage: {command} ")
     assert "demo.py" not in shown
     assert "train_net.py" not in shown
     assert main([*arguments, "--config-file", "no.yaml"]) == 1
@@ -197,7 +191,7 @@ def test_installed_commands_print_help(installed, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", [f"/usr/bin/{entry.name}"])
         with pytest.raises(SystemExit, match="0"):
             entry.load()(["--help"])
-        assert capsys.readouterr().out.startswith(f"usage: {entry.name} [-h] ")
+        assert capsys.readouterr().out.startswith(f"usage: {entry.name} ")
 
 
 def test_import_does_not_modify_detectron2():
@@ -207,13 +201,10 @@ def test_import_does_not_modify_detectron2():
     assert checkpointer.__module__ == "detectron2.checkpoint.detection_checkpoint"
 
 
-def test_wheel_contains_all_configs(monkeypatch):
-    setup_options = {}
-    monkeypatch.setattr("setuptools.setup", lambda **options: setup_options.update(options))
-    monkeypatch.chdir(ROOT)
-    runpy.run_path("setup.py")
-    root = ROOT / setup_options["package_dir"]["centernet_d2.configs"]
-    packed = {path for pattern in setup_options["package_data"]["centernet_d2.configs"] for path in root.glob(pattern)}
+def test_wheel_contains_all_configs():
+    options = load_file(ROOT / "pyproject.toml")["tool"]["setuptools"]
+    root = ROOT / "configs"
+    packed = {path for pattern in options["package-data"]["centernet_d2.configs"] for path in root.glob(pattern)}
     files = {path for suffix in ("yaml", "py") for path in root.rglob(f"*.{suffix}")}
     assert files - packed == {root / "__init__.py"}
     assert {root / name for name in model_zoo.available(".py")} <= packed

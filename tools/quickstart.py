@@ -16,7 +16,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 from centernet_d2 import load_config, model_zoo
 
@@ -24,22 +23,23 @@ from centernet_d2 import load_config, model_zoo
 from centernet_d2.utils import cli
 
 # isort: split
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.detection_utils import annotations_to_instances, read_image
+from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 
 from centernet_d2.autoconfig.machine import inspect_machine
 from centernet_d2.checkpoint import CenterNetCheckpointer
 from centernet_d2.cli.train import main as train_net
 from centernet_d2.engine import Trainer
-from centernet_d2.imaging.visualization import draw_heatmap, draw_instances, side_by_side
+from centernet_d2.evaluation.figures import draw_prediction
+from centernet_d2.imaging.visualization import side_by_side
 from centernet_d2.modeling import CenterNet
+from centernet_d2.utils.files import unused_folder
 from centernet_d2.utils.signals import Stopped
 from synthetic.shapes import write_shapes
 
 CONFIG = "Shapes/centernet_HG_shapes.yaml"
-# Minimum longer side of a visualization in pixels; on the small images, labels would cover the shapes.
-MIN_SIDE = 480
+# Longer side of a visualization in pixels.
+SIDE = 480
 
 
 def half_precision(config_file: str, overrides: list[str]) -> list[str]:
@@ -59,31 +59,10 @@ def train(config_file: str, output: Path, overrides: list[str]) -> dict:
     return train_net(default_argument_parser().parse_args(options))
 
 
-def visualize(model: CenterNet, record: dict, class_names: list[str]) -> np.ndarray:
-    """Draw ground truth, detections and heatmap of one image side by side.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
-    """
-    image = read_image(record["file_name"], model.input_format)
-    zoom = max(1, -(-MIN_SIDE // max(image.shape[:2])))
-    height, width = (zoom * side for side in image.shape[:2])
-    inputs = [{"image": torch.from_numpy(image.transpose(2, 0, 1).copy()), "height": height, "width": width}]
-    with torch.no_grad():
-        (canvas,), (geometry,) = model.preprocessor.canvases(inputs)
-        maps = model.compute_test_maps(model.preprocessor.batch([canvas]))
-        detections = model.detect(maps, [geometry])[0]
-    pixels = cv2.resize(read_image(record["file_name"], "RGB"), (width, height), interpolation=cv2.INTER_CUBIC)
-    truth = annotations_to_instances([dict(x) for x in record["annotations"]], image.shape[:2])
-    truth.gt_boxes.scale(zoom, zoom)
-    return side_by_side(
-        [
-            draw_instances(pixels, truth, class_names),
-            draw_instances(pixels, detections, class_names),
-            draw_heatmap(pixels, maps["heatmap"][0], geometry.to_image),
-        ],
-        ["ground truth", "detections above 0.3", "center heatmap"],
-    )
+def visualize(model: CenterNet, record: dict) -> np.ndarray:
+    """Draw ground truth, detections and heatmap of one image side by side, as (H, W, 3) uint8 RGB."""
+    row, _ = draw_prediction(model, record, SIDE)
+    return side_by_side([figure for _, figure in row], [title for title, _ in row])
 
 
 def write_visualizations(cfg_file: str, overrides: list[str], weights: Path, folder: Path, count: int = 12) -> None:
@@ -93,22 +72,13 @@ def write_visualizations(cfg_file: str, overrides: list[str], weights: Path, fol
     CenterNetCheckpointer(model).load(str(weights))
     name = cfg.DATASETS.TEST[0]
     records = DatasetCatalog.get(name)[:count]
-    class_names = MetadataCatalog.get(name).thing_classes
     folder.mkdir(parents=True)
-    figures = [visualize(model, record, class_names) for record in records]
+    figures = [visualize(model, record) for record in records]
     for index, rgb in enumerate(figures):
         cv2.imwrite(str(folder / f"{index:02d}.png"), rgb[..., ::-1])
     width = max(rgb.shape[1] for rgb in figures)
     padded = [np.pad(f, ((0, 8), (0, width - f.shape[1]), (0, 0)), constant_values=255) for f in figures[:4]]
     cv2.imwrite(str(folder / "sheet.png"), np.concatenate(padded)[..., ::-1])
-
-
-def unused_folder(preferred: Path) -> Path:
-    """Return the first of folder, folder-2, folder-3, ... that does not exist."""
-    folder, number = preferred, 2
-    while folder.exists():
-        folder, number = preferred.with_name(f"{preferred.name}-{number}"), number + 1
-    return folder
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
@@ -51,8 +52,14 @@ CLASS_OBJECTS = 100
 # (docs/experiments.md).
 RATES_BATCH = 8
 RATES = {"Adam": (1e-3, 0.0), "AdamW": (2e-3, 0.05), "Muon": (6e-3, 0.05)}
+# Smallest useful number of epochs.
+MIN_EPOCHS = 5
 # Largest share of the training time that evaluations before the last one may take.
 EVALUATION_SHARE = 0.05
+
+
+# Columns of the configuration summary.
+NOTE_COLUMN, REASON_COLUMN = 18, 53
 
 
 Value = TypeVar("Value")
@@ -74,10 +81,24 @@ class Choice:
     keys: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def lines(self) -> list[str]:
-        """Return the choice as lines of the configuration summary."""
-        line = f"  {self.topic:<15} {self.value:<34} {self.reason}".rstrip()
-        return [line, *(f"  {'':<15} {note}" for note in self.notes)]
+    def lines(self, width: int) -> list[str]:
+        """Return the choice as lines of the configuration summary.
+
+        Args:
+            width: largest length of a line; longer reasons and notes are wrapped.
+        """
+        front = f"  {self.topic:<15} {self.value:<34} "
+        own_line = len(front) > REASON_COLUMN or width < 100
+        column = NOTE_COLUMN if own_line else REASON_COLUMN
+        reason = [f"{'':{column}}{line}" for line in _wrap(self.reason, width - column)]
+        if reason and not own_line:
+            reason[0] = front + reason[0].lstrip()
+        notes = [f"{'':{NOTE_COLUMN}}{line}" for note in self.notes for line in _wrap(note, width - NOTE_COLUMN)]
+        return [*([front.rstrip()] if own_line or not reason else []), *reason, *notes]
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 @dataclass(frozen=True)
@@ -354,8 +375,10 @@ def choose_length(iterations: int, images: int, batch: int, reason: str, user: O
     }
     if {"SOLVER.MAX_ITER", "SOLVER.EPOCHS"} & user.values.keys():
         reason = "set by you"
-    value = f"{iterations} iterations, {iterations * batch / images:.1f} epochs"
-    return Choice("length", value, f"SOLVER.MAX_ITER; {reason}", keys)
+    done = iterations * batch / images
+    value = f"{iterations} iterations, {done:.1f} epochs"
+    notes = (f"warning: less than {MIN_EPOCHS} epochs, so detections will be poor",) if done < MIN_EPOCHS else ()
+    return Choice("length", value, f"SOLVER.MAX_ITER; {reason}", keys, notes)
 
 
 def choose_detections(images: Sequence[LabeledImage], user: Overrides) -> Choice:

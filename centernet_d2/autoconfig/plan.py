@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_backbone
 
+from ..checkpoint import is_checkpoint, load_source
 from ..config.catalog import SMALL, find_config, get_base_file
 from ..config.loading import check_device, default_config, load_config, override
 from ..engine.setup import check_output_dir, check_weights, start_logging
 from ..readers import DiscoveredDataset, write_coco
-from .budget import Pace, iterations_within, measure_pace
+from .budget import Pace, iterations_within, measure_pace, minutes_for, readable_duration, training_seconds
 from .choices import (
+    MIN_EPOCHS,
     Choice,
     Overrides,
     bytes_per_pixel,
@@ -49,8 +51,10 @@ class Request:
     Attributes:
         data, val: paths of the training data and, optionally, of separate validation data.
         epochs, minutes: length of training; at most one of them.
-        model: SMALL, a config file, or a name in the model zoo; by default, chosen from dataset, weights and device.
+        model: SMALL, a config file, a name in the model zoo, or the folder or checkpoint of a run to start from; by
+            default, chosen from dataset, weights and device.
         overrides: alternating config keys and values.
+        timed: time a few iterations, to choose the evaluation period and to report the expected duration.
     """
 
     data: str
@@ -59,6 +63,7 @@ class Request:
     minutes: float | None = None
     model: str | None = None
     overrides: tuple[str, ...] = ()
+    timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -94,10 +99,10 @@ class Plan:
     cfg: CfgNode
     choices: tuple[Choice, ...]
 
-    def lines(self) -> list[str]:
-        """Return the configuration summary."""
+    def lines(self, width: int) -> list[str]:
+        """Return the configuration summary, in lines of at most `width` columns."""
         title = "configuration (append KEY VALUE to the command to override):"
-        return [title, *(line for choice in self.choices for line in choice.lines())]
+        return [title, *(line for choice in self.choices for line in choice.lines(width))]
 
 
 def draft_plan(request: Request) -> Draft:
@@ -115,7 +120,7 @@ def draft_plan(request: Request) -> Draft:
             raise ValueError(f"--{option} is {value:g}, but must be greater than 0")
     if "MODEL.WEIGHTS" in request.overrides[::2] and not request.model:
         raise ValueError("MODEL.WEIGHTS requires the network that matches the weights: set --model")
-    network = load_config(request.model) if request.model and request.model != SMALL else None
+    network = load_source(request.model) if request.model and request.model != SMALL else None
     typed = default_config() if network is None else network.clone()
     override(typed, request.overrides)
     user = Overrides.from_config(typed, request.overrides[::2])
@@ -154,26 +159,31 @@ def plan_training(draft: Draft, data: DiscoveredDataset) -> Plan:
         ValueError: the dataset and the overrides conflict.
     """
     request, user = draft.request, draft.user
-    task = task_of(data, write_coco(data, draft.folder / "data"), draft.folder.name)
+    task = task_of(data, write_coco(data, draft.folder / "data"), _name_of(request.data))
     machine = inspect_machine(draft.device, measure="SOLVER.AMP.ENABLED" not in user.values)
     images = data.splits["train"].images
     choice, network = _choose_network(draft, task, machine, len(images))
     cfg = network.clone()
     override(cfg, request.overrides)
-    choices = [Choice("task", task.name, "MODEL.CENTERNET.HEADS", task.keys, task.notes), choice]
+    keys = dict(task.keys)
+    if "DATASETS.TEST" in user.values:
+        del keys["DATASETS.VAL"]  # Refers to the default of DATASETS.TEST.
+    choices = [Choice("task", task.name, "MODEL.CENTERNET.HEADS", keys, task.notes), choice]
     choices += _choose_training(cfg, network, task, data, machine, user)
     choices.append(Choice("output folder", str(draft.folder), "OUTPUT_DIR", {"OUTPUT_DIR": str(draft.folder)}))
     cfg = _merge(cfg, choices, user)
     choices += _choose_duration(cfg, draft, len(images))
+    choices += _other_keys(choices, user)
     return Plan(_merge(cfg, choices, user), tuple(choices))
 
 
 def _choose_network(draft: Draft, task: Task, machine: Machine, images: int) -> tuple[Choice, CfgNode]:
     """Return the choice of the network, and its config before overrides."""
     if draft.network is not None:
-        return Choice(
-            "network", Path(str(draft.request.model)).with_suffix("").name, "--model; set by you"
-        ), draft.network
+        model = str(draft.request.model)
+        if is_checkpoint(model):
+            return Choice("network", model, f"--model; starts from {draft.network.MODEL.WEIGHTS}"), draft.network
+        return Choice("network", Path(model).with_suffix("").name, "--model; set by you"), draft.network
     kind, reason = SMALL, "set by you"
     if draft.request.model is None:
         with_trunk = "MODEL.TRUNK_WEIGHTS" in draft.user.values
@@ -218,23 +228,59 @@ def _choose_training(
 
 
 def _choose_duration(cfg: CfgNode, draft: Draft, images: int) -> list[Choice]:
-    """Choose length and evaluation period, with ``Request.minutes`` from timed iterations."""
-    request, batch = draft.request, cfg.SOLVER.IMS_PER_BATCH
+    """Choose length and evaluation period, and estimate the duration from timed iterations.
+
+    Raises:
+        ValueError: ``Request.minutes`` is too short.
+    """
+    request, user = draft.request, draft.user
     pace: Pace | None = None
-    if request.minutes is not None:
+    if request.timed:
         print("timing a few iterations", flush=True)
         start_logging(cfg)
-        pace = measure_pace(cfg, min(30.0, TIMING * request.minutes * 60))
-        iterations = iterations_within(request.minutes * 60 - (time.perf_counter() - draft.start), pace)
-        reason = f"--minutes {request.minutes:g}: {pace.step:.3f} s/iteration, {pace.evaluation:.0f} s per evaluation"
+        pace = measure_pace(cfg, min(30.0, TIMING * (request.minutes or 0.0) * 60))
+    if request.minutes is not None and pace is not None:
+        iterations, reason = _iterations_of_minutes(cfg, draft, images, pace), f"--minutes {request.minutes:g}"
     else:
         epochs = number_of_epochs(images) if request.epochs is None else request.epochs
-        iterations = math.ceil(epochs * images / batch)
+        iterations = math.ceil(epochs * images / cfg.SOLVER.IMS_PER_BATCH)
         reason = "--epochs or --minutes override it" if request.epochs is None else "--epochs"
-    length = choose_length(iterations, images, batch, reason, draft.user)
-    step, evaluation = (pace.step, pace.evaluation) if pace else (0.0, 0.0)
+    length = choose_length(iterations, images, cfg.SOLVER.IMS_PER_BATCH, reason, user)
     iterations = length.keys["SOLVER.MAX_ITER"]
-    return [length, choose_evaluation(iterations, cfg.DATASETS.TEST, draft.user, step, evaluation)]
+    tests = cfg.DATASETS.VAL or cfg.DATASETS.TEST
+    if pace is None:
+        return [length, choose_evaluation(iterations, tests, user)]
+    evaluation = choose_evaluation(iterations, tests, user, pace.step, pace.evaluation)
+    seconds = training_seconds(iterations, evaluation.keys["TEST.EVAL_PERIOD"], pace)
+    measured = f"{pace.step:.2g} s per iteration, {pace.evaluation:.2g} s per evaluation"
+    return [length, evaluation, Choice("duration", f"about {readable_duration(seconds)}", measured)]
+
+
+def _iterations_of_minutes(cfg: CfgNode, draft: Draft, images: int, pace: Pace) -> int:
+    """Return the number of iterations within ``Request.minutes``.
+
+    Raises:
+        ValueError: they are fewer than MIN_EPOCHS, and no key sets the length.
+    """
+    minutes, batch = draft.request.minutes or 0.0, cfg.SOLVER.IMS_PER_BATCH
+    elapsed = time.perf_counter() - draft.start
+    iterations = iterations_within(minutes * 60 - elapsed, pace)
+    needed = math.ceil(MIN_EPOCHS * images / batch)
+    if iterations < needed and not {"SOLVER.MAX_ITER", "SOLVER.EPOCHS"} & draft.user.values.keys():
+        raise ValueError(
+            f"--minutes {minutes:g} is enough for {iterations * batch / images:.1f} epochs, but a training needs at "
+            f"least {MIN_EPOCHS}: use --minutes {minutes_for(needed, elapsed, pace):g} or more, or set the length with "
+            "--epochs"
+        )
+    return iterations
+
+
+def _other_keys(choices: Sequence[Choice], user: Overrides) -> list[Choice]:
+    """Return a choice with the overrides that no other choice shows."""
+    shown = {key for choice in choices for key in choice.keys}
+    rest = {key: value for key, value in user.values.items() if key not in shown}
+    text = ", ".join(f"{key} {value}" for key, value in rest.items())
+    return [Choice("other keys", text, "set by you", rest)] if rest else []
 
 
 def _merge(cfg: CfgNode, choices: list[Choice], user: Overrides) -> CfgNode:

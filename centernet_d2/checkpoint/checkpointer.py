@@ -310,12 +310,14 @@ class CenterNetCheckpointer(DetectionCheckpointer):
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         """Log one line instead of Detectron2's line per tensor."""
         own = [*(name for name, _, _ in incompatible.incorrect_shapes), *incompatible.missing_keys]
+        total = len(_layers(self.model.state_dict()))
         parts = {
-            "layers not loaded, because the file has no tensors of their shape": _layers(own),
-            "layers of the file that are not in the model": _layers(incompatible.unexpected_keys),
+            f"of {total} layers are new, because the file has no tensors of their shape": _layers(own),
+            "layers of the file are not in the model": _layers(incompatible.unexpected_keys),
         }
-        if message := "; ".join(f"{title}: {', '.join(layers)}" for title, layers in parts.items() if layers):
-            self.logger.warning(f"{self.loaded}: {message}")
+        lines = [f"{len(layers)} {title} ({', '.join(layers)})" for title, layers in parts.items() if layers]
+        if lines:
+            self.logger.warning(f"{self.loaded}: {'; '.join(lines)}")
 
     def _mismatch(self, state: dict[str, Tensor], own: dict[str, Tensor], wrong: list[str]) -> str:
         """Format the error for mismatched tensors: counts, and the shapes of the first five."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 import torch
 import torchvision
@@ -99,9 +100,16 @@ def _fetch(url: str, path: Path, fetch: Callable[[str, str], object]) -> None:
         try:
             fetch(url, str(part))
         except Exception as error:  # gdown raises exceptions of its own.
-            raise OSError(textwrap.shorten(str(error), 300) or type(error).__name__) from error
+            raise OSError(_network_problem(error, url)) from error
         _check(part)
         part.replace(path)
+
+
+def _network_problem(error: Exception, url: str) -> str:
+    # Names, because requests and urllib, which may be used by gdown, have classes of their own.
+    if type(error).__name__ in ("ConnectionError", "ConnectTimeout", "ProxyError", "SSLError", "URLError"):
+        return f"no connection to {urlsplit(url).hostname}"
+    return textwrap.shorten(str(error), 300) or type(error).__name__
 
 
 def _check(part: Path) -> None:

@@ -1,4 +1,4 @@
-"""Command line of centernet-benchmark, and the frame of programs with one command per benchmark."""
+"""Command line of centernet-benchmark."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _start(args: argparse.Namespace) -> dict[str, object]:
 BENCHMARKS = {
     "inference": Benchmark("time detection, without reading images", _add_model_arguments, _inference),
     "step": Benchmark("time training steps, without data loading", _add_step_arguments, _step),
-    "start": Benchmark("time the start of a process and its imports", _add_start_arguments, _start),
+    "start": Benchmark("time new processes: imports, --help, first detection", _add_start_arguments, _start),
 }
 
 

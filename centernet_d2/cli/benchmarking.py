@@ -30,9 +30,12 @@ OTHERS = {
     "torchvision RetinaNet (R-50)": detection.retinanet_resnet50_fpn,
 }
 STATEMENTS = {
-    "torch": "import torch, torchvision",
-    "torch and Detectron2": "import torch, torchvision, detectron2.engine, detectron2.evaluation",
-    "centernet_d2": "import centernet_d2.engine",
+    "import torch": "import torch, torchvision",
+    "import torch and Detectron2": "import torch, torchvision, detectron2.engine, detectron2.evaluation",
+    "import centernet_d2.engine": "import centernet_d2.engine",
+    "centernet-train --help": "from centernet_d2.cli.train import run; run(['--help'])",
+    "first detection (small hourglass)": "import torch; from centernet_d2 import model_zoo; "
+    "model_zoo.get('Shapes/centernet_HG_shapes.yaml', device='cpu')([{'image': torch.zeros(3, 240, 320)}])",
 }
 
 Variants = dict[str, Callable[[], object]]
@@ -81,10 +84,12 @@ def step(args: argparse.Namespace) -> dict[str, object]:
 
 
 def start(args: argparse.Namespace) -> dict[str, object]:
-    """Time new processes until they have imported a package."""
+    """Time new processes: imports, a help screen and detection in one image."""
     times = alternate(
         {
-            name: partial(subprocess.run, [sys.executable, "-W", "ignore", "-c", code], check=True)
+            name: partial(
+                subprocess.run, [sys.executable, "-W", "ignore", "-c", code], check=True, stdout=subprocess.DEVNULL
+            )
             for name, code in STATEMENTS.items()
         },
         args.rounds,

@@ -17,19 +17,37 @@ Exit codes: 0 on success; 1 if an image cannot be read or an option is invalid; 
 (the files written so far are complete)."""
 USAGE = (
     "INPUT [INPUT ...] --weights FILE [--config-file CONFIG] [options]",
-    "INPUT [INPUT ...] --model NAME [options]",
+    "INPUT [INPUT ...] --model MODEL [options]",
     "--camera [INDEX] --weights FILE [--config-file CONFIG] [options]",
 )
 EXAMPLES = (
-    "photo.jpg --model dla34-coco",
-    "photos/ 'more/*.png' --weights model.pth --json results.json",
+    "photo.jpg --model output/photos",
+    "photos/ 'more/*.png' --model dla34-coco --json results.json",
     "video.mp4 --weights model.pth --output detections.mp4",
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    return cli.run(build_parser(), _start, argv, prepare=import_detectron2, extend=_add_head_options)
+    return cli.run(build_parser(), _start, argv, prepare=_prepare, extend=_add_head_options)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    if not args.help_all:
+        _check(args)
+    import_detectron2(args)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Check the options before slow imports.
+
+    Raises:
+        ValueError: the options specify no input or no model.
+    """
+    if not args.inputs and args.camera is None:
+        raise ValueError("no input is specified: add images, folders, globs or a video, or use --camera")
+    if not args.config_file and not args.weights:
+        raise ValueError("no model is specified: use --model MODEL or --weights FILE (see --help)")
 
 
 def _start(args: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from detectron2.config import CfgNode
@@ -18,6 +19,7 @@ from ..checkpoint import load_source
 from ..config.registry import POINT_HEAD_REGISTRY
 from ..modeling.heads import Property, build_properties
 from ..predictor import Predictor
+from ..utils.files import unused_folder
 from ..utils.signals import defer_signals
 from ..utils.text import printable
 from .sinks import ImageFileSink, ImageFolderSink, JsonSink, VideoSink, output_kind, refuse_existing
@@ -25,15 +27,18 @@ from .sources import Frame, ImageSource, VideoSource, open_source, skipped_conte
 
 __all__ = ["add_property_arguments", "start"]
 
+DEFAULT_FOLDER = Path("output", "detections")
+
 
 def add_property_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of all registered properties.
 
     :func:`use_property_arguments` rejects options that do not apply to the model.
     """
+    group = parser.add_argument_group("options of heads")
     # Deduplicated, because a subclass of a property has the options of its base class.
     for flag, options in {flag: one for prop in known_properties() for flag, one in prop.arguments.items()}.items():
-        parser.add_argument(flag, **options)
+        group.add_argument(flag, **options)
 
 
 def known_properties() -> list[type[Property]]:
@@ -61,18 +66,18 @@ def use_property_arguments(args: argparse.Namespace, properties: Sequence[Proper
 
 def start(args: argparse.Namespace) -> int:
     """Validate the options that can be checked quickly, and run the command line."""
-    if args.output is None and args.json is None:
-        raise ValueError("no output is specified: use --output, --json or both")
     if args.threshold is not None and not 0 <= args.threshold <= 1:
         raise ValueError(f"--threshold is {args.threshold:g}, but must be from 0 to 1")
     for option, number in (("--max-frames", args.max_frames), ("--batch-size", args.batch_size)):
         if number is not None and number < 1:
             raise ValueError(f"{option} is {number}, but must be at least 1")
-    for path in filter(None, (args.output, args.json)):
+    for path in () if args.overwrite else filter(None, (args.output, args.json)):
         refuse_existing(path)
     if args.json is not None and args.json.is_dir():
         raise IsADirectoryError(f"--json {args.json} is a folder; specify a file")
     source = open_source(args.inputs, args.camera)
+    if args.output is None and args.json is None:
+        args.output = default_output(source, overwrite=args.overwrite)
     if args.output is not None:
         output_kind(args.output, source)
     for line in skipped_content(args.inputs):
@@ -80,18 +85,22 @@ def start(args: argparse.Namespace) -> int:
     return run(args, source)
 
 
+def default_output(source: ImageSource | VideoSource, *, overwrite: bool) -> Path:
+    """Return the default of --output: a folder, or a video in it."""
+    folder = DEFAULT_FOLDER if overwrite else unused_folder(DEFAULT_FOLDER)
+    return folder / f"{source.name}.mp4" if isinstance(source, VideoSource) else folder
+
+
 def read_config(args: argparse.Namespace) -> CfgNode:
     """Return the config of the command line.
 
     Raises:
-        ValueError: no model is specified, or --weights is not a checkpoint of this project and needs a config.
+        ValueError: --weights is not a checkpoint of this project and needs a config.
     """
     device = ["MODEL.DEVICE", args.device] if args.device else []
     if args.config_file:
         weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
         return load_source(args.config_file, [*args.opts, *weights, *device])
-    if not args.weights:
-        raise ValueError("no model is specified: use --weights FILE, --model MODEL or --config-file CONFIG")
     return load_source(args.weights, [*args.opts, *device])
 
 
@@ -118,6 +127,7 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
                 break
     rate = done / (time.perf_counter() - start)
     print(f"{done} images, {rate:.1f} images/s" + (f", {skipped} unreadable images skipped" if skipped else ""))
+    print(f"results: {', '.join(str(path) for path in (args.output, args.json) if path is not None)}")
     if signals:
         print("interrupted; the files written so far are complete", file=sys.stderr)
         return 130

@@ -15,7 +15,7 @@ CONFIG_HELP = "a file, or a name (see --list-models)"
 
 
 def import_detectron2(_: argparse.Namespace) -> None:
-    """Import Detectron2 without its notices, before user modules and the implementation of a command."""
+    """Import Detectron2 without its notices, before all other slow imports."""
     from ..config import dependency  # noqa: F401
 
 

@@ -1,4 +1,7 @@
-"""Output sinks for images, videos and JSON, which are valid whenever closed."""
+"""Output sinks for images, videos and JSON, which are valid whenever closed.
+
+Sinks replace existing files; :func:`refuse_existing` prevents this.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +24,14 @@ CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 WRITABLE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def refuse_existing(path: Path) -> Path:
-    """Return the path if it does not exist or is an empty folder.
+def refuse_existing(path: Path) -> None:
+    """Raise an error if an output path is in use.
 
     Raises:
         FileExistsError: the path is a file, or a folder that is not empty.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise FileExistsError(f"{path} already exists and is not overwritten; choose another name")
-    return path
 
 
 class Sink:
@@ -51,11 +53,7 @@ class ImageFolderSink(Sink):
     """Folder of PNG files, named like their source; repeated names are numbered."""
 
     def __init__(self, folder: Path) -> None:
-        """
-        Raises:
-            FileExistsError: the folder contains files.
-        """
-        self.folder = refuse_existing(folder)
+        self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.used_names: set[str] = set()
 
@@ -72,11 +70,7 @@ class ImageFileSink(Sink):
     """Single image file, in the format given by its suffix."""
 
     def __init__(self, path: Path) -> None:
-        """
-        Raises:
-            FileExistsError: the file exists.
-        """
-        self.path = refuse_existing(path)
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def write(self, name: str, image: np.ndarray) -> None:
@@ -100,11 +94,10 @@ class VideoSink(Sink):
 
         Raises:
             ValueError: the path has another suffix.
-            FileExistsError: the file exists.
         """
         if path.suffix.lower() not in CODECS:
             raise ValueError(f"{path}: the suffix of a video must be {' or '.join(CODECS)}")
-        self.path = refuse_existing(path)
+        self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self.rate = rate
         self.writer: cv2.VideoWriter | None = None
@@ -135,14 +128,9 @@ class JsonSink(Sink):
     """JSON file with a list, written entry by entry."""
 
     def __init__(self, path: Path) -> None:
-        """
-        Raises:
-            FileExistsError: the file exists.
-        """
-        refuse_existing(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         # Names that are not UTF-8 become escapes of JSON, which json.load reads back to the same name.
-        self.file = path.open("x", encoding="utf-8", errors="backslashreplace")
+        self.file = path.open("w", encoding="utf-8", errors="backslashreplace")
         self.file.write("[")
         self.empty = True
 

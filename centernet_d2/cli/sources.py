@@ -6,6 +6,7 @@ import glob
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,8 @@ class VideoSource:
         """
         self.origin = origin
         self.name = f"camera{origin}" if isinstance(origin, int) else Path(urlsplit(origin).path).stem or "stream"
-        self.capture = cv2.VideoCapture(origin)
+        with _silent_opencv():
+            self.capture = cv2.VideoCapture(origin)
         if not self.capture.isOpened():
             raise OSError(_cannot_open(origin))
         rate = self.capture.get(cv2.CAP_PROP_FPS)
@@ -106,9 +108,22 @@ class VideoSource:
             self.capture.release()
 
 
+@contextmanager
+def _silent_opencv() -> Iterator[None]:
+    """Suppress the messages of OpenCV about each backend that cannot open a source."""
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
 def _cannot_open(origin: str | int) -> str:
     if isinstance(origin, int):
-        return f"cannot open the camera {origin}"
+        return (
+            f"cannot open camera {origin}: connect it, close other programs that use it, or choose another index, such "
+            f"as --camera {origin + 1}"
+        )
     if _STREAM.match(origin):
         return f"cannot open the stream {origin}; images and other files are not downloaded"
     return f"cannot open the video {origin}"
@@ -169,15 +184,13 @@ def open_source(inputs: Sequence[str], camera: int | None = None) -> ImageSource
     """Open the source of a command line.
 
     Raises:
-        ValueError: no input is specified, or a video is not the only input.
+        ValueError: a video is not the only input.
         OSError: an input does not exist or cannot be opened.
     """
     if camera is not None:
         if inputs:
             raise ValueError("inputs and --camera are mutually exclusive")
         return VideoSource(camera)
-    if not inputs:
-        raise ValueError("no input is specified: add images, folders, globs or a video, or use --camera")
     urls = [entry for entry in inputs if "://" in entry]
     for url in urls:
         if not _STREAM.match(url) or Path(urlsplit(url).path).suffix.lower() in IMAGE_SUFFIXES:

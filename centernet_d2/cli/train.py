@@ -80,8 +80,9 @@ def build_parser() -> argparse.ArgumentParser:
     length.add_argument("--minutes", type=float, metavar="N", help="time limit for training and evaluation in minutes")
     data.add_argument(
         "--model",
-        metavar="NAME",
-        help=f"'{SMALL}', {CONFIG_HELP} (default: selected from data, weights and device)",
+        metavar="MODEL",
+        help=f"the folder or a checkpoint of a run to fine-tune, '{SMALL}', or a config: {CONFIG_HELP} (default: "
+        "selected from data, weights and device)",
     )
     add_list_models(data)
     config = parser.add_argument_group("instead of --data")

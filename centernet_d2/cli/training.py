@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import takewhile
@@ -20,17 +23,21 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from ..autoconfig.plan import Request, draft_plan, output_folders, plan_training
 from ..checkpoint import CenterNetCheckpointer
 from ..config.loading import check_overrides, load_config, override
+from ..data.loaded import load_dataset
 from ..engine.processes import launched_by_torchrun, number_of_processes, process_group
 from ..engine.setup import Run, check_config, recorded_config, setup_run
 from ..engine.trainer import Trainer
+from ..evaluation.summary import summarize
 from ..layers.folding import fold_batch_norms
 from ..readers import discover_dataset
 from ..utils import cli
 from ..utils.cli import import_user_modules
 from ..utils.files import lock_folder, remove_leftovers
 from ..utils.logging import errors_only
+from ..utils.screen import columns
 from ..utils.signals import Stopped, defer_signals, end_signals
 from ..utils.text import printable
+from .sheets import training_sheets
 
 __all__ = ["build_run", "execute", "launch_processes"]
 
@@ -70,7 +77,7 @@ def build_run(args: argparse.Namespace) -> Run:
     cfg.freeze()
     resume = args.resume or (recorded is not None and "MODEL.WEIGHTS" not in args.opts[::2])
     check_config(cfg, resume=resume, eval_only=args.eval_only, processes=number_of_processes(args))
-    return Run(cfg, resume, args.eval_only, recorded, tuple(args.opts[::2]))
+    return Run(cfg, resume, args.eval_only, recorded, tuple(args.opts[::2]), sheets=data is not None)
 
 
 def _recorded_config(data: str | None, opts: Sequence[str]) -> CfgNode:
@@ -102,13 +109,15 @@ def _plan(args: argparse.Namespace) -> CfgNode:
         raise ValueError(
             "--data does not support torchrun: use --config-file, for example config.yaml of a short run with --data"
         )
-    if args.minutes is not None and args.num_gpus * args.num_machines > 1:
+    is_single = args.num_gpus * args.num_machines <= 1
+    if args.minutes is not None and not is_single:
         raise ValueError("--minutes does not support several processes: use --epochs")
-    draft = draft_plan(Request(args.data, args.val, args.epochs, args.minutes, args.model, tuple(args.opts)))
+    request = Request(args.data, args.val, args.epochs, args.minutes, args.model, tuple(args.opts), timed=is_single)
+    draft = draft_plan(request)
     data = discover_dataset(args.data, args.val)
     print("\n".join(data.lines()), flush=True)
     plan = plan_training(draft, data)
-    print(printable("\n".join(plan.lines()), lines=True), flush=True)
+    print(printable("\n".join(plan.lines(columns())), lines=True), flush=True)
     return plan.cfg
 
 
@@ -127,6 +136,7 @@ def _evaluate(run: Run) -> dict:
         model.backbone = fold_batch_norms(model.backbone)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
+        logging.getLogger(__name__).info("\n".join(summarize(results, columns())))
         verify_results(cfg, results)
     return results
 
@@ -139,7 +149,30 @@ def _train(run: Run) -> dict:
         setup_run(run)
         trainer = Trainer(run.cfg)
         trainer.resume_or_load(resume=run.resume)
-        return trainer.train()
+        model, resumed = trainer.checkpointer.model, trainer.start_iter > 0
+        draws = run.sheets and comm.is_main_process()
+        with training_sheets(run.cfg, model, resumed=resumed) if draws else nullcontext():
+            results = trainer.train()
+        if comm.is_main_process():
+            print("\n".join(_ending(run.cfg)), flush=True)
+        return results
+
+
+def _ending(cfg: CfgNode) -> list[str]:
+    """Return the paths of the results of a training, and a command that uses them."""
+    folder = Path(cfg.OUTPUT_DIR)
+    best = " (model_best.pth: weights with the best evaluation)" if (folder / "model_best.pth").exists() else ""
+    figures = [path.name for path in sorted(folder.glob("*.jpg"))]
+    command = "python demo.py" if Path(sys.argv[0]).name == "train_net.py" else "centernet-detect"
+    names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN
+    image = load_dataset(names[0])[0]["file_name"]
+    return [
+        "",
+        f"weights   {folder / 'model_final.pth'}{best}",
+        f"config    {folder / 'config.yaml'}",
+        *([f"figures   {', '.join(figures)} in {folder}"] if figures else []),
+        f"next      {command} {shlex.quote(image)} --weights {shlex.quote(str(folder / 'model_final.pth'))}",
+    ]
 
 
 @contextmanager
@@ -160,6 +193,11 @@ def launch_processes(args: argparse.Namespace) -> int:
     """Run a command line in the requested number of processes; return the exit code."""
     if torch.cuda.is_available() and args.num_gpus > torch.cuda.device_count():
         raise ValueError(f"--num-gpus is {args.num_gpus}, but only {torch.cuda.device_count()} GPUs are visible")
+    if args.num_gpus > 1 and not torch.cuda.is_available() and "MODEL.DEVICE" not in args.opts[::2]:
+        raise ValueError(
+            f"--num-gpus is {args.num_gpus}, but no GPU is available. To train in {args.num_gpus} processes on the "
+            "CPU, add MODEL.DEVICE cpu"
+        )
     run = build_run(args)
     if launched_by_torchrun():
         with process_group(run.cfg.MODEL.DEVICE):

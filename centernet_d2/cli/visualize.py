@@ -11,11 +11,14 @@ from .options import CONFIG_HELP, add_list_models, add_overrides, import_detectr
 
 __all__ = ["main"]
 
-SUMMARY = """Draw augmented training images with their ground truth and target heatmaps.
+SUMMARY = """Draw labeled images and augmented training samples.
 
-Each figure shows the network input with its ground truth, followed by the target of every
-heatmap."""
+DATA is a folder of labeled images, a COCO .json, a data.yaml or a .csv: images.jpg shows images with
+their annotations, augmented.jpg shows augmented samples.
+With CONFIG, each figure shows the network input with its ground truth, followed by the target of
+every heatmap."""
 EXAMPLES = (
+    "photos/",
     "output/mine/config.yaml --output figures/",
     "Shapes/centernet_R_18_shapes.yaml --output figures/ --count 4",
     "Shapes/centernet_R_18_shapes.yaml --output figures/ --opts SEED 1",
@@ -24,10 +27,14 @@ EXAMPLES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = new_parser(SUMMARY, ["CONFIG --output FOLDER [options]"], EXAMPLES)
-    parser.add_argument("config", metavar="CONFIG", help=CONFIG_HELP)
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="folder for the figures")
-    parser.add_argument("--count", type=int, default=16, metavar="N", help="number of figures (default: 16)")
+    parser = new_parser(SUMMARY, ["DATA [options]", "CONFIG --output FOLDER [options]"], EXAMPLES)
+    parser.add_argument("source", metavar="DATA_OR_CONFIG", help=f"labeled images; or a config: {CONFIG_HELP}")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="folder for the figures (default for DATA: output/NAME-sheets)"
+    )
+    parser.add_argument(
+        "--count", type=int, metavar="N", help="number of images in a sheet (default: 12), or of figures (default: 16)"
+    )
     add_overrides(parser)
     add_list_models(parser)
     return cli.run(parser, _visualize, argv, prepare=import_detectron2)

@@ -92,7 +92,7 @@ def find_config(name: str | Path) -> Path:
     if str(name) in available() or find_released(name):
         return Path(get_config_file(str(name)))
     similar = difflib.get_close_matches(str(name), [*available(), *available(trained=True)], 1)
-    hint = f"did you mean {similar[0]}?" if similar else "centernet_d2.model_zoo.available() lists the configs"
+    hint = f"did you mean {similar[0]}?" if similar else "centernet-train --list-models lists the names"
     raise FileNotFoundError(f"config file {name} does not exist; {hint}")
 
 

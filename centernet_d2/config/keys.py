@@ -42,6 +42,9 @@ def add_centernet_config(cfg: CfgNode) -> None:
     cfg.DATASETS.REGISTER = []
     # KITTI datasets to register: [name, folder, split] triples; the split is the name of a file in ImageSets.
     cfg.DATASETS.REGISTER_KITTI = []
+    # Datasets of DATASETS.TEST to evaluate during training. The others, such as a test set, are evaluated once, at the
+    # end. Empty: all are evaluated during training.
+    cfg.DATASETS.VAL = ()
 
     # Number of unreadable images to skip with a warning (per process); the next one is an error.
     cfg.DATALOADER.MAX_BAD_IMAGES = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -204,6 +205,18 @@ class BestWeights(BestCheckpointer):
             f"not updated. Available metrics: {available or 'none'}"
         )
         return False
+
+    def best_with(self, value: float, count: int) -> tuple[float, int] | None:
+        """Return the best value so far, including a new one, and its iteration count.
+
+        Args:
+            value: value of the metric.
+            count: number of iterations so far.
+        """
+        is_better = not math.isnan(value) and (self.best_metric is None or value > self.best_metric)
+        if is_better:
+            return value, count
+        return None if self.best_metric is None else (self.best_metric, self.best_iter + 1)
 
     def reason(self) -> str:
         """Return the reason for early stopping, for the log."""

@@ -23,6 +23,7 @@ from ..config.loading import check_device, flatten, load_config
 from ..data import register_from_config
 from ..utils.files import write_atomically
 from ..utils.logging import drop_mapping_notice, is_user_message, quiet_imports
+from ..utils.screen import ScreenHandler
 from ..utils.text import escape_record
 from .processes import check_processes
 
@@ -68,6 +69,7 @@ class Run:
         eval_only: evaluate instead of training.
         recorded: config of the run in OUTPUT_DIR, if it is to be resumed.
         overrides: config keys on the command line.
+        sheets: write sheets of training images and predictions to OUTPUT_DIR.
     """
 
     cfg: CfgNode
@@ -75,6 +77,7 @@ class Run:
     eval_only: bool = False
     recorded: CfgNode | None = None
     overrides: tuple[str, ...] = ()
+    sheets: bool = False
 
 
 def setup_run(run: Run) -> None:
@@ -171,14 +174,14 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
 def start_logging(cfg: CfgNode) -> None:
     """Log to OUTPUT_DIR/log.txt, and user-facing messages to the screen as well."""
     rank = comm.get_rank()
-    for options in ({"name": "fvcore"}, {}, {"name": "centernet_d2", "abbrev_name": "cn"}):
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, **options)
     for name in ("fvcore", "detectron2", "centernet_d2"):
-        for handler in logging.getLogger(name).handlers:
+        logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name=name, configure_stdout=False)
+        if rank == 0 and not any(isinstance(handler, ScreenHandler) for handler in logger.handlers):
+            logger.addHandler(screen := ScreenHandler(sys.stdout))
+            screen.addFilter(is_user_message)
+        for handler in logger.handlers:
             handler.addFilter(escape_record)
-            if getattr(handler, "stream", None) is sys.stdout:
-                handler.addFilter(is_user_message)
-            elif isinstance(handler, logging.StreamHandler):
+            if isinstance(handler, logging.StreamHandler):
                 handler.handleError = partial(_close, handler)  # type: ignore[method-assign]  # Only for log.txt.
 
 

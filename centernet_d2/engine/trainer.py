@@ -18,7 +18,9 @@ from detectron2.data.build import filter_images_with_few_keypoints, filter_image
 from detectron2.engine import AMPTrainer, DefaultTrainer, HookBase, SimpleTrainer, TrainerBase, create_ddp_model
 from detectron2.engine.hooks import EvalHook, PeriodicCheckpointer, PeriodicWriter
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, TensorboardXWriter
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -29,12 +31,15 @@ from ..data.checks import load_checked
 from ..data.fingerprint import compare
 from ..data.loader import build_train_loader, configure_workers, find_stream
 from ..data.stream import SampleStream, StreamDataset
-from ..evaluation.build import build_evaluator, check_evaluation, main_metric
+from ..evaluation.build import build_evaluator, check_evaluation, main_metric, validation_config
 from ..evaluation.oracle import OracleCenterNet, OracleMapper, check_map_names
+from ..evaluation.summary import evaluation_row, summarize
 from ..modeling.heads import build_properties
 from ..modeling.tta import CenterNetWithTTA
+from ..utils.screen import columns
 from ..utils.signals import Signals, Stopped, defer_signals, end_signals
 from .hooks import AverageWeights, BestWeights, CheckGradients, Checkpoints, EarlyStop, StopOnSignal
+from .progress import ProgressWriter, TrackedLoader
 from .solver import build_optimizer, with_iterations
 
 __all__ = ["Trainer"]
@@ -71,6 +76,7 @@ class Trainer(DefaultTrainer):
         # DistributedDataParallel that are invalid on a CPU.
         TrainerBase.__init__(self)
         cfg = self.auto_scale_workers(cfg, comm.get_world_size())
+        self.validation_cfg = validation_config(cfg)
         model = self.build_model(cfg)
         if cfg.DATASETS.TEST:
             self.check_test_sets(cfg)
@@ -95,6 +101,8 @@ class Trainer(DefaultTrainer):
         self.signals = Signals()
         # Last evaluated iteration.
         self.evaluated: int | None = None
+        length = None if self.stream is None else self.stream.epoch_length
+        self.progress = ProgressWriter(self.max_iter, cfg.SOLVER.IMS_PER_BATCH, length)
         self.register_hooks(self.build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -156,13 +164,25 @@ class Trainer(DefaultTrainer):
             AverageWeights(checkpointer.model, ema.DECAY, cfg.OUTPUT_DIR, self.metadata) if ema.ENABLED else None
         )
         self.best = self._build_best()
-        custom = [self.average, StopOnSignal(), EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate), self.best]
+        custom = [self.average, StopOnSignal(), EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate_periodically), self.best]
         if comm.is_main_process():
             checkpoints = Checkpoints(checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD, keep=cfg.SOLVER.MAX_TO_KEEP)
             custom.insert(1, checkpoints)
+            hooks.append(PeriodicWriter([self.progress], period=1))
         position = next((i for i, hook in enumerate(hooks) if isinstance(hook, PeriodicWriter)), len(hooks))
         hooks[position:position] = custom
         return hooks
+
+    def build_writers(self) -> list[EventWriter]:
+        """Build Detectron2's writers, without TensorBoard if it is not installed."""
+        writers = super().build_writers()
+        try:
+            import tensorboard  # noqa: F401
+        except ImportError:
+            message = "TensorBoard is not installed, so curves are only in metrics.json: pip install tensorboard"
+            logging.getLogger(__name__).warning(message)
+            return [writer for writer in writers if not isinstance(writer, TensorboardXWriter)]
+        return writers
 
     def _build_best(self) -> BestWeights | None:
         """Build the hook for model_best.pth and early stopping, if configured.
@@ -231,6 +251,8 @@ class Trainer(DefaultTrainer):
         except EarlyStop as stop:
             logging.getLogger(__name__).info(f"early stopping: {stop}")
             self._save_final()
+            if self.cfg.DATASETS.VAL:
+                self._evaluate(self.cfg)
 
     def before_train(self) -> None:
         """Run the hooks, then repeat an evaluation that was interrupted."""
@@ -267,17 +289,22 @@ class Trainer(DefaultTrainer):
             self.checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
         raise Stopped(number, f"stopped; the state after iteration {iteration} was saved, continue with --resume")
 
-    def _evaluate(self) -> dict:
-        """Evaluate the model and, if enabled, its EMA; return the results in all processes.
+    def _evaluate_periodically(self) -> dict:
+        """Evaluate during and after training; during training, only on DATASETS.VAL if set."""
+        return self._evaluate(self.cfg if self.iter + 1 >= self.max_iter else self.validation_cfg)
+
+    def _evaluate(self, cfg: CfgNode) -> dict:
+        """Evaluate the model and, if enabled, its EMA on DATASETS.TEST; return the results in all processes.
 
         Raises:
             Stopped: a signal was received. A resumed run repeats the evaluation first.
         """
+        self.progress.pause()
         try:
             with self.signals.raise_immediately(), self._check_every_batch(), print_to_log():
-                results = self.test(self.cfg, self.model)
+                results = self.test(cfg, self.model)
                 if self.average is not None:
-                    results.update(self._test_variant(self.cfg, self.average.model, "EMA"))
+                    results.update(self._test_variant(cfg, self.average.model, "EMA"))
             results = comm.all_gather(results)[0]
         except (RuntimeError, Stopped):  # RuntimeError: communication failed, as another process stopped first.
             if not self.signals:
@@ -285,7 +312,21 @@ class Trainer(DefaultTrainer):
             self.stop(self.signals.number)
         self.evaluated = self.iter
         self._last_eval_results = results
+        self._report(results)
         return results
+
+    def _report(self, results: dict) -> None:
+        """Log the results of an evaluation: one line during training, a summary after it."""
+        if not results:
+            return
+        done = min(self.iter + 1, self.max_iter)
+        metric = main_metric(self.cfg) if self.best is None else self.best.metric
+        value, best = flatten_results_dict(results).get(metric), None
+        if self.best is not None and value is not None:
+            best = self.best.best_with(value, done)
+        row = evaluation_row(results, metric, done, best=best, epoch=self.progress.epoch(done), width=columns())
+        lines = [row, *(summarize(results, columns()) if self.iter >= self.max_iter else ())]
+        logging.getLogger(__name__).info("\n".join(lines))
 
     @contextmanager
     def _check_every_batch(self) -> Iterator[None]:
@@ -342,14 +383,14 @@ class Trainer(DefaultTrainer):
         return build_train_loader(cfg, dicts, seed)
 
     @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> DataLoader:
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> TrackedLoader:
         loader = build_detection_test_loader(
             cls.load_datasets(cfg, [dataset_name], annotations_checked=True),
             mapper=(OracleMapper if cfg.TEST.CENTERNET_ORACLE else CenterNetDatasetMapper)(cfg, False),
             num_workers=cfg.DATALOADER.NUM_WORKERS,
         )
         configure_workers(loader)
-        return loader
+        return TrackedLoader(loader, f"evaluating on {dataset_name}", is_main=comm.is_main_process())
 
     @classmethod
     @print_to_log()
@@ -363,8 +404,8 @@ class Trainer(DefaultTrainer):
                 TEST.CENTERNET_ORACLE are ignored.
 
         Returns:
-            Metrics by task, or by dataset if there are several. Results of TEST.AUG and TEST.CENTERNET_ORACLE have
-            keys with the suffixes ``_TTA``, ``_ORACLE_heatmap``, ...
+            Metrics by task, or by dataset if there are several or DATASETS.VAL is set. Results of TEST.AUG and
+            TEST.CENTERNET_ORACLE have keys with the suffixes ``_TTA``, ``_ORACLE_heatmap``, ...
         """
         variants = {}
         if evaluators is None and cfg.TEST.AUG.ENABLED:
@@ -375,7 +416,7 @@ class Trainer(DefaultTrainer):
             for chosen in dict.fromkeys([*((name,) for name in names), names]):
                 oracle = OracleCenterNet(model=model, names=chosen, mapper=OracleMapper(cfg, False))
                 variants[f"ORACLE_{'+'.join(chosen)}"] = oracle
-        results = super().test(cfg, model, evaluators)
+        results = _by_dataset(cfg, super().test(cfg, model, evaluators))
         for name, variant in variants.items():
             results.update(cls._test_variant(cfg, variant, name))
         return results
@@ -386,7 +427,8 @@ class Trainer(DefaultTrainer):
         logging.getLogger(__name__).info(f"evaluating with {name}")
         folders = [os.path.join(cfg.OUTPUT_DIR, f"inference_{name}", dataset) for dataset in cfg.DATASETS.TEST]
         pairs = zip(cfg.DATASETS.TEST, folders, strict=True)
-        results = super().test(cfg, model, [cls.build_evaluator(cfg, dataset, folder) for dataset, folder in pairs])
+        evaluators = [cls.build_evaluator(cfg, dataset, folder) for dataset, folder in pairs]
+        results = _by_dataset(cfg, super().test(cfg, model, evaluators))
         return {f"{key}_{name}": metrics for key, metrics in results.items()}
 
     @classmethod
@@ -432,6 +474,11 @@ class Trainer(DefaultTrainer):
             node.CLASS_NAMES,
             max_bad_images=max_bad_images,
         )
+
+
+def _by_dataset(cfg: CfgNode, results: dict) -> dict:
+    """Group metrics by dataset if DATASETS.VAL is set, so that names do not depend on the number of datasets."""
+    return {cfg.DATASETS.TEST[0]: results} if cfg.DATASETS.VAL and len(cfg.DATASETS.TEST) == 1 else results
 
 
 def choose_loop(cfg: CfgNode) -> type[SimpleTrainer]:

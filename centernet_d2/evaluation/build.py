@@ -24,7 +24,7 @@ from .errors import ErrorEvaluator
 from .kitti import KITTIEvaluator
 from .kitti_metrics import MIN_OVERLAPS, RULES
 
-__all__ = ["build_evaluator", "check_evaluation", "main_metric"]
+__all__ = ["build_evaluator", "check_evaluation", "main_metric", "validation_config"]
 
 # Supported values of ``evaluator_type`` in the metadata of a dataset.
 EVALUATORS = ("coco", "pascal_voc", "kitti")
@@ -162,12 +162,28 @@ def _check_records(dataset_name: str, kind: str, limit: int) -> None:
         )
 
 
+def validation_config(cfg: CfgNode) -> CfgNode:
+    """Return the config of evaluations during training: with DATASETS.VAL, if set, as DATASETS.TEST.
+
+    Raises:
+        ValueError: a dataset of DATASETS.VAL is not in DATASETS.TEST.
+    """
+    if unknown := sorted(set(cfg.DATASETS.VAL) - set(cfg.DATASETS.TEST)):
+        raise ValueError(f"DATASETS.VAL contains {', '.join(unknown)}, but DATASETS.TEST does not: add it there")
+    if not cfg.DATASETS.VAL:
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TEST = cfg.DATASETS.VAL
+    return cfg
+
+
 def main_metric(cfg: CfgNode) -> str:
-    """Return the name of the main metric of the first dataset of DATASETS.TEST.
+    """Return the name of the main metric of the first dataset that is evaluated during training.
 
     The name is a key of the flattened results of :meth:`Trainer.test`.
     """
-    dataset_name = cfg.DATASETS.TEST[0]
+    dataset_name = (*cfg.DATASETS.VAL, *cfg.DATASETS.TEST)[0]
     kind = evaluator_type(dataset_name)
     if kind == "kitti":
         classes = MetadataCatalog.get(dataset_name).thing_classes
@@ -177,7 +193,7 @@ def main_metric(cfg: CfgNode) -> str:
         metric = "bbox/AP50"
     else:
         metric = "keypoints/AP" if heads_provide(cfg, "keypoints") else "bbox/AP"
-    return metric if len(cfg.DATASETS.TEST) == 1 else f"{dataset_name}/{metric}"
+    return f"{dataset_name}/{metric}" if cfg.DATASETS.VAL or len(cfg.DATASETS.TEST) > 1 else metric
 
 
 def evaluator_type(dataset_name: str) -> str:

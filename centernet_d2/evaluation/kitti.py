@@ -16,11 +16,11 @@ from detectron2.structures import Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
-from tqdm import tqdm
 
 from ..data.kitti import CLASSES, format_result
 from ..data.loaded import load_dataset
 from ..structures.types import DatasetDict
+from ..utils.screen import track
 from ..utils.validation import check_choice
 from .kitti_metrics import (
     DIFFICULTIES,
@@ -123,7 +123,7 @@ class KITTIEvaluator(DatasetEvaluator):
 
     def _write(self, folder: str, predictions: Sequence[_Prediction]) -> None:
         PathManager.mkdirs(folder)
-        for image_id, kinds, rows in tqdm(predictions, desc="writing results", leave=False):
+        for image_id, kinds, rows in track(predictions, "writing results", len(predictions)):
             with PathManager.open(os.path.join(folder, f"{image_id}.txt"), "w") as file:
                 file.writelines(f"{format_result(*one)}\n" for one in zip(kinds, rows.tolist(), strict=True))
 

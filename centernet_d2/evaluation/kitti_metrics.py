@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tqdm import tqdm
 
 from ..data.kitti import CLASSES
 from ..structures.boxes3d import paired_iou
+from ..utils.screen import track
 from ..utils.validation import check_choice
 
 __all__ = [
@@ -218,7 +218,7 @@ def kitti_curves(
         for metric, kind in itertools.product(MIN_OVERLAPS, classes)
         for overlap, difficulty in itertools.product(MIN_OVERLAPS[metric][kind], DIFFICULTIES)
     ]
-    for setting in tqdm(settings, desc="matching", leave=False):
+    for setting in track(settings, "matching", len(settings), "settings"):
         yield setting, _curves(truth, detections, pairs, stuff, setting, rules)
 
 

@@ -15,7 +15,7 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
-__all__ = ["draw_heatmap", "draw_instances", "draw_training", "side_by_side"]
+__all__ = ["class_color", "draw_heatmap", "draw_instances", "draw_training", "side_by_side"]
 
 # Class of all regions to ignore, independent of the class for which they are ignored.
 _IGNORED = -1
@@ -37,6 +37,7 @@ def draw_instances(
     threshold: float = 0.3,
     properties: Sequence[Drawable] = (),
     inputs: Mapping[str, Any] = _NO_INPUTS,
+    labels: bool = True,
 ) -> np.ndarray:
     """Draw detections or ground truth on an image.
 
@@ -48,6 +49,7 @@ def draw_instances(
         threshold: detections with at most this score are not drawn.
         properties: properties to draw in addition to boxes.
         inputs: additional inputs of the image (such as its camera), passed to the properties.
+        labels: draw class names and scores.
 
     Returns:
         New (H, W', 3) uint8 RGB figure; it is wider than the image if properties draw panels next to it.
@@ -61,11 +63,13 @@ def draw_instances(
         if instances.has("gt_ignore"):
             classes[instances.gt_ignore] = _IGNORED
     names = [_class_name(i, class_names) for i in classes.tolist()]
-    labels = [name if score is None else f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
+    texts = [name if score is None else f"{name} {score:.2f}" for name, score in zip(names, scores, strict=True)]
     metadata = Metadata(**{key: value for prop in properties for key, value in prop.metadata().items()})
     visualizer = Visualizer(image, metadata, scale=1.0)
-    colors = [_class_color(i) for i in classes.tolist()]
-    visualizer.overlay_instances(boxes=boxes, labels=labels, assigned_colors=colors, alpha=0.3)
+    if not labels:  # The size of labels determines the width of lines, which would cover small objects.
+        visualizer._default_font_size *= 0.7
+    colors = [class_color(i) for i in classes.tolist()]
+    visualizer.overlay_instances(boxes=boxes, labels=texts if labels else None, assigned_colors=colors, alpha=0.3)
     panels = [panel for prop in properties for panel in prop.draw(visualizer, instances, inputs)]
     return _concatenate([visualizer.output.get_image(), *panels])
 
@@ -84,7 +88,7 @@ def _class_name(index: int, class_names: Sequence[str] | None) -> str:
     return class_names[index] if class_names else str(index)
 
 
-def _class_color(index: int) -> tuple[float, float, float]:
+def class_color(index: int) -> tuple[float, float, float]:
     """Return an RGB color in 0..1, with hues spaced by the golden ratio; gray for regions to ignore."""
     if index == _IGNORED:
         return (0.6, 0.6, 0.6)

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
+from tqdm import tqdm
+
 from .logging import drop_mapping_notice, drop_pixel_notice
 from .signals import Stopped
 from .text import escape_record, printable
@@ -20,7 +22,7 @@ __all__ = ["Failure", "MissingPackage", "error_message", "import_user_modules", 
 
 
 class MissingPackage(ImportError):
-    """Error about a package that the user has to install; its message contains the command."""
+    """Error about a required package; its message contains the command for pip."""
 
 
 # Errors caused by the installation, options, configs, files, data or divergence. All other errors are bugs and keep
@@ -142,7 +144,7 @@ def _lost_process(error: BaseException) -> str:
 def fail(parser: argparse.ArgumentParser, message: str, code: int = 1) -> int:
     """Print the program name and a message to standard error; return the exit code."""
     with suppress(OSError):  # The terminal may have been closed.
-        print(printable(f"{Path(parser.prog).stem}: {message}", lines=True), file=sys.stderr)
+        tqdm.write(printable(f"{Path(parser.prog).stem}: {message}", lines=True), file=sys.stderr)
     return code
 
 

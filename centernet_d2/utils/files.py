@@ -28,6 +28,7 @@ __all__ = [
     "read_regular",
     "remove_leftovers",
     "text_lines",
+    "unused_folder",
     "write_atomically",
 ]
 
@@ -98,6 +99,14 @@ def remove_leftovers(folder: str | Path) -> None:
     for path in Path(folder).glob(".*.tmp"):
         if path.is_symlink() or path.is_file():
             path.unlink()
+
+
+def unused_folder(preferred: Path) -> Path:
+    """Return the first of folder, folder-2, folder-3, ... that does not exist."""
+    folder, number = preferred, 2
+    while folder.exists():
+        folder, number = preferred.with_name(f"{preferred.name}-{number}"), number + 1
+    return folder
 
 
 def is_inside(path: Path) -> bool:

@@ -11,26 +11,21 @@ from PIL import Image
 
 __all__ = ["drop_mapping_notice", "drop_pixel_notice", "errors_only", "is_user_message", "quiet_imports"]
 
-# Loggers whose INFO messages are printed to the console: progress, checkpoints, results. The log file contains all.
-CONSOLE_LOGGERS = (
-    "centernet_d2",
-    "detectron2.utils.events",
-    "detectron2.engine.train_loop",
-    "detectron2.engine.hooks",
-    "detectron2.evaluation.evaluator",
-    "fvcore.common.checkpoint",
-)
+# Loggers whose INFO messages are printed on the screen. The log file contains all.
+SCREEN_LOGGERS = ("centernet_d2", "detectron2.engine.train_loop", "fvcore.common.checkpoint")
 
 
 def is_user_message(record: logging.LogRecord) -> bool:
-    """Return True for warnings, progress and result tables: a console filter."""
+    """Return True for warnings and messages for users: a filter for the screen.
+
+    The tables of evaluators are skipped, because the trainer logs a summary; so are saved checkpoints.
+    """
     if record.exc_info:  # The command line reports the error.
         return False
-    # The formatter of another handler may already have abbreviated the name.
-    name = record.name.replace("d2.", "detectron2.", 1) if record.name.startswith("d2.") else record.name
-    is_table = name.startswith("detectron2.evaluation.") and "\n|" in record.getMessage()
-    is_shown = record.levelno == logging.INFO and (name.startswith((*CONSOLE_LOGGERS, "cn.")) or is_table)
-    return is_shown or record.levelno >= logging.WARNING
+    is_table = record.name.startswith("centernet_d2.evaluation")
+    is_save = record.name == "fvcore.common.checkpoint" and record.getMessage().startswith("Saving checkpoint")
+    is_shown = record.levelno == logging.INFO and record.name.startswith(SCREEN_LOGGERS)
+    return (is_shown and not is_table and not is_save) or record.levelno >= logging.WARNING
 
 
 def drop_mapping_notice() -> None:

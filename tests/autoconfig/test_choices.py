@@ -5,7 +5,13 @@ import pytest
 from torch import nn
 
 from centernet_d2 import load_config
-from centernet_d2.autoconfig.budget import Pace, iterations_within
+from centernet_d2.autoconfig.budget import (
+    Pace,
+    iterations_within,
+    minutes_for,
+    readable_duration,
+    training_seconds,
+)
 from centernet_d2.autoconfig.choices import (
     Overrides,
     batch_size,
@@ -116,12 +122,36 @@ def test_evaluation_period_limits_the_share_of_time():
 
 
 def test_time_budget_includes_start_and_evaluations():
-    pace = Pace(step=0.5, evaluation=20.0, start=10.0)
+    pace = Pace(step=0.5, evaluation=20.0, final=20.0, start=10.0)
     count = iterations_within(100.0, pace)
     assert 65 / 0.5 <= count <= 70 / 0.5
     assert iterations_within(5.0, pace) == 1
     # Includes four intermediate evaluations.
-    assert iterations_within(1000.0, Pace(step=0.5, evaluation=10.0, start=0.0)) == int((0.97 * 990 - 40) / 0.5)
+    four = Pace(step=0.5, evaluation=10.0, final=30.0, start=0.0)
+    assert iterations_within(1000.0, four) == int((0.97 * 970 - 40) / 0.5)
+    assert training_seconds(1001, 250, four) == 1001 * 0.5 + 4 * 10 + 30
+    assert training_seconds(10, 0, four) == 10 * 0.5 + 30
+
+
+@pytest.mark.parametrize("iterations", [7, 500, 5000])
+@pytest.mark.parametrize("evaluation", [0.5, 20.0])
+def test_needed_minutes_are_sufficient_and_not_much_more(iterations, evaluation):
+    pace = Pace(step=0.5, evaluation=evaluation, final=25.0, start=10.0)
+    minutes = minutes_for(iterations, 12.0, pace)
+    assert iterations_within(minutes * 60 - 12.0, pace) >= iterations
+    assert iterations_within((minutes - 0.3) * 60 - 12.0 - 0.05 * minutes * 60, pace) < iterations
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(40, "40 seconds"), (150, "2 minutes"), (5000, "83 minutes"), (7200, "2.0 hours")]
+)
+def test_readable_duration(seconds, text):
+    assert readable_duration(seconds) == text
+
+
+def test_few_epochs_are_noted():
+    assert choose_length(4, 10, 2, "", NONE).notes == ("warning: less than 5 epochs, so detections will be poor",)
+    assert choose_length(25, 10, 2, "", NONE).notes == ()
 
 
 def test_half_speed_is_a_ratio():

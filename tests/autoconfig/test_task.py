@@ -26,6 +26,7 @@ def test_paths_are_absolute_and_all_splits_except_train_are_evaluated():
     assert all(Path(part).is_absolute() for entry in task.keys["DATASETS.REGISTER"] for part in entry[1:])
     assert task.keys["DATASETS.TRAIN"] == ("mine_train",)
     assert task.keys["DATASETS.TEST"] == ("mine_val", "mine_test")
+    assert task.keys["DATASETS.VAL"] == ("mine_val",)
     assert task.keys["MODEL.CENTERNET.NUM_CLASSES"] == 2
     assert task.keys["MODEL.CENTERNET.HEADS"] == ["CenterHead", "BoxHead"]
     assert task.keys_for_width(0.5) == {}

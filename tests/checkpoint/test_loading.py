@@ -68,7 +68,7 @@ def server(content, monkeypatch):
 def fetch(request):
     """Download function of torch, which does not detect truncated files, or of gdown."""
     if request.param == "gdown":
-        pytest.importorskip("gdown", reason="needs gdown (setup.py: extra 'weights')")
+        pytest.importorskip("gdown", reason="needs gdown (pyproject.toml: extra 'weights')")
         return fetch_from_drive
     return partial(torch.hub.download_url_to_file, progress=False)
 
@@ -188,6 +188,15 @@ def test_error_without_gdown_describes_the_manual_download(cache, monkeypatch):
     assert find_weights("dla34-coco") == cache / "ctdet_coco_dla_2x.pth"
 
 
+def test_network_problem_is_short(cache, monkeypatch):
+    def download(*_, **__):
+        raise URLError("<urllib3.connection.HTTPSConnection object at 0x7f>: Failed to resolve")
+
+    monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=download))
+    with pytest.raises(FileNotFoundError, match=r"could not be downloaded \(no connection to drive.google.com\): down"):
+        find_weights("dla34-coco")
+
+
 def test_local_file_takes_precedence_over_a_name(cache, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fetching, "fetch_once", lambda *_, **__: pytest.fail("downloaded"))
@@ -234,7 +243,7 @@ def test_error_without_network_describes_the_manual_download(tmp_path, monkeypat
     with pytest.raises(FileNotFoundError) as error:
         find_trunk("resnet50")
     assert str(error.value) == (
-        "resnet50-0676ba61.pth does not exist and could not be downloaded (<urlopen error Name or service not known>): "
+        "resnet50-0676ba61.pth does not exist and could not be downloaded (no connection to download.pytorch.org): "
         "download it from https://download.pytorch.org/models/resnet50-0676ba61.pth and save it as "
         f"{tmp_path}/hub/checkpoints/resnet50-0676ba61.pth"
     )

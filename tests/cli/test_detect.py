@@ -285,6 +285,60 @@ def test_ctrl_c_leaves_complete_files(call, video, tmp_path, monkeypatch):
     assert {entry["image_id"] for entry in json.loads((tmp_path / "r.json").read_text())} == {1, 2, 3}
 
 
+def test_default_output_is_a_new_folder(call, folder, video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("detections", "detections-2"):
+        code, out, _ = call(folder / "color.png")
+        assert (code, out.splitlines()[-1]) == (0, f"results: output/{name}")
+        assert [path.name for path in (tmp_path / "output" / name).iterdir()] == ["color.png"]
+    code, out, _ = call(video, "--max-frames", 1)
+    assert (code, out.splitlines()[-1]) == (0, "results: output/detections-3/clip.mp4")
+    assert len(frames(tmp_path / "output" / "detections-3" / "clip.mp4")) == 1
+    code, out, _ = call(folder / "gray.png", "--json", "r.json")
+    assert (code, out.splitlines()[-1]) == (0, "results: r.json")
+    assert len(list((tmp_path / "output").iterdir())) == 3
+
+
+def test_overwrite_replaces_files_of_the_same_name(call, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "output" / "detections" / "mine.png", pixels())
+    (tmp_path / "r.json").write_text("mine")
+    for _ in range(2):
+        assert call(folder / "color.png", "--overwrite")[0] == 0
+    assert {path.name for path in (tmp_path / "output" / "detections").iterdir()} == {"mine.png", "color.png"}
+    assert call(folder / "color.png", "--json", "r.json", "--overwrite")[0] == 0
+    assert isinstance(json.loads((tmp_path / "r.json").read_text()), list)
+    for path in ("one.jpg", "one.mp4"):
+        assert [call(folder / "color.png", "--output", path, "--overwrite")[0] for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["x.png"], "no model is specified: use --model MODEL or --weights FILE (see --help)"),
+        (["--model", "r18-coco"], "no input is specified: add images, folders, globs or a video, or use --camera"),
+        (
+            ["{image}", "--model", "r19"],
+            "r19 does not exist; centernet-train --list-models lists the names",
+        ),
+    ],
+)
+def test_incomplete_command_lines_are_one_line(folder, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr("sys.argv", ["demo.py"])
+    assert demo.main([argument.format(image=folder / "color.png") for argument in arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("demo: ")
+    assert message in line
+
+
+def test_missing_camera_is_one_line(capfd, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["demo.py"])
+    assert demo.main(["--camera", "77", "--model", "r18-coco"]) == 1
+    err = capfd.readouterr().err
+    assert err.startswith("demo: cannot open camera 77: ")
+    assert len(err.splitlines()) == 1
+
+
 def test_existing_output_is_not_overwritten(call, folder, tmp_path):
     image = folder / "color.png"
     write(tmp_path / "full" / "color.png", pixels())
@@ -303,9 +357,11 @@ def test_existing_output_is_not_overwritten(call, folder, tmp_path):
     [
         (["nowhere.png", "--json", "r.json"], "nowhere.png: no file, folder or glob match exists"),
         (["--json", "r.json"], "no input is specified"),
-        (["color.png"], "no output is specified"),
         (["color.png", "--camera", "0", "--json", "r.json"], "inputs and --camera are mutually exclusive"),
-        (["--camera", "77", "--json", "r.json"], "cannot open the camera 77"),
+        (
+            ["--camera", "77", "--json", "r.json"],
+            "cannot open camera 77: connect it, ",
+        ),
         (["clip.avi", "color.png", "--json", "r.json"], "a video or stream must be the only input"),
         (["color.png", "--json", "r.json", "--opts", "MODEL.NOTHING", "1"], "there is no key MODEL.NOTHING"),
         (

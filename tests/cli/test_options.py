@@ -1,7 +1,7 @@
 """Help screens, options before and after other arguments, and commands without Detectron2."""
 
-import argparse
 import importlib
+import shlex
 import subprocess
 import sys
 
@@ -10,6 +10,7 @@ from detectron2.engine import default_argument_parser
 
 from centernet_d2.cli import detect, train
 from centernet_d2.config.dependency import INSTALL_DETECTRON2
+from centernet_d2.utils import cli
 
 COMMANDS = {"train": "run", "detect": "main", "benchmark": "main", "visualize": "main", "convert": "main"}
 
@@ -40,10 +41,6 @@ def test_help_has_groups_and_three_examples_within_99_columns(name, capsys, monk
 @pytest.mark.parametrize("name", COMMANDS)
 def test_examples_are_valid(name, capsys, monkeypatch):
     """Parse each example; the commands themselves are replaced."""
-    import shlex
-
-    from centernet_d2.utils import cli
-
     parsers = []
     monkeypatch.setattr(cli, "run", lambda parser, *_, **__: parsers.append(parser) or 0)
     run(name)
@@ -119,4 +116,3 @@ def test_options_of_the_demo_stand_before_or_after_inputs():
     line = "a.png --opts MODEL.DEVICE cpu --config-file c.yaml b.png --heatmap c.png"
     args = detect.build_parser().parse_intermixed_args(line.split())
     assert (args.inputs, args.opts, args.heatmap) == (["a.png", "b.png", "c.png"], ["MODEL.DEVICE", "cpu"], True)
-    assert isinstance(args, argparse.Namespace)

@@ -1,6 +1,7 @@
 """Console output and exit codes of train_net.py."""
 
 import re
+import sys
 
 import pytest
 import torch
@@ -29,13 +30,20 @@ def test_console_shows_progress_and_log_file_everything(call, tmp_path):
     for shown in (
         "output folder: ",
         "device: cpu",
-        "iter: 1  total_loss",
-        "Saving checkpoint to",
-        "Evaluation results for bbox",
+        "2/2  epoch 0.7/0.7  loss ",
+        "iteration     2  epoch   0.7  ",
     ):
         assert shown in out, shown
+    assert max(map(len, out.splitlines())) <= 100
     log = (tmp_path / "out" / "log.txt").read_text()
-    for logged in ("Environment info", "Command line arguments", "Running with full config", "Model:", "IoU=0.50:0.95"):
+    for logged in (
+        "Environment info",
+        "Command line arguments",
+        "Running with full config",
+        "Model:",
+        "IoU=0.50:0.95",
+        "iter: 1  total_loss",
+    ):
         assert logged in log, logged
         assert logged not in out, logged
     assert len(out.splitlines()) < 25
@@ -63,7 +71,16 @@ def test_error_is_one_line(call, flags, overrides, message):
     code, out, err = call(*flags, **overrides)
     assert code == 1
     assert re.fullmatch(rf"train_net: .*{re.escape(message)}.*\n", err)
-    assert len(out.splitlines()) <= 2
+    assert len(out.splitlines()) <= 3
+
+
+def test_missing_tensorboard_is_a_warning(call, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    code, out, err = call(SOLVER__MAX_ITER=1, DATASETS__TEST="()")
+    assert (code, err) == (0, "")
+    assert "TensorBoard is not installed" in out
+    assert not list((tmp_path / "out").glob("events.*"))
+    assert (tmp_path / "out" / "metrics.json").exists()
 
 
 def test_divergence_is_one_line(call, monkeypatch):
@@ -88,6 +105,23 @@ def test_too_many_gpus_is_one_line(call, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     assert call("--num-gpus", "2")[::2] == (1, "train_net: --num-gpus is 2, but only 1 GPUs are visible\n")
+
+
+def test_several_gpus_without_a_gpu_are_one_line(call, arguments, capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(training, "launch", lambda *_, **__: pytest.fail("processes were started"))
+    config = arguments().config_file
+    assert command.run(["--config-file", config, "--num-gpus", "2"]) == 1
+    message = "--num-gpus is 2, but no GPU is available. To train in 2 processes on the CPU, add MODEL.DEVICE cpu"
+    assert capsys.readouterr().err == f"train_net: {message}\n"
+
+
+def test_no_arguments_show_the_usage_with_data_first(call, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train_net.py"])
+    assert command.run([]) == 1
+    problem, first, *_ = capsys.readouterr().err.splitlines()
+    assert problem == "train_net: no data and no config is specified:"
+    assert first.startswith("usage: train_net.py --data PATH ")
 
 
 def test_cpu_processes_on_gpu_machine_require_torchrun(call, monkeypatch):

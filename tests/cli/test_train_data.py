@@ -1,17 +1,21 @@
 """Training and evaluation with --data."""
 
 import json
+import re
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
 from centernet_d2 import load_config
+from centernet_d2.autoconfig import plan
+from centernet_d2.autoconfig.budget import Pace
 from centernet_d2.cli.train import run
 from centernet_d2.utils.files import open_regular
-from support.folders import write_coco_folders, write_labelme, write_table, write_voc, write_yolo
+from support.folders import TRUTH, write_coco_folders, write_labelme, write_table, write_voc, write_yolo
 
 # Tiny network and batch.
 TINY = {
@@ -59,7 +63,7 @@ def test_train_and_evaluate_each_layout(layout, tmp_path, capsys):
     assert screen.index("configuration (append") < screen.index("Starting training")
     cfg = load_config(out / "config.yaml")
     assert cfg.MODEL.CENTERNET.NUM_CLASSES == 3
-    assert (cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST) == (2, (f"out_{layout}_val",))
+    assert (cfg.SOLVER.MAX_ITER, cfg.DATASETS.TEST) == (2, ("cells_val",))
     lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert any("bbox/AP" in line for line in lines)
 
@@ -72,6 +76,28 @@ def test_recorded_config_trains_equal_weights(folder, tmp_path):
     assert load_config(config).SOLVER.MAX_ITER == 2
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_sheets_do_not_change_the_weights(folder, tmp_path, monkeypatch):
+    keys = {"SOLVER__MAX_ITER": "2", "SEED": "3", "DATALOADER__NUM_WORKERS": "1"}
+    assert run(command(folder, tmp_path / "with", **keys)) == 0
+    sheets = ["images.jpg", "augmented.jpg", "predictions.jpg"]
+    assert all((tmp_path / "with" / name).stat().st_size > 1000 for name in sheets)
+    monkeypatch.setattr("centernet_d2.cli.training.training_sheets", lambda *_, **__: nullcontext())
+    assert run(command(folder, tmp_path / "without", **keys)) == 0
+    assert not any((tmp_path / "without" / name).exists() for name in sheets)
+    first, second = (torch.load(tmp_path / name / "model_final.pth")["model"] for name in ("with", "without"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_continues_without_sheets(folder, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError("no space")
+
+    monkeypatch.setattr("centernet_d2.cli.sheets.write_jpeg", fail)
+    assert run(command(folder, tmp_path / "out", SOLVER__MAX_ITER="1", DATASETS__TEST="()")) == 0
+    assert "warning: sheets of training images were not written: no space" in capsys.readouterr().out
+    assert (tmp_path / "out" / "model_final.pth").exists()
 
 
 def test_run_is_resumed_from_recorded_config(folder, tmp_path):
@@ -90,7 +116,7 @@ def test_run_is_resumed_and_evaluated_from_output_folder(folder, tmp_path, capsy
     capsys.readouterr()
     assert run(["--data", str(folder), "--eval-only", "OUTPUT_DIR", str(out)]) == 0
     screen = capsys.readouterr().out
-    assert "Evaluation results for bbox" in screen
+    assert "results (complete tables: log.txt)\n  bbox: " in screen
     assert "configuration (append" not in screen, "no new plan is made"
 
 
@@ -114,7 +140,7 @@ def test_config_files_are_read_once(folder, tmp_path, monkeypatch, option):
         return open_regular(path, *args, **kwargs)
 
     monkeypatch.setattr("centernet_d2.utils.files.open_regular", counted)
-    assert run(command(folder, tmp_path / "out", option, "0.01", DATASETS__TEST="()")) == 0
+    assert run(command(folder, tmp_path / "out", option, "0.01", DATASETS__TEST="()", SOLVER__MAX_ITER="1")) == 0
     files = {name: count for name, count in opened.items() if count and not name.endswith("data.yaml")}
     assert {Path(name).name for name in files} == {
         "Base-HG-small-boxes.yaml",
@@ -144,14 +170,71 @@ def test_released_weights_are_fine_tuned_for_other_classes(released, folder, tmp
     log = (tmp_path / "out" / "log.txt").read_text()
     (line,) = [line for line in log.splitlines() if " WARNING: " in line and "checkpoint" in line]
     assert line.endswith(
-        "not loaded, because the file has no tensors of their shape: heads.CenterHead.stacks.0.heatmap.2"
+        "1 of 74 layers are new, because the file has no tensors of their shape (heads.CenterHead.stacks.0.heatmap.2)"
     )
 
 
-def test_minutes_become_iterations(folder, tmp_path, capsys):
-    assert run(command(folder, tmp_path / "out", "--minutes", "0.001")) == 0
-    assert "--minutes 0.001: 0." in capsys.readouterr().out
-    assert load_config(tmp_path / "out" / "config.yaml").SOLVER.MAX_ITER == 1
+def test_minutes_become_iterations(folder, tmp_path, monkeypatch, capsys):
+    pace = Pace(step=1.0, evaluation=5.0, final=5.0, start=0.0)
+    monkeypatch.setattr(plan, "measure_pace", lambda cfg, seconds: pace)
+    assert run(command(folder, tmp_path / "out", "--minutes", "0.4")) == 0
+    screen = capsys.readouterr().out
+    assert "SOLVER.MAX_ITER; --minutes 0.4" in screen
+    # 0.97 of 24 - 5 seconds, minus the seconds before the training.
+    assert 10 <= load_config(tmp_path / "out" / "config.yaml").SOLVER.MAX_ITER <= 18
+
+
+def test_short_minutes_are_refused_and_short_epochs_are_noted(folder, tmp_path, monkeypatch, capsys):
+    """A length that the user sets is used; a length derived from --minutes must be useful."""
+    pace = Pace(step=10.0, evaluation=5.0, final=5.0, start=20.0)
+    monkeypatch.setattr(plan, "measure_pace", lambda cfg, seconds: pace)
+    assert run(command(folder, tmp_path / "out", "--minutes", "0.5")) == 1
+    (minutes,) = re.findall(
+        r"--minutes 0.5 is enough for 0.5 epochs, but a training needs at least 5: use --minutes ([\d.]+) or more",
+        capsys.readouterr().err,
+    )
+    assert 2.2 < float(minutes) < 3  # Ten iterations of 10 s, 25 s for start and end, and a margin.
+    assert run(command(folder, tmp_path / "out", "--minutes", "0.5", SOLVER__MAX_ITER="1")) == 0
+    screen = capsys.readouterr().out
+    assert "warning: less than 5 epochs" in screen
+    assert re.search(r"duration +about 35 seconds +10 s per iteration, 5 s per evaluation", screen)
+
+
+def test_test_set_is_evaluated_once_at_the_end(tmp_path):
+    """The validation set selects model_best.pth; the test set has no influence on the training."""
+    truth = {**TRUTH, "test": {"g": [("RBC", (10, 11, 20, 31))]}}
+    data, out = write_yolo(tmp_path / "cells", truth), tmp_path / "out"
+    assert run(command(data, out, SOLVER__MAX_ITER="4", TEST__EVAL_PERIOD="1")) == 0
+    cfg = load_config(out / "config.yaml")
+    assert (cfg.DATASETS.TEST, cfg.DATASETS.VAL) == (("cells_val", "cells_test"), ("cells_val",))
+    lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
+    evaluated = {name: [x["iteration"] for x in lines if f"{name}/bbox/AP" in x] for name in cfg.DATASETS.TEST}
+    assert len(evaluated["cells_val"]) >= 3
+    assert len(evaluated["cells_test"]) == 1
+    assert evaluated["cells_test"][0] == max(evaluated["cells_val"])
+    assert (out / "model_best.pth").exists()
+
+
+def test_run_is_fine_tuned_for_other_classes(folder, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(command(folder, first, SOLVER__MAX_ITER="1")) == 0
+    train = {"a": [("cell", (0, 0, 10, 20))], "b": [("dust", (5, 6, 30, 40))]}
+    two = write_voc(tmp_path / "two", {"train": train, "val": {"e": [("dust", (10, 11, 20, 31))]}})
+    capsys.readouterr()
+    options = ["--model", str(first), "--data", str(two), "OUTPUT_DIR", str(second), "SOLVER.MAX_ITER", "1"]
+    assert run([*options, "MODEL.DEVICE", "cpu", "SOLVER.BASE_LR", "1e-12", "SOLVER.IMS_PER_BATCH", "2"]) == 0
+    screen = capsys.readouterr().out
+    assert f"--model; starts from {first / 'model_final.pth'}" in screen
+    assert re.search(r"1 of \d+ layers are new, .* \(heads.CenterHead.stacks.0.heatmap.2\)", screen)
+    old, new = (torch.load(path / "model_final.pth")["model"] for path in (first, second))
+    name = "heads.BoxHead.stacks.0.size.2.weight"
+    torch.testing.assert_close(new[name], old[name])
+    assert new["heads.CenterHead.stacks.0.heatmap.2.weight"].shape[0] == 2
+
+
+def test_other_keys_are_shown(folder, tmp_path, capsys):
+    assert run(command(folder, tmp_path / "out", SOLVER__MAX_ITER="1", DATASETS__TEST="()", VIS_PERIOD="7")) == 0
+    assert re.search(r"other keys .*VIS_PERIOD 7.* set by you", capsys.readouterr().out)
 
 
 def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch):
@@ -189,7 +272,7 @@ def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch
         (["--data", ".", "SOLVER.MAX_ITERS", "5"], "did you mean SOLVER.MAX_ITER?"),
         (["--data", ".", "SOLVER.MAX_ITER"], "has no value"),
         (["--data", "."], "has no supported layout\nSupported layouts:"),
-        (["--minutes", "5"], "--minutes requires --data and a new training"),
+        (["--minutes", "5"], "no data and no config is specified"),
     ],
 )
 def test_invalid_options_are_reported(options, message, tmp_path, monkeypatch, capsys):

@@ -30,14 +30,6 @@ def test_interrupted_demo_prints_the_resume_command(load_script, tmp_path, capsy
     assert message.endswith(f"train_net.py --config-file {demo / 'config.yaml'} --resume")
 
 
-def test_second_demo_uses_another_folder(load_script, tmp_path):
-    unused_folder = load_script("tools/quickstart.py").unused_folder
-    assert unused_folder(tmp_path / "demo") == tmp_path / "demo"
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo-2").mkdir()
-    assert unused_folder(tmp_path / "demo") == tmp_path / "demo-3"
-
-
 def test_existing_dataset_is_not_overwritten(load_script, tmp_path, capsys):
     draw = load_script("tools/draw_dataset.py").main
     written = {

@@ -6,7 +6,7 @@ import stat
 import pytest
 import torch
 
-from centernet_d2.utils.files import is_inside, remove_leftovers, write_atomically
+from centernet_d2.utils.files import is_inside, remove_leftovers, unused_folder, write_atomically
 
 
 def write_too_much(file):
@@ -125,3 +125,10 @@ def test_is_inside(tmp_path):
     assert {path.name for path in folder.iterdir() if is_inside(path)} == {"a.pth", "in"}
     (tmp_path / "link").symlink_to(folder)
     assert is_inside(tmp_path / "link" / "a.pth")
+
+
+def test_unused_folder_is_numbered(tmp_path):
+    assert unused_folder(tmp_path / "demo") == tmp_path / "demo"
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo-2").mkdir()
+    assert unused_folder(tmp_path / "demo") == tmp_path / "demo-3"

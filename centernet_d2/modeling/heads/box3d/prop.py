@@ -58,9 +58,14 @@ class Box3DProperty(Property):
     arguments = {
         "--calibration": {
             "type": Path,
+            "metavar": "PATH",
             "help": "KITTI calibration file, or folder with one file per image (3-D boxes)",
         },
-        "--focal-length": {"type": float, "help": "focal length in pixels, instead of --calibration (3-D boxes)"},
+        "--focal-length": {
+            "type": float,
+            "metavar": "PIXELS",
+            "help": "focal length, instead of --calibration (3-D boxes)",
+        },
     }
 
     @configurable
