@@ -1,109 +1,98 @@
-#!/usr/bin/env python
-"""Detect objects with an exported model: python detect.py model.onnx photo.jpg [--threshold 0.3] [--json]
+"""Detector in one file: python detect.py model.onnx photo.jpg [MORE ...] [--threshold 0.3] [--json]
 
-Requires numpy, Pillow, and onnxruntime (model.onnx) or openvino (model.xml). In Python::
-
-    detections = Detector("model.onnx")("photo.jpg")
-    print(detections.boxes, detections.scores, detections.class_names)
+Requires numpy, Pillow, and onnxruntime (model.onnx) or openvino (model.xml). In Python:
+detections = Detector("model.onnx")("photo.jpg"); print(detections.boxes, detections.scores, detections.class_names)
 """
+
+from __future__ import annotations
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 FORMAT = 1
+Arrays = dict[str, np.ndarray]
 
 
 class Detections:
-    """Detections in one image, by descending score.
+    """Detections in one image, by descending score; further outputs such as ``keypoints`` are attributes, too."""
 
-    Attributes:
-        outputs: arrays with one row per detection, by name; they are attributes, too: ``boxes`` (x1, y1, x2, y2 in
-            pixels of the image), ``scores``, ``classes`` (from 0), and further outputs such as ``keypoints``.
-        class_names: one name per detection.
-    """
+    boxes: np.ndarray  # (N, 4): x1, y1, x2, y2 in pixels of the image
+    scores: np.ndarray  # (N,)
+    classes: np.ndarray  # (N,), from 0
 
-    def __init__(self, outputs, metadata):
+    def __init__(self, outputs: Arrays, metadata: dict[str, Any]) -> None:
         self.outputs, self.metadata = outputs, metadata
         self.__dict__.update(outputs)
         names = metadata["class_names"]
         self.class_names = [names[index] if names else str(index) for index in outputs["classes"]]
 
-    def __len__(self):
-        return len(self.outputs["scores"])
+    def __len__(self) -> int:
+        return len(self.scores)
 
-    def to_coco(self, image_id=0):
+    def to_coco(self, image_id: int | str = 0) -> list[dict[str, Any]]:
         """Return one dict per detection in COCO results format."""
         ids, keys, entries = self.metadata["category_ids"], self.metadata["json_keys"], []
-        for row in range(len(self)):
-            values = {name: x[row].ravel().tolist() if x.ndim > 1 else x[row].item() for name, x in self.outputs.items()}
-            score, index = values.pop("scores"), values.pop("classes")
-            entry = {"image_id": image_id, "category_id": ids[index] if ids else index, "score": score}
-            if "boxes" in values:
-                x1, y1, x2, y2 = values.pop("boxes")
-                entry["bbox"] = [x1, y1, x2 - x1, y2 - y1]
-            entries.append({**entry, **{keys.get(name, name): value for name, value in values.items()}})
+        for row, index in enumerate(self.classes.tolist()):
+            rest = {name: x[row].ravel().tolist() if x.ndim > 1 else x[row].item() for name, x in self.outputs.items()}
+            entry = {"image_id": image_id, "category_id": ids[index] if ids else index, "score": rest.pop("scores")}
+            if box := rest.pop("boxes", None):
+                entry["bbox"] = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
+            entries.append(entry | {keys.get(name, name): x for name, x in rest.items() if name != "classes"})
         return entries
 
-    def to_supervision(self):
+    def to_supervision(self) -> Any:
         """Return ``supervision.Detections``."""
         from supervision import Detections as Target
 
-        names = {"class_name": np.array(self.class_names, dtype=str)}
-        return Target(xyxy=self.boxes, confidence=self.scores, class_id=self.classes, data=names)
+        data = {"class_name": np.array(self.class_names, dtype=str)}
+        return Target(xyxy=self.boxes, confidence=self.scores, class_id=self.classes, data=data)
 
 
 class Detector:
-    """Model in a file.
+    """Model in a file, model.onnx or model.xml; `options` are those of InferenceSession or Core.compile_model."""
 
-    Args:
-        path: ``model.onnx`` or ``model.xml``.
-        options: arguments of ``onnxruntime.InferenceSession`` or ``openvino.Core.compile_model``.
-    """
-
-    def __init__(self, path, **options):
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"the model {path} does not exist")
+    def __init__(self, path: str | Path, **options: Any) -> None:
+        Path(path).open().close()  # Raises FileNotFoundError.
         try:
-            self._run, text = (open_openvino if Path(path).suffix == ".xml" else open_onnx)(str(path), options)
+            self._run, text = open_model(str(path), options)
             self.metadata = json.loads(text)
         except ImportError:
             raise
         except Exception as error:  # Runtimes raise exceptions of their own.
             raise ValueError(f"{path} is damaged, or not a file of centernet-export: {error}") from error
         if self.metadata["format"] != FORMAT:
-            raise ValueError(f"{path} has format {self.metadata['format']}: use the detect.py that was exported with it")
+            raise ValueError(f"{path} has format {self.metadata['format']}: use the detect.py of its export")
 
-    def __call__(self, images, threshold=None, **inputs):
-        """Detect objects in an image, or in each image of a list.
+    def __call__(self, images: Any, threshold: float | None = None, **inputs: Any) -> Any:
+        """Return the :class:`Detections` in an image, or a list of them for a list of images.
 
-        Args:
-            images: a path; a Pillow image; an array of uint8, uint16 or float in 0..255, with shape (H, W) gray,
-                (H, W, 3) BGR or (H, W, 4) BGRA, as read by OpenCV; or a list of these.
-            threshold: minimum score; by default the threshold in the file.
-            inputs: further inputs of the model, such as ``camera``.
+        An image is a path, a Pillow image or an array of uint8, uint16 or float in 0..255, with shape (H, W) gray,
+        (H, W, 3) BGR or (H, W, 4) BGRA. The default threshold is in the file. Models for 3-D boxes have a ``camera``.
         """
         if isinstance(images, (list, tuple)):
             return [self(image, threshold, **inputs) for image in images]
         if self.metadata["form"] != "image":
             raise ValueError("the model was exported with --form canvas: call run()")
-        inputs = {**self.metadata["inputs"], **inputs}
-        if missing := [name for name, value in inputs.items() if value is None]:
-            raise ValueError(f"the model needs {', '.join(missing)}")
-        if unknown := inputs.keys() - self.metadata["inputs"].keys():
-            raise ValueError(f"the model has no input {', '.join(sorted(unknown))}")
-        pixels = to_bgr(images)[..., :: 1 if self.metadata["color"] == "BGR" else -1]
-        values = {name: np.asarray(value, dtype=np.float64) for name, value in inputs.items()}
-        outputs = self.run({"image": np.ascontiguousarray(pixels), **values})
+        known = self.metadata["inputs"]
+        given = {**known, **inputs}
+        if wrong := [name for name, value in given.items() if name not in known or value is None]:
+            raise ValueError(f"unknown or missing inputs: {', '.join(wrong)} (inputs: {', '.join(known) or 'none'})")
+        arrays = {name: np.asarray(value, dtype=np.float64) for name, value in given.items()}
+        image = to_bgr(images)[..., :: 1 if self.metadata["color"] == "BGR" else -1]
+        outputs = self.run({"image": np.ascontiguousarray(image), **arrays})
         minimum = self.metadata["threshold"] if threshold is None else threshold
         kept = (outputs["scores"] >= minimum) & (outputs["scores"] > 0)
         return Detections({name: x[kept] for name, x in outputs.items()}, self.metadata)
 
-    def run(self, inputs):
+    def run(self, inputs: Arrays) -> Arrays:
         """Return the outputs of the model by name, for inputs by name."""
         multiple, sides = self.metadata["canvas"]["multiple"], inputs.get("canvases", np.zeros(())).shape[2:]
         if any(side % multiple for side in sides):
@@ -111,17 +100,14 @@ class Detector:
         return dict(zip(self.metadata["outputs"], self._run(inputs), strict=True))
 
 
-def open_onnx(path, options):
-    """Return a function from inputs to outputs, and the metadata."""
-    import onnxruntime
+def open_model(path: str, options: dict[str, Any]) -> tuple[Callable[[Arrays], list[np.ndarray]], str]:
+    """Return a function from inputs to outputs, and the metadata of a file."""
+    if not path.endswith(".xml"):
+        import onnxruntime as ort
 
-    known = [x for x in ("CUDAExecutionProvider", "CPUExecutionProvider") if x in onnxruntime.get_available_providers()]
-    session = onnxruntime.InferenceSession(path, **{"providers": known, **options})
-    return lambda inputs: session.run(None, inputs), session.get_modelmeta().custom_metadata_map["centernet_d2"]
-
-
-def open_openvino(path, options):
-    """Return a function from inputs to outputs, and the metadata."""
+        known = [x for x in ("CUDAExecutionProvider", "CPUExecutionProvider") if x in ort.get_available_providers()]
+        session = ort.InferenceSession(path, **{"providers": known, **options})
+        return partial(session.run, None), session.get_modelmeta().custom_metadata_map["centernet_d2"]
     import openvino
 
     model = openvino.Core().read_model(path)
@@ -129,22 +115,20 @@ def open_openvino(path, options):
     return lambda inputs: [x.copy() for x in compiled(inputs).values()], model.get_rt_info("centernet_d2").astype(str)
 
 
-def to_bgr(image):
+def to_bgr(image: Any) -> np.ndarray:
     """Return an image as (H, W, 3) uint8 BGR."""
     if isinstance(image, (str, Path)):
-        with Image.open(image) as file:
-            return to_bgr(file)
+        image = Image.open(image)
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
         is_deep = image.mode.startswith(("I", "F"))
         image = np.asarray(image).astype(np.uint16) if is_deep else np.asarray(image.convert("RGB"))[..., ::-1]
-    image = image / 257 if image.dtype == np.uint16 else image
-    image = image if image.ndim == 3 else image[..., None]
-    return np.broadcast_to(np.round(image[..., :3]).astype(np.uint8), (*image.shape[:2], 3))
+    image = np.round(image / 257 if image.dtype == np.uint16 else image).reshape(*image.shape[:2], -1)
+    return np.broadcast_to(image[..., :3].astype(np.uint8), (*image.shape[:2], 3))
 
 
-def main():
-    """Run the command line; return the exit code."""
+def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("images", nargs="+")
@@ -157,8 +141,7 @@ def main():
         sys.exit(f"detect.py: {error}")
     if args.json:
         print(json.dumps([entry for name, own in found.items() for entry in own.to_coco(name)], indent=1))
-        return
-    for name, own in found.items():
+    for name, own in () if args.json else found.items():
         for label, score, box in zip(own.class_names, own.scores, own.boxes, strict=True):
             print(f"{name}: {label} {score:.2f} {box.round(1).tolist()}")
 

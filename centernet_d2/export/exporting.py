@@ -187,7 +187,7 @@ def _compare_accuracy(cfg: CfgNode, before: TorchModel, after: ExportedModel, ma
     logger.info(f"{metric}: {first:.2f} before and {second:.2f} after the export")
     if max_drop is not None and not second >= first - max_drop:
         raise ValueError(
-            f"{metric} drops from {first:.2f} to {second:.2f}, by more than {max_drop:g}; use float32, more calibration "
-            "images, or a higher limit (--max-drop)"
+            f"{metric} drops from {first:.2f} to {second:.2f}, by more than {max_drop:g}; use float32, more "
+            "calibration images, or a higher limit (--max-drop)"
         )
     return {"metric": metric, "before": first, "after": second, "max_drop": max_drop}

@@ -55,7 +55,9 @@ class Graph(nn.Module):
         """Compute fields at the peaks, in map pixels, of uint8 (B, C, H, W) canvases."""
         images = self.network.preprocessor.normalize(canvases.float())
         augmented = isinstance(self.model, CenterNetWithTTA)
-        return self.network.decode(self.model.compute_maps(images) if augmented else self.network.compute_test_maps(images))
+        return self.network.decode(
+            self.model.compute_maps(images) if augmented else self.network.compute_test_maps(images)
+        )
 
 
 class CanvasGraph(Graph):
@@ -102,7 +104,11 @@ class ImageGraph(Graph):
 
     def example_inputs(self) -> dict[str, Tensor]:
         """Return inputs of all properties."""
-        return {name: torch.zeros(shape, dtype=torch.float64) for prop in self.network.properties for name, shape in prop.input_shapes.items()}
+        return {
+            name: torch.zeros(shape, dtype=torch.float64)
+            for prop in self.network.properties
+            for name, shape in prop.input_shapes.items()
+        }
 
     def example(self) -> dict[str, Tensor]:
         return {"image": torch.zeros(75, 91, len(self.network.pixel_mean), dtype=torch.uint8), **self.example_inputs()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import traceback
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 
 import onnx
 import torch
-from torch import Tensor
 
+from ..modeling.heads import PointHead
 from .graphs import Graph
 
 __all__ = ["METADATA_KEY", "write_onnx"]
@@ -63,19 +64,20 @@ def _match_signature(shapes: list[dict]) -> tuple:
 
 
 def _reason(error: BaseException) -> str:
-    """Return the first line of the message of the innermost error."""
+    """Return the first line of the message of the original error, after the head that raised it."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    owners = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    heads = [f"{type(owner).__name__}: " for owner in owners if isinstance(owner, PointHead)]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return "".join(heads[-1:]) + lines[0]
 
 
 def _translations() -> dict:
     """Return the translations of operators that the exporter does not know."""
     from onnxscript import opset19 as op
 
-    def deform_conv(
-        x: Any, weight: Any, offset: Any, mask: Any, bias: Any, *settings: Any, **named: Any
-    ) -> Any:
+    def deform_conv(x: Any, weight: Any, offset: Any, mask: Any, bias: Any, *settings: Any, **named: Any) -> Any:
         return op.DeformConv(x, weight, offset, bias, mask, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[1, 1])
 
     return {torch.ops.torchvision.deform_conv2d.default: deform_conv}

@@ -59,7 +59,9 @@ class ExportedModel:
             ValueError: the file is damaged, or was exported from other weights.
         """
         # The default precision of OpenVINO depends on the machine.
-        self.detector = Detector(path, **({"config": {"INFERENCE_PRECISION_HINT": "f32"}} if path.suffix == ".xml" else {}))
+        self.detector = Detector(
+            path, **({"config": {"INFERENCE_PRECISION_HINT": "f32"}} if path.suffix == ".xml" else {})
+        )
         if self.detector.metadata["weights_sha256"] != hash_weights(network):
             raise ValueError(f"{path} was exported from other weights; export it again")
         self.network = network
@@ -72,7 +74,9 @@ class ExportedModel:
         if self.detector.metadata["form"] == "image":
             known = {name: inputs[name] for name in self.detector.metadata["inputs"] if name in inputs}
             outputs = self.detector(record["file_name"], 0, **known).outputs
-            return self.network.to_instances({self.fields[key]: torch.from_numpy(x) for key, x in outputs.items()}, size)
+            return self.network.to_instances(
+                {self.fields[key]: torch.from_numpy(x) for key, x in outputs.items()}, size
+            )
         (canvas,), (geometry,) = self.network.preprocessor.canvases([{"image": image, **inputs}])
         outputs = self.detector.run({"canvases": canvas[None].numpy()})
         detected = outputs["scores"][0] > self.network.score_threshold
@@ -155,12 +159,14 @@ def verify(reference: TorchModel, exported: ExportedModel, images: Sequence[Data
     network = reference.network
     pairs = [[to_coco(model(record), 0, network.properties) for model in (reference, exported)] for record in images]
     cut = exported.detector.metadata["threshold"]
-    while (result := _compare_all(pairs, cut, network.max_detections)).compared < 2 * MIN_DETECTIONS and cut > LOWEST_CUT:
+    while (
+        result := _compare_all(pairs, cut, network.max_detections)
+    ).compared < 2 * MIN_DETECTIONS and cut > LOWEST_CUT:
         cut /= 2
     if result.compared < 2 * MIN_DETECTIONS:
         raise ValueError(
-            f"not verified: the model has {result.compared // 2} detections in {len(images)} images, but {MIN_DETECTIONS} "
-            "are needed; specify more images with --images, or --no-verify"
+            f"not verified: the model has {result.compared // 2} detections in {len(images)} images, but "
+            f"{MIN_DETECTIONS} are needed; specify more images with --images, or --no-verify"
         )
     if result.unmatched > MAX_UNMATCHED * result.compared:
         raise ValueError(

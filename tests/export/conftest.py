@@ -1,0 +1,20 @@
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxscript", reason="needs the extra [export]")
+pytest.importorskip("onnxruntime", reason="needs the extra [export]")
+
+SIZES = ((48, 70), (75, 91), (130, 64), (10, 12))
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Dataset dicts of images of several sizes."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    records = []
+    for number, size in enumerate(SIZES):
+        pixels = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{number}.png"), cv2.GaussianBlur(pixels, (0, 0), 2) if number else pixels)
+        records.append({"file_name": str(folder / f"{number}.png")})
+    return records
