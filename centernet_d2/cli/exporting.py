@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,20 @@ from .sources import find_images
 
 __all__ = ["export"]
 
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
 
 def export(args: argparse.Namespace) -> None:
     """Export the model of a command line, and print a summary.
 
     Raises:
-        ModuleNotFoundError: a package is missing.
+        ValueError: a package is not installed, or the export fails.
     """
+    packages = PACKAGES + (("openvino",) if args.format == "openvino" else ())
+    if missing := [package for package in packages if find_spec(package) is None]:
+        raise ValueError(
+            f"export needs {', '.join(missing)}: install the extra, pip install 'centernet_d2[export,openvino]'"
+        )
     weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
     cfg = _load(args.model or args.config_file, ["MODEL.DEVICE", "cpu", *args.opts, *weights])
     report = Predictor(cfg).export(

@@ -1,0 +1,77 @@
+import json
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("onnxscript", reason="needs the extra [export]")
+pytest.importorskip("onnxruntime", reason="needs the extra [export]")
+
+from centernet_d2 import load_config, model_zoo
+from centernet_d2.cli.export import main
+from centernet_d2.modeling import CenterNet
+
+SMALL = ["MODEL.DEVICE", "cpu", "INPUT.AFFINE.SIZE", [64, 64], "MODEL.UPCONV.CHANNELS", [16, 16, 16]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Folder of a run, with its config and untrained weights."""
+    folder = tmp_path_factory.mktemp("run")
+    cfg = load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), SMALL)
+    (folder / "config.yaml").write_text(cfg.dump())
+    torch.manual_seed(0)
+    model = CenterNet(cfg)
+    with torch.no_grad():
+        model.heads["BoxHead"].stacks[0]["size"][2].bias.fill_(4.0)
+    torch.save({"model": model.state_dict()}, folder / "model_final.pth")
+    return folder
+
+
+@pytest.fixture
+def call(run, shapes_folder, tmp_path, monkeypatch, capsys):
+    """Function (arguments...) -> exit code, standard output and standard error."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_folder))
+
+    def start(*arguments, model=("--model", run)):
+        code = main([*map(str, (*model, "--output", tmp_path / "out", *arguments))])
+        return code, *capsys.readouterr()
+
+    return start
+
+
+def test_images_of_the_dataset_verify_a_run(call, tmp_path):
+    code, output, _ = call()
+    assert code == 0
+    assert "detections in 3 images agree with the model" in output
+    assert f"saved {tmp_path / 'out' / 'model.onnx'} (" in output
+    report = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert report["class_names"][0] == "disk"
+    assert report["verification"]["images"] == 3
+
+
+def test_int8_is_evaluated(call, tmp_path):
+    code, output, _ = call("--precision", "int8", "--format", "onnx")
+    assert code == 0
+    assert "bbox/AP: " in output
+    assert set(json.loads((tmp_path / "out" / "export.json").read_text())["evaluation"]) >= {"before", "after"}
+
+
+def test_too_few_images(call, shapes_folder, tmp_path, run):
+    image = next((shapes_folder / "shapes" / "val").glob("*.png"))
+    model = ("--config-file", run / "config.yaml", "--weights", run / "model_final.pth")
+    settings = ("--images", image, "--opts", "TEST.DETECTIONS_PER_IMAGE", "20")
+    code, _, error = call(*settings, model=model)
+    assert code == 1
+    assert "not verified: the model has 20 detections in 1 images" in error
+    assert not list((tmp_path / "out").iterdir())
+    code, output, _ = call("--no-verify", *settings, model=model)
+    assert code == 0
+    assert "not verified" in output
+
+
+def test_missing_package_is_named(call, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    code, _, error = call()
+    assert code == 1
+    assert "export needs onnxscript: install the extra, pip install" in error
