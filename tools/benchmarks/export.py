@@ -59,9 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         results[name]["size"] = sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}.*"))
     for name, own in results.items():
         size = f", file {own['size'] / 1e6:.1f} MB" if "size" in own else ""
-        print(
-            f"{name}: first detection of a process after {own['start']:.2f} s, memory {own['memory'] / 1e6:.0f} MB{size}"
-        )
+        print(f"{name}: first detection after {own['start']:.2f} s, memory {own['memory'] / 1e6:.0f} MB{size}")
     return {"seconds": summarize(times), "processes": results}
 
 
