@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import Metadata
+from torch import nn
 
 from ..layers.deform_conv import DeformConv
 from ..layers.folding import fold_batch_norms
 from ..modeling import CenterNet, CenterNetWithTTA
+from ..modeling.heads.branches import MapBranches
 from ..structures.types import DatasetDict
 from ..utils.validation import check_choice
 from . import detect
@@ -149,10 +151,21 @@ def _prepare(model: CenterNet | CenterNetWithTTA, deform_conv: str, precision: s
     if precision == "float16":
         network.precision = "float16"
         network.backbone = fold_batch_norms(network.backbone)  # Autocast runs them in float32.
+        _halve_weights(network)
     for module in model.modules():
         if isinstance(module, DeformConv):
             module.implementation = DEFORM_CONVS[deform_conv]
     return model
+
+
+def _halve_weights(network: CenterNet) -> None:
+    """Convert the weights of convolutions to float16, except for the last one of each branch."""
+    branches = [branch for module in network.modules() if isinstance(module, MapBranches) for branch in module.values()]
+    precise = [branch[-1] for branch in branches]
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, DeformConv)) and module not in precise:
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.half()
 
 
 def _write(graph: Any, path: Path, metadata: dict[str, Any], images: Sequence[DatasetDict], temporary: Path) -> None:

@@ -65,9 +65,6 @@ def test_too_few_images(call, shapes_folder, tmp_path, run):
     assert code == 1
     assert "not verified: the model has 20 detections in 1 images" in error
     assert not list((tmp_path / "out").iterdir())
-    code, output, _ = call("--no-verify", *settings, model=model)
-    assert code == 0
-    assert "not verified" in output
 
 
 def test_missing_package_is_named(call, monkeypatch):

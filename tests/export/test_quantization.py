@@ -7,7 +7,10 @@ import onnx
 import pytest
 import torch
 
+from centernet_d2 import Predictor
 from centernet_d2.export import accuracy, export_model, exporting
+from centernet_d2.export.detect import Detector
+from centernet_d2.export.metadata import hash_weights
 from centernet_d2.modeling import BoxHead, CenterHead, CenterNet, ResNetUpConv
 
 
@@ -76,10 +79,14 @@ def test_calibration_needs_images(model, tmp_path):
 
 
 def test_float16_has_half_the_size(model, images, tmp_path):
-    for precision in ("float32", "float16"):
-        export_model(model, tmp_path / precision, images=images, precision=precision, check=False, max_drop=None)
-    sizes = [(tmp_path / precision / "model.onnx").stat().st_size for precision in ("float16", "float32")]
-    assert sizes[0] < 0.6 * sizes[1]
+    report = export_model(model, tmp_path, images=images, precision="float16", check=False, max_drop=None)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    assert 2 * weights < (tmp_path / "model.onnx").stat().st_size < 3 * weights
+    # Metadata are those of the original weights.
+    assert report["weights_sha256"] == hash_weights(model)
+    found = Detector(tmp_path / "model.onnx")(images[1]["file_name"], 0)
+    expected = Predictor(model)(images[1]["file_name"], threshold=0)["instances"]
+    np.testing.assert_allclose(found.scores[:5], expected.scores[:5], atol=0.01)
 
 
 @pytest.mark.parametrize("options", [{"deform_conv": "onnx"}, {"file_format": "openvino"}], ids=["onnx", "openvino"])
@@ -92,8 +99,6 @@ def test_deformable_convolutions(model, images, tmp_path, options):
         nodes = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
         assert nodes.count("DeformConv") == 3
         return
-    from centernet_d2.export.detect import Detector
-
     detector = Detector(tmp_path / "model.xml")
     assert detector.metadata["outputs"] == ["scores", "classes", "boxes"]
     assert np.isfinite(detector(images[1]["file_name"], 0).boxes).all()
