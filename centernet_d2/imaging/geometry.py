@@ -153,16 +153,17 @@ def fixed_canvas(
     Returns:
         The (C, height, width) canvas and the (2, 3) matrix from canvas to image coordinates.
     """
-    window = image.shape[-1] if by_width else torch.sym_max(image.shape[-2], image.shape[-1])
+    sides = size_tensor(image.shape[-2:])
+    window = sides[1] if by_width else sides.max()
     image = _resize(image, scale)
     height, width = image.shape[-2:]
     zoom = window / output_size[1]
     to_image = scaling_matrix(
         (zoom, zoom), (width / 2 - zoom * output_size[1] / 2, height / 2 - zoom * output_size[0] / 2)
     )
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if torch.jit.is_tracing() or isinstance(height, torch.SymInt):  # type: ignore[attr-defined]
         return _warp_in_graph(image, to_image, output_size), to_image / scale
-    matrix = affine_matrix((width / 2, height / 2), window, output_size)
+    matrix = affine_matrix((width / 2, height / 2), float(window), output_size)
     canvas = _from_pixels(warp_affine(_to_pixels(image), matrix, output_size), image.device)
     return canvas, to_image / scale
 

@@ -19,6 +19,7 @@ __all__ = [
     "paint_gaussians",
     "paint_max",
     "peak_filter",
+    "smaller_size",
     "to_cells",
     "top_peaks",
 ]
@@ -195,11 +196,16 @@ def top_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     classes, height, width = heatmap.shape[1:]
     cells = height * width
     # Select within each class first, to keep the second, global selection small.
-    scores, index = peak_filter(heatmap).flatten(2).topk(torch.sym_min(k, cells), dim=2)
+    scores, index = peak_filter(heatmap).flatten(2).topk(smaller_size(k, cells), dim=2)
     per_class = scores.shape[2]
-    scores, best = scores.flatten(1).topk(torch.sym_min(k, classes * per_class), dim=1)
+    scores, best = scores.flatten(1).topk(smaller_size(k, classes * per_class), dim=1)
     index = index.flatten(1).gather(1, best)
     return scores, best // per_class, to_cells(index, width)
+
+
+def smaller_size(first: int, second: int) -> int:
+    """Return the minimum of two sizes; the second one may be symbolic."""
+    return torch.sym_min(first, second) if isinstance(second, torch.SymInt) else min(first, second)
 
 
 def to_cells(index: Tensor, width: int) -> Tensor:

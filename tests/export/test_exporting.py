@@ -12,7 +12,7 @@ import torch
 from detectron2.data import Metadata
 
 from centernet_d2 import Predictor
-from centernet_d2.export import export_model, exporting, verification
+from centernet_d2.export import export_model, exporting, graphs, verification
 from centernet_d2.export.detect import Detector
 from centernet_d2.modeling import CenterNetWithTTA
 from centernet_d2.modeling.heads import PointHead, Property
@@ -122,7 +122,7 @@ def test_camera_is_an_input(images, tmp_path):
     assert set(found.to_coco()[0]) >= {"box3d", "alpha"}
     near = detector(images[1]["file_name"], 0)
     assert np.allclose(2 * near.boxes3d[0, 2], found.boxes3d[0, 2], rtol=0.05)
-    with pytest.raises(ValueError, match="the model has no input tilt"):
+    with pytest.raises(ValueError, match=r"unknown or missing inputs: tilt \(inputs: camera\)"):
         detector(images[1]["file_name"], tilt=1)
 
 

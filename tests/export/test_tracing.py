@@ -65,7 +65,7 @@ def test_exported_warp_equals_opencv_up_to_rounding(size, monkeypatch):
     coarse = torch.from_numpy(random.random((1, 3, size[0] // 4, size[1] // 4), dtype=np.float32))
     pixels = (torch.nn.functional.interpolate(coarse, size, mode="bilinear")[0] * 255).to(torch.uint8)
     expected, matrix = geometry.fixed_canvas(pixels, (128, 160))
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
     found, exported_matrix = geometry.fixed_canvas(pixels, (128, 160))
     difference = (found.int() - expected.int()).abs()
     assert torch.equal(matrix, exported_matrix)
