@@ -39,7 +39,11 @@ def load_records(cfg: CfgNode | None, split: str) -> list[DatasetDict]:
 
 
 def evaluate(cfg: CfgNode, detect: Callable[[DatasetDict], Instances]) -> tuple[str, float]:
-    """Evaluate a function from images to detections on the first dataset of DATASETS.TEST.
+    """Evaluate detections in the first dataset of DATASETS.TEST.
+
+    Args:
+        cfg: config of the model.
+        detect: function from a dataset dict to detections.
 
     Returns:
         Name and value of the main metric.

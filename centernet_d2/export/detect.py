@@ -1,4 +1,4 @@
-"""Detector in one file: python detect.py model.onnx photo.jpg [MORE ...] [--threshold 0.3] [--json]
+"""Detector in one file: python detect.py model.onnx photo.jpg [--json]
 
 Requires numpy, Pillow, and onnxruntime (model.onnx) or openvino (model.xml). In Python:
 detections = Detector("model.onnx")("photo.jpg"); print(detections.boxes, detections.scores, detections.class_names)
@@ -22,7 +22,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class Detections:
-    """Detections in one image, by descending score; further outputs such as ``keypoints`` are attributes, too."""
+    """Detections in one image, by descending score; all outputs are attributes."""
 
     boxes: np.ndarray  # (N, 4): x1, y1, x2, y2 in pixels of the image
     scores: np.ndarray  # (N,)
@@ -57,7 +57,7 @@ class Detections:
 
 
 class Detector:
-    """Model in a file, model.onnx or model.xml; `options` are those of InferenceSession or Core.compile_model."""
+    """Model in a file; `options` are for InferenceSession or compile_model."""
 
     def __init__(self, path: str | Path, **options: Any) -> None:
         Path(path).open().close()  # Raises FileNotFoundError.
@@ -72,7 +72,7 @@ class Detector:
             raise ValueError(f"{path} has format {self.metadata['format']}: use the detect.py of its export")
 
     def __call__(self, images: Any, threshold: float | None = None, **inputs: Any) -> Any:
-        """Return the :class:`Detections` in an image, or a list of them for a list of images.
+        """Return the detections in an image, or in each image of a list.
 
         An image is a path, a Pillow image or an array of uint8, uint16 or float in 0..255, with shape (H, W) gray,
         (H, W, 3) BGR or (H, W, 4) BGRA. The default threshold is in the file. Models for 3-D boxes have a ``camera``.

@@ -62,7 +62,7 @@ def export_model(
     check: bool = True,
     max_drop: float | None = 1.0,
 ) -> dict[str, Any]:
-    """Write a model, its detector ``detect.py`` and the report ``export.json`` to a folder.
+    """Write a model, ``detect.py`` and the report ``export.json`` to a folder.
 
     Files are written to a temporary folder, verified, and renamed; after an error, the folder is unchanged.
 
@@ -173,9 +173,9 @@ def _write(graph: Any, path: Path, metadata: dict[str, Any], images: Sequence[Da
     source = temporary / "model.onnx"
     write_onnx(graph, source, metadata)
     if metadata["precision"] == "int8":
-        from .quantization import quantize
+        from .quantization import write_quantized
 
-        source = quantize(graph, source, images)
+        source = write_quantized(graph, source, images)
     if path.suffix == ".onnx":
         os.replace(source, path)
     else:

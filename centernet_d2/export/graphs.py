@@ -86,9 +86,9 @@ class CanvasGraph(Graph):
 
 
 class ImageGraph(Graph):
-    """Module from an (H, W, C) uint8 image to (K, ...) detections in pixels of the image, by descending score.
+    """Module from an (H, W, C) uint8 image to (K, ...) detections.
 
-    Rows that are no detections have score 0.
+    Detections are in pixels of the image, by descending score. Rows that are no detections have score 0.
     """
 
     def forward(self, image: Tensor, *inputs: Tensor) -> Fields:

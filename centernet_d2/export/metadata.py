@@ -9,7 +9,6 @@ from typing import Any
 from detectron2.data import Metadata
 from torch import nn
 
-from .. import __version__
 from ..data.catalog import to_plain
 from ..modeling import CenterNetWithTTA
 from .detect import FORMAT
@@ -17,7 +16,7 @@ from .graphs import Graph, ImageGraph, output_name
 
 __all__ = ["describe", "hash_weights"]
 
-PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime", "openvino")
+PACKAGES = ("centernet_d2", "torch", "onnx", "onnxscript", "onnxruntime", "openvino")
 
 
 def hash_weights(model: nn.Module) -> str:
@@ -68,7 +67,7 @@ def describe(
         "heads": list(network.heads),
         **known,
         "weights_sha256": weights,
-        "versions": {"centernet_d2": __version__, **{name: _version(name) for name in PACKAGES}},
+        "versions": {name: _version(name) for name in PACKAGES},
     }
 
 

@@ -17,15 +17,15 @@ from ..structures.types import DatasetDict
 from ..utils.logging import errors_only
 from .graphs import Graph
 
-__all__ = ["quantize"]
+__all__ = ["write_quantized"]
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 
 
-def quantize(graph: Graph, source: Path, images: Sequence[DatasetDict]) -> Path:
-    """Quantize the convolutions of an ONNX file, with one scale per output channel.
+def write_quantized(graph: Graph, source: Path, images: Sequence[DatasetDict]) -> Path:
+    """Write a copy of an ONNX file with quantized convolutions.
 
-    The last convolution of each branch and the offsets of deformable convolutions stay in floating point, because their
+    Each output channel has a scale. The last convolution of each branch and the offsets of deformable convolutions stay in floating point, because their
     outputs are scores and positions.
 
     Args:
@@ -59,7 +59,7 @@ def quantize(graph: Graph, source: Path, images: Sequence[DatasetDict]) -> Path:
             reduce_range=True,  # Products of 8-bit weights overflow on x86 processors without VNNI.
         )
     quantized = onnx.load(target)
-    quantized.metadata_props.extend(model.metadata_props)
+    onnx.helper.set_model_props(quantized, {prop.key: prop.value for prop in model.metadata_props})
     onnx.save(quantized, target)
     return target
 

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 
 import pytest
@@ -24,6 +25,7 @@ def run(tmp_path_factory):
     model = CenterNet(cfg)
     with torch.no_grad():
         model.heads["BoxHead"].stacks[0]["size"][2].bias.fill_(4.0)
+        model.heads["CenterHead"].stacks[0]["heatmap"][2].weight.normal_()
     torch.save({"model": model.state_dict()}, folder / "model_final.pth")
     return folder
 
@@ -63,7 +65,7 @@ def test_too_few_images(call, shapes_folder, tmp_path, run):
     settings = ("--images", image, "--opts", "TEST.DETECTIONS_PER_IMAGE", "20")
     code, _, error = call(*settings, model=model)
     assert code == 1
-    assert "not verified: the model has 20 detections in 1 images" in error
+    assert re.search("not verified: the model has [0-9]+ detections in 1 images", error)
     assert not list((tmp_path / "out").iterdir())
 
 

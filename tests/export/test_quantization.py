@@ -55,7 +55,7 @@ def test_only_convolutions_inside_the_network_are_quantized(model, quantized):
 
 
 def test_metadata_are_kept(quantized):
-    metadata = json.loads(quantized.metadata_props[0].value)
+    metadata = json.loads({prop.key: prop.value for prop in quantized.metadata_props}["centernet_d2"])
     assert metadata["precision"] == "int8"
     assert metadata["outputs"] == ["scores", "classes", "boxes"]
 
