@@ -25,8 +25,8 @@ CONVOLUTIONS = ("Conv", "ConvTranspose")
 def write_quantized(graph: Graph, source: Path, images: Sequence[DatasetDict]) -> Path:
     """Write a copy of an ONNX file with quantized convolutions.
 
-    Each output channel has a scale. The last convolution of each branch and the offsets of deformable convolutions stay in floating point, because their
-    outputs are scores and positions.
+    Each output channel has a scale. The last convolution of each branch and the offsets of deformable convolutions stay
+    in floating point, because their outputs are scores and positions.
 
     Args:
         graph: the exported module.
