@@ -163,7 +163,9 @@ def _check_records(dataset_name: str, kind: str, limit: int) -> None:
 
 
 def validation_config(cfg: CfgNode) -> CfgNode:
-    """Return the config of evaluations during training: with DATASETS.VAL, if set, as DATASETS.TEST.
+    """Return the config of evaluations during training.
+
+    Its DATASETS.TEST is DATASETS.VAL, if set.
 
     Raises:
         ValueError: a dataset of DATASETS.VAL is not in DATASETS.TEST.
@@ -179,7 +181,7 @@ def validation_config(cfg: CfgNode) -> CfgNode:
 
 
 def main_metric(cfg: CfgNode) -> str:
-    """Return the name of the main metric of the first dataset that is evaluated during training.
+    """Return the name of the main metric of the first validation dataset.
 
     The name is a key of the flattened results of :meth:`Trainer.test`.
     """

@@ -15,6 +15,7 @@ from centernet_d2.autoconfig import plan
 from centernet_d2.autoconfig.budget import Pace
 from centernet_d2.cli.train import run
 from centernet_d2.utils.files import open_regular
+from conftest import restore_catalogs
 from support.folders import TRUTH, write_coco_folders, write_labelme, write_table, write_voc, write_yolo
 
 # Tiny network and batch.
@@ -80,7 +81,8 @@ def test_recorded_config_trains_equal_weights(folder, tmp_path):
 
 def test_sheets_do_not_change_the_weights(folder, tmp_path, monkeypatch):
     keys = {"SOLVER__MAX_ITER": "2", "SEED": "3", "DATALOADER__NUM_WORKERS": "1"}
-    assert run(command(folder, tmp_path / "with", **keys)) == 0
+    with restore_catalogs():
+        assert run(command(folder, tmp_path / "with", **keys)) == 0
     sheets = ["images.jpg", "augmented.jpg", "predictions.jpg"]
     assert all((tmp_path / "with" / name).stat().st_size > 1000 for name in sheets)
     monkeypatch.setattr("centernet_d2.cli.training.training_sheets", lambda *_, **__: nullcontext())
@@ -258,7 +260,7 @@ def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch
         (["--data", ".", "--resume", "--minutes", "3"], "--minutes requires --data and a new training"),
         (["--data", ".", "--epochs", "0"], "--epochs is 0, but must be greater than 0"),
         (
-            ["--data", ".", "--minutes", "5", "--num-gpus", "2"],
+            ["--data", ".", "--minutes", "5", "--num-gpus", "2", "MODEL.DEVICE", "cpu"],
             "does not support several processes: use --epochs",
         ),
         (["--data", ".", "--model", "yolo"], "config file yolo does not exist"),
