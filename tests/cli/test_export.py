@@ -43,7 +43,8 @@ def call(run, shapes_folder, tmp_path, monkeypatch, capsys):
 
 
 def test_images_of_the_dataset_verify_a_run(call, tmp_path):
-    code, output, _ = call()
+    code, output, error = call()
+    assert error == "" or code == 0, error
     assert code == 0
     assert "detections in 3 images agree with the model" in output
     assert f"saved {tmp_path / 'out' / 'model.onnx'} (" in output
