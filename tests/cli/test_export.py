@@ -10,23 +10,25 @@ pytest.importorskip("onnxruntime", reason="needs the extra [export]")
 
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.cli.export import main
-from centernet_d2.modeling import CenterNet
+from support.models import stub_heads, stub_model
 
-SMALL = ["MODEL.DEVICE", "cpu", "INPUT.AFFINE.SIZE", [64, 64], "MODEL.UPCONV.CHANNELS", [16, 16, 16]]
+
+def build(cfg):
+    """Build a tiny network with different scores in all cells."""
+    torch.manual_seed(0)
+    classes, count = cfg.MODEL.CENTERNET.NUM_CLASSES, cfg.TEST.DETECTIONS_PER_IMAGE
+    model = stub_model(stub_heads(num_classes=classes), max_detections=count)
+    torch.nn.init.normal_(model.heads["CenterHead"].stacks[0]["heatmap"][-1].weight)
+    return model
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Folder of a run, with its config and untrained weights."""
     folder = tmp_path_factory.mktemp("run")
-    cfg = load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), SMALL)
+    cfg = load_config(model_zoo.get_config_file("Shapes/centernet_R_18_shapes.yaml"), ["MODEL.DEVICE", "cpu"])
     (folder / "config.yaml").write_text(cfg.dump())
-    torch.manual_seed(0)
-    model = CenterNet(cfg)
-    with torch.no_grad():
-        model.heads["BoxHead"].stacks[0]["size"][2].bias.fill_(4.0)
-        model.heads["CenterHead"].stacks[0]["heatmap"][2].weight.normal_()
-    torch.save({"model": model.state_dict()}, folder / "model_final.pth")
+    torch.save({"model": build(cfg).state_dict()}, folder / "model_final.pth")
     return folder
 
 
@@ -34,6 +36,7 @@ def run(tmp_path_factory):
 def call(run, shapes_folder, tmp_path, monkeypatch, capsys):
     """Function (arguments...) -> exit code, standard output and standard error."""
     monkeypatch.setenv("DETECTRON2_DATASETS", str(shapes_folder))
+    monkeypatch.setattr("centernet_d2.predictor.build_model", build)
 
     def start(*arguments, model=("--model", run)):
         code = main([*map(str, (*model, "--output", tmp_path / "out", *arguments))])

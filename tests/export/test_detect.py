@@ -109,13 +109,23 @@ def test_damaged_and_foreign_files(exported, tmp_path):
 
 
 def test_canvases_of_another_size(images, tmp_path):
-    export_model(task_model("boxes").eval(), tmp_path, images=images, form="canvas")
+    export_model(task_model("boxes").eval(), tmp_path, form="canvas", check=False)
     detector = detect.Detector(tmp_path / "model.onnx")
     assert detector.run({"canvases": np.zeros((3, 3, 64, 96), dtype=np.uint8)})["boxes"].shape == (3, 100, 4)
     with pytest.raises(ValueError, match="the canvases are 64 x 90, but must be multiples of 32"):
         detector.run({"canvases": np.zeros((1, 3, 64, 90), dtype=np.uint8)})
     with pytest.raises(ValueError, match="exported with --form canvas"):
         detector(images[0]["file_name"])
+
+
+def test_supervision():
+    pytest.importorskip("supervision", reason="needs the package supervision")
+    outputs = {"boxes": np.array([[1.0, 2, 3, 4]]), "scores": np.array([0.5]), "classes": np.array([1])}
+    found = detect.Detections(outputs, {"class_names": ["a", "b"]}).to_supervision()
+    assert found.xyxy.tolist() == [[1, 2, 3, 4]]
+    assert found.confidence.tolist() == [0.5]
+    assert found.class_id.tolist() == [1]
+    assert found["class_name"].tolist() == ["b"]
 
 
 def test_detector_fits_on_two_screens(exported):

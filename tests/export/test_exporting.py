@@ -35,13 +35,12 @@ def build(task="boxes", flip=False, class_specific=False, **options):
     return CenterNetWithTTA(model=model).eval() if flip else model
 
 
-# Combinations of a normal run; `-m long` selects all others.
+# Combinations of a normal run, in addition to the fixtures; `-m long` selects all others.
 SHORT = {
     ("boxes", "image", "fixed", True, False),
     ("boxes", "canvas", "keep", True, True),
-    ("pose", "image", "fixed_width", True, False),
-    ("pose", "canvas", "fixed", False, False),
-    ("space", "canvas", "fixed_width", True, False),
+    ("pose", "canvas", "fixed_width", True, False),
+    ("space", "image", "fixed_width", False, False),
 }
 MATRIX = [
     pytest.param(*chosen, marks=() if chosen in SHORT else pytest.mark.long)
