@@ -161,7 +161,9 @@ class Predictor:
         return results
 
     def export(self, folder: str | Path, *, images: Sequence[str | Path] = (), **options: Any) -> dict[str, Any]:
-        """Export the model to a folder with an ONNX or OpenVINO file, and ``detect.py``, which runs it without torch.
+        """Export the model to an ONNX or OpenVINO file.
+
+        The folder also contains ``detect.py``, which runs the file without torch.
 
         Args:
             folder: output folder, created if needed.

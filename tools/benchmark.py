@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Benchmarks of data loading, targets and evaluation against the reference, and of exported files.
+"""Benchmarks of data loading, targets, evaluation and exported files.
 
     python tools/benchmark.py data|targets|evaluation|export [--json FILE]
 

@@ -161,7 +161,7 @@ def _prepare(model: CenterNet | CenterNetWithTTA, deform_conv: str, precision: s
 def _halve_weights(network: CenterNet) -> None:
     """Convert the weights of convolutions to float16, except for the last one of each branch."""
     branches = [branch for module in network.modules() if isinstance(module, MapBranches) for branch in module.values()]
-    precise = [branch[-1] for branch in branches]
+    precise = [list(branch.children())[-1] for branch in branches]
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d, DeformConv)) and module not in precise:
             for parameter in module.parameters(recurse=False):

@@ -54,10 +54,9 @@ class Graph(nn.Module):
     def compute_fields(self, canvases: Tensor) -> Fields:
         """Compute fields at the peaks, in map pixels, of uint8 (B, C, H, W) canvases."""
         images = self.network.preprocessor.normalize(canvases.float())
-        augmented = isinstance(self.model, CenterNetWithTTA)
-        return self.network.decode(
-            self.model.compute_maps(images) if augmented else self.network.compute_test_maps(images)
-        )
+        if isinstance(self.model, CenterNetWithTTA):
+            return self.network.decode(self.model.compute_maps(images))
+        return self.network.decode(self.network.compute_test_maps(images))
 
 
 class CanvasGraph(Graph):

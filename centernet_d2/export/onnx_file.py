@@ -39,7 +39,7 @@ def write_onnx(graph: Graph, path: Path, metadata: Mapping[str, Any]) -> None:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 graph,
                 tuple(example.values()),
                 dynamo=True,

@@ -70,7 +70,9 @@ def _precise_weights(network: nn.Module) -> Iterator[str]:
         if isinstance(module, DeformConv):
             yield f"{name}.conv_offset_mask.weight"
         if isinstance(module, MapBranches):
-            yield from (f"{name}.{branch}.{len(layers) - 1}.weight" for branch, layers in module.items())
+            yield from (
+                f"{name}.{branch}.{len(list(layers.children())) - 1}.weight" for branch, layers in module.items()
+            )
 
 
 class _Images(CalibrationDataReader):

@@ -180,7 +180,7 @@ def _compare_all(pairs: Sequence[Sequence[Entries]], cut: float) -> Comparison:
     Both sides have the best K peaks before invalid boxes are discarded, so equal peaks at the lowest score may differ.
     """
     result = Comparison()
-    for pair in pairs:
-        lowest = [min(entry["score"] for entry in entries) for entries in pair if entries]
-        result = result.merge(compare(*pair, max([cut, *lowest])))
+    for first, second in pairs:
+        lowest = [min(entry["score"] for entry in entries) for entries in (first, second) if entries]
+        result = result.merge(compare(first, second, max([cut, *lowest])))
     return result

@@ -100,7 +100,7 @@ def warp_affine(
     return cv2.warpAffine(image, matrix, (width, height), flags=interpolation).reshape(height, width, *image.shape[2:])
 
 
-def size_tensor(sizes: Sequence[float]) -> Tensor:
+def size_tensor(sizes: Sequence[float | Tensor]) -> Tensor:
     """Convert sizes to a float64 tensor.
 
     Sizes that are unknown in an exported model remain unknown, while ``torch.tensor`` would make them constants.
@@ -109,7 +109,7 @@ def size_tensor(sizes: Sequence[float]) -> Tensor:
     return torch.stack([one * size for size in sizes])
 
 
-def scaling_matrix(scale: Sequence[float], shift: Sequence[float]) -> Tensor:
+def scaling_matrix(scale: Sequence[float | Tensor], shift: Sequence[float | Tensor]) -> Tensor:
     """Return the (2, 3) float64 matrix of a scaling in x and y, followed by a shift."""
     return size_tensor([scale[0], 0, shift[0], 0, scale[1], shift[1]]).view(2, 3)
 
@@ -161,11 +161,16 @@ def fixed_canvas(
     to_image = scaling_matrix(
         (zoom, zoom), (width / 2 - zoom * output_size[1] / 2, height / 2 - zoom * output_size[0] / 2)
     )
-    if torch.jit.is_tracing() or isinstance(height, torch.SymInt):  # type: ignore[attr-defined]
+    if _is_exported(height):
         return _warp_in_graph(image, to_image, output_size), to_image / scale
     matrix = affine_matrix((width / 2, height / 2), float(window), output_size)
     canvas = _from_pixels(warp_affine(_to_pixels(image), matrix, output_size), image.device)
     return canvas, to_image / scale
+
+
+def _is_exported(size: object) -> bool:
+    """Return True inside torch.jit.trace and, for a symbolic size, inside torch.export."""
+    return torch.jit.is_tracing() or isinstance(size, torch.SymInt)  # type: ignore[attr-defined]
 
 
 def _warp_in_graph(image: Tensor, to_image: Tensor, output_size: tuple[int, int]) -> Tensor:

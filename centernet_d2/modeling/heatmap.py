@@ -7,6 +7,7 @@ Peaks).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -203,8 +204,8 @@ def top_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     return scores, best // per_class, to_cells(index, width)
 
 
-def smaller_size(first: int, second: int) -> int:
-    """Return the minimum of two sizes; the second one may be symbolic."""
+def smaller_size(first: int, second: Any) -> Any:
+    """Return the minimum of two sizes, of which the second may be symbolic."""
     return torch.sym_min(first, second) if isinstance(second, torch.SymInt) else min(first, second)
 
 

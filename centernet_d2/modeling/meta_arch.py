@@ -358,7 +358,9 @@ class CenterNet(nn.Module):
         return instances
 
     def to_image(self, fields: Fields, geometry: Geometry) -> tuple[Fields, Tensor]:
-        """Convert decoded (K, ...) fields of one image to pixels of the original image; this can be exported.
+        """Convert decoded (K, ...) fields to pixels of the original image.
+
+        All operations can be exported.
 
         Returns:
             (K, ...) tensors under the names of their ``Instances`` fields, and (K,) bool, True for valid detections.

@@ -146,7 +146,9 @@ class Preprocessor(nn.Module):
     def canvas(
         self, image: Tensor, image_size: tuple[int, int], inputs: Mapping[str, Any], scale: float = 1.0
     ) -> tuple[Tensor, Geometry]:
-        """Build the canvas and the geometry of one test image, with operations that can be exported.
+        """Build the canvas and the geometry of one test image.
+
+        All operations can be exported.
 
         Args:
             image: (C, H, W) uint8, which may be a resized version of the original image.

@@ -122,7 +122,7 @@ class Property:
         return inputs
 
     def default_inputs(self) -> dict[str, Tensor | None]:
-        """Return the default of each input in `input_shapes`; None if the input is required."""
+        """Return the default of each input in `input_shapes`; None if required."""
         return dict.fromkeys(self.input_shapes)
 
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
