@@ -17,6 +17,11 @@ def image(size, seed=0):
     return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (3, *size), dtype=np.uint8))
 
 
+def detect_tensors(model, inputs):
+    """Detect with a model; Detectron2's adapter ignores types that it does not know, such as Boxes3D."""
+    return [as_tensors(result["instances"]) for result in model.inference(inputs)]
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("resolution", ["keep", "fixed"])
 @pytest.mark.parametrize("task", ["boxes", "pose", "space"])
@@ -24,7 +29,8 @@ def test_traced_model_works_at_other_sizes(task, resolution):
     model = task_model(task, test_resolution=resolution).eval()
     if task == "space":
         model.heads["Box3DHead"].prop.default_camera = pinhole_camera(60.0, (48, 70))
-    adapter = TracingAdapter(model, [{"image": image((48, 70))}], allow_non_tensor=True)
+    function = detect_tensors if task == "space" else None
+    adapter = TracingAdapter(model, [{"image": image((48, 70))}], function, allow_non_tensor=True)
     with torch.no_grad():
         traced = torch.jit.trace(adapter, adapter.flattened_inputs, check_trace=False)
         found = traced(image((90, 61), 1))
@@ -33,9 +39,9 @@ def test_traced_model_works_at_other_sizes(task, resolution):
     shapes = sorted(tuple(x.shape) for x in fields.values())
     assert len(fields["scores"]) > 50
     assert sorted(tuple(x.shape) for x in found if x.shape[:1] == fields["scores"].shape) == shapes
-    scores = next(x for x in found if x.shape == fields["scores"].shape and x.dtype == torch.float32)
+    vectors = [x for x in found if x.shape == fields["scores"].shape and x.dtype == torch.float32]
     # The warp of a traced model differs from OpenCV by rounding.
-    assert torch.allclose(scores, fields["scores"], atol=1e-3)
+    assert any(torch.allclose(x, fields["scores"], atol=1e-3) for x in vectors)
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task in ("boxes", "pose", "space")])
