@@ -16,6 +16,7 @@ LAYERS = (
     ("modeling",),
     ("data", "checkpoint"),
     ("evaluation", "model_zoo"),
+    ("export",),
     ("engine", "report", "predictor"),
     ("autoconfig",),
     ("cli",),

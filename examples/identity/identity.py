@@ -158,7 +158,7 @@ class IdentityHead(PointHead):
         """Return (B, K, D) embeddings of unit length."""
         return {"embedding": F.normalize(peaks.gather(maps["embedding"]).float(), dim=2)}
 
-    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> Fields:
         return {"pred_embedding": fields["embedding"]}
 
 

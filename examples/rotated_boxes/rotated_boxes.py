@@ -146,7 +146,7 @@ class AngleHead(PointHead):
         sine, cosine = peaks.gather(maps["angle"]).unbind(2)
         return {"angle": torch.rad2deg(torch.atan2(sine, cosine)) / 2}
 
-    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> Fields:
         # The inverse transform to the original image translates and scales, which does not change angles.
         return {"pred_angle": fields["angle"]}
 

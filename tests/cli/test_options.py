@@ -19,6 +19,7 @@ COMMANDS = {
     "visualize": "main",
     "convert": "main",
     "report": "main",
+    "export": "main",
 }
 
 

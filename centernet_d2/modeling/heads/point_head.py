@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -40,7 +40,10 @@ class Property:
         annotation_keys: annotation keys that the property reads. A dataset in which no annotation has any of them does
             not label the property. Empty for properties that need no annotations of their own.
         input_keys: keys of the dataset dict that the property reads, in addition to the image.
+        input_shapes: shapes of the inputs that exported files have, by input key; without other inputs, the head must
+            have a default.
         fields: fields of ``Instances`` that its head predicts.
+        json_keys: keys of fields in :meth:`to_json`, if they are not the name of the field without ``pred_``.
         arguments: options of demo.py for inputs of images and for drawing, as a mapping from flags to keyword arguments
             of ``ArgumentParser.add_argument``.
     """
@@ -50,7 +53,9 @@ class Property:
     keys: ClassVar[Mapping[str, str]] = {}
     annotation_keys: ClassVar[tuple[str, ...]] = ()
     input_keys: ClassVar[tuple[str, ...]] = ()
+    input_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     fields: ClassVar[tuple[str, ...]] = ()
+    json_keys: ClassVar[Mapping[str, str]] = {}
     arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @configurable
@@ -116,6 +121,10 @@ class Property:
             ValueError: if an input is invalid.
         """
         return inputs
+
+    def default_inputs(self) -> dict[str, Tensor | None]:
+        """Return the default of each input in `input_shapes`; None if required."""
+        return dict.fromkeys(self.input_shapes)
 
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Convert annotations to ``gt_*`` fields, with one entry per annotation.
@@ -223,6 +232,8 @@ class PointHead(nn.Module, ABC):
     #: Decoded fields that earlier heads must provide, and fields that this head provides.
     requires: ClassVar[tuple[str, ...]] = ()
     provides: ClassVar[tuple[str, ...]] = ()
+    #: Output of :meth:`to_image` -> function from its tensor to the value in ``Instances``; by default, the tensor.
+    converters: ClassVar[Mapping[str, Callable[[Tensor], Any]]] = {}
     #: Map -> its name in checkpoints of the reference implementation, for maps that exist there.
     original_names: ClassVar[Mapping[str, str]] = {}
     #: True if detections of several test scales can be merged, and if only the best merged ones are kept
@@ -310,13 +321,16 @@ class PointHead(nn.Module, ABC):
         """
 
     @abstractmethod
-    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
-        """Convert decoded (K, ...) fields of one image to ``Instances`` fields.
+    def to_image(self, fields: Fields, geometry: Geometry) -> Fields:
+        """Convert decoded (K, ...) fields of one image to pixels of the original image.
 
-        The result is in pixels of the original image.
+        Exported files contain this function: use tensor operations, and no branches that depend on values.
+
+        Returns:
+            (K, ...) tensors under the names of their ``Instances`` fields.
         """
 
-    def valid(self, produced: Mapping[str, Any]) -> Tensor | None:
+    def valid(self, produced: Fields) -> Tensor | None:
         """Return (K,) bool, False for detections to discard; None keeps all.
 
         Args:

@@ -53,7 +53,9 @@ class Box3DProperty(Property):
     }
     annotation_keys = tuple(_KEYS)
     input_keys = ("camera",)
+    input_shapes = {"camera": (3, 4)}
     fields = ("pred_boxes3d", "pred_alpha")
+    json_keys = {"pred_boxes3d": "box3d"}
     arguments = {
         "--calibration": {
             "type": Path,
@@ -160,6 +162,9 @@ class Box3DProperty(Property):
             return {}
         camera = check_camera(inputs["camera"])
         return {"camera": torch.from_numpy(transform_camera(camera.numpy(), transforms)) if transforms else camera}
+
+    def default_inputs(self) -> dict[str, Tensor | None]:
+        return {"camera": self.default_camera}
 
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Transform 3-D annotations with the image.
