@@ -10,7 +10,7 @@ from torch import nn
 from centernet_d2.config.keys import add_centernet_config
 from centernet_d2.layers.folding import NORMS, fold_batch_norms
 from centernet_d2.modeling import DLABackbone, Hourglass, ResNetUpConv
-from centernet_d2.modeling.backbone.dla import IDAUp
+from centernet_d2.modeling.backbone.aggregation import IDAUp
 from centernet_d2.modeling.heads import MapBranches
 
 SMALL_DLA = {"channels": (4, 4, 8, 12, 16, 20)}
