@@ -93,8 +93,8 @@ def _add_test_keys(test: CfgNode) -> None:
 
 
 def _add_model_keys(model: CfgNode) -> None:
-    # ImageNet weights of the backbone trunk, loaded before MODEL.WEIGHTS: a .pth file, or the name of a torchvision
-    # model such as "resnet18".
+    # ImageNet weights of the backbone trunk, loaded before MODEL.WEIGHTS: a file; the name of a torchvision model such
+    # as "resnet18"; or, for a trunk of timm, "timm" for the weights that timm downloads.
     model.TRUNK_WEIGHTS = ""
     # Number of stages of the trunk, from 0 to 5, whose parameters and statistics are fixed. Stages end at strides 2, 4,
     # 8, 16 and 32.

@@ -16,7 +16,7 @@ from .aggregation import AggregationNeck
 from .common import NORMS, check_input_size
 from .trunk import TrunkBackbone
 
-__all__ = ["TimmUpConv"]
+__all__ = ["TimmUpConv", "common_name"]
 
 STRIDES = (4, 8, 16, 32)
 # Mapping from constructor arguments to config keys.
@@ -77,6 +77,10 @@ class TimmUpConv(TrunkBackbone):
             modules = self.trunk.named_modules(prefix="trunk")
             self.freeze([name for name, module in modules if isinstance(module, nn.BatchNorm2d)])
 
+    def reparameterize(self) -> None:
+        """Merge parallel branches of the trunk (RepViT, MobileOne) for inference, in place."""
+        import_timm().utils.reparameterize_model(self.trunk, inplace=True)
+
     @property
     def size_divisibility(self) -> int:
         return 32
@@ -113,15 +117,15 @@ def _build_trunk(name: str) -> tuple[Any, list[int], list[str]]:
         raise ArgumentError("name", f"is '{name}', which has levels of strides {strides}, but {missing} are needed too")
     if getattr(trunk, "output_fmt", "NCHW") != "NCHW" or timm.get_pretrained_cfg(name).fixed_input_size:
         raise ArgumentError("name", f"is '{name}', which is not a convolutional network for inputs of any size")
-    names = {_plain(module): module for module, _ in trunk.named_modules()}
-    outputs = [names[_plain(module)] for module in trunk.feature_info.module_name()]
+    names = {common_name(module): module for module, _ in trunk.named_modules()}
+    outputs = [names[common_name(module)] for module in trunk.feature_info.module_name()]
     levels = [last[stride] for stride in STRIDES]
     order = list(names.values())
     stem = outputs[last[2]] if 2 in last else order[order.index(outputs[levels[0]]) - 1]
     return trunk, levels, [stem, *(outputs[level] for level in levels)]
 
 
-def _plain(name: str) -> str:
+def common_name(name: str) -> str:
     """Return a name that is the same in a classifier and its trunk, such as ``stages.0`` and ``stages_0``."""
     return name.removeprefix("model.").replace("_", ".")
 
