@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.cli import MissingPackage
+from ..utils.validation import ArgumentError
+from .arguments import name_keys
 
 __all__ = ["BASE", "check_timm_name", "find_timm", "import_timm", "timm_keys"]
 
@@ -40,15 +42,16 @@ def check_timm_name(name: str) -> None:
 
     Raises:
         MissingPackage: timm is not installed.
-        ValueError: the network does not exist.
+        ArgumentError: the network does not exist.
     """
     timm = import_timm()
-    if name.partition(".")[0] in timm.list_models():
+    names = [*timm.list_models(), *timm.list_pretrained()]
+    if name in names:
         return
-    similar = difflib.get_close_matches(name, timm.list_models(), 1)
+    similar = difflib.get_close_matches(name, names, 1)
     hint = f"did you mean {similar[0]}? " if similar else ""
-    raise ValueError(
-        f"is '{name}', which is not a network of timm {timm.__version__}; {hint}timm.list_models() lists all"
+    raise ArgumentError(
+        "name", f"is '{name}', which is not a network of timm {timm.__version__}; {hint}timm.list_models() lists all"
     )
 
 
@@ -59,7 +62,8 @@ def timm_keys(name: str) -> dict[str, object]:
         MissingPackage: timm is not installed.
         ValueError: the network does not exist.
     """
-    check_timm_name(name)
+    with name_keys({"name": "MODEL.TIMM.NAME"}):
+        check_timm_name(name)
     weights = import_timm().get_pretrained_cfg(name)
     return {
         "MODEL.TIMM.NAME": name,

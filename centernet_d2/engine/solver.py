@@ -43,7 +43,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     check_keys(cfg)
     name = cfg.SOLVER.OPTIMIZER
-    check_choice("SOLVER.OPTIMIZER", name, OPTIMIZERS)
+    check_choice("SOLVER.OPTIMIZER", name, tuple(OPTIMIZERS))
     rate = scaled_learning_rate(cfg)
     params = _parameter_groups(cfg.SOLVER, model, rate)
     optimizer = maybe_add_gradient_clipping(cfg, OPTIMIZERS[name])

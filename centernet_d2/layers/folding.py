@@ -37,8 +37,8 @@ def fold_batch_norms(network: Network) -> Network:
         ValueError: torch.fx cannot trace the network.
     """
     folded = copy.deepcopy(network).eval()
-    if hasattr(folded, "reparameterize"):
-        folded.reparameterize()
+    if callable(reparameterize := getattr(folded, "reparameterize", None)):
+        reparameterize()
     for conv_name, norm_name in list(_pairs(folded)):
         # Any: DeformConv and FrozenBatchNorm2d have all attributes that fuse_conv_bn_eval uses.
         conv: Any = folded.get_submodule(conv_name)

@@ -105,12 +105,12 @@ def _build_trunk(name: str) -> tuple[Any, list[int], list[str]]:
         The trunk; the indices of its levels of strides 4 to 32; and the last modules of its five stages. The first
         stage is everything before the level of stride 4 if the trunk has no level of stride 2.
     """
+    check_timm_name(name)
+    timm = import_timm()
     try:
-        check_timm_name(name)
-        timm = import_timm()
         trunk = timm.create_model(name, pretrained=False, features_only=True)
-    except (AttributeError, RuntimeError, ValueError) as error:  # timm has several errors for networks without levels.
-        raise ArgumentError("name", str(error) if isinstance(error, ValueError) else f"is '{name}': {error}") from error
+    except (AttributeError, RuntimeError) as error:  # Not all networks have levels.
+        raise ArgumentError("name", f"is '{name}', which has no levels of features ({error})") from error
     strides = trunk.feature_info.reduction()
     last = {stride: level for level, stride in enumerate(strides)}
     if missing := [stride for stride in STRIDES if stride not in last]:
