@@ -60,7 +60,11 @@ def train(config_file: str, output: Path, overrides: list[str]) -> dict:
 
 
 def visualize(model: CenterNet, record: dict) -> np.ndarray:
-    """Draw ground truth, detections and heatmap of one image side by side, as (H, W, 3) uint8 RGB."""
+    """Draw ground truth, detections and heatmap of one image side by side.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
     row, _ = draw_prediction(model, record, SIDE)
     return side_by_side([figure for _, figure in row], [title for title, _ in row])
 

@@ -127,7 +127,9 @@ def training_seconds(iterations: int, period: int, pace: Pace) -> float:
 
 
 def minutes_for(iterations: int, elapsed: float, pace: Pace) -> float:
-    """Return the smallest time budget for a number of iterations, in minutes rounded up to one decimal.
+    """Return the time budget for a number of iterations, in minutes.
+
+    The result is rounded up to one decimal.
 
     Args:
         iterations: number of iterations.

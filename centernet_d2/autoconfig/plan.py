@@ -283,7 +283,7 @@ def _other_keys(choices: Sequence[Choice], user: Overrides) -> list[Choice]:
     shown = {key for choice in choices for key in choice.keys}
     rest = {key: value for key, value in user.values.items() if key not in shown}
     text = ", ".join(f"{key} {value}" for key, value in rest.items())
-    return [Choice("other keys", text, "set by you", rest)] if rest else []
+    return [Choice("other keys", "set by you", text, rest)] if rest else []
 
 
 def _merge(cfg: CfgNode, choices: list[Choice], user: Overrides) -> CfgNode:

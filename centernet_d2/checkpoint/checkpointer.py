@@ -25,6 +25,7 @@ __all__ = [
     "checkpoint_files",
     "has_checkpoint",
     "load_trunk",
+    "set_threshold",
 ]
 
 # File names of the checkpoints that a training can resume from.
@@ -70,6 +71,21 @@ def _check_floats(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path
             f"{path}: {len(wrong)} tensors are integers, but the model needs floating-point numbers. First tensor: "
             f"{wrong[0]} ({kind}). Save the weights in floating point"
         )
+
+
+def set_threshold(path: str | Path, threshold: float) -> None:
+    """Write the suggested score threshold into the metadata of a checkpoint.
+
+    The file is written atomically, with a new hash.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged.
+        OSError: the file cannot be written; it is unchanged.
+    """
+    data = load_file(path, verify=True)
+    data["metadata"] = {**data.get("metadata", {}), "threshold": float(threshold)}
+    write_atomically(path, lambda file: save_with_hash(data, file))
 
 
 def load_trunk(backbone: nn.Module, path: str | Path) -> None:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def write_data_sheets(cfg: CfgNode, folder: Path, count: int = IMAGES) -> list[Path]:
-    """Write images.jpg and augmented.jpg, sheets of the training set; return the paths.
+    """Write images.jpg and augmented.jpg of the training set; return the paths.
 
     Args:
         cfg: config of the model.
@@ -52,7 +52,7 @@ def write_prediction_sheet(cfg: CfgNode, model: CenterNet, folder: Path) -> list
 
 @contextmanager
 def training_sheets(cfg: CfgNode, model: CenterNet, *, resumed: bool) -> Iterator[None]:
-    """Write sheets of the training set before a training, and of predictions after it.
+    """Write sheets of images before a training, and of predictions after it.
 
     An error is logged as a warning, because the training does not need the sheets.
 

@@ -26,6 +26,7 @@ from ..modeling import CenterNet
 from ..readers import discover_dataset
 from ..readers.tree import read_text
 from ..utils.parsing import parse_yaml
+from ..utils.screen import columns, wrap
 from .sheets import write_data_sheets
 from .sinks import ImageFolderSink, refuse_existing
 
@@ -111,7 +112,7 @@ def visualize_data(source: str, output: Path | None, count: int, overrides: Sequ
         overrides: alternating config keys and values.
     """
     data = discover_dataset(source)
-    print("\n".join(data.lines()), flush=True)
+    print(wrap("\n".join(data.lines()), columns()), flush=True)
     with TemporaryDirectory() as folder:  # The plan writes COCO files.
         fixed = ("MODEL.DEVICE", "cpu", "SOLVER.AMP.ENABLED", "False")
         draft = draft_plan(Request(source, overrides=(*fixed, *overrides, "OUTPUT_DIR", folder), timed=False))

@@ -13,14 +13,13 @@ __all__ = ["main"]
 
 SUMMARY = """Draw labeled images and augmented training samples.
 
-DATA is a folder of labeled images, a COCO .json, a data.yaml or a .csv: images.jpg shows images with
-their annotations, augmented.jpg shows augmented samples.
+DATA is a folder of labeled images, a COCO .json, a data.yaml or a .csv: images.jpg shows images
+with their annotations, augmented.jpg shows augmented samples.
 With CONFIG, each figure shows the network input with its ground truth, followed by the target of
 every heatmap."""
 EXAMPLES = (
     "photos/",
     "output/mine/config.yaml --output figures/",
-    "Shapes/centernet_R_18_shapes.yaml --output figures/ --count 4",
     "Shapes/centernet_R_18_shapes.yaml --output figures/ --opts SEED 1",
 )
 

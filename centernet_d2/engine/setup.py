@@ -69,6 +69,7 @@ class Run:
         eval_only: evaluate instead of training.
         recorded: config of the run in OUTPUT_DIR, if it is to be resumed.
         overrides: config keys on the command line.
+        notes: messages of the reader of the dataset, for the report.
         sheets: write sheets of training images and predictions to OUTPUT_DIR.
     """
 
@@ -77,6 +78,7 @@ class Run:
     eval_only: bool = False
     recorded: CfgNode | None = None
     overrides: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     sheets: bool = False
 
 

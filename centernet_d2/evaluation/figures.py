@@ -1,4 +1,4 @@
-"""Figures of labeled images, augmented samples and predictions, and sheets of them.
+"""Figures and sheets of labeled images, augmented samples and predictions.
 
 All functions return arrays and preserve the global random number generators.
 """
@@ -53,7 +53,7 @@ THRESHOLD = 0.3
 
 @contextmanager
 def isolated_generators(seed: int = 0) -> Iterator[None]:
-    """Seed the global generators on the CPU in this context, and restore their states after it."""
+    """Set the seed of the global generators in this context, then restore them."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         random.seed(seed)
@@ -94,7 +94,7 @@ def labeled_sheet(cfg: CfgNode, records: Sequence[DatasetDict]) -> np.ndarray:
 
 
 def augmented_sheet(cfg: CfgNode, records: Sequence[DatasetDict], seed: int = 0) -> np.ndarray:
-    """Draw a sheet of augmented images with their annotations, as the network sees them in training.
+    """Draw a sheet of augmented images with their annotations.
 
     Args:
         cfg: config of the model.

@@ -35,7 +35,7 @@ def build_sheet(
     heading: str = "",
     legend: Mapping[str, tuple[float, float, float]] | None = None,
 ) -> np.ndarray:
-    """Arrange figures with titles in rows.
+    """Build an image of figures with titles in rows.
 
     Args:
         rows: (title, (H, W, 3) uint8 RGB figure) pairs. Columns have the same width; rows
@@ -108,7 +108,7 @@ def _length(text: str) -> float:
 
 
 def shorten(text: str, width: float) -> str:
-    """Replace the middle of a text by an ellipsis until it fits into a width in pixels."""
+    """Replace the middle of a text by an ellipsis to fit a width in pixels."""
     text = printable(text)
     if len(text) > 200:
         text = f"{text[:100]}…{text[-99:]}"

@@ -89,7 +89,10 @@ def _class_name(index: int, class_names: Sequence[str] | None) -> str:
 
 
 def class_color(index: int) -> tuple[float, float, float]:
-    """Return an RGB color in 0..1, with hues spaced by the golden ratio; gray for regions to ignore."""
+    """Return the RGB color of a class in 0..1; gray for regions to ignore.
+
+    Hues are spaced by the golden ratio.
+    """
     if index == _IGNORED:
         return (0.6, 0.6, 0.6)
     hue = np.array([[[int(180 * (index * 0.618 % 1)), 220, 255]]], dtype=np.uint8)

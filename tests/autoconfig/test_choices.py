@@ -13,6 +13,7 @@ from centernet_d2.autoconfig.budget import (
     training_seconds,
 )
 from centernet_d2.autoconfig.choices import (
+    Choice,
     Overrides,
     batch_size,
     bytes_per_pixel,
@@ -177,8 +178,19 @@ def test_overrides_have_the_types_of_their_keys():
 def test_a_choice_has_keys_a_reason_and_lines():
     choice = choose_precision(GPU, NONE)
     assert choice.keys == {"SOLVER.AMP.ENABLED": True, "MODEL.CENTERNET.CHANNELS_LAST": True}
-    (line,) = choice.lines()
+    (line,) = choice.lines(120)
     assert re.match(r"  half precision +on +SOLVER.AMP.ENABLED, MODEL.CENTERNET.CHANNELS_LAST; default on a GPU", line)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_long_reasons_are_wrapped_without_breaking_paths(width):
+    path = "output/a-run-with-a-long-name/model_final.pth"
+    lines = Choice("network", "small", f"--model; starts from {path}, as set by you", notes=("note " * 30,)).lines(
+        width
+    )
+    assert max(map(len, lines)) <= width
+    assert any(path in line for line in lines)
+    assert " ".join(" ".join(lines).split()).startswith("network small --model; starts from output/a-run")
 
 
 def test_slow_half_precision_is_off():

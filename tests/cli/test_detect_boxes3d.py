@@ -12,6 +12,7 @@ from centernet_d2 import load_config
 from centernet_d2.cli import detect as demo
 from centernet_d2.modeling import CenterNet
 from conftest import ROOT
+from support.models import widen_boxes
 from synthetic.boxes import write_boxes_on_ground
 
 CONFIG = ROOT / "configs" / "Shapes" / "centernet_3d_HG_boxes.yaml"
@@ -23,7 +24,9 @@ DETECTIONS = ["TEST.DETECTIONS_PER_IMAGE", 3, "MODEL.CENTERNET.SCORE_THRESH_TEST
 def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "model.pth"
     torch.manual_seed(0)
-    torch.save({"model": CenterNet(load_config(CONFIG, SMALL)).state_dict()}, path)
+    model = CenterNet(load_config(CONFIG, SMALL))
+    widen_boxes(model.heads["BoxHead"])
+    torch.save({"model": model.state_dict()}, path)
     return path
 
 

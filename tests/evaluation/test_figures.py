@@ -18,7 +18,7 @@ from centernet_d2.evaluation.figures import (
 from centernet_d2.modeling import CenterNet
 from synthetic.boxes import write_boxes_on_ground
 from synthetic.kites import write_kites
-from synthetic.shapes import write_shapes
+from synthetic.shapes import SHAPES, write_shapes
 
 SMALL = ["MODEL.DEVICE", "cpu", "MODEL.CENTERNET.HEAD_CONV", "8", "INPUT.AFFINE.SIZE", "[64,64]"]
 WRITERS = {
@@ -116,4 +116,4 @@ def test_legend_contains_the_drawn_classes(shapes, monkeypatch):
     records = preview_records(shapes, shapes.DATASETS.TRAIN, 1)
     labeled_sheet(shapes, records)
     categories = sorted({x["category_id"] for x in records[0]["annotations"]})
-    assert legends == [[["circle", "square", "triangle"][index] for index in categories]]
+    assert legends == [[list(SHAPES)[index] for index in categories]]

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...config.arguments import name_keys, read_keys
 from ...imaging.geometry import Geometry
+from ...structures.plots import Plot
 from ...structures.points import Peaks, Points
 from ...structures.types import DatasetDict, Fields, Maps, Targets
 from .branches import MapBranches
@@ -143,6 +144,16 @@ class Property:
             truth: the M matched ground-truth objects, with the fields of :meth:`annotate` in the original images.
         """
         return {}
+
+    def plots(self, found: Instances | None, truth: Instances) -> list[Plot]:
+        """Return figures for reports.
+
+        Args:
+            found: M detections, with the fields of all heads; None for figures of the annotations of a dataset.
+            truth: the M matched objects (or the objects of the dataset), with the fields of :meth:`annotate` in the
+                original images. All are :meth:`labeled`.
+        """
+        return []
 
     def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """Draw the property on an image on which boxes are already drawn.

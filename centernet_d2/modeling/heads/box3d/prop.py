@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ....imaging.transforms import is_mirrored
 from ....structures.boxes3d import Boxes3D, check_camera
+from ....structures.plots import Plot, histogram
 from ....structures.points import known_objects
 from ....structures.types import DatasetDict
 from ....utils.validation import ArgumentError, check_choice
@@ -31,6 +32,7 @@ __all__ = ["Box3DProperty"]
 AUGMENTED_DEPTH = ("mask", "camera")
 # Annotation key -> number of values.
 _KEYS = {"location": 3, "dimensions": 3, "rotation_y": 1, "depth": 1, "alpha": 1}
+_SIZES = ("Height", "Width", "Length")
 # RGB colors of ground truth and detections.
 _GROUND_TRUTH_COLOR, _DETECTION_COLOR = (60, 220, 60), (255, 140, 0)
 
@@ -209,6 +211,27 @@ class Box3DProperty(Property):
         """
         meters = (detections.pred_boxes3d.location[:, 2].double() - truth.gt_depth.double()).abs()
         return {"meters": float(meters.mean()), "percent": float((100 * meters / truth.gt_depth.double()).mean())}
+
+    def plots(self, found: Instances | None, truth: Instances) -> list[Plot]:
+        """Return distributions of annotations, or errors of depth and yaw of detections."""
+        depth, yaw = truth.gt_depth.double().numpy(), truth.gt_boxes3d.rotation_y.double().numpy()
+        if found is None:
+            sizes = truth.gt_boxes3d.dimensions.double().numpy()
+            return [
+                histogram("Depth of objects", "depth (m)", depth),
+                *(histogram(f"{name} of objects", f"{name.lower()} (m)", sizes[:, i]) for i, name in enumerate(_SIZES)),
+                histogram("Yaw of objects", "rotation_y (degrees)", np.degrees(yaw), limits=(-180.0, 180.0)),
+                histogram("Cameras, by object", "focal length (pixels)", truth.gt_focal.double().numpy()),
+            ]
+        boxes = found.pred_boxes3d
+        error = boxes.location[:, 2].double().numpy() - depth
+        turn = (np.degrees(boxes.rotation_y.double().numpy() - yaw) + 180) % 360 - 180
+        pairs = {"objects": (depth.tolist(), error.tolist())}
+        return [
+            Plot("Depth error over distance", "depth (m)", "predicted - true depth (m)", pairs, "points"),
+            histogram("Depth error", "predicted - true depth (m)", error),
+            histogram("Yaw error", "predicted - true yaw (degrees)", turn, limits=(-180.0, 180.0)),
+        ]
 
     def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """Draw projected boxes on the image, and return a bird's-eye view.
