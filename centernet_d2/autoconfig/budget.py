@@ -82,7 +82,7 @@ def measure_pace(cfg: CfgNode, seconds: float) -> Pace:
 
 def _evaluation(cfg: CfgNode, model: torch.nn.Module, name: str) -> float:
     """Estimate the seconds of the evaluation on a dataset from a few images."""
-    loader = Trainer.build_test_loader(cfg, name)
+    loader = Trainer.build_test_loader(cfg, name).loader  # Without a progress line.
     with torch.no_grad():
         batches = iter(loader)
         model(next(batches))

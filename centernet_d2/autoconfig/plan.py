@@ -251,9 +251,10 @@ def _choose_duration(cfg: CfgNode, draft: Draft, images: int) -> list[Choice]:
     length = choose_length(iterations, images, cfg.SOLVER.IMS_PER_BATCH, reason, user)
     iterations = length.keys["SOLVER.MAX_ITER"]
     tests = cfg.DATASETS.VAL or cfg.DATASETS.TEST
+    final = [name for name in cfg.DATASETS.TEST if name not in tests]
     if pace is None:
-        return [length, choose_evaluation(iterations, tests, user)]
-    evaluation = choose_evaluation(iterations, tests, user, pace.step, pace.evaluation)
+        return [length, choose_evaluation(iterations, tests, user, final=final)]
+    evaluation = choose_evaluation(iterations, tests, user, pace.step, pace.evaluation, final=final)
     seconds = training_seconds(iterations, evaluation.keys["TEST.EVAL_PERIOD"], pace)
     measured = f"{pace.step:.2g} s per iteration, {pace.evaluation:.2g} s per evaluation"
     return [length, evaluation, Choice("duration", f"about {readable_duration(seconds)}", measured)]

@@ -43,6 +43,9 @@ def timm_state_dict(backbone: TimmUpConv, weights: Mapping[str, Tensor]) -> dict
 
 
 def missing_tensors(backbone: TimmUpConv, weights: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the tensors of the trunk that `weights` lacks; counters of batches do not matter."""
+    """Return the names of the tensors of the trunk that `weights` lacks.
+
+    Counters of batches may be missing.
+    """
     own = (f"trunk.{name}" for name in backbone.trunk.state_dict())
     return [name for name in own if name not in weights and not name.endswith("num_batches_tracked")]

@@ -16,9 +16,9 @@ from ..checkpoint import CenterNetCheckpointer, checkpoint_files, set_threshold
 from ..config.catalog import find_config
 from ..config.loading import load_config
 from ..data import register_from_config
+from ..data.stream import seeded
 from ..engine.setup import Run
 from ..engine.trainer import Trainer
-from ..evaluation.figures import isolated_generators
 from ..modeling import CenterNet
 from ..modeling.meta_arch import unwrap
 from ..readers import discover_dataset
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 def _optional(what: str) -> Iterator[None]:
     """Seed all generators, restore them afterwards, and log errors: a report must not end a training."""
     try:
-        with isolated_generators():
+        with seeded(0):
             yield
     except Exception as error:
         logger.warning(f"{what} was not written ({type(error).__name__}: {error})")
@@ -116,7 +116,7 @@ def write_report(args: argparse.Namespace) -> None:
         _compare(sources, args.output)
         return
     source, output = sources[0], args.output
-    with isolated_generators():
+    with seeded(0):
         if _is_run(source):
             report, output = _report_run(source, args.opts), output or source
         else:

@@ -97,7 +97,12 @@ def _recorded_config(data: str | None, opts: Sequence[str]) -> CfgNode:
             "--resume and --eval-only require a run: set OUTPUT_DIR to its folder, or use --config-file"
         )
     if (cfg := recorded_config(folder)) is None:
-        raise FileNotFoundError(f"OUTPUT_DIR {folder} contains no run: config.yaml or weights are missing")
+        if (folder / "config.yaml").exists():
+            raise FileNotFoundError(
+                f"OUTPUT_DIR {folder} contains no weights: the run ended before its first checkpoint. Start it again "
+                "without --resume"
+            )
+        raise FileNotFoundError(f"OUTPUT_DIR {folder} contains no run: config.yaml is missing")
     cfg.OUTPUT_DIR = str(folder)
     return cfg
 
@@ -178,7 +183,7 @@ def _ending(cfg: CfgNode) -> list[str]:
         f"config    {folder / 'config.yaml'}",
         *([f"report    {folder / 'report.html'}"] if (folder / "report.html").exists() else []),
         *([f"figures   {', '.join(figures)} in {folder}"] if figures else []),
-        f"next      {command} {shlex.quote(image)} --weights {shlex.quote(str(folder / 'model_final.pth'))}",
+        f"next      {command} {shlex.quote(image)} --model {shlex.quote(str(folder))}",
     ]
 
 

@@ -38,7 +38,9 @@ def import_timm() -> Any:
 
 
 def check_timm_name(name: str) -> None:
-    """Check that timm contains a network; names of hubs and of local folders are refused.
+    """Check that timm contains a network.
+
+    Names of hubs and of local folders are refused.
 
     Raises:
         MissingPackage: timm is not installed.
@@ -56,7 +58,9 @@ def check_timm_name(name: str) -> None:
 
 
 def timm_keys(name: str) -> dict[str, object]:
-    """Return the config keys of a network: its name, and the image statistics that its weights expect.
+    """Return the config keys of a network: name and image statistics.
+
+    The statistics are those that its weights expect.
 
     Raises:
         MissingPackage: timm is not installed.

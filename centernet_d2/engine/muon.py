@@ -59,7 +59,7 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for weights of convolutions and linear layers, AdamW for all other parameters.
+    """Muon for convolutions and linear layers, AdamW for other parameters.
 
     Muon updates the weights of convolutions and linear layers with at least MIN_CHANNELS input and output channels. A
     weight is treated as a matrix with one row per index of its first dimension: an output channel, or an input channel

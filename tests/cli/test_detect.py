@@ -151,7 +151,7 @@ def test_released_weights_by_name(released, folder, tmp_path, monkeypatch):
             "dla34-coco",
             "from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jcIFPeOGUaj1d and save it as",
         ),
-        ("dla34-cocoo", "config file dla34-cocoo does not exist; did you mean dla34-coco?"),
+        ("dla34-cocoo", "config file, run or model dla34-cocoo does not exist; did you mean dla34-coco?"),
     ],
 )
 def test_unavailable_weights_are_one_line(folder, tmp_path, monkeypatch, capsys, name, message):

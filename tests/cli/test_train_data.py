@@ -301,7 +301,7 @@ def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch
             ["--data", ".", "--minutes", "5", "--num-gpus", "2", "MODEL.DEVICE", "cpu"],
             "does not support several processes: use --epochs",
         ),
-        (["--data", ".", "--model", "yolo"], "config file yolo does not exist"),
+        (["--data", ".", "--model", "yolo"], "config file, run or model yolo does not exist"),
         (["--data", ".", "--model", "timm:resnet19"], "'resnet19', which is not a network of timm"),
         (["--data", ".", "--model", "dla34-coc"], "did you mean dla34-coco?"),
         (

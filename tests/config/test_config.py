@@ -93,7 +93,7 @@ def test_box3d_configs_match_reference(split, images):
 
 
 def test_missing_config_file_is_named():
-    with pytest.raises(FileNotFoundError, match=r"config file nowhere.yaml does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"config file, run or model nowhere.yaml does not exist"):
         load_config("nowhere.yaml")
 
 

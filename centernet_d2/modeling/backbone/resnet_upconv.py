@@ -37,7 +37,9 @@ KEYS = {
 
 
 class ResNetUpConv(TrunkBackbone):
-    """ResNet trunk, upsampled to stride 4 as in "Simple Baselines" or by the aggregation neck of DLA-34.
+    """ResNet trunk with output stride 4.
+
+    The necks are the upsampling of "Simple Baselines" and the aggregation of DLA-34.
 
     Modules have the same names as in the reference implementation, so that its weights can be loaded, as well as
     torchvision's weights of the trunk.

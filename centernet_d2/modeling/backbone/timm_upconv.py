@@ -31,7 +31,9 @@ KEYS = {
 
 
 class TimmUpConv(TrunkBackbone):
-    """Network of timm with levels of strides 4 to 32, and the aggregation neck of DLA-34.
+    """Network of timm under the aggregation neck of DLA-34.
+
+    The network must have levels of strides 4, 8, 16 and 32.
 
     The constructor never downloads: weights of the trunk are random until ``MODEL.TRUNK_WEIGHTS`` is loaded.
     """
@@ -126,7 +128,10 @@ def _build_trunk(name: str) -> tuple[Any, list[int], list[str]]:
 
 
 def common_name(name: str) -> str:
-    """Return a name that is the same in a classifier and its trunk, such as ``stages.0`` and ``stages_0``."""
+    """Normalize a tensor name that differs between a classifier and its trunk.
+
+    For example, ``stages.0`` and ``stages_0`` have the same result.
+    """
     return name.removeprefix("model.").replace("_", ".")
 
 

@@ -28,7 +28,10 @@ class TrunkBackbone(Backbone):
         return names[1 : end + 1]  # Without the backbone itself.
 
     def freeze(self, names: Collection[str]) -> None:
-        """Freeze modules, without their submodules: no gradients, and evaluation mode, which fixes statistics."""
+        """Freeze modules, without their submodules.
+
+        They have no gradients and stay in evaluation mode, which fixes statistics.
+        """
         self._frozen = (*self._frozen, *names)
         for name in names:
             for parameter in self.get_submodule(name).parameters(recurse=False):

@@ -18,6 +18,7 @@ from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ....imaging.transforms import is_mirrored
+from ....imaging.visualization import class_color
 from ....structures.boxes3d import Boxes3D, check_camera
 from ....structures.plots import Plot, histogram
 from ....structures.points import known_objects
@@ -33,8 +34,6 @@ AUGMENTED_DEPTH = ("mask", "camera")
 # Annotation key -> number of values.
 _KEYS = {"location": 3, "dimensions": 3, "rotation_y": 1, "depth": 1, "alpha": 1}
 _SIZES = ("Height", "Width", "Length")
-# RGB colors of ground truth and detections.
-_GROUND_TRUTH_COLOR, _DETECTION_COLOR = (60, 220, 60), (255, 140, 0)
 
 
 class Box3DProperty(Property):
@@ -234,24 +233,24 @@ class Box3DProperty(Property):
         ]
 
     def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
-        """Draw projected boxes on the image, and return a bird's-eye view.
-
-        Ground truth is green, detections are orange.
-        """
+        """Draw projected boxes on the image, and return a bird's-eye view, in the colors of the classes."""
         camera = inputs.get("camera", self.default_camera)
         if camera is None:
             return []
         if instances.has("scores"):
-            boxes, color = instances.pred_boxes3d, _DETECTION_COLOR
+            boxes, classes = instances.pred_boxes3d, instances.pred_classes
         else:
             truth = known_objects(instances)
-            boxes, color = truth.gt_boxes3d[truth.gt_space > 0], _GROUND_TRUTH_COLOR
-        draw_boxes3d(visualizer, boxes, camera, color)
+            truth = truth[truth.gt_space > 0]
+            boxes, classes = truth.gt_boxes3d, truth.gt_classes
+        groups = [(boxes[classes == index], _color(index)) for index in classes.unique().tolist()]
+        for own, color in groups:
+            draw_boxes3d(visualizer, own, camera, color)
         depth = max([10.0, *boxes.location[:, 2].tolist()])
         # Round up to 10 meters, limited to 80, because predictions of an untrained network may have any depth.
         depth = min(10.0 * (int(depth / 10) + 1), 80.0)
         height = visualizer.output.height
-        return [draw_birds_eye([(boxes, color)], (height, max(height, 160)), depth)]
+        return [draw_birds_eye(groups, (height, max(height, 160)), depth)]
 
     def to_json(self, instances: Instances) -> list[dict[str, Any]]:
         """Return ``box3d`` (x, y, z, height, width, length, rotation_y) and ``alpha``."""
@@ -279,3 +278,9 @@ def _check_annotation(annotation: dict, where: str) -> None:
             raise ValueError(f"{where}: '{name}' is {annotation.get(name)!r}, but must be {count} finite numbers")
     if min(annotation["dimensions"]) <= 0:
         raise ValueError(f"{where}: 'dimensions' are {list(annotation['dimensions'])}, but must be positive")
+
+
+def _color(index: int) -> tuple[int, int, int]:
+    """Return the color of a class, RGB in 0..255."""
+    red, green, blue = (round(255 * value) for value in class_color(index))
+    return red, green, blue
