@@ -107,8 +107,9 @@ class ResNetUpConv(TrunkBackbone):
         return {"stack_0": ShapeSpec(channels=self._channels, stride=4)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute {"stack_0": (B, channels[-1] or width, H / 4, W / 4)} from (B, 3, H, W) images.
+        """Compute the feature map of stride 4 from (B, 3, H, W) images.
 
+        The result is {"stack_0": (B, channels[-1] or width, H / 4, W / 4)}.
         H and W must be multiples of 32.
         """
         check_input_size(x, self.size_divisibility)

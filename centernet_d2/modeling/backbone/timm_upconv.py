@@ -80,7 +80,7 @@ class TimmUpConv(TrunkBackbone):
             self.freeze([name for name, module in modules if isinstance(module, nn.BatchNorm2d)])
 
     def reparameterize(self) -> None:
-        """Merge parallel branches of the trunk (RepViT, MobileOne) for inference, in place."""
+        """Merge parallel branches of the trunk (RepViT, MobileOne) in place."""
         import_timm().utils.reparameterize_model(self.trunk, inplace=True)
 
     @property
