@@ -30,6 +30,7 @@ __all__ = [
     "choose_input_size",
     "choose_length",
     "choose_network",
+    "choose_pixels",
     "choose_precision",
     "choose_rate",
     "choose_rotation",
@@ -139,6 +140,22 @@ def choose_network(images: int, *, on_gpu: bool, with_trunk: bool) -> tuple[str,
     if images < LARGE_DATASET:
         return "small", f"{images} images and no weights to start from"
     return ("large", f"{images} images and a GPU") if on_gpu else ("large on a CPU", f"{images} images")
+
+
+def choose_pixels(cfg: CfgNode, user: Overrides) -> Choice:
+    """Report color order and statistics of the images.
+
+    They depend on the weights of the trunk.
+
+    Args:
+        cfg: config of a network with a trunk of timm, with overrides.
+        user: overrides.
+    """
+    keys = {"INPUT.FORMAT": cfg.INPUT.FORMAT, "MODEL.PIXEL_MEAN": cfg.MODEL.PIXEL_MEAN}
+    keys["MODEL.PIXEL_STD"] = cfg.MODEL.PIXEL_STD
+    mean = " ".join(f"{value:.4g}" for value in cfg.MODEL.PIXEL_MEAN)
+    reason = "set by you" if keys.keys() & user.values.keys() else f"from the weights of {cfg.MODEL.TIMM.NAME}"
+    return Choice("pixels", f"{cfg.INPUT.FORMAT}, mean {mean}", f"{', '.join(keys)}; {reason}", keys)
 
 
 def choose_precision(machine: Machine, user: Overrides) -> Choice:

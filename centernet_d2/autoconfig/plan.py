@@ -30,6 +30,7 @@ from .choices import (
     choose_input_size,
     choose_length,
     choose_network,
+    choose_pixels,
     choose_precision,
     choose_rate,
     choose_rotation,
@@ -51,8 +52,8 @@ class Request:
     Attributes:
         data, val: paths of the training data and, optionally, of separate validation data.
         epochs, minutes: length of training; at most one of them.
-        model: SMALL, a config file, a name in the model zoo, or the folder or checkpoint of a run to start from; by
-            default, chosen from dataset, weights and device.
+        model: SMALL, a config file, a name in the model zoo, ``timm:NAME``, or the folder or checkpoint of a run to
+            start from; by default, chosen from dataset, weights and device.
         overrides: alternating config keys and values.
         timed: time a few iterations, to choose the evaluation period and to report the expected duration.
     """
@@ -169,6 +170,8 @@ def plan_training(draft: Draft, data: DiscoveredDataset) -> Plan:
     if "DATASETS.TEST" in user.values:
         del keys["DATASETS.VAL"]  # Refers to the default of DATASETS.TEST.
     choices = [Choice("task", task.name, "MODEL.CENTERNET.HEADS", keys, task.notes), choice]
+    if cfg.MODEL.BACKBONE.NAME == "build_timm_upconv_backbone":
+        choices.append(choose_pixels(cfg, user))
     choices += _choose_training(cfg, network, task, data, machine, user)
     choices.append(Choice("output folder", str(draft.folder), "OUTPUT_DIR", {"OUTPUT_DIR": str(draft.folder)}))
     cfg = _merge(cfg, choices, user)

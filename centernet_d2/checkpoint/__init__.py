@@ -3,8 +3,10 @@ from .checkpointer import CenterNetCheckpointer, checkpoint_files, has_checkpoin
 from .loading import check_exists, find_trunk, find_weights, load_file
 from .reference_names import original_names, original_state_dict, to_our_names
 from .source import is_checkpoint, load_source, read_metadata
+from .timm_names import HUB
 
 __all__ = [
+    "HUB",
     "CenterNetCheckpointer",
     "check_exists",
     "checkpoint_files",

@@ -24,6 +24,7 @@ from ..imaging.visualization import draw_training
 from ..structures.points import Peaks, Points
 from ..structures.types import DatasetDict, Fields, Maps, Targets
 from ..utils.validation import ArgumentError, check_choice
+from .backbone.trunk import freeze_stages
 from .checks import check_classes, check_fields, check_finite, check_heads
 from .heads.build import build_point_heads
 from .heads.point_head import PointHead, Property
@@ -155,6 +156,7 @@ class CenterNet(nn.Module):
         warn_about_unread_keys(cfg)
         build_backbone = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
         backbone = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+        freeze_stages(backbone, cfg.MODEL.TRUNK_FROZEN_STAGES)
         stacks = backbone.output_shape()
         heads = build_point_heads(cfg, stacks["stack_0"], len(stacks))
         return {**read_keys(cfg, cls.keys), "backbone": backbone, "heads": heads}

@@ -7,10 +7,11 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from centernet_d2 import load_config
+from centernet_d2 import Predictor, load_config
 from centernet_d2.autoconfig import plan
 from centernet_d2.autoconfig.budget import Pace
 from centernet_d2.cli.train import run
@@ -241,6 +242,36 @@ def test_run_is_fine_tuned_for_other_classes(folder, tmp_path, capsys):
     assert new["heads.CenterHead.stacks.0.heatmap.2.weight"].shape[0] == 2
 
 
+def test_trunk_of_timm_by_name(folder, tmp_path, capsys):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "resnet10t.pth")
+    keys = {"MODEL.UPCONV.WIDTH": "8", "MODEL.TRUNK_WEIGHTS": str(tmp_path / "resnet10t.pth")}
+    keys |= {"SOLVER.TRUNK_LR_FACTOR": "0.1", "MODEL.TRUNK_FROZEN_STAGES": "1", "SOLVER.MAX_ITER": "2"}
+    assert run(command(folder, tmp_path / "out", "--model", "timm:resnet10t", **keys)) == 0
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "network timm:resnet10t --model; set by you" in screen
+    keys_of_pixels = "INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD"
+    assert f"pixels RGB, mean 123.7 116.3 103.5 {keys_of_pixels}; from the weights of resnet10t" in screen
+    trained = torch.load(tmp_path / "out" / "model_final.pth")["model"]
+    frozen = torch.load(tmp_path / "resnet10t.pth")["conv1.0.weight"]
+    assert torch.equal(trained["backbone.trunk.conv1.0.weight"], frozen)
+    detect = Predictor(tmp_path / "out" / "model_final.pth", device="cpu")
+    assert "instances" in detect(np.zeros((48, 64, 3), np.uint8))
+
+
+def test_statistics_set_by_the_user_win(folder, tmp_path, capsys):
+    pytest.importorskip("timm")
+    keys = {
+        "MODEL.PIXEL_MEAN": "[1.0, 2.0, 3.0]",
+        "SOLVER.MAX_ITER": "1",
+        "DATASETS.TEST": "()",
+        "MODEL.UPCONV.WIDTH": "8",
+    }
+    assert run(command(folder, tmp_path / "out", "--model", "timm:resnet10t", **keys)) == 0
+    assert "MODEL.PIXEL_MEAN, MODEL.PIXEL_STD; set by you" in " ".join(capsys.readouterr().out.split())
+    assert load_config(tmp_path / "out" / "config.yaml").MODEL.PIXEL_MEAN == [1.0, 2.0, 3.0]
+
+
 def test_other_keys_are_shown(folder, tmp_path, capsys):
     assert run(command(folder, tmp_path / "out", SOLVER__MAX_ITER="1", DATASETS__TEST="()", VIS_PERIOD="7")) == 0
     assert re.search(r"other keys set by you .*VIS_PERIOD 7", " ".join(capsys.readouterr().out.split()))
@@ -271,6 +302,7 @@ def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch
             "does not support several processes: use --epochs",
         ),
         (["--data", ".", "--model", "yolo"], "config file, run or model yolo does not exist"),
+        (["--data", ".", "--model", "timm:resnet19"], "'resnet19', which is not a network of timm"),
         (["--data", ".", "--model", "dla34-coc"], "did you mean dla34-coco?"),
         (
             ["--data", ".", "--model", "dla34-coco"],
