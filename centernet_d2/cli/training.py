@@ -163,8 +163,9 @@ def _train(run: Run) -> dict:
         report = start_report(run) if comm.is_main_process() else None
         with training_sheets(run.cfg, model, resumed=resumed) if draws else nullcontext():
             results = trainer.train()
-        if report is not None:
-            finish_report(report, run.cfg, model)
+        if comm.is_main_process():
+            if report is not None:
+                finish_report(report, run.cfg, model)
             print("\n".join(_ending(run.cfg)), flush=True)
         return results
 

@@ -81,6 +81,7 @@ def test_recorded_config_trains_equal_weights(folder, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.reports
 def test_sheets_do_not_change_the_weights(folder, tmp_path, monkeypatch):
     keys = {"SOLVER__MAX_ITER": "2", "SEED": "3", "DATALOADER__NUM_WORKERS": "1"}
     with restore_catalogs():
@@ -94,6 +95,7 @@ def test_sheets_do_not_change_the_weights(folder, tmp_path, monkeypatch):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.reports
 def test_training_continues_without_sheets(folder, tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise OSError("no space")
@@ -335,7 +337,13 @@ def test_folder_of_another_run_is_not_changed(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "classes"),
-    [("bccd", 3), ("coco128", 80), ("keypoints_mouse", 1), ("keypoints_coco", 1), ("kitti_sample", 3)],
+    [
+        ("bccd", 3),
+        ("coco128", 80),
+        pytest.param("keypoints_mouse", 1, marks=pytest.mark.reports),
+        ("keypoints_coco", 1),
+        pytest.param("kitti_sample", 3, marks=pytest.mark.reports),
+    ],
 )
 def test_public_datasets(name, classes, shared, tmp_path):
     out = tmp_path / f"run_{name}"
@@ -344,3 +352,4 @@ def test_public_datasets(name, classes, shared, tmp_path):
     assert load_config(out / "config.yaml").MODEL.CENTERNET.NUM_CLASSES == classes
     lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert any("AP" in key or "_R40" in key for line in lines for key in line)
+    assert (out / "report.html").exists() == (name in ("keypoints_mouse", "kitti_sample"))

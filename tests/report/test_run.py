@@ -20,6 +20,8 @@ from centernet_d2.evaluation.record import load_detections
 from centernet_d2.report.build import FORMAT
 from support.pages import check_page
 
+pytestmark = pytest.mark.reports
+
 KEYS = {"format", "dataset", "training", "evaluation"}
 PARTS = {"ap", "threshold", "curve", "confusion", "error_types", "calibration", "oracle", "worst", "properties"}
 
