@@ -43,6 +43,7 @@ class Predictor:
 
     Attributes:
         model: model in evaluation mode, possibly with test-time augmentation.
+        cfg: config of the model; None if the source is a model.
         metadata: class names and category IDs, as in Detectron2's MetadataCatalog.
         threshold: default score threshold.
         batch_size: maximum number of images in memory.
@@ -75,6 +76,7 @@ class Predictor:
             raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
         own: Metadata = Metadata()
         saved: object = None
+        self.cfg: CfgNode | None = None
         model: nn.Module
         if isinstance(source, nn.Module):
             if overrides:
@@ -84,6 +86,7 @@ class Predictor:
             cfg = load_source(source) if isinstance(source, (str, Path)) else source.clone()
             override(cfg, [*overrides, *(("MODEL.DEVICE", device) if device else ())])
             model, own, saved = _build(cfg, batch_size)
+            self.cfg = cfg
         self.model = cast("CenterNet | CenterNetWithTTA", model.eval())
         self.metadata = metadata or own
         self.threshold = suggested_threshold(saved, THRESHOLD)
@@ -161,6 +164,25 @@ class Predictor:
         """Start a video: the returned session is called like the predictor, with the frames in order."""
         return VideoSession(self)
 
+    def export(self, folder: str | Path, *, images: Sequence[str | Path] = (), **options: Any) -> dict[str, Any]:
+        """Export the model to an ONNX or OpenVINO file.
+
+        The folder also contains ``detect.py``, which runs the file without torch.
+
+        Args:
+            folder: output folder, created if needed.
+            images: images for verification and calibration; by default images of the datasets of the config.
+            options: `file_format`, `form`, `precision` and others, see :func:`centernet_d2.export.export_model`.
+
+        Returns:
+            The report, which is also saved as ``export.json``.
+        """
+        from .export import export_model  # Requires additional packages.
+
+        records = [{"file_name": str(path)} for path in images]
+        known = {"cfg": self.cfg, "metadata": self.metadata, "threshold": self.threshold}
+        return export_model(self.model, folder, images=records, **known, **options)
+
     @property
     def network(self) -> CenterNet:
         """Model without test-time augmentation."""
@@ -189,8 +211,8 @@ class Predictor:
 class VideoSession:
     """State of one video, see :meth:`Property.start_video`. Example::
 
-        video = predictor.video()
-        results = [video(frame) for frame in frames]
+    video = predictor.video()
+    results = [video(frame) for frame in frames]
     """
 
     def __init__(self, predictor: Predictor) -> None:

@@ -2,7 +2,7 @@ import importlib.util
 import logging
 import os
 import random
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +110,19 @@ def _reset_log_handlers(monkeypatch):
     setup_logger.cache_clear()
     for name in ("fvcore", "detectron2", "centernet_d2"):
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
+
+
+@pytest.fixture(autouse=True)
+def _no_reports(request, monkeypatch):
+    """Skip reports and sheets of trainings in this process, which take most of the time of a tiny training.
+
+    Tests with the marker ``reports`` write them, as do trainings in other processes.
+    """
+    if request.node.get_closest_marker("reports"):
+        return
+    for name in ("start_report", "finish_report", "report_evaluation"):
+        monkeypatch.setattr(f"centernet_d2.cli.training.{name}", lambda *_: None)
+    monkeypatch.setattr("centernet_d2.cli.training.training_sheets", lambda *_, **__: nullcontext())
 
 
 @pytest.fixture(scope="session")

@@ -16,12 +16,13 @@ LAYERS = (
     ("modeling",),
     ("data", "checkpoint"),
     ("evaluation", "model_zoo"),
-    ("engine", "predictor"),
+    ("export",),
+    ("engine", "report", "predictor"),
     ("autoconfig",),
     ("cli",),
 )
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
-INDEPENDENT = {"engine", "predictor"}
+INDEPENDENT = {"engine", "report", "predictor"}
 
 PROPERTIES = re.compile("keypoint|box3d|boxes3d|rotation_y|camera", re.IGNORECASE)
 # Packages for specific properties, file formats or metrics.

@@ -197,7 +197,7 @@ def test_missing_source(tmp_path):
         Predictor(tmp_path)
     with pytest.raises(FileNotFoundError, match="the weights file .*none.pth does not exist"):
         Predictor(tmp_path / "none.pth")
-    with pytest.raises(FileNotFoundError, match="config file nothing does not exist"):
+    with pytest.raises(FileNotFoundError, match="config file, run or model nothing does not exist"):
         Predictor("nothing")
     (tmp_path / "model_final.pth").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="is not a valid weights file"):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Benchmarks of data loading, targets and evaluation against the reference.
+"""Benchmarks of data loading, targets, evaluation and exported files.
 
-    python tools/benchmark.py data|targets|evaluation [--json FILE]
+    python tools/benchmark.py data|targets|evaluation|export [--json FILE]
 
 The reference is the reference implementation, or pycocotools for the evaluation.
 ``python tools/benchmark.py COMMAND --help`` lists the options of each command. ``centernet-benchmark`` measures
@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import sys
 
-from benchmarks import data, evaluation, targets
+from benchmarks import data, evaluation, export, targets
 from centernet_d2.cli.benchmark import Benchmark, run_benchmarks
 
 BENCHMARKS = {
     "data": Benchmark("time data loading on one core", data.add_arguments, data.run),
     "targets": Benchmark("time the training targets of a batch", targets.add_arguments, targets.run),
     "evaluation": Benchmark("time COCO metrics of random detections", evaluation.add_arguments, evaluation.run),
+    "export": Benchmark("time exported files", export.add_arguments, export.run),
 }
 
 

@@ -82,7 +82,7 @@ def measure_pace(cfg: CfgNode, seconds: float) -> Pace:
 
 def _evaluation(cfg: CfgNode, model: torch.nn.Module, name: str) -> float:
     """Estimate the seconds of the evaluation on a dataset from a few images."""
-    loader = Trainer.build_test_loader(cfg, name)
+    loader = Trainer.build_test_loader(cfg, name).loader  # Without a progress line.
     with torch.no_grad():
         batches = iter(loader)
         model(next(batches))
@@ -127,7 +127,9 @@ def training_seconds(iterations: int, period: int, pace: Pace) -> float:
 
 
 def minutes_for(iterations: int, elapsed: float, pace: Pace) -> float:
-    """Return the smallest time budget for a number of iterations, in minutes rounded up to one decimal.
+    """Return the time budget for a number of iterations, in minutes.
+
+    The result is rounded up to one decimal.
 
     Args:
         iterations: number of iterations.

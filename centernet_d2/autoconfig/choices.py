@@ -15,6 +15,7 @@ from torch import nn
 
 from ..config.arguments import get_value
 from ..readers import LabeledImage
+from ..utils.text import plural
 from .machine import Machine
 from .rotation import rotation_veto
 
@@ -29,6 +30,7 @@ __all__ = [
     "choose_input_size",
     "choose_length",
     "choose_network",
+    "choose_pixels",
     "choose_precision",
     "choose_rate",
     "choose_rotation",
@@ -138,6 +140,22 @@ def choose_network(images: int, *, on_gpu: bool, with_trunk: bool) -> tuple[str,
     if images < LARGE_DATASET:
         return "small", f"{images} images and no weights to start from"
     return ("large", f"{images} images and a GPU") if on_gpu else ("large on a CPU", f"{images} images")
+
+
+def choose_pixels(cfg: CfgNode, user: Overrides) -> Choice:
+    """Report color order and statistics of the images.
+
+    They depend on the weights of the trunk.
+
+    Args:
+        cfg: config of a network with a trunk of timm, with overrides.
+        user: overrides.
+    """
+    keys = {"INPUT.FORMAT": cfg.INPUT.FORMAT, "MODEL.PIXEL_MEAN": cfg.MODEL.PIXEL_MEAN}
+    keys["MODEL.PIXEL_STD"] = cfg.MODEL.PIXEL_STD
+    mean = " ".join(f"{value:.4g}" for value in cfg.MODEL.PIXEL_MEAN)
+    reason = "set by you" if keys.keys() & user.values.keys() else f"from the weights of {cfg.MODEL.TIMM.NAME}"
+    return Choice("pixels", f"{cfg.INPUT.FORMAT}, mean {mean}", f"{', '.join(keys)}; {reason}", keys)
 
 
 def choose_precision(machine: Machine, user: Overrides) -> Choice:
@@ -391,13 +409,19 @@ def choose_detections(images: Sequence[LabeledImage], user: Overrides) -> Choice
     key = "TEST.DETECTIONS_PER_IMAGE"
     most = max(len(image.objects) for image in images)
     limit = user.get(key, max(100, math.ceil(most / 100) * 100))
-    reason = user.reason(key, f"an image has up to {most} objects")
+    reason = user.reason(key, f"an image has up to {plural(most, 'object')}")
     notes = () if limit >= most else (f"an image has {most} objects, so that AP cannot reach 100",)
     return Choice("detections", f"at most {limit} per image", f"{key}; {reason}", {key: limit}, notes)
 
 
 def choose_evaluation(
-    iterations: int, tests: Sequence[str], user: Overrides, step: float = 0.0, evaluation: float = 0.0
+    iterations: int,
+    tests: Sequence[str],
+    user: Overrides,
+    step: float = 0.0,
+    evaluation: float = 0.0,
+    *,
+    final: Sequence[str] = (),
 ) -> Choice:
     """Choose the period of evaluations.
 
@@ -406,11 +430,13 @@ def choose_evaluation(
         tests: names of the datasets to evaluate on.
         user: overrides.
         step, evaluation: seconds of an iteration and of an evaluation, if known.
+        final: names of the datasets to evaluate on once, at the end.
     """
     key = "TEST.EVAL_PERIOD"
     period = user.get(key, evaluation_period(iterations, step, evaluation))
-    value = f"every {period} iterations" if period else "at the end"
-    return Choice("evaluation", value, f"{key}; on {', '.join(tests) or 'nothing'}", {key: period})
+    value = f"every {period} iterations and at the end" if period else "at the end"
+    once = f"; once, at the end, on {', '.join(final)}" if final else ""
+    return Choice("evaluation", value, f"{key}; on {', '.join(tests) or 'nothing'}{once}", {key: period})
 
 
 def evaluation_period(iterations: int, step: float = 0.0, evaluation: float = 0.0) -> int:

@@ -30,6 +30,7 @@ from .choices import (
     choose_input_size,
     choose_length,
     choose_network,
+    choose_pixels,
     choose_precision,
     choose_rate,
     choose_rotation,
@@ -51,8 +52,8 @@ class Request:
     Attributes:
         data, val: paths of the training data and, optionally, of separate validation data.
         epochs, minutes: length of training; at most one of them.
-        model: SMALL, a config file, a name in the model zoo, or the folder or checkpoint of a run to start from; by
-            default, chosen from dataset, weights and device.
+        model: SMALL, a config file, a name in the model zoo, ``timm:NAME``, or the folder or checkpoint of a run to
+            start from; by default, chosen from dataset, weights and device.
         overrides: alternating config keys and values.
         timed: time a few iterations, to choose the evaluation period and to report the expected duration.
     """
@@ -169,6 +170,8 @@ def plan_training(draft: Draft, data: DiscoveredDataset) -> Plan:
     if "DATASETS.TEST" in user.values:
         del keys["DATASETS.VAL"]  # Refers to the default of DATASETS.TEST.
     choices = [Choice("task", task.name, "MODEL.CENTERNET.HEADS", keys, task.notes), choice]
+    if cfg.MODEL.BACKBONE.NAME == "build_timm_upconv_backbone":
+        choices.append(choose_pixels(cfg, user))
     choices += _choose_training(cfg, network, task, data, machine, user)
     choices.append(Choice("output folder", str(draft.folder), "OUTPUT_DIR", {"OUTPUT_DIR": str(draft.folder)}))
     cfg = _merge(cfg, choices, user)
@@ -248,9 +251,10 @@ def _choose_duration(cfg: CfgNode, draft: Draft, images: int) -> list[Choice]:
     length = choose_length(iterations, images, cfg.SOLVER.IMS_PER_BATCH, reason, user)
     iterations = length.keys["SOLVER.MAX_ITER"]
     tests = cfg.DATASETS.VAL or cfg.DATASETS.TEST
+    final = [name for name in cfg.DATASETS.TEST if name not in tests]
     if pace is None:
-        return [length, choose_evaluation(iterations, tests, user)]
-    evaluation = choose_evaluation(iterations, tests, user, pace.step, pace.evaluation)
+        return [length, choose_evaluation(iterations, tests, user, final=final)]
+    evaluation = choose_evaluation(iterations, tests, user, pace.step, pace.evaluation, final=final)
     seconds = training_seconds(iterations, evaluation.keys["TEST.EVAL_PERIOD"], pace)
     measured = f"{pace.step:.2g} s per iteration, {pace.evaluation:.2g} s per evaluation"
     return [length, evaluation, Choice("duration", f"about {readable_duration(seconds)}", measured)]
@@ -280,7 +284,7 @@ def _other_keys(choices: Sequence[Choice], user: Overrides) -> list[Choice]:
     shown = {key for choice in choices for key in choice.keys}
     rest = {key: value for key, value in user.values.items() if key not in shown}
     text = ", ".join(f"{key} {value}" for key, value in rest.items())
-    return [Choice("other keys", text, "set by you", rest)] if rest else []
+    return [Choice("other keys", "set by you", text, rest)] if rest else []
 
 
 def _merge(cfg: CfgNode, choices: list[Choice], user: Overrides) -> CfgNode:

@@ -13,16 +13,19 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
+from ..modeling.backbone.timm_upconv import TimmUpConv
 from ..utils.files import is_inside, write_atomically
 from .integrity import save_with_hash
 from .loading import find_trunk, find_weights, load_file
-from .reference_names import to_our_names, trunk_state_dict
+from .reference_names import original_state_dict, to_our_names, trunk_state_dict
+from .timm_names import HUB, fetch_from_hub, missing_tensors, timm_state_dict
 
 __all__ = [
     "CenterNetCheckpointer",
     "checkpoint_files",
     "has_checkpoint",
     "load_trunk",
+    "set_threshold",
 ]
 
 # File names of the checkpoints that a training can resume from.
@@ -70,28 +73,51 @@ def _check_floats(weights: Mapping[str, Tensor], own: Mapping[str, Tensor], path
         )
 
 
-def load_trunk(backbone: nn.Module, path: str | Path) -> None:
-    """Load the weights of an ImageNet classifier into the trunk of a backbone.
+def set_threshold(path: str | Path, threshold: float) -> None:
+    """Write the suggested score threshold into the metadata of a checkpoint.
 
-    Supported files are torchvision's ResNets and the DLA-34 of the reference implementation. The last layer of the
-    classifier (``fc``) is ignored if the backbone does not have it.
-
-    Args:
-        backbone: backbone to initialize.
-        path: path of the file, or a name known to :func:`find_trunk`.
+    The file is written atomically, with a new hash.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the backbone has no tensor of the same name and shape for a tensor of the file.
+        ValueError: the file is damaged.
+        OSError: the file cannot be written; it is unchanged.
+    """
+    data = load_file(path, verify=True)
+    data["metadata"] = {**data.get("metadata", {}), "threshold": float(threshold)}
+    write_atomically(path, lambda file: save_with_hash(data, file))
+
+
+def load_trunk(backbone: nn.Module, path: str | Path) -> None:
+    """Load the weights of an ImageNet classifier into the trunk of a backbone.
+
+    Supported files are torchvision's ResNets, the DLA-34 of the reference implementation and, for a trunk of timm, its
+    classifier in timm. The last layer of the classifier is ignored if the backbone does not have it.
+
+    Args:
+        backbone: backbone to initialize.
+        path: path of the file, or a name known to :func:`find_trunk`, or HUB for a trunk of timm.
+
+    Raises:
+        FileNotFoundError: the file does not exist, or cannot be downloaded.
+        ValueError: the backbone has no tensor of the same name and shape for a tensor of the file, or the file lacks
+            a tensor of a trunk of timm.
     """
     own = backbone.state_dict()
-    weights = trunk_state_dict(load_file(find_trunk(path)), own)
-    wrong = [f"{name} {tuple(t.shape)}" for name, t in weights.items() if name not in own or own[name].shape != t.shape]
+    if isinstance(backbone, TimmUpConv):
+        data = fetch_from_hub(backbone) if path == HUB else original_state_dict(load_file(find_trunk(path)))
+        weights = timm_state_dict(backbone, data)
+        wrong = [f"{name} is missing" for name in missing_tensors(backbone, weights)]
+    else:
+        weights, wrong = trunk_state_dict(load_file(find_trunk(path)), own), []
+    wrong += [
+        f"{name} {tuple(t.shape)}" for name, t in weights.items() if name not in own or own[name].shape != t.shape
+    ]
     if wrong or not weights:
         raise ValueError(
             f"MODEL.TRUNK_WEIGHTS: {path} does not match the {type(backbone).__name__} backbone "
             f"({len(wrong)} of {len(weights)} tensors; first: {', '.join(wrong[:3])}). "
-            "Check MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH"
+            "Check MODEL.BACKBONE.NAME and MODEL.RESNETS.DEPTH or MODEL.TIMM.NAME"
         )
     _check_floats(weights, own, path)
     backbone.load_state_dict(weights, strict=False)

@@ -16,6 +16,7 @@ from iopath.common.file_io import file_lock
 from torch import Tensor
 
 from ..config.catalog import find_released
+from ..utils.cli import MissingPackage
 from ..utils.files import cache_folder, check_local
 from .integrity import check_checksums, check_hash, check_sizes
 
@@ -154,7 +155,7 @@ def check_exists(path: str | Path) -> None:
 
 
 def load_file(path: str | Path, *, verify: bool = False) -> dict:
-    """Read a ``.pth`` file without executing code.
+    """Read a ``.pth`` or ``.safetensors`` file without executing code.
 
     Both the current zip format and the format of torch 0.4 are supported. The hash of a file of this project is
     verified.
@@ -178,7 +179,9 @@ def load_file(path: str | Path, *, verify: bool = False) -> dict:
         check_checksums(path)
     try:
         check_sizes(path)
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        data = _read(path)
+    except MissingPackage:
+        raise
     except Exception as error:  # The unpickler raises many types, including OSError without a file name.
         if isinstance(error, OSError) and error.filename is not None:
             raise
@@ -193,6 +196,16 @@ def load_file(path: str | Path, *, verify: bool = False) -> dict:
         )
     _check_weights(data, path)
     return data
+
+
+def _read(path: str | Path) -> object:
+    if Path(path).suffix != ".safetensors":
+        return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        from safetensors.torch import load_file as load_safetensors
+    except ModuleNotFoundError as error:
+        raise MissingPackage(f"{path} needs the package safetensors: pip install safetensors") from error
+    return load_safetensors(path)
 
 
 def _check_weights(data: dict, path: str | Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from ..modeling.heads import Property, build_properties
 from ..predictor import Predictor, Result, VideoSession
 from ..utils.files import unused_folder
 from ..utils.signals import defer_signals
-from ..utils.text import printable
+from ..utils.text import plural, printable
 from .sinks import ImageFileSink, ImageFolderSink, JsonSink, VideoSink, output_kind, refuse_existing
 from .sources import Frame, ImageSource, VideoSource, open_source, skipped_content
 
@@ -72,7 +73,7 @@ def start(args: argparse.Namespace) -> int:
         if number is not None and number < 1:
             raise ValueError(f"{option} is {number}, but must be at least 1")
     for path in () if args.overwrite else filter(None, (args.output, args.json)):
-        refuse_existing(path)
+        refuse_existing(path, "choose another name, or use --overwrite")
     if args.json is not None and args.json.is_dir():
         raise IsADirectoryError(f"--json {args.json} is a folder; specify a file")
     source = open_source(args.inputs, args.camera)
@@ -111,6 +112,8 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
     predictor = Predictor.from_config(cfg, batch_size=args.batch_size)
     properties = predictor.network.properties
     use_property_arguments(args, properties)
+    threshold = predictor.threshold if args.threshold is None else args.threshold
+    counts: Counter[int] = Counter()
     done, skipped, start = 0, 0, time.perf_counter()
     with ExitStack() as stack:
         sinks = open_sinks(args, source, stack)
@@ -121,13 +124,17 @@ def run(args: argparse.Namespace, source: ImageSource | VideoSource) -> int:
             for frame in batch:
                 if frame.image is None:
                     tqdm.write(printable(f"skipped: {frame.error}"), file=sys.stderr)
-            readable = process(batch, predictor, sinks, args, video)
-            done, skipped = done + readable, skipped + len(batch) - readable
+            results = process(batch, predictor, sinks, threshold, video, keep_heatmap=args.heatmap)
+            for result in results:
+                found = result["instances"]
+                counts.update(found.pred_classes[found.scores >= threshold].tolist())
+            done, skipped = done + len(results), skipped + len(batch) - len(results)
             bar.update(len(batch))
             if signals:
                 break
     rate = done / (time.perf_counter() - start)
-    print(f"{done} images, {rate:.1f} images/s" + (f", {skipped} unreadable images skipped" if skipped else ""))
+    print(f"{plural(done, 'image')}, {rate:.1f} images/s{f', {skipped} unreadable, skipped' if skipped else ''}")
+    print(describe_counts(counts, threshold, predictor.class_names))
     print(f"results: {', '.join(str(path) for path in (args.output, args.json) if path is not None)}")
     if signals:
         print("interrupted; the files written so far are complete", file=sys.stderr)
@@ -190,30 +197,47 @@ def process(
     frames: Sequence[Frame],
     predictor: Predictor,
     sinks: Sinks,
-    args: argparse.Namespace,
+    threshold: float,
     video: VideoSession | None = None,
-) -> int:
+    *,
+    keep_heatmap: bool,
+) -> Sequence[Result]:
     """Detect objects in frames and write the results to the sinks.
 
     Args:
-        frames: the next frames of the source.
-        predictor: detects the objects.
-        sinks: receive the results.
-        args: options of the command line.
-        video: state of the video, if the source is one.
+        frames: frames of one batch.
+        predictor: predictor.
+        sinks: sinks for visualizations and JSON.
+        threshold: minimum score of visualized detections.
+        video: state of the video, if the source is a video.
+        keep_heatmap: overlay the center heatmap on visualizations.
 
     Returns:
-        The number of readable frames.
+        The results of the readable frames.
     """
     readable = [(frame, frame.image) for frame in frames if frame.image is not None]
     images, inputs = [image for _, image in readable], [frame.inputs for frame, _ in readable]
-    results: Sequence[Result] = predictor.detect(images, inputs, keep_heatmap=args.heatmap) if readable else []
+    results: Sequence[Result] = predictor.detect(images, inputs, keep_heatmap=keep_heatmap) if readable else []
     if video is not None:
         results = video.update(results)
     for (frame, _), result in zip(readable, results, strict=True):
         if sinks.json is not None:
             sinks.json.write([{**entry, "file_name": frame.source} for entry in result.to_coco(frame.number)])
         if sinks.images is not None:
-            drawn = result.draw(threshold=predictor.threshold if args.threshold is None else args.threshold)
+            drawn = result.draw(threshold=threshold)
             sinks.images.write(frame.name, np.ascontiguousarray(np.asarray(drawn)[..., ::-1]))
-    return len(readable)
+    return results
+
+
+def describe_counts(counts: Counter[int], threshold: float, class_names: Sequence[str] | None) -> str:
+    """Return a sentence about the number of detections per class.
+
+    Args:
+        counts: number of detections by class index.
+        threshold: their minimum score.
+        class_names: names of the classes, if known.
+    """
+    total = plural(sum(counts.values()), "object")
+    most = [f"{class_names[index] if class_names else index} {count}" for index, count in counts.most_common(10)]
+    rest = ", ..." if len(counts) > 10 else ""
+    return printable(f"{total} with a score of at least {threshold:.2g}{': ' if most else ''}{', '.join(most)}{rest}")

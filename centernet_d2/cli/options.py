@@ -39,6 +39,7 @@ def new_parser(summary: str, usage: Sequence[str], examples: Sequence[str]) -> a
         usage="\n       ".join(f"%(prog)s {pattern}" for pattern in usage),
         epilog="examples:\n" + "\n".join(f"  %(prog)s {example}" for example in examples),
         formatter_class=HelpFormatter,
+        allow_abbrev=False,
     )
 
 

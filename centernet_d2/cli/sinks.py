@@ -24,14 +24,14 @@ CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 WRITABLE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def refuse_existing(path: Path) -> None:
-    """Raise an error if an output path is in use.
+def refuse_existing(path: Path, advice: str = "choose another name") -> None:
+    """Raise an error with advice if an output path is in use.
 
     Raises:
         FileExistsError: the path is a file, or a folder that is not empty.
     """
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        raise FileExistsError(f"{path} already exists and is not overwritten; choose another name")
+        raise FileExistsError(f"{path} already exists and is not overwritten; {advice}")
 
 
 class Sink:

@@ -81,8 +81,8 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--model",
         metavar="MODEL",
-        help=f"the folder or a checkpoint of a run to fine-tune, '{SMALL}', or a config: {CONFIG_HELP} (default: "
-        "selected from data, weights and device)",
+        help=f"the folder or a checkpoint of a run to fine-tune, '{SMALL}', timm:NAME (a network of timm as trunk), or "
+        f"a config: {CONFIG_HELP} (default: selected from data, weights and device)",
     )
     add_list_models(data)
     config = parser.add_argument_group("instead of --data")

@@ -37,6 +37,7 @@ from ..utils.logging import errors_only
 from ..utils.screen import columns
 from ..utils.signals import Stopped, defer_signals, end_signals
 from ..utils.text import printable
+from .reporting import finish_report, report_evaluation, start_report
 from .sheets import training_sheets
 
 __all__ = ["build_run", "execute", "launch_processes"]
@@ -61,7 +62,8 @@ def build_run(args: argparse.Namespace) -> Run:
             raise ValueError(f"--{option} requires --data and a new training; otherwise set config keys")
     if data is not None and args.config_file:
         raise ValueError("--data and --config-file are mutually exclusive: use one of them")
-    recorded = None
+    recorded: CfgNode | None = None
+    notes: tuple[str, ...] = ()
     if args.config_file:
         cfg = load_config(args.config_file, args.opts)
         if args.resume:
@@ -71,13 +73,14 @@ def build_run(args: argparse.Namespace) -> Run:
         cfg = recorded.clone()
         override(cfg, args.opts)
     elif data is not None:
-        cfg = _plan(args)
+        cfg, notes = _plan(args)
     else:
         raise ValueError("no config is specified: use --data FOLDER (labeled images) or --config-file CONFIG")
     cfg.freeze()
     resume = args.resume or (recorded is not None and "MODEL.WEIGHTS" not in args.opts[::2])
     check_config(cfg, resume=resume, eval_only=args.eval_only, processes=number_of_processes(args))
-    return Run(cfg, resume, args.eval_only, recorded, tuple(args.opts[::2]), sheets=data is not None)
+    keys = tuple(args.opts[::2])
+    return Run(cfg, resume, args.eval_only, recorded, keys, notes, sheets=data is not None)
 
 
 def _recorded_config(data: str | None, opts: Sequence[str]) -> CfgNode:
@@ -94,13 +97,18 @@ def _recorded_config(data: str | None, opts: Sequence[str]) -> CfgNode:
             "--resume and --eval-only require a run: set OUTPUT_DIR to its folder, or use --config-file"
         )
     if (cfg := recorded_config(folder)) is None:
-        raise FileNotFoundError(f"OUTPUT_DIR {folder} contains no run: config.yaml or weights are missing")
+        if (folder / "config.yaml").exists():
+            raise FileNotFoundError(
+                f"OUTPUT_DIR {folder} contains no weights: the run ended before its first checkpoint. Start it again "
+                "without --resume"
+            )
+        raise FileNotFoundError(f"OUTPUT_DIR {folder} contains no run: config.yaml is missing")
     cfg.OUTPUT_DIR = str(folder)
     return cfg
 
 
-def _plan(args: argparse.Namespace) -> CfgNode:
-    """Return the config for training on custom data; print the dataset and the configuration.
+def _plan(args: argparse.Namespace) -> tuple[CfgNode, tuple[str, ...]]:
+    """Return the config for training on custom data, and messages of the reader; print dataset and configuration.
 
     Raises:
         FileExistsError, FileNotFoundError, ValueError: see :func:`build_run`.
@@ -118,7 +126,7 @@ def _plan(args: argparse.Namespace) -> CfgNode:
     print("\n".join(data.lines()), flush=True)
     plan = plan_training(draft, data)
     print(printable("\n".join(plan.lines(columns())), lines=True), flush=True)
-    return plan.cfg
+    return plan.cfg, tuple(data.report.lines())
 
 
 def execute(run: Run) -> dict:
@@ -136,6 +144,7 @@ def _evaluate(run: Run) -> dict:
         model.backbone = fold_batch_norms(model.backbone)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():
+        report_evaluation(cfg, model)
         logging.getLogger(__name__).info("\n".join(summarize(results, columns())))
         verify_results(cfg, results)
     return results
@@ -151,9 +160,12 @@ def _train(run: Run) -> dict:
         trainer.resume_or_load(resume=run.resume)
         model, resumed = trainer.checkpointer.model, trainer.start_iter > 0
         draws = run.sheets and comm.is_main_process()
+        report = start_report(run) if comm.is_main_process() else None
         with training_sheets(run.cfg, model, resumed=resumed) if draws else nullcontext():
             results = trainer.train()
         if comm.is_main_process():
+            if report is not None:
+                finish_report(report, run.cfg, model)
             print("\n".join(_ending(run.cfg)), flush=True)
         return results
 
@@ -170,8 +182,9 @@ def _ending(cfg: CfgNode) -> list[str]:
         "",
         f"weights   {folder / 'model_final.pth'}{best}",
         f"config    {folder / 'config.yaml'}",
+        *([f"report    {folder / 'report.html'}"] if (folder / "report.html").exists() else []),
         *([f"figures   {', '.join(figures)} in {folder}"] if figures else []),
-        f"next      {command} {shlex.quote(image)} --weights {shlex.quote(str(folder / 'model_final.pth'))}",
+        f"next      {command} {shlex.quote(image)} --model {shlex.quote(str(folder))}",
     ]
 
 

@@ -82,7 +82,7 @@ def find_config(name: str | Path) -> Path:
     """Return the path of a config file or of a config in the model zoo.
 
     Raises:
-        FileNotFoundError: no file and no config in the model zoo has this name.
+        FileNotFoundError: no file, folder or config in the model zoo has this name.
         ValueError: the file is a LazyConfig.
     """
     if Path(name).suffix == ".py":
@@ -91,9 +91,10 @@ def find_config(name: str | Path) -> Path:
         return Path(name)
     if str(name) in available() or find_released(name):
         return Path(get_config_file(str(name)))
-    similar = difflib.get_close_matches(str(name), [*available(), *available(trained=True)], 1)
-    hint = f"did you mean {similar[0]}?" if similar else "centernet-train --list-models lists the names"
-    raise FileNotFoundError(f"config file {name} does not exist; {hint}")
+    siblings = [str(path) for path in Path(name).parent.iterdir()] if os.path.isdir(Path(name).parent) else []
+    similar = difflib.get_close_matches(str(name), [*available(), *available(trained=True), *siblings], 1)
+    hint = f"did you mean {similar[0]}?" if similar else "--list-models lists the names of configs and weights"
+    raise FileNotFoundError(f"config file, run or model {name} does not exist; {hint}")
 
 
 class ReleasedWeights(NamedTuple):

@@ -51,6 +51,8 @@ def add_centernet_config(cfg: CfgNode) -> None:
 
     # "Adam" (as in the paper), "AdamW", "SGD", or "Muon", which orthogonalizes the momentum of convolution weights.
     cfg.SOLVER.OPTIMIZER = "Adam"
+    # Factor of the learning rate of the trunk, for example 0.1 to fine-tune pretrained weights.
+    cfg.SOLVER.TRUNK_LR_FACTOR = 1.0
     # Batch size to which SOLVER.BASE_LR refers. Unless it is 0, the learning rate is scaled linearly to the actual
     # SOLVER.IMS_PER_BATCH (original.md: Optimizer). SOLVER.MAX_ITER and SOLVER.STEPS are not scaled.
     cfg.SOLVER.REFERENCE_IMS_PER_BATCH = 0
@@ -91,20 +93,33 @@ def _add_test_keys(test: CfgNode) -> None:
 
 
 def _add_model_keys(model: CfgNode) -> None:
-    # ImageNet weights of the backbone trunk, loaded before MODEL.WEIGHTS: a .pth file, or the name of a torchvision
-    # model such as "resnet18".
+    # ImageNet weights of the backbone trunk, loaded before MODEL.WEIGHTS: a file; the name of a torchvision model such
+    # as "resnet18"; or, for a trunk of timm, "timm" for the weights that timm downloads.
     model.TRUNK_WEIGHTS = ""
+    # Number of stages of the trunk, from 0 to 5, whose parameters and statistics are fixed. Stages end at strides 2, 4,
+    # 8, 16 and 32.
+    model.TRUNK_FROZEN_STAGES = 0
 
     # Implementation of deformable convolutions: "torchvision", "grid_sample", or "auto" (selected by device). The
     # results are the same.
     model.DEFORM_CONV = "auto"
 
+    # Network of timm as trunk: its name, and its batch norms: "BN", "SyncBN" or "FrozenBN".
+    model.TIMM = CfgNode()
+    model.TIMM.NAME = "mobilenetv4_conv_small"
+    model.TIMM.NORM = "BN"
+
     # Upsampling after a ResNet trunk; its depth and norm are MODEL.RESNETS.DEPTH and MODEL.RESNETS.NORM.
     model.UPCONV = CfgNode()
+    # "transposed" convolutions as in the reference, or "aggregation", the neck of DLA-34. Trunks of timm always use the
+    # latter.
+    model.UPCONV.NECK = "transposed"
     # Channels of the three transposed convolutions. Reference: 256, 256, 256 without and 256, 128, 64 with deformable
     # convolutions (original.md: ResNet).
     model.UPCONV.CHANNELS = [256, 256, 256]
-    # Add a modulated deformable convolution before each transposed convolution.
+    # Number of output channels of the aggregation neck. Each coarser level has twice as many.
+    model.UPCONV.WIDTH = 64
+    # Use deformable convolutions: before each transposed convolution, or in the aggregation neck.
     model.UPCONV.DEFORMABLE = False
     # "BN", "SyncBN" or "FrozenBN".
     model.UPCONV.NORM = "BN"

@@ -16,8 +16,9 @@ from detectron2.config import CfgNode, get_cfg
 from ..utils.files import check_local, read_regular
 from ..utils.parsing import parse_yaml
 from ..utils.text import shown
-from .catalog import find_base, find_config, find_released
+from .catalog import find_base, find_config, find_released, get_base_file
 from .keys import add_centernet_config
+from .trunks import BASE, find_timm, timm_keys
 
 __all__ = ["check_device", "check_overrides", "default_config", "flatten", "load_config", "override", "set_key"]
 
@@ -46,8 +47,8 @@ def load_config(config_file: str | Path, overrides: Sequence[object] = ()) -> Cf
     Unlike ``CfgNode.merge_from_file``, this function never executes YAML tags, and its errors name the file.
 
     Args:
-        config_file: path of a ``.yaml`` file, a config of the model zoo, or the short name of released weights, which
-            selects the matching config and sets MODEL.WEIGHTS.
+        config_file: path of a ``.yaml`` file, a config of the model zoo, the short name of released weights, which
+            selects the matching config and sets MODEL.WEIGHTS, or ``timm:NAME`` for a network of timm.
         overrides: alternating keys and values, as on the command line.
 
     Raises:
@@ -57,7 +58,11 @@ def load_config(config_file: str | Path, overrides: Sequence[object] = ()) -> Cf
     """
     cfg = default_config()
     check_local(config_file, "the config file")
-    _merge_file(cfg, find_config(config_file))
+    timm_name = find_timm(config_file)
+    _merge_file(cfg, find_config(config_file) if timm_name is None else get_base_file(BASE))
+    if timm_name is not None:
+        for key, value in timm_keys(timm_name).items():
+            set_key(cfg, key, value, f"{config_file}: ")
     if released := find_released(config_file):
         cfg.MODEL.WEIGHTS = released.name
     override(cfg, overrides)

@@ -26,7 +26,7 @@ UNREAD = MappingProxyType(
         "MODEL.ROI_HEADS.NMS_THRESH_TEST": "TEST.NMS and TEST.NMS_THRESH",
         "MODEL.RETINANET.NMS_THRESH_TEST": "TEST.NMS and TEST.NMS_THRESH",
         "MODEL.ANCHOR_GENERATOR": "none, CenterNet has no anchors",
-        "MODEL.BACKBONE.FREEZE_AT": "none, no layer is frozen",
+        "MODEL.BACKBONE.FREEZE_AT": "MODEL.TRUNK_FROZEN_STAGES",
         "TEST.AUG.MIN_SIZES": "TEST.AUG.SCALES",
         "TEST.AUG.MAX_SIZE": "TEST.AUG.SCALES",
     }

@@ -50,6 +50,8 @@ class CocoDataset:
         self.name = name
         self.json_file = json_file
         self.image_root = image_root
+        #: Messages about repairs and skipped entries.
+        self.notes: list[str] = []
         # Pickled: every caller gets a separate copy, and large datasets need less memory.
         self._content = b""
 
@@ -90,7 +92,8 @@ class CocoDataset:
             report = Report()
             (file,) = read_files([Path(self.json_file)], report, lambda path: path.name)
             self._check_names(file.images)
-            for line in report.lines():
+            self.notes = report.lines()
+            for line in self.notes:
                 logging.getLogger(__name__).warning(f"{self.json_file}: {line}")
             kept = _TRUTH_KEYS | _keys_of_properties()[0]
             for annotation in file.annotations:

@@ -59,12 +59,14 @@ def orthogonalize(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for convolution weights, AdamW for all other parameters.
+    """Muon for convolutions and linear layers, AdamW for other parameters.
 
-    Muon updates the weights of convolutions with at least MIN_CHANNELS input and output channels. A weight is treated
-    as a matrix with one row per index of its first dimension: an output channel, or an input channel of a transposed
-    convolution. Its updates are scaled to the size of AdamW's updates (Liu et al., "Muon is scalable for LLM training",
-    arXiv 2502.16982, section 2.2), so that one learning rate and one weight decay apply to all parameters.
+    Muon updates the weights of convolutions and linear layers with at least MIN_CHANNELS input and output channels. A
+    weight is treated as a matrix with one row per index of its first dimension: an output channel, or an input channel
+    of a transposed convolution. Therefore, Muon updates 1x1 convolutions like linear layers, and AdamW updates
+    depthwise convolutions, whose weights have one input channel per group. Updates are scaled to the size of AdamW's
+    updates (Liu et al., "Muon is scalable for LLM training", arXiv 2502.16982, section 2.2), so that one learning rate
+    and one weight decay apply to all parameters.
     """
 
     def __init__(
@@ -97,7 +99,11 @@ class Muon(torch.optim.AdamW):
                 super().add_param_group({**group, "params": own, "orthogonal": orthogonal, "momentum": self._momentum})
 
     def _is_matrix(self, parameter: Tensor) -> bool:
-        return parameter.ndim == 4 and min(parameter.shape[:2]) >= MIN_CHANNELS and id(parameter) not in self._excluded
+        return (
+            parameter.ndim in (2, 4)
+            and min(parameter.shape[:2]) >= MIN_CHANNELS
+            and id(parameter) not in self._excluded
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

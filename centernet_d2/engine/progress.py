@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -87,7 +89,7 @@ class ProgressWriter(EventWriter):
             epochs=(self.epoch(done), self.epoch(self.max_iter)),
             speed=speed,
             seconds_left=None if rate is None else rate * (self.max_iter - done),
-            memory=torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else 0.0,
+            memory=_peak_memory(),
         )
 
     def pause(self) -> None:
@@ -97,6 +99,14 @@ class ProgressWriter(EventWriter):
             self._bar = None
 
     close = pause
+
+
+def _peak_memory() -> float:
+    """Return the peak memory in GiB: of the GPU, if available, or else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    # In KiB on Linux, in bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def training_text(
@@ -119,7 +129,7 @@ def training_text(
         epochs: numbers of epochs so far and in total, if known.
         speed: images per second, if known.
         seconds_left: remaining time, if known.
-        memory: GPU memory in GiB; 0 is not shown.
+        memory: peak memory in GiB.
     """
     (_, loss), *parts = losses.items() if losses else (("", float("nan")),)
     current, last = epochs

@@ -18,7 +18,7 @@ from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
-from ..checkpoint import find_trunk, find_weights, has_checkpoint
+from ..checkpoint import HUB, find_trunk, find_weights, has_checkpoint
 from ..config.loading import check_device, flatten, load_config
 from ..data import register_from_config
 from ..utils.files import write_atomically
@@ -69,6 +69,7 @@ class Run:
         eval_only: evaluate instead of training.
         recorded: config of the run in OUTPUT_DIR, if it is to be resumed.
         overrides: config keys on the command line.
+        notes: messages of the reader of the dataset, for the report.
         sheets: write sheets of training images and predictions to OUTPUT_DIR.
     """
 
@@ -77,6 +78,7 @@ class Run:
     eval_only: bool = False
     recorded: CfgNode | None = None
     overrides: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     sheets: bool = False
 
 
@@ -167,7 +169,7 @@ def check_weights(cfg: CfgNode, *, resume: bool, eval_only: bool) -> None:
         )
     if cfg.MODEL.WEIGHTS:
         find_weights(cfg.MODEL.WEIGHTS)
-    if cfg.MODEL.TRUNK_WEIGHTS and not eval_only:
+    if cfg.MODEL.TRUNK_WEIGHTS not in ("", HUB) and not eval_only:
         find_trunk(cfg.MODEL.TRUNK_WEIGHTS)
 
 

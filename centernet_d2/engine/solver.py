@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
-from typing import cast
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.solver import build_optimizer as build_sgd
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import nn
 
 from ..config.keys import check_keys
+from ..modeling.backbone.trunk import trunk_parameters
 from ..modeling.heads.branches import MapBranches
 from ..utils.validation import check_choice
 from .muon import Muon
 
 __all__ = ["build_optimizer", "scaled_learning_rate", "with_iterations"]
 
-OPTIMIZERS = {"Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "Muon": Muon}
+OPTIMIZERS = {"SGD": torch.optim.SGD, "Adam": torch.optim.Adam, "AdamW": torch.optim.AdamW, "Muon": Muon}
 
 
 def scaled_learning_rate(cfg: CfgNode) -> float:
@@ -43,22 +43,12 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """
     check_keys(cfg)
     name = cfg.SOLVER.OPTIMIZER
-    check_choice("SOLVER.OPTIMIZER", name, ("SGD", *OPTIMIZERS))
+    check_choice("SOLVER.OPTIMIZER", name, tuple(OPTIMIZERS))
     rate = scaled_learning_rate(cfg)
-    if name == "SGD":
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.SOLVER.BASE_LR = rate
-        return build_sgd(cfg, model)
-    params = get_default_optimizer_params(
-        model,
-        base_lr=rate,
-        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-    )
+    params = _parameter_groups(cfg.SOLVER, model, rate)
     optimizer = maybe_add_gradient_clipping(cfg, OPTIMIZERS[name])
+    if name == "SGD":
+        return optimizer(params, lr=rate, momentum=cfg.SOLVER.MOMENTUM, nesterov=cfg.SOLVER.NESTEROV)
     if name == "Muon":
         return optimizer(params, lr=rate, exclude=_last_weights(model))
     # With a gradient scaler, a fused step receives scaled gradients and unscales them itself, after clipping.
@@ -66,6 +56,36 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         with suppress(RuntimeError):  # torch has no fused kernel for the device.
             return optimizer([dict(group) for group in params], lr=rate, fused=True)
     return optimizer(params, lr=rate)
+
+
+def _parameter_groups(solver: CfgNode, model: nn.Module, rate: float) -> list[dict[str, Any]]:
+    """Return parameter groups with learning rates and weight decays.
+
+    Vectors that are neither biases nor part of a norm, such as the layer scales of ConvNeXt, are decayed like biases.
+
+    Raises:
+        ValueError: SOLVER.TRUNK_LR_FACTOR is invalid, or the backbone has no trunk.
+    """
+    factor, vectors = solver.TRUNK_LR_FACTOR, {}
+    if solver.WEIGHT_DECAY_BIAS is not None:
+        own = {name.rpartition(".")[2] for name, parameter in model.named_parameters() if parameter.ndim <= 1}
+        vectors = {name: {"weight_decay": solver.WEIGHT_DECAY_BIAS} for name in own - {"weight", "bias"}}
+    trunk = {id(parameter) for parameter in trunk_parameters(getattr(model, "backbone", model))}
+    if factor <= 0 or (factor != 1 and not trunk):
+        raise ValueError(
+            f"SOLVER.TRUNK_LR_FACTOR is {factor:g}, but must be "
+            + ("greater than 0; MODEL.TRUNK_FROZEN_STAGES freezes the trunk" if trunk else "1 for this backbone")
+        )
+    return get_default_optimizer_params(
+        model,
+        base_lr=rate,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        lr_factor_func=lambda name: factor if id(model.get_parameter(name)) in trunk else 1.0,
+        overrides=vectors,
+    )
 
 
 def _last_weights(model: nn.Module) -> list[nn.Parameter]:

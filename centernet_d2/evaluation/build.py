@@ -23,6 +23,7 @@ from .coco import PointCOCOEvaluator
 from .errors import ErrorEvaluator
 from .kitti import KITTIEvaluator
 from .kitti_metrics import MIN_OVERLAPS, RULES
+from .record import DetectionRecorder
 
 __all__ = ["build_evaluator", "check_evaluation", "main_metric", "validation_config"]
 
@@ -60,7 +61,7 @@ def build_evaluator(cfg: CfgNode, dataset_name: str, folder: str) -> DatasetEval
         official = KITTIEvaluator(dataset_name, output_dir=folder, rules=cfg.MODEL.CENTERNET.QUIRKS.KITTI_RULES)
     else:
         official = PascalVOCDetectionEvaluator(dataset_name)
-    evaluators = DatasetEvaluators([official, ErrorEvaluator(dataset_name, properties)])
+    evaluators = DatasetEvaluators([official, ErrorEvaluator(dataset_name, properties), DetectionRecorder(folder)])
     if not (names := cfg.MODEL.CENTERNET.CLASS_NAMES):
         return evaluators
     numbers = match_classes(dataset_name, MetadataCatalog.get(dataset_name).thing_classes, names)
@@ -163,7 +164,9 @@ def _check_records(dataset_name: str, kind: str, limit: int) -> None:
 
 
 def validation_config(cfg: CfgNode) -> CfgNode:
-    """Return the config of evaluations during training: with DATASETS.VAL, if set, as DATASETS.TEST.
+    """Return the config of evaluations during training.
+
+    Its DATASETS.TEST is DATASETS.VAL, if set.
 
     Raises:
         ValueError: a dataset of DATASETS.VAL is not in DATASETS.TEST.
@@ -179,7 +182,7 @@ def validation_config(cfg: CfgNode) -> CfgNode:
 
 
 def main_metric(cfg: CfgNode) -> str:
-    """Return the name of the main metric of the first dataset that is evaluated during training.
+    """Return the name of the main metric of the first validation dataset.
 
     The name is a key of the flattened results of :meth:`Trainer.test`.
     """

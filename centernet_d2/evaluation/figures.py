@@ -5,9 +5,7 @@ All functions return arrays and preserve the global random number generators.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from ..data import CenterNetDatasetMapper
 from ..data.augmentations import build_augmentations
 from ..data.catalog import dataset_metadata
 from ..data.checks import load_checked
+from ..data.stream import seeded
 from ..imaging.reading import read_image
 from ..imaging.sheet import build_sheet
 from ..imaging.visualization import class_color, draw_heatmap, draw_instances
@@ -36,7 +35,6 @@ __all__ = [
     "augmented_sheet",
     "draw_prediction",
     "draw_sample",
-    "isolated_generators",
     "labeled_sheet",
     "prediction_sheet",
     "preview_records",
@@ -49,21 +47,8 @@ WIDTH, LEGEND = 1600, 30
 # Median ratio of width and height from which a sheet of images has 2 instead of 4 columns.
 WIDE = 2.0
 THRESHOLD = 0.3
-
-
-@contextmanager
-def isolated_generators(seed: int = 0) -> Iterator[None]:
-    """Set the seed of the global generators in this context, then restore them."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
+# Largest number of classes with distinguishable colors; with more, sheets contain class names.
+COLORS = 6
 
 
 def preview_records(cfg: CfgNode, names: Sequence[str], count: int = IMAGES) -> list[DatasetDict]:
@@ -101,7 +86,7 @@ def augmented_sheet(cfg: CfgNode, records: Sequence[DatasetDict], seed: int = 0)
         records: images of a registered dataset, see :func:`preview_records`.
         seed: seed of the augmentations.
     """
-    with isolated_generators(seed):
+    with seeded(seed):
         return _sample_sheet(cfg, records, build_augmentations(cfg, True), "augmented training samples")
 
 
@@ -121,25 +106,33 @@ def _sample_sheet(
         crowd=cfg.MODEL.CENTERNET.QUIRKS.CROWD,
     )
     samples = [mapper(record) for record in _readable(records)]
-    tiles = [(_title(x, x["instances"]), draw_sample(x, cfg.INPUT.FORMAT, mapper.properties)) for x in samples]
+    names = dataset_metadata(cfg).get("thing_classes") if cfg.MODEL.CENTERNET.NUM_CLASSES > COLORS else None
+    tiles = [(_title(x, x["instances"]), draw_sample(x, cfg.INPUT.FORMAT, mapper.properties, names)) for x in samples]
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     return _build(cfg, rows, [x["instances"].gt_classes for x in samples], f"{heading} ({len(tiles)} images)", columns)
 
 
-def draw_sample(sample: Mapping[str, Any], image_format: str, properties: Sequence[Property]) -> np.ndarray:
-    """Draw a training sample with its ground truth, without class names.
+def draw_sample(
+    sample: Mapping[str, Any],
+    image_format: str,
+    properties: Sequence[Property],
+    class_names: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Draw a training sample with its ground truth.
 
     Args:
         sample: output of the training mapper.
         image_format: "BGR" or "RGB".
         properties: properties of the model.
+        class_names: names to draw; None draws no names.
 
     Returns:
         (H, W', 3) uint8 RGB, see :func:`draw_instances`.
     """
     pixels = sample["image"].permute(1, 2, 0).numpy().clip(0, 255).astype(np.uint8)
     pixels = convert_image_to_rgb(pixels, image_format)
-    return draw_instances(pixels, sample["instances"], labels=False, properties=properties, inputs=sample)
+    options: dict[str, Any] = {"labels": class_names is not None, "properties": properties, "inputs": sample}
+    return draw_instances(pixels, sample["instances"], class_names, **options)
 
 
 @torch.no_grad()
@@ -195,7 +188,7 @@ def prediction_sheet(cfg: CfgNode, model: CenterNet, records: Sequence[DatasetDi
     was_training = model.training
     model.eval()
     try:
-        with isolated_generators():
+        with seeded(0):
             crowd = cfg.MODEL.CENTERNET.QUIRKS.CROWD
             drawn = [draw_prediction(model, record, WIDTH // 3, crowd=crowd) for record in _readable(records)]
     finally:

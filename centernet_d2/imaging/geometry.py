@@ -13,9 +13,20 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Geometry", "affine_matrix", "apply_affine", "fixed_canvas", "invert_affine", "keep_canvas", "warp_affine"]
+__all__ = [
+    "Geometry",
+    "affine_matrix",
+    "apply_affine",
+    "fixed_canvas",
+    "invert_affine",
+    "keep_canvas",
+    "scaling_matrix",
+    "size_tensor",
+    "warp_affine",
+]
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,8 @@ def invert_affine(matrix: np.ndarray) -> np.ndarray:
 def apply_affine(points: Tensor, matrix: Tensor) -> Tensor:
     """Transform (..., 2) points by a (2, 3) matrix."""
     matrix = matrix.to(points)
-    return points @ matrix[:, :2].T + matrix[:, 2]
+    # Not a matrix product, which OpenVINO and TF32 compute in reduced precision.
+    return (points[..., None, :] * matrix[:, :2]).sum(dim=-1) + matrix[:, 2]
 
 
 def warp_affine(
@@ -88,7 +100,21 @@ def warp_affine(
     return cv2.warpAffine(image, matrix, (width, height), flags=interpolation).reshape(height, width, *image.shape[2:])
 
 
-def keep_canvas(image: Tensor, size_divisibility: int, scale: float = 1.0) -> tuple[Tensor, np.ndarray]:
+def size_tensor(sizes: Sequence[float | Tensor]) -> Tensor:
+    """Convert sizes to a float64 tensor.
+
+    Sizes that are unknown in an exported model remain unknown, while ``torch.tensor`` would make them constants.
+    """
+    one = torch.ones((), dtype=torch.float64)
+    return torch.stack([one * size for size in sizes])
+
+
+def scaling_matrix(scale: Sequence[float | Tensor], shift: Sequence[float | Tensor]) -> Tensor:
+    """Return the (2, 3) float64 matrix of a scaling in x and y, followed by a shift."""
+    return size_tensor([scale[0], 0, shift[0], 0, scale[1], shift[1]]).view(2, 3)
+
+
+def keep_canvas(image: Tensor, size_divisibility: int, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """Pad an image to a black canvas: TEST_RESOLUTION "keep".
 
     The image is centered (original.md: Test resolution). The canvas size is the next multiple of `size_divisibility`
@@ -96,7 +122,7 @@ def keep_canvas(image: Tensor, size_divisibility: int, scale: float = 1.0) -> tu
 
     Args:
         image: (C, H, W).
-        size_divisibility: a power of two.
+        size_divisibility: divisor of the sides of the canvas.
         scale: factor by which the image is resized first.
 
     Returns:
@@ -104,16 +130,15 @@ def keep_canvas(image: Tensor, size_divisibility: int, scale: float = 1.0) -> tu
     """
     image = _resize(image, scale)
     height, width = image.shape[-2:]
-    canvas_height, canvas_width = ((size | (size_divisibility - 1)) + 1 for size in (height, width))
+    canvas_height, canvas_width = ((size // size_divisibility + 1) * size_divisibility for size in (height, width))
     left, top = canvas_width // 2 - width // 2, canvas_height // 2 - height // 2
-    canvas = image.new_zeros((image.shape[0], canvas_height, canvas_width))
-    canvas[:, top : top + height, left : left + width] = image
-    return canvas, np.array([[1.0, 0.0, -left], [0.0, 1.0, -top]]) / scale
+    canvas = F.pad(image, (left, canvas_width - width - left, top, canvas_height - height - top))
+    return canvas, scaling_matrix((1, 1), (-left, -top)) / scale
 
 
 def fixed_canvas(
     image: Tensor, output_size: tuple[int, int], scale: float = 1.0, by_width: bool = False
-) -> tuple[Tensor, np.ndarray]:
+) -> tuple[Tensor, Tensor]:
     """Warp an image to a canvas: TEST_RESOLUTION "fixed".
 
     The longer side is scaled to the canvas width (original.md: Test resolution). The window is not scaled with the
@@ -128,12 +153,43 @@ def fixed_canvas(
     Returns:
         The (C, height, width) canvas and the (2, 3) matrix from canvas to image coordinates.
     """
-    window = image.shape[-1] if by_width else max(image.shape[-2:])
+    sides = size_tensor(image.shape[-2:])
+    window = sides[1] if by_width else sides.max()
     image = _resize(image, scale)
     height, width = image.shape[-2:]
-    matrix = affine_matrix((width / 2, height / 2), window, output_size)
+    zoom = window / output_size[1]
+    to_image = scaling_matrix(
+        (zoom, zoom), (width / 2 - zoom * output_size[1] / 2, height / 2 - zoom * output_size[0] / 2)
+    )
+    if _is_exported(height):
+        return _warp_in_graph(image, to_image, output_size), to_image / scale
+    matrix = affine_matrix((width / 2, height / 2), float(window), output_size)
     canvas = _from_pixels(warp_affine(_to_pixels(image), matrix, output_size), image.device)
-    return canvas, invert_affine(matrix) / scale
+    return canvas, to_image / scale
+
+
+def _is_exported(size: object) -> bool:
+    """Return True inside torch.jit.trace and, for a symbolic size, inside torch.export."""
+    return torch.jit.is_tracing() or isinstance(size, torch.SymInt)  # type: ignore[attr-defined]
+
+
+def _warp_in_graph(image: Tensor, to_image: Tensor, output_size: tuple[int, int]) -> Tensor:
+    """Warp a (C, H, W) image like :func:`warp_affine`, with operations that can be exported.
+
+    Up to 3 % of the values differ, by 1, because of rounding.
+
+    Args:
+        image: uint8 image.
+        to_image: (2, 3) matrix from canvas to image coordinates.
+        output_size: (height, width) of the canvas.
+    """
+    rows, columns = (torch.arange(size, dtype=torch.float64) for size in output_size)
+    cells = torch.stack([columns.expand(*output_size), rows[:, None].expand(*output_size)], dim=2)
+    # Pixel centers at integers -> -1..1 between the outer edges of the image (align_corners=False).
+    size = size_tensor(image.shape[-2:]).flip(0)
+    grid = ((2 * apply_affine(cells, to_image) + 1) / size - 1).float()
+    canvas = F.grid_sample(image[None].float(), grid[None], padding_mode="zeros", align_corners=False)
+    return canvas[0].round().to(image.dtype)
 
 
 def _resize(image: Tensor, scale: float) -> Tensor:

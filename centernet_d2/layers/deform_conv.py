@@ -98,5 +98,5 @@ def deform_conv2d_by_grid_sample(x: Tensor, offset: Tensor, mask: Tensor, weight
     sampled = sampled * mask[:, None] if needs_grad else sampled.mul_(mask[:, None])
     # A batched product; the product of a 2-D matrix and a batch would copy the transposed batch first.
     columns = sampled.flatten(3).flatten(1, 2)
-    out = torch.baddbmm(bias[:, None], weight.flatten(1).expand(len(x), -1, -1), columns)
+    out = torch.baddbmm(bias[:, None], weight.flatten(1).expand(x.shape[0], -1, -1), columns)
     return out.unflatten(2, (height, width))

@@ -25,7 +25,8 @@ CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d, DeformConv)
 def fold_batch_norms(network: Network) -> Network:
     """Return a copy in evaluation mode with batch norms folded into convolutions.
 
-    Outputs are the same up to rounding. A batch norm is folded if its input is the output of a convolution that no
+    Outputs are the same up to rounding. A network with a method ``reparameterize`` first merges its parallel branches
+    with it. A batch norm is folded if its input is the output of a convolution that no
     other module uses and each of the two modules runs once, or if it is the ``norm`` of a Conv2d of Detectron2. Other
     batch norms, including those after grouped transposed convolutions, are unchanged.
 
@@ -36,11 +37,13 @@ def fold_batch_norms(network: Network) -> Network:
         ValueError: torch.fx cannot trace the network.
     """
     folded = copy.deepcopy(network).eval()
+    if callable(reparameterize := getattr(folded, "reparameterize", None)):
+        reparameterize()
     for conv_name, norm_name in list(_pairs(folded)):
         # Any: DeformConv and FrozenBatchNorm2d have all attributes that fuse_conv_bn_eval uses.
         conv: Any = folded.get_submodule(conv_name)
         norm: Any = folded.get_submodule(norm_name)
-        _replace(folded, norm_name, nn.Identity())
+        _replace(folded, norm_name, _activation(norm))
         _replace(folded, conv_name, fuse_conv_bn_eval(conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d)))
     return folded
 
@@ -85,6 +88,11 @@ def _has_statistics(module: nn.Module | None) -> bool:
 def _is_plain(module: nn.Module) -> bool:
     """Return True for convolutions that can be folded; transposed ones must have one group."""
     return type(module) in CONVOLUTIONS and not (isinstance(module, nn.ConvTranspose2d) and module.groups > 1)
+
+
+def _activation(norm: Any) -> nn.Module:
+    """Return the activation of a norm of timm that includes it; the identity for other norms."""
+    return nn.Sequential(norm.drop, norm.act) if hasattr(norm, "act") else nn.Identity()
 
 
 def _replace(network: nn.Module, name: str, module: nn.Module) -> None:

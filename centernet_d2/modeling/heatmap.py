@@ -7,6 +7,7 @@ Peaks).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ __all__ = [
     "paint_gaussians",
     "paint_max",
     "peak_filter",
+    "smaller_size",
+    "to_cells",
     "top_peaks",
 ]
 
@@ -181,7 +184,8 @@ def peak_filter(heatmap: Tensor) -> Tensor:
 def top_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the k best peaks of each image over all classes (original.md: Peaks).
 
-    Output shapes depend only on input shapes, so the function can be exported.
+    Output shapes depend only on input shapes, so the function can be exported. Exporters do not support the remainder
+    and the built-in minimum of sizes that are unknown.
 
     Args:
         heatmap: (B, C, H, W) probabilities.
@@ -193,8 +197,19 @@ def top_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     classes, height, width = heatmap.shape[1:]
     cells = height * width
     # Select within each class first, to keep the second, global selection small.
-    scores, index = peak_filter(heatmap).flatten(2).topk(min(k, cells), dim=2)
+    scores, index = peak_filter(heatmap).flatten(2).topk(smaller_size(k, cells), dim=2)
     per_class = scores.shape[2]
-    scores, best = scores.flatten(1).topk(min(k, classes * per_class), dim=1)
+    scores, best = scores.flatten(1).topk(smaller_size(k, classes * per_class), dim=1)
     index = index.flatten(1).gather(1, best)
-    return scores, best // per_class, torch.stack([index % width, index // width], dim=2)
+    return scores, best // per_class, to_cells(index, width)
+
+
+def smaller_size(first: int, second: Any) -> Any:
+    """Return the minimum of two sizes, of which the second may be symbolic."""
+    return torch.sym_min(first, second) if isinstance(second, torch.SymInt) else min(first, second)
+
+
+def to_cells(index: Tensor, width: int) -> Tensor:
+    """Convert (...) indices into a flat map to (..., 2) cells (x, y)."""
+    rows = index // width
+    return torch.stack([index - rows * width, rows], dim=-1)

@@ -24,6 +24,7 @@ from ..imaging.visualization import draw_training
 from ..structures.points import Peaks, Points
 from ..structures.types import DatasetDict, Fields, Maps, Targets
 from ..utils.validation import ArgumentError, check_choice
+from .backbone.trunk import freeze_stages
 from .checks import check_classes, check_fields, check_finite, check_heads
 from .heads.build import build_point_heads
 from .heads.point_head import PointHead, Property
@@ -155,6 +156,7 @@ class CenterNet(nn.Module):
         warn_about_unread_keys(cfg)
         build_backbone = lookup(BACKBONE_REGISTRY, cfg.MODEL.BACKBONE.NAME, "MODEL.BACKBONE.NAME")
         backbone = build_backbone(cfg, ShapeSpec(channels=len(cfg.MODEL.PIXEL_MEAN)))
+        freeze_stages(backbone, cfg.MODEL.TRUNK_FROZEN_STAGES)
         stacks = backbone.output_shape()
         heads = build_point_heads(cfg, stacks["stack_0"], len(stacks))
         return {**read_keys(cfg, cls.keys), "backbone": backbone, "heads": heads}
@@ -345,21 +347,35 @@ class CenterNet(nn.Module):
         for index, geometry in enumerate(geometries):
             rows = detected[index].nonzero()[:, 0]
             image_fields = {name: tensor[index][rows] for name, tensor in fields.items()}
-            results.append(self._to_instances(image_fields, geometry))
+            produced, valid = self.to_image(image_fields, geometry)
+            results.append(self.to_instances(produced, geometry.image_size)[valid])
         return results
 
-    def _to_instances(self, fields: Fields, geometry: Geometry) -> Instances:
-        """Convert decoded (K, ...) fields of one image to valid detections in pixels of the original image."""
-        instances = Instances(geometry.image_size)
+    def to_instances(self, produced: Fields, image_size: tuple[int, int]) -> Instances:
+        """Convert (N, ...) tensors from :meth:`to_image` to the fields of ``Instances``."""
+        converters = {field: one for head in self.heads.values() for field, one in head.converters.items()}
+        instances = Instances(image_size)
+        for field, value in produced.items():
+            instances.set(field, converters[field](value) if field in converters else value)
+        return instances
+
+    def to_image(self, fields: Fields, geometry: Geometry) -> tuple[Fields, Tensor]:
+        """Convert decoded (K, ...) fields to pixels of the original image.
+
+        All operations can be exported.
+
+        Returns:
+            (K, ...) tensors under the names of their ``Instances`` fields, and (K,) bool, True for valid detections.
+        """
+        results: Fields = {}
         valid = torch.ones_like(fields["scores"], dtype=torch.bool)
         for name, head in self.heads.items():
             produced = head.to_image(fields, geometry)
             check_fields(name, head, produced)
-            for field, value in produced.items():
-                instances.set(field, value)
+            results.update(produced)
             if (own := head.valid(produced)) is not None:
-                valid &= own
-        return instances[valid]
+                valid = valid & own
+        return results, valid
 
     def decode(self, maps: Maps) -> Fields:
         """Decode activated maps at the K best peaks into (B, K, ...) fields.

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from ..imaging.geometry import Geometry, fixed_canvas, keep_canvas
+from ..imaging.geometry import Geometry, fixed_canvas, keep_canvas, size_tensor
 from ..imaging.reading import max_pixels
 from ..structures.types import DatasetDict
 from ..utils.validation import ArgumentError, check_choice
@@ -138,18 +137,32 @@ class Preprocessor(nn.Module):
         for x in batched_inputs:
             # DefaultPredictor passes integers as floats.
             image = _as_bytes(x["image"])
-            if self.test_resolution == "keep":
-                canvas, matrix = keep_canvas(image, self.size_divisibility, scale)
-            else:
-                canvas, matrix = fixed_canvas(image, self.fixed_size, scale, self.test_resolution == "fixed_width")
             image_size = (x.get("height", image.shape[1]), x.get("width", image.shape[2]))
-            # The image may be a resized version of the original image.
-            zoom = np.array([image_size[1] / image.shape[2], image_size[0] / image.shape[1]])
-            to_image = matrix * zoom[:, None] * [self.stride, self.stride, 1]
+            canvas, geometry = self.canvas(image, image_size, self._read_inputs(x), scale)
             canvases.append(canvas)
-            canvas_size = (canvas.shape[-2], canvas.shape[-1])
-            geometries.append(Geometry(image_size, canvas_size, torch.from_numpy(to_image), self._read_inputs(x)))
+            geometries.append(geometry)
         return canvases, geometries
+
+    def canvas(
+        self, image: Tensor, image_size: tuple[int, int], inputs: Mapping[str, Any], scale: float = 1.0
+    ) -> tuple[Tensor, Geometry]:
+        """Build the canvas and the geometry of one test image.
+
+        All operations can be exported.
+
+        Args:
+            image: (C, H, W) uint8, which may be a resized version of the original image.
+            image_size: (height, width) of the original image.
+            inputs: validated inputs of properties.
+            scale: see :meth:`canvases`.
+        """
+        if self.test_resolution == "keep":
+            canvas, matrix = keep_canvas(image, self.size_divisibility, scale)
+        else:
+            canvas, matrix = fixed_canvas(image, self.fixed_size, scale, self.test_resolution == "fixed_width")
+        zoom = size_tensor((image_size[1] / image.shape[2], image_size[0] / image.shape[1]))
+        to_image = matrix * zoom[:, None] * size_tensor((self.stride, self.stride, 1))
+        return canvas, Geometry(image_size, (canvas.shape[-2], canvas.shape[-1]), to_image, inputs)
 
     def _read_inputs(self, record: DatasetDict) -> dict[str, Any]:
         return {

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..utils.text import printable
+from ..utils.text import plural, printable
 
 __all__ = ["DiscoveredDataset", "Keypoints", "LabeledImage", "LabeledObject", "ParsedDataset", "Report", "Split"]
 
@@ -223,8 +223,12 @@ class DiscoveredDataset:
     def lines(self) -> list[str]:
         """Format a summary: layout, splits, classes, and the report."""
         names = ", ".join(self.class_names[:10]) + (", ..." if len(self.class_names) > 10 else "")
-        sizes = [f"{s.name} {len(s.images)} images, {s.num_objects} objects" for s in self.splits.values()]
-        lines = [f"{self.layout} in {self.path}", *sizes, self.split_rule, f"{len(self.class_names)} classes: {names}"]
+        sizes = [
+            f"{s.name} {plural(len(s.images), 'image')}, {plural(s.num_objects, 'object')}"
+            for s in self.splits.values()
+        ]
+        classes = f"{plural(len(self.class_names), 'class')}: {names}"
+        lines = [f"{self.layout} in {self.path}", *sizes, self.split_rule, classes]
         if self.keypoints:
             lines.append(f"{len(self.keypoints.names)} keypoints: {', '.join(self.keypoints.names)}")
         return [printable(line) for line in lines] + self.report.lines()

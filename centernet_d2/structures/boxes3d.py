@@ -299,7 +299,8 @@ def rotation_y_to_alpha(rotation_y: Tensor, u: Tensor, camera: Tensor) -> Tensor
 def _ray_angle(u: Tensor, camera: Tensor) -> Tensor:
     """Return the angle between the optical axis and the ray through column u."""
     camera = camera.to(u)
-    return torch.atan2(u - camera[0, 2], camera[0, 0])
+    # float32, because runtimes of exported models do not support float64 here.
+    return torch.atan2((u - camera[0, 2]).float(), camera[0, 0].float())
 
 
 def _wrap_once(angle: Tensor) -> Tensor:

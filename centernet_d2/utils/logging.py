@@ -12,20 +12,22 @@ from PIL import Image
 __all__ = ["drop_mapping_notice", "drop_pixel_notice", "errors_only", "is_user_message", "quiet_imports"]
 
 # Loggers whose INFO messages are printed on the screen. The log file contains all.
+# Starts of messages of the checkpointer that are logged to the file only.
+ROUTINE = ("Saving checkpoint", "No checkpoint found")
 SCREEN_LOGGERS = ("centernet_d2", "detectron2.engine.train_loop", "fvcore.common.checkpoint")
 
 
 def is_user_message(record: logging.LogRecord) -> bool:
     """Return True for warnings and messages for users: a filter for the screen.
 
-    The tables of evaluators are skipped, because the trainer logs a summary; so are saved checkpoints.
+    The tables of evaluators are skipped, because the trainer logs a summary; so are routine messages about checkpoints.
     """
     if record.exc_info:  # The command line reports the error.
         return False
     is_table = record.name.startswith("centernet_d2.evaluation")
-    is_save = record.name == "fvcore.common.checkpoint" and record.getMessage().startswith("Saving checkpoint")
+    is_routine = record.name == "fvcore.common.checkpoint" and record.getMessage().startswith(ROUTINE)
     is_shown = record.levelno == logging.INFO and record.name.startswith(SCREEN_LOGGERS)
-    return (is_shown and not is_table and not is_save) or record.levelno >= logging.WARNING
+    return (is_shown and not is_table and not is_routine) or record.levelno >= logging.WARNING
 
 
 def drop_mapping_notice() -> None:

@@ -6,7 +6,7 @@ import logging
 import re
 import reprlib
 
-__all__ = ["escape_record", "printable", "shown"]
+__all__ = ["escape_record", "plural", "printable", "shown"]
 
 # Control characters, line separators, characters that change the writing direction, and undecodable bytes.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -43,3 +43,9 @@ def escape_record(record: logging.LogRecord) -> bool:
     record.msg = "".join(escaped)
     record.args = ()
     return True
+
+
+def plural(number: int, noun: str) -> str:
+    """Return a number and a noun in singular or plural: 1 image, 2 images, 3 classes."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{ending}"

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
 from centernet_d2.modeling.losses import average_over_processes
+from centernet_d2.structures.plots import Plot, histogram
 from centernet_d2.structures.points import Peaks, Points
 from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
 
@@ -93,6 +94,21 @@ class IdentityProperty(Property):
         hit = same[torch.arange(len(detections)), similarity.argmax(dim=1)]
         return {"rank1": 100.0 * float(hit[repeated].float().mean())}
 
+    def plots(self, found: Instances | None, truth: Instances) -> list[Plot]:
+        """Return objects per identity, or similarities of pairs of detections."""
+        if found is None:
+            counts = torch.bincount(truth.gt_identity).numpy()
+            return [histogram("Objects per identity", "objects", counts[counts > 0])]
+        similarity = found.pred_embedding @ found.pred_embedding.T
+        same = truth.gt_identity[:, None] == truth.gt_identity
+        pairs = torch.ones_like(same).triu(diagonal=1)  # Every pair once.
+        values = {"same identity": similarity[pairs & same], "different identities": similarity[pairs & ~same]}
+        series = {}
+        for name, own in values.items():
+            count, edges = np.histogram(own.numpy(), 40, (-1, 1))
+            series[name] = ((edges[1:] + edges[:-1]) / 2).tolist(), (count / max(count.sum(), 1)).tolist()
+        return [Plot("Similarity of embeddings", "cosine similarity", "share of pairs", series)]
+
 
 @POINT_HEAD_REGISTRY.register()
 class IdentityHead(PointHead):
@@ -142,7 +158,7 @@ class IdentityHead(PointHead):
         """Return (B, K, D) embeddings of unit length."""
         return {"embedding": F.normalize(peaks.gather(maps["embedding"]).float(), dim=2)}
 
-    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> Fields:
         return {"pred_embedding": fields["embedding"]}
 
 

@@ -34,6 +34,7 @@ from torch import Tensor
 from centernet_d2.imaging.geometry import Geometry
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
 from centernet_d2.modeling.losses import regression_loss
+from centernet_d2.structures.plots import Plot, histogram
 from centernet_d2.structures.points import Peaks, Points
 from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
 
@@ -84,6 +85,14 @@ class AngleProperty(Property):
         """Return the mean absolute error in degrees, at most 90."""
         difference = (detections.pred_angle - truth.gt_angle + 90) % 180 - 90
         return {"degrees": float(difference.abs().mean())}
+
+    def plots(self, found: Instances | None, truth: Instances) -> list[Plot]:
+        """Return the distribution of angles or, with detections, of their errors."""
+        if found is None:
+            angles = (truth.gt_angle.numpy() + 90) % 180 - 90
+            return [histogram("Angle of objects", "angle (degrees)", angles, limits=(-90, 90))]
+        difference = (found.pred_angle - truth.gt_angle + 90) % 180 - 90
+        return [histogram("Angle error", "predicted - true angle (degrees)", difference.numpy(), limits=(-90, 90))]
 
     def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """Draw the rotated boxes."""
@@ -137,7 +146,7 @@ class AngleHead(PointHead):
         sine, cosine = peaks.gather(maps["angle"]).unbind(2)
         return {"angle": torch.rad2deg(torch.atan2(sine, cosine)) / 2}
 
-    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> Fields:
         # The inverse transform to the original image translates and scales, which does not change angles.
         return {"pred_angle": fields["angle"]}
 

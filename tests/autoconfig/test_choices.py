@@ -13,6 +13,7 @@ from centernet_d2.autoconfig.budget import (
     training_seconds,
 )
 from centernet_d2.autoconfig.choices import (
+    Choice,
     Overrides,
     batch_size,
     bytes_per_pixel,
@@ -33,6 +34,7 @@ from centernet_d2.autoconfig.choices import (
 from centernet_d2.autoconfig.machine import Machine, half_speed, inspect_machine
 from centernet_d2.config.catalog import get_base_file
 from centernet_d2.readers import LabeledImage, LabeledObject
+from centernet_d2.utils.text import plural
 
 CPU = Machine("cpu", 8e9, 2, half_speed=1.0)
 GPU = Machine("cuda", 80e9, 16, half_speed=2.0)
@@ -177,8 +179,19 @@ def test_overrides_have_the_types_of_their_keys():
 def test_a_choice_has_keys_a_reason_and_lines():
     choice = choose_precision(GPU, NONE)
     assert choice.keys == {"SOLVER.AMP.ENABLED": True, "MODEL.CENTERNET.CHANNELS_LAST": True}
-    (line,) = choice.lines()
+    (line,) = choice.lines(120)
     assert re.match(r"  half precision +on +SOLVER.AMP.ENABLED, MODEL.CENTERNET.CHANNELS_LAST; default on a GPU", line)
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_long_reasons_are_wrapped_without_breaking_paths(width):
+    path = "output/a-run-with-a-long-name/model_final.pth"
+    lines = Choice("network", "small", f"--model; starts from {path}, as set by you", notes=("note " * 30,)).lines(
+        width
+    )
+    assert max(map(len, lines)) <= width
+    assert any(path in line for line in lines)
+    assert " ".join(" ".join(lines).split()).startswith("network small --model; starts from output/a-run")
 
 
 def test_slow_half_precision_is_off():
@@ -282,7 +295,7 @@ def test_length_set_by_the_user(user, iterations):
 def test_evaluation_period_and_override():
     assert choose_evaluation(1000, ["val"], NONE).keys == {"TEST.EVAL_PERIOD": 200}
     choice = choose_evaluation(1000, ["val"], overrides(TEST__EVAL_PERIOD=7))
-    assert (choice.keys, choice.value) == ({"TEST.EVAL_PERIOD": 7}, "every 7 iterations")
+    assert (choice.keys, choice.value) == ({"TEST.EVAL_PERIOD": 7}, "every 7 iterations and at the end")
     assert choose_evaluation(2, [], NONE).reason.endswith("on nothing")
 
 
@@ -300,6 +313,6 @@ def test_memory_of_a_gpu_is_queried_by_index(monkeypatch, device, index):
 def test_all_objects_of_an_image_can_be_detected(most, limit):
     images = [LabeledImage(Path("a.jpg"), (LabeledObject("a", (0, 0, 1, 1)),) * count) for count in (0, most)]
     assert choose_detections(images, NONE).keys == {"TEST.DETECTIONS_PER_IMAGE": limit}
-    assert choose_detections(images, NONE).reason.endswith(f"an image has up to {most} objects")
+    assert choose_detections(images, NONE).reason.endswith(f"an image has up to {plural(most, 'object')}")
     low = choose_detections(images, overrides(TEST__DETECTIONS_PER_IMAGE=50))
     assert bool(low.notes) == (most > 50)

@@ -98,7 +98,7 @@ def test_folder_with_all_image_types_and_a_broken_file(call, folder, tmp_path):
     assert err.count("skipped: cannot read the image") == 1
     assert "broken.png" in err
     assert "5 images, " in out
-    assert "1 unreadable images skipped" in out
+    assert "1 unreadable, skipped" in out
     written = {path.name: cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), 1) for path in output.iterdir()}
     assert set(written) == {"color.png", "photo ü.png", "gray.png", "alpha.png", "gray16.png"}
     assert written["photo ü.png"].shape == (64, 50, 3)
@@ -151,7 +151,7 @@ def test_released_weights_by_name(released, folder, tmp_path, monkeypatch):
             "dla34-coco",
             "from https://drive.google.com/file/d/18Q3fzzAsha_3Qid6mn4jcIFPeOGUaj1d and save it as",
         ),
-        ("dla34-cocoo", "config file dla34-cocoo does not exist; did you mean dla34-coco?"),
+        ("dla34-cocoo", "config file, run or model dla34-cocoo does not exist; did you mean dla34-coco?"),
     ],
 )
 def test_unavailable_weights_are_one_line(folder, tmp_path, monkeypatch, capsys, name, message):
@@ -270,10 +270,10 @@ def test_video_to_image_folder(call, video, tmp_path):
 def test_ctrl_c_leaves_complete_files(call, video, tmp_path, monkeypatch):
     process = detection.process
 
-    def interrupted(batch, *rest):
+    def interrupted(batch, *rest, **options):
         if batch[0].number == 3:
             signal.raise_signal(signal.SIGINT)
-        return process(batch, *rest)
+        return process(batch, *rest, **options)
 
     monkeypatch.setattr(detection, "process", interrupted)
     before = signal.getsignal(signal.SIGINT)
@@ -319,7 +319,7 @@ def test_overwrite_replaces_files_of_the_same_name(call, folder, tmp_path, monke
         (["--model", "r18-coco"], "no input is specified: add images, folders, globs or a video, or use --camera"),
         (
             ["{image}", "--model", "r19"],
-            "r19 does not exist; centernet-train --list-models lists the names",
+            "model r19 does not exist; --list-models lists the names",
         ),
     ],
 )

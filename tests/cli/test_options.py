@@ -12,7 +12,15 @@ from centernet_d2.cli import detect, train
 from centernet_d2.config.dependency import INSTALL_DETECTRON2
 from centernet_d2.utils import cli
 
-COMMANDS = {"train": "run", "detect": "main", "benchmark": "main", "visualize": "main", "convert": "main"}
+COMMANDS = {
+    "train": "run",
+    "detect": "main",
+    "benchmark": "main",
+    "visualize": "main",
+    "convert": "main",
+    "report": "main",
+    "export": "main",
+}
 
 
 def run(name, *arguments):

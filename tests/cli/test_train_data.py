@@ -7,13 +7,15 @@ from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from centernet_d2 import load_config
+from centernet_d2 import Predictor, load_config
 from centernet_d2.autoconfig import plan
 from centernet_d2.autoconfig.budget import Pace
 from centernet_d2.cli.train import run
+from centernet_d2.engine import Trainer
 from centernet_d2.utils.files import open_regular
 from conftest import restore_catalogs
 from support.folders import TRUTH, write_coco_folders, write_labelme, write_table, write_voc, write_yolo
@@ -79,6 +81,7 @@ def test_recorded_config_trains_equal_weights(folder, tmp_path):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.reports
 def test_sheets_do_not_change_the_weights(folder, tmp_path, monkeypatch):
     keys = {"SOLVER__MAX_ITER": "2", "SEED": "3", "DATALOADER__NUM_WORKERS": "1"}
     with restore_catalogs():
@@ -92,6 +95,7 @@ def test_sheets_do_not_change_the_weights(folder, tmp_path, monkeypatch):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.reports
 def test_training_continues_without_sheets(folder, tmp_path, monkeypatch, capsys):
     def fail(*_):
         raise OSError("no space")
@@ -172,7 +176,7 @@ def test_released_weights_are_fine_tuned_for_other_classes(released, folder, tmp
     log = (tmp_path / "out" / "log.txt").read_text()
     (line,) = [line for line in log.splitlines() if " WARNING: " in line and "checkpoint" in line]
     assert line.endswith(
-        "1 of 74 layers are new, because the file has no tensors of their shape (heads.CenterHead.stacks.0.heatmap.2)"
+        "1 of 61 layers are new, because the file has no tensors of their shape (heads.CenterHead.stacks.0.heatmap.2)"
     )
 
 
@@ -202,18 +206,23 @@ def test_short_minutes_are_refused_and_short_epochs_are_noted(folder, tmp_path, 
     assert re.search(r"duration +about 35 seconds +10 s per iteration, 5 s per evaluation", screen)
 
 
-def test_test_set_is_evaluated_once_at_the_end(tmp_path):
+def test_test_set_is_evaluated_once_at_the_end(tmp_path, monkeypatch):
     """The validation set selects model_best.pth; the test set has no influence on the training."""
+    evaluated = []
+    test = Trainer.test.__func__
+    monkeypatch.setattr(
+        Trainer,
+        "test",
+        classmethod(lambda cls, cfg, *args: evaluated.append(cfg.DATASETS.TEST) or test(cls, cfg, *args)),
+    )
     truth = {**TRUTH, "test": {"g": [("RBC", (10, 11, 20, 31))]}}
     data, out = write_yolo(tmp_path / "cells", truth), tmp_path / "out"
     assert run(command(data, out, SOLVER__MAX_ITER="4", TEST__EVAL_PERIOD="1")) == 0
     cfg = load_config(out / "config.yaml")
     assert (cfg.DATASETS.TEST, cfg.DATASETS.VAL) == (("cells_val", "cells_test"), ("cells_val",))
-    lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
-    evaluated = {name: [x["iteration"] for x in lines if f"{name}/bbox/AP" in x] for name in cfg.DATASETS.TEST}
-    assert len(evaluated["cells_val"]) >= 3
-    assert len(evaluated["cells_test"]) == 1
-    assert evaluated["cells_test"][0] == max(evaluated["cells_val"])
+    assert evaluated == [cfg.DATASETS.VAL] * 3 + [cfg.DATASETS.TEST]
+    last = json.loads((out / "metrics.json").read_text().splitlines()[-1])
+    assert {"cells_val/bbox/AP", "cells_test/bbox/AP"} <= last.keys()
     assert (out / "model_best.pth").exists()
 
 
@@ -226,17 +235,48 @@ def test_run_is_fine_tuned_for_other_classes(folder, tmp_path, capsys):
     options = ["--model", str(first), "--data", str(two), "OUTPUT_DIR", str(second), "SOLVER.MAX_ITER", "1"]
     assert run([*options, "MODEL.DEVICE", "cpu", "SOLVER.BASE_LR", "1e-12", "SOLVER.IMS_PER_BATCH", "2"]) == 0
     screen = capsys.readouterr().out
-    assert f"--model; starts from {first / 'model_final.pth'}" in screen
-    assert re.search(r"1 of \d+ layers are new, .* \(heads.CenterHead.stacks.0.heatmap.2\)", screen)
+    words = " ".join(screen.split())  # Without line breaks.
+    assert f"--model; starts from {first / 'model_final.pth'}" in words
+    assert re.search(r"1 of \d+ layers are new, .* \(heads.CenterHead.stacks.0.heatmap.2\)", words)
     old, new = (torch.load(path / "model_final.pth")["model"] for path in (first, second))
     name = "heads.BoxHead.stacks.0.size.2.weight"
     torch.testing.assert_close(new[name], old[name])
     assert new["heads.CenterHead.stacks.0.heatmap.2.weight"].shape[0] == 2
 
 
+def test_trunk_of_timm_by_name(folder, tmp_path, capsys):
+    timm = pytest.importorskip("timm")
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "resnet10t.pth")
+    keys = {"MODEL.UPCONV.WIDTH": "8", "MODEL.TRUNK_WEIGHTS": str(tmp_path / "resnet10t.pth")}
+    keys |= {"SOLVER.TRUNK_LR_FACTOR": "0.1", "MODEL.TRUNK_FROZEN_STAGES": "1", "SOLVER.MAX_ITER": "2"}
+    assert run(command(folder, tmp_path / "out", "--model", "timm:resnet10t", **keys)) == 0
+    screen = " ".join(capsys.readouterr().out.split())
+    assert "network timm:resnet10t --model; set by you" in screen
+    keys_of_pixels = "INPUT.FORMAT, MODEL.PIXEL_MEAN, MODEL.PIXEL_STD"
+    assert f"pixels RGB, mean 123.7 116.3 103.5 {keys_of_pixels}; from the weights of resnet10t" in screen
+    trained = torch.load(tmp_path / "out" / "model_final.pth")["model"]
+    frozen = torch.load(tmp_path / "resnet10t.pth")["conv1.0.weight"]
+    assert torch.equal(trained["backbone.trunk.conv1.0.weight"], frozen)
+    detect = Predictor(tmp_path / "out" / "model_final.pth", device="cpu")
+    assert "instances" in detect(np.zeros((48, 64, 3), np.uint8))
+
+
+def test_statistics_set_by_the_user_win(folder, tmp_path, capsys):
+    pytest.importorskip("timm")
+    keys = {
+        "MODEL.PIXEL_MEAN": "[1.0, 2.0, 3.0]",
+        "SOLVER.MAX_ITER": "1",
+        "DATASETS.TEST": "()",
+        "MODEL.UPCONV.WIDTH": "8",
+    }
+    assert run(command(folder, tmp_path / "out", "--model", "timm:resnet10t", **keys)) == 0
+    assert "MODEL.PIXEL_MEAN, MODEL.PIXEL_STD; set by you" in " ".join(capsys.readouterr().out.split())
+    assert load_config(tmp_path / "out" / "config.yaml").MODEL.PIXEL_MEAN == [1.0, 2.0, 3.0]
+
+
 def test_other_keys_are_shown(folder, tmp_path, capsys):
     assert run(command(folder, tmp_path / "out", SOLVER__MAX_ITER="1", DATASETS__TEST="()", VIS_PERIOD="7")) == 0
-    assert re.search(r"other keys .*VIS_PERIOD 7.* set by you", capsys.readouterr().out)
+    assert re.search(r"other keys set by you .*VIS_PERIOD 7", " ".join(capsys.readouterr().out.split()))
 
 
 def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch):
@@ -263,7 +303,8 @@ def test_output_folder_is_new_and_named_after_data(folder, tmp_path, monkeypatch
             ["--data", ".", "--minutes", "5", "--num-gpus", "2", "MODEL.DEVICE", "cpu"],
             "does not support several processes: use --epochs",
         ),
-        (["--data", ".", "--model", "yolo"], "config file yolo does not exist"),
+        (["--data", ".", "--model", "yolo"], "config file, run or model yolo does not exist"),
+        (["--data", ".", "--model", "timm:resnet19"], "'resnet19', which is not a network of timm"),
         (["--data", ".", "--model", "dla34-coc"], "did you mean dla34-coco?"),
         (
             ["--data", ".", "--model", "dla34-coco"],
@@ -296,7 +337,13 @@ def test_folder_of_another_run_is_not_changed(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("name", "classes"),
-    [("bccd", 3), ("coco128", 80), ("keypoints_mouse", 1), ("keypoints_coco", 1), ("kitti_sample", 3)],
+    [
+        ("bccd", 3),
+        ("coco128", 80),
+        pytest.param("keypoints_mouse", 1, marks=pytest.mark.reports),
+        ("keypoints_coco", 1),
+        pytest.param("kitti_sample", 3, marks=pytest.mark.reports),
+    ],
 )
 def test_public_datasets(name, classes, shared, tmp_path):
     out = tmp_path / f"run_{name}"
@@ -305,3 +352,4 @@ def test_public_datasets(name, classes, shared, tmp_path):
     assert load_config(out / "config.yaml").MODEL.CENTERNET.NUM_CLASSES == classes
     lines = [json.loads(line) for line in (out / "metrics.json").read_text().splitlines()]
     assert any("AP" in key or "_R40" in key for line in lines for key in line)
+    assert (out / "report.html").exists() == (name in ("keypoints_mouse", "kitti_sample"))

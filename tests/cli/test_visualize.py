@@ -32,7 +32,7 @@ def test_existing_folders_and_errors_are_reported(tool, tmp_path, capsys):
     assert tool([ZOO, "--output", str(tmp_path / "out")]) == 1
     assert "out already exists" in capsys.readouterr().err
     assert tool(["no/config.yaml", "--output", str(tmp_path / "new")]) == 1
-    assert "config file no/config.yaml does not exist" in capsys.readouterr().err
+    assert "config file, run or model no/config.yaml does not exist" in capsys.readouterr().err
     assert tool([ZOO, "--output", str(tmp_path / "new"), "--opts", "DATASETS.TRAIN", "('nowhere',)"]) == 1
     assert "'nowhere' is not registered" in capsys.readouterr().err
 

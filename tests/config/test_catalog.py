@@ -80,7 +80,9 @@ def test_short_name_selects_config_and_weights(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("_no_downloads")
 def test_unknown_names_raise():
-    with pytest.raises(FileNotFoundError, match="config file dla34-coc does not exist; did you mean dla34-coco?"):
+    with pytest.raises(
+        FileNotFoundError, match="config file, run or model dla34-coc does not exist; did you mean dla34-coco?"
+    ):
         load_config("dla34-coc")
     with pytest.raises(FileNotFoundError, match=r"(?s)config 'x' is not in the model zoo.*dla34-kitti-3dop"):
         model_zoo.get_config("x", trained=True)

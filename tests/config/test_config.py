@@ -40,7 +40,7 @@ def test_every_config_builds_model_on_cpu(name, caplog):
     cfg = load_config(model_zoo.get_config_file(name), ["MODEL.DEVICE", "cpu"])
     CenterNet(cfg)
     assert "ignores these config keys" not in caplog.text
-    assert cfg.SOLVER.OPTIMIZER in ("Adam", "Muon")
+    assert cfg.SOLVER.OPTIMIZER in ("Adam", "AdamW", "Muon")
     assert cfg.INPUT.MIN_SIZE_TEST == 0
     assert all(step < cfg.SOLVER.MAX_ITER for step in cfg.SOLVER.STEPS) or "Cosine" in cfg.SOLVER.LR_SCHEDULER_NAME
 
@@ -93,7 +93,7 @@ def test_box3d_configs_match_reference(split, images):
 
 
 def test_missing_config_file_is_named():
-    with pytest.raises(FileNotFoundError, match=r"config file nowhere.yaml does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"config file, run or model nowhere.yaml does not exist"):
         load_config("nowhere.yaml")
 
 

@@ -87,6 +87,27 @@ def test_muon_updates_convolutions_with_enough_channels():
     assert len(rest["params"]) == len(list(model.parameters())) - 2
 
 
+def test_muon_updates_pointwise_convolutions_like_linear_layers():
+    torch.manual_seed(0)
+    pointwise, linear = nn.Conv2d(32, 16, 1, bias=False), nn.Linear(32, 16, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(pointwise.weight[:, :, 0, 0])
+    x = torch.randn(5, 32)
+    for layer, inputs in ((pointwise, x[:, :, None, None]), (linear, x)):
+        optimizer = Muon([{"params": list(layer.parameters())}], lr=0.01)
+        assert [group["orthogonal"] for group in optimizer.param_groups] == [True]
+        step(layer, optimizer, inputs)
+    torch.testing.assert_close(pointwise.weight[:, :, 0, 0], linear.weight)
+
+
+def test_adamw_updates_depthwise_convolutions():
+    depthwise, grouped = nn.Conv2d(32, 32, 3, groups=32, bias=False), nn.Conv2d(32, 32, 3, groups=2, bias=False)
+    optimizer = Muon([{"params": [depthwise.weight, grouped.weight]}], lr=0.01)
+    rest, matrices = optimizer.param_groups
+    assert [id(p) for p in rest["params"]] == [id(depthwise.weight)]
+    assert [id(p) for p in matrices["params"]] == [id(grouped.weight)]
+
+
 def test_added_parameter_group_is_split():
     model, more = network(), nn.Conv2d(16, 16, 1)
     optimizer = Muon([{"params": list(model.parameters())}], lr=0.01, exclude=[model[1].weight])

@@ -6,6 +6,7 @@ import socket
 import pytest
 
 from centernet_d2.cli import train as command
+from centernet_d2.cli import training
 from centernet_d2.cli.training import build_run
 from support.processes import run_forked
 
@@ -77,7 +78,7 @@ def test_incompatible_config_is_an_error_before_the_process_group_is_created(
     arguments, capsys, monkeypatch, flags, overrides, message
 ):
     monkeypatch.setattr("sys.argv", ["train_net.py"])
-    monkeypatch.setattr(command, "process_group", lambda _: pytest.fail("process group created"))
+    monkeypatch.setattr(training, "process_group", lambda _: pytest.fail("process group created"))
     torchrun(monkeypatch, 0, 2)
     args = arguments(*flags, **overrides)
     assert command.run(["--config-file", args.config_file, *flags, *args.opts]) == 1

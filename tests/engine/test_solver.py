@@ -5,6 +5,7 @@ from torch import nn
 from centernet_d2 import load_config, model_zoo
 from centernet_d2.engine.muon import Muon
 from centernet_d2.engine.solver import OPTIMIZERS, build_optimizer, scaled_learning_rate, with_iterations
+from centernet_d2.modeling import CenterNet
 
 
 def optimizer(*overrides):
@@ -36,6 +37,42 @@ def test_learning_rate_scales_with_batch_size(name):
 def test_weight_decay_of_norms():
     groups = optimizer("SOLVER.WEIGHT_DECAY", 0.1, "SOLVER.WEIGHT_DECAY_NORM", 0.0).param_groups
     assert sorted((group["weight_decay"], len(group["params"])) for group in groups) == [(0.0, 2), (0.1, 2)]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_learning_rate_of_the_trunk(name):
+    options = ["MODEL.DEVICE", "cpu", "SOLVER.OPTIMIZER", name, "SOLVER.BASE_LR", 0.1, "SOLVER.TRUNK_LR_FACTOR", 0.25]
+    cfg = load_config("Shapes/centernet_R_18_shapes.yaml", options)
+    model = CenterNet(cfg)
+    rates = {id(p): group["lr"] for group in build_optimizer(cfg, model).param_groups for p in group["params"]}
+    trunk = tuple(f"backbone.{name}." for name in ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4"))
+    for key, parameter in model.named_parameters():
+        assert rates[id(parameter)] == (0.025 if key.startswith(trunk) else 0.1), key
+
+
+@pytest.mark.parametrize(
+    ("config", "factor", "message"),
+    [
+        ("Shapes/centernet_R_18_shapes.yaml", 0.0, "is 0, but must be greater than 0; MODEL.TRUNK_FROZEN_STAGES"),
+        ("Shapes/centernet_HG_shapes.yaml", 0.1, "is 0.1, but must be 1 for this backbone"),
+    ],
+)
+def test_invalid_factor_of_the_trunk_raises(config, factor, message):
+    cfg = load_config(config, ["MODEL.DEVICE", "cpu", "SOLVER.TRUNK_LR_FACTOR", factor])
+    with pytest.raises(ValueError, match=f"SOLVER.TRUNK_LR_FACTOR {message}"):
+        build_optimizer(cfg, CenterNet(cfg))
+
+
+def test_norms_biases_and_layer_scales_have_no_weight_decay():
+    pytest.importorskip("timm")
+    cfg = load_config("timm:convnext_nano", ["MODEL.DEVICE", "cpu"])
+    model = CenterNet(cfg)
+    decays = {
+        id(p): group["weight_decay"] for group in build_optimizer(cfg, model).param_groups for p in group["params"]
+    }
+    assert any(name.endswith("gamma") for name, _ in model.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert decays[id(parameter)] == (0.05 if parameter.ndim > 1 else 0.0), name
 
 
 def test_gradient_clipping():

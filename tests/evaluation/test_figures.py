@@ -7,10 +7,10 @@ from PIL import Image
 
 from centernet_d2.config import load_config
 from centernet_d2.data import register_from_config
+from centernet_d2.data.stream import seeded
 from centernet_d2.evaluation import figures
 from centernet_d2.evaluation.figures import (
     augmented_sheet,
-    isolated_generators,
     labeled_sheet,
     prediction_sheet,
     preview_records,
@@ -49,7 +49,7 @@ def shapes(tmp_path, monkeypatch):
 
 
 def random_numbers(seed, error=None):
-    with isolated_generators(seed):
+    with seeded(seed):
         if error is not None:
             raise error
         return random.random(), np.random.rand(), torch.rand(1).item()

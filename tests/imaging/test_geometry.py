@@ -30,7 +30,7 @@ def test_keep_canvas_is_next_multiple_strictly_greater(size, canvas):
     image = torch.randint(1, 255, (3, *size), dtype=torch.uint8)
     result, matrix = keep_canvas(image, 32)
     assert tuple(result.shape[-2:]) == canvas
-    left, top = (-matrix[:, 2]).astype(int)
+    left, top = (-matrix[:, 2]).long().tolist()
     assert torch.equal(result[:, top : top + size[0], left : left + size[1]], image)
     assert result.sum(dtype=torch.long) == image.sum(dtype=torch.long)
 
@@ -44,7 +44,7 @@ def test_canvas_matrices_map_to_image_at_any_scale():
             canvas, matrix = make(scale)
             rows, columns = (canvas[0] > 50).nonzero(as_tuple=True)
             center = torch.tensor([[columns.double().mean(), rows.double().mean()]])
-            back = apply_affine(center, torch.from_numpy(matrix))[0]
+            back = apply_affine(center, matrix)[0]
             np.testing.assert_allclose(back, [63.5, 33.5], atol=1.0)
 
 

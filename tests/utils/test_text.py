@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from centernet_d2.utils.text import escape_record, printable, shown
+from centernet_d2.utils.text import escape_record, plural, printable, shown
 
 
 @pytest.mark.parametrize(
@@ -41,3 +41,8 @@ def test_log_messages_are_escaped_and_stay_colored():
     record = logging.LogRecord("x", logging.INFO, "", 0, "%s in %s", (table, "\x1b]0;title\x07"), None)
     assert escape_record(record)
     assert record.getMessage() == "\x1b[36m| a |\n| \\x9b1m |\x1b[0m in \\x1b]0;title\\x07"
+
+
+def test_plural():
+    assert [plural(number, "image") for number in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
+    assert [plural(number, "class") for number in (1, 3)] == ["1 class", "3 classes"]

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import math
-from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -16,13 +14,15 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from ...config.arguments import build_from_keys
-from ...layers.deform_conv import IMPLEMENTATIONS, DeformConv
+from ...layers.deform_conv import IMPLEMENTATIONS
 from ...utils.validation import check_choice
-from .common import NORMS, BasicBlock, check_input_size, fill_bilinear
+from .aggregation import DLAUp, plain_unit, second_aggregation
+from .common import NORMS, BasicBlock, check_input_size
+from .trunk import TrunkBackbone
 
 __all__ = ["DLABackbone"]
 
@@ -147,9 +147,9 @@ class DLA(nn.Module):
             raise ValueError(
                 f"channels must have 6 values and tree_depths 4, but are {list(channels)} and {list(tree_depths)}"
             )
-        self.base_layer = _plain_unit(3, channels[0], kernel_size=7, norm=norm)
-        self.level0 = _plain_unit(channels[0], channels[0], kernel_size=3, norm=norm)
-        self.level1 = _plain_unit(channels[0], channels[1], kernel_size=3, stride=2, norm=norm)
+        self.base_layer = plain_unit(3, channels[0], kernel_size=7, norm=norm)
+        self.level0 = plain_unit(channels[0], channels[0], kernel_size=3, norm=norm)
+        self.level1 = plain_unit(channels[0], channels[1], kernel_size=3, stride=2, norm=norm)
         self.level2, self.level3, self.level4, self.level5 = (
             # All trees except the finest one feed their input to the root.
             Tree(depth, before, after, stride=2, level_root=i > 0, norm=norm)
@@ -168,107 +168,14 @@ class DLA(nn.Module):
         return features
 
 
-class IDAUp(nn.Module):
-    """Iterative deep aggregation into the finest map (original.md: DLA necks).
-
-    Each coarser map in turn is projected to the common number of channels, upsampled and merged with the previous
-    result: by addition before a deformable convolution, or by concatenation before a plain convolution.
-    See arXiv 1707.06484, section 3.1.
-    """
-
-    def __init__(
-        self,
-        out_channels: int,
-        in_channels: Sequence[int],
-        factors: Sequence[int],
-        *,
-        deformable: bool,
-        deform_conv: str = "auto",
-        norm: str = "BN",
-    ) -> None:
-        """
-        Args:
-            out_channels: number of channels of the finest map and of the outputs.
-            in_channels, factors: number of channels of each coarser map, and its upsampling factor.
-            deformable: use deformable convolutions.
-            deform_conv: implementation of deformable convolutions, see :class:`centernet_d2.layers.DeformConv`.
-            norm: "BN", "SyncBN" or "FrozenBN".
-        """
-        super().__init__()
-        self.deformable = deformable
-        for i, (channels, factor) in enumerate(zip(in_channels, factors, strict=True), start=1):
-            up = nn.ConvTranspose2d(
-                out_channels,
-                out_channels,
-                2 * factor,
-                stride=factor,
-                padding=factor // 2,
-                groups=out_channels,
-                bias=False,
-            )
-            fill_bilinear(up)
-            if deformable:
-                project = _deformable_unit(channels, out_channels, deform_conv=deform_conv, norm=norm)
-                node = _deformable_unit(out_channels, out_channels, deform_conv=deform_conv, norm=norm)
-            else:
-                project = _plain_unit(channels, out_channels, kernel_size=1, norm=norm)
-                node = _plain_unit(2 * out_channels, out_channels, kernel_size=3, norm=norm)
-                _init_normal(project)
-                _init_normal(node)
-            self.add_module(f"proj_{i}", project)
-            self.add_module(f"up_{i}", up)
-            self.add_module(f"node_{i}", node)
-
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Merge maps, ordered from fine to coarse.
-
-        Returns:
-            The finest map and the result of each merge, all of the same shape.
-        """
-        merged = [features[0]]
-        for i, x in enumerate(features[1:], start=1):
-            x = self.get_submodule(f"up_{i}")(self.get_submodule(f"proj_{i}")(x))
-            x = merged[-1] + x if self.deformable else torch.cat([merged[-1], x], dim=1)
-            merged.append(self.get_submodule(f"node_{i}")(x))
-        return merged
-
-
-class DLAUp(nn.Module):
-    """Aggregation of each level with all coarser levels (original.md: DLA necks).
-
-    Args:
-        channels: number of channels of each level, from fine to coarse; the stride doubles from level to level.
-        options: options of the merges, see :class:`IDAUp`.
-    """
-
-    def __init__(self, channels: Sequence[int], **options: Any) -> None:
-        super().__init__()
-        for step, (fine, coarse) in enumerate(reversed(list(pairwise(channels)))):
-            merge = IDAUp(fine, [coarse] * (step + 1), [2] * (step + 1), **options)
-            self.add_module(f"ida_{step}", merge)
-
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Merge levels, ordered from fine to coarse.
-
-        Returns:
-            Maps of the same shapes, each merged with all coarser levels.
-        """
-        *finer, coarsest = features
-        # Maps of the current level: the input, and the results of all merges.
-        level = [coarsest]
-        merged = [coarsest]
-        for merge, anchor in zip(self.children(), reversed(finer), strict=True):
-            level = merge([anchor, *level])
-            merged.insert(0, level[-1])
-        return merged
-
-
-class DLABackbone(Backbone):
+class DLABackbone(TrunkBackbone):
     """DLA-34 with output stride 4 (arXiv 1904.07850, section 5 and appendix A).
 
     Modules have the same names as in the reference implementation, so that its weights can be loaded. Parameters that
     the reference implementation stores but does not use are part of the state dict, without gradients.
     """
+
+    stages = tuple(f"base.level{level}" for level in range(1, 6))
 
     def __init__(
         self,
@@ -297,8 +204,7 @@ class DLABackbone(Backbone):
         widths = channels[2:]
         options: dict[str, Any] = {"deformable": deformable, "deform_conv": deform_conv, "norm": norm}
         self.dla_up = DLAUp(widths, **options)
-        # The coarsest level is excluded, because no features are merged into it.
-        self.ida_up = IDAUp(widths[0], widths[1:-1], [2, 4], **options) if deformable else None
+        self.ida_up = second_aggregation(widths, **options) if deformable else None
         self._out_features = ["stack_0"]
         self._channels = widths[0]
 
@@ -317,22 +223,6 @@ class DLABackbone(Backbone):
         check_input_size(x, self.size_divisibility)
         merged = self.dla_up(self.base(x)[2:])
         return {"stack_0": self.ida_up(merged[:-1])[-1] if self.ida_up else merged[0]}
-
-
-def _plain_unit(before: int, after: int, *, kernel_size: int, norm: str, stride: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(before, after, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
-    return nn.Sequential(conv, get_norm(norm, after), nn.ReLU(inplace=True))
-
-
-def _deformable_unit(before: int, after: int, *, deform_conv: str, norm: str) -> nn.Sequential:
-    activation = nn.Sequential(get_norm(norm, after), nn.ReLU(inplace=True))
-    return nn.Sequential(OrderedDict(conv=DeformConv(before, after, implementation=deform_conv), actf=activation))
-
-
-def _init_normal(unit: nn.Sequential) -> None:
-    for conv in unit:
-        if isinstance(conv, nn.Conv2d):
-            nn.init.normal_(conv.weight, std=math.sqrt(2 / (math.prod(conv.kernel_size) * conv.out_channels)))
 
 
 @BACKBONE_REGISTRY.register()

@@ -9,21 +9,26 @@ from itertools import pairwise
 import torchvision
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec, get_norm
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone
+from detectron2.modeling import BACKBONE_REGISTRY
 from torch import Tensor, nn
 
 from ...config.arguments import build_from_keys
 from ...layers.deform_conv import IMPLEMENTATIONS, DeformConv
 from ...utils.validation import ArgumentError, check_choice
+from .aggregation import AggregationNeck
 from .common import NORMS, check_input_size, fill_bilinear
+from .trunk import TrunkBackbone
 
 __all__ = ["ResNetUpConv"]
 
 DEPTHS = (18, 34, 50, 101, 152)
+NECKS = ("transposed", "aggregation")
 # Mapping from constructor arguments to config keys.
 KEYS = {
     "depth": "MODEL.RESNETS.DEPTH",
+    "neck": "MODEL.UPCONV.NECK",
     "channels": "MODEL.UPCONV.CHANNELS",
+    "width": "MODEL.UPCONV.WIDTH",
     "deformable": "MODEL.UPCONV.DEFORMABLE",
     "deform_conv": "MODEL.DEFORM_CONV",
     "trunk_norm": "MODEL.RESNETS.NORM",
@@ -31,18 +36,24 @@ KEYS = {
 }
 
 
-class ResNetUpConv(Backbone):
-    """ResNet trunk, upsampled to stride 4 as in "Simple Baselines".
+class ResNetUpConv(TrunkBackbone):
+    """ResNet trunk with output stride 4.
+
+    The necks are the upsampling of "Simple Baselines" and the aggregation of DLA-34.
 
     Modules have the same names as in the reference implementation, so that its weights can be loaded, as well as
     torchvision's weights of the trunk.
     """
 
+    stages = ("relu", "layer1", "layer2", "layer3", "layer4")
+
     def __init__(
         self,
         *,
         depth: int = 18,
+        neck: str = "transposed",
         channels: Sequence[int] = (256, 256, 256),
+        width: int = 64,
         deformable: bool = False,
         deform_conv: str = "auto",
         trunk_norm: str = "BN",
@@ -51,8 +62,11 @@ class ResNetUpConv(Backbone):
         """
         Args:
             depth: depth of the ResNet: 18, 34, 50, 101 or 152.
-            channels: number of channels of each of the three upsampling stages.
-            deformable: add a modulated deformable convolution before each transposed convolution.
+            neck: "transposed" (three upsampling stages) or "aggregation", see :class:`AggregationNeck`.
+            channels: for "transposed": number of channels of each of the three upsampling stages.
+            width: for "aggregation": number of output channels.
+            deformable: add a modulated deformable convolution before each transposed convolution, or use deformable
+                convolutions in the aggregation neck.
             deform_conv: implementation of deformable convolutions, see :class:`centernet_d2.layers.DeformConv`.
             trunk_norm, norm: normalization of the trunk and of the upsampling: "BN", "SyncBN" or "FrozenBN".
 
@@ -62,6 +76,7 @@ class ResNetUpConv(Backbone):
         super().__init__()
         check_choice("depth", depth, DEPTHS)
         check_choice("trunk_norm", trunk_norm, NORMS)
+        check_choice("neck", neck, NECKS)
         check_choice("norm", norm, NORMS)
         check_choice("deform_conv", deform_conv, IMPLEMENTATIONS)
         if len(channels) != 3:
@@ -71,13 +86,18 @@ class ResNetUpConv(Backbone):
         )
         self.conv1, self.bn1, self.relu, self.maxpool = trunk.conv1, trunk.bn1, trunk.relu, trunk.maxpool
         self.layer1, self.layer2, self.layer3, self.layer4 = trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4
-        stage = partial(_deformable_stage, deform_conv=deform_conv) if deformable else _plain_stage
-        widths = [trunk.fc.in_features, *channels]
-        self.deconv_layers = nn.Sequential(
-            *(layer for before, after in pairwise(widths) for layer in stage(before, after, norm))
-        )
+        coarsest = trunk.fc.in_features
+        self._aggregates = neck == "aggregation"
+        if self._aggregates:
+            levels = [coarsest // 8, coarsest // 4, coarsest // 2, coarsest]
+            self.neck = AggregationNeck(levels, width=width, deformable=deformable, deform_conv=deform_conv, norm=norm)
+        else:
+            stage = partial(_deformable_stage, deform_conv=deform_conv) if deformable else _plain_stage
+            self.deconv_layers = nn.Sequential(
+                *(layer for before, after in pairwise([coarsest, *channels]) for layer in stage(before, after, norm))
+            )
         self._out_features = ["stack_0"]
-        self._channels = channels[-1]
+        self._channels = width if self._aggregates else channels[-1]
 
     @property
     def size_divisibility(self) -> int:
@@ -87,14 +107,18 @@ class ResNetUpConv(Backbone):
         return {"stack_0": ShapeSpec(channels=self._channels, stride=4)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Compute {"stack_0": (B, channels[-1], H / 4, W / 4)} from (B, 3, H, W) images.
+        """Compute the feature map of stride 4 from (B, 3, H, W) images.
 
+        The result is {"stack_0": (B, channels[-1] or width, H / 4, W / 4)}.
         H and W must be multiples of 32.
         """
         check_input_size(x, self.size_divisibility)
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return {"stack_0": self.deconv_layers(x)}
+        features = []
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            features.append(x)
+        return {"stack_0": self.neck(features) if self._aggregates else self.deconv_layers(x)}
 
 
 def _plain_stage(before: int, after: int, norm: str) -> list[nn.Module]:

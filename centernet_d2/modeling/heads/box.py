@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from torch import Tensor
 
 from ...config.registry import POINT_HEAD_REGISTRY
-from ...imaging.geometry import Geometry, apply_affine
+from ...imaging.geometry import Geometry, apply_affine, size_tensor
 from ...structures.points import Peaks, Points
 from ...structures.types import Fields, Maps, Targets
 from ...utils.validation import check_choice
@@ -53,6 +53,7 @@ class BoxHead(PointHead):
     }
     requires = ("centers", "classes")
     provides = ("boxes",)
+    converters = {"pred_boxes": Boxes}
 
     @configurable
     def __init__(
@@ -124,15 +125,15 @@ class BoxHead(PointHead):
         centers = fields["centers"]
         return {"boxes": torch.cat([centers - size / 2, centers + size / 2], dim=2)}
 
-    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> Fields:
         corners = apply_affine(fields["boxes"].unflatten(1, (2, 2)), geometry.to_image)
         if self.size_as_point:
             shift = geometry.to_image[:, 2].to(corners) / 2
             corners = corners + torch.stack([-shift, shift])
-        boxes = Boxes(corners.flatten(1))
         if self.clip:
-            boxes.clip(geometry.image_size)
-        return {"pred_boxes": boxes}
+            corners = torch.minimum(corners.clamp(min=0), size_tensor(geometry.image_size).to(corners).flip(0))
+        return {"pred_boxes": corners.flatten(1)}
 
-    def valid(self, produced: Mapping[str, Any]) -> Tensor | None:
-        return produced["pred_boxes"].nonempty() if self.clip else None
+    def valid(self, produced: Fields) -> Tensor | None:
+        boxes = produced["pred_boxes"]
+        return (boxes[:, 2:] > boxes[:, :2]).all(dim=1) if self.clip else None

@@ -264,5 +264,5 @@ class CenterHead(PointHead):
         offset = peaks.gather(maps["offset"]) if "offset" in self.maps else 0.5
         return {"scores": peaks.scores, "classes": peaks.classes, "centers": peaks.cells + offset}
 
-    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> Fields:
         return {"scores": fields["scores"], "pred_classes": fields["classes"]}

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...config.arguments import name_keys, read_keys
 from ...imaging.geometry import Geometry
+from ...structures.plots import Plot
 from ...structures.points import Peaks, Points
 from ...structures.types import DatasetDict, Fields, Maps, Targets
 from .branches import MapBranches
@@ -39,7 +40,10 @@ class Property:
         annotation_keys: annotation keys that the property reads. A dataset in which no annotation has any of them does
             not label the property. Empty for properties that need no annotations of their own.
         input_keys: keys of the dataset dict that the property reads, in addition to the image.
+        input_shapes: shapes of the inputs that exported files have, by input key; without other inputs, the head must
+            have a default.
         fields: fields of ``Instances`` that its head predicts.
+        json_keys: keys of fields in :meth:`to_json`, if they are not the name of the field without ``pred_``.
         arguments: options of demo.py for inputs of images and for drawing, as a mapping from flags to keyword arguments
             of ``ArgumentParser.add_argument``.
     """
@@ -49,7 +53,9 @@ class Property:
     keys: ClassVar[Mapping[str, str]] = {}
     annotation_keys: ClassVar[tuple[str, ...]] = ()
     input_keys: ClassVar[tuple[str, ...]] = ()
+    input_shapes: ClassVar[Mapping[str, tuple[int, ...]]] = {}
     fields: ClassVar[tuple[str, ...]] = ()
+    json_keys: ClassVar[Mapping[str, str]] = {}
     arguments: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @configurable
@@ -116,6 +122,10 @@ class Property:
         """
         return inputs
 
+    def default_inputs(self) -> dict[str, Tensor | None]:
+        """Return the default of each input in `input_shapes`; None if required."""
+        return dict.fromkeys(self.input_shapes)
+
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Convert annotations to ``gt_*`` fields, with one entry per annotation.
 
@@ -143,6 +153,16 @@ class Property:
             truth: the M matched ground-truth objects, with the fields of :meth:`annotate` in the original images.
         """
         return {}
+
+    def plots(self, found: Instances | None, truth: Instances) -> list[Plot]:
+        """Return figures for reports.
+
+        Args:
+            found: M detections, with the fields of all heads; None for figures of the annotations of a dataset.
+            truth: the M matched objects (or the objects of the dataset), with the fields of :meth:`annotate` in the
+                original images. All are :meth:`labeled`.
+        """
+        return []
 
     def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """Draw the property on an image on which boxes are already drawn.
@@ -220,6 +240,8 @@ class PointHead(nn.Module, ABC):
     #: Decoded fields that earlier heads must provide, and fields that this head provides.
     requires: ClassVar[tuple[str, ...]] = ()
     provides: ClassVar[tuple[str, ...]] = ()
+    #: Output of :meth:`to_image` -> function from its tensor to the value in ``Instances``; by default, the tensor.
+    converters: ClassVar[Mapping[str, Callable[[Tensor], Any]]] = {}
     #: Map -> its name in checkpoints of the reference implementation, for maps that exist there.
     original_names: ClassVar[Mapping[str, str]] = {}
     #: True if detections of several test scales can be merged, and if only the best merged ones are kept
@@ -307,13 +329,16 @@ class PointHead(nn.Module, ABC):
         """
 
     @abstractmethod
-    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
-        """Convert decoded (K, ...) fields of one image to ``Instances`` fields.
+    def to_image(self, fields: Fields, geometry: Geometry) -> Fields:
+        """Convert decoded (K, ...) fields of one image to pixels of the original image.
 
-        The result is in pixels of the original image.
+        Exported files contain this function: use tensor operations, and no branches that depend on values.
+
+        Returns:
+            (K, ...) tensors under the names of their ``Instances`` fields.
         """
 
-    def valid(self, produced: Mapping[str, Any]) -> Tensor | None:
+    def valid(self, produced: Fields) -> Tensor | None:
         """Return (K,) bool, False for detections to discard; None keeps all.
 
         Args:

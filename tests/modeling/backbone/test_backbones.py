@@ -7,10 +7,12 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from torch import nn
 
+from centernet_d2 import load_config
 from centernet_d2.config.keys import add_centernet_config
 from centernet_d2.layers.folding import NORMS, fold_batch_norms
-from centernet_d2.modeling import DLABackbone, Hourglass, ResNetUpConv
-from centernet_d2.modeling.backbone.dla import IDAUp
+from centernet_d2.modeling import CenterNet, DLABackbone, Hourglass, ResNetUpConv
+from centernet_d2.modeling.backbone.aggregation import IDAUp
+from centernet_d2.modeling.backbone.trunk import freeze_stages, trunk_parameters
 from centernet_d2.modeling.heads import MapBranches
 
 SMALL_DLA = {"channels": (4, 4, 8, 12, 16, 20)}
@@ -18,6 +20,8 @@ SMALL_HOURGLASS = {"widths": (8, 8, 12), "counts": (1, 1, 2)}
 SMALL = {
     "resnet": lambda: ResNetUpConv(channels=(8, 8, 8)),
     "resnet_deformable": lambda: ResNetUpConv(channels=(16, 8, 4), deformable=True),
+    "resnet_aggregation": lambda: ResNetUpConv(neck="aggregation", width=8),
+    "resnet_deformable_aggregation": lambda: ResNetUpConv(neck="aggregation", width=8, deformable=True),
     "dla": lambda: DLABackbone(**SMALL_DLA, deformable=False),
     "dla_deformable": lambda: DLABackbone(**SMALL_DLA),
     "hourglass_one_stack": lambda: Hourglass(**SMALL_HOURGLASS, stacks=1),
@@ -202,6 +206,8 @@ def test_plain_dla_neck_is_initialized_normal():
         (ResNetUpConv, {"depth": 19}, "^depth is 19, known"),
         (ResNetUpConv, {"trunk_norm": "GN"}, "^trunk_norm is 'GN', known"),
         (ResNetUpConv, {"channels": (8,)}, r"^channels is .*, but must have 3 values"),
+        (ResNetUpConv, {"neck": "fpn"}, "^neck is 'fpn', known"),
+        (ResNetUpConv, {"neck": "aggregation", "width": 0}, "^width is 0, but must be at least 1"),
     ],
 )
 def test_invalid_arguments_raise(backbone, options, message):
@@ -226,3 +232,60 @@ def test_invalid_arguments_raise(backbone, options, message):
 def test_invalid_config_error_names_key(backbone, key, value, message):
     with pytest.raises(ValueError, match=message):
         BACKBONE_REGISTRY.get(f"build_{backbone}_backbone")(config(key, value), ShapeSpec(channels=3))
+
+
+def test_aggregation_neck_of_dla_width_equals_the_neck_of_dla():
+    resnet, dla = ResNetUpConv(neck="aggregation", deformable=True), DLABackbone()
+    necks = {**dict(dla.dla_up.named_parameters("dla_up")), **dict(dla.ida_up.named_parameters("ida_up"))}
+    ours = dict(resnet.neck.named_parameters())
+    assert {name: p.shape for name, p in ours.items()} == {name: p.shape for name, p in necks.items()}
+
+
+STEM = {"conv1", "bn1"}
+STAGES = {
+    "resnet": [STEM, *({f"layer{level}"} for level in range(1, 5))],
+    "dla": [{"base.base_layer", "base.level0", "base.level1"}, *({f"base.level{level}"} for level in range(2, 6))],
+}
+
+
+@pytest.mark.parametrize("count", range(6))
+@pytest.mark.parametrize("name", STAGES)
+def test_frozen_stages_have_no_gradients_and_fixed_statistics(name, count):
+    backbone = SMALL[name]()
+    unused = {name for name, parameter in backbone.named_parameters() if not parameter.requires_grad}
+    freeze_stages(backbone, count)
+    prefixes = tuple(f"{prefix}." for stage in STAGES[name][:count] for prefix in stage)
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    backbone.eval()
+    backbone.train()
+    backbone(torch.randn(2, 3, 64, 64))
+    frozen = {name for name, parameter in backbone.named_parameters() if not parameter.requires_grad}
+    assert frozen - unused == {name for name, _ in backbone.named_parameters() if name.startswith(prefixes)} - unused
+    changed = {name for name, tensor in backbone.state_dict().items() if not torch.equal(tensor, before[name])}
+    means = {name for name in before if name.endswith("running_mean") and not name.startswith(tuple(unused))}
+    used = {name for name in means if name.replace("running_mean", "weight") not in unused}
+    assert {name for name in changed if name.endswith("running_mean")} == {
+        name for name in used if not name.startswith(prefixes)
+    }
+
+
+def test_frozen_stages_are_a_config_key():
+    options = ["MODEL.DEVICE", "cpu", "MODEL.TRUNK_FROZEN_STAGES"]
+    zoo = "Shapes/centernet_R_18_shapes.yaml"
+    model = CenterNet(load_config(zoo, [*options, 2]))
+    assert not model.backbone.layer1[0].conv1.weight.requires_grad
+    assert model.backbone.layer2[0].conv1.weight.requires_grad
+    with pytest.raises(ValueError, match="TRUNK_FROZEN_STAGES is 6, but the trunk of ResNetUpConv has 5 stages"):
+        CenterNet(load_config(zoo, [*options, 6]))
+    with pytest.raises(ValueError, match="TRUNK_FROZEN_STAGES is 1, but Hourglass has no trunk: set it to 0"):
+        CenterNet(load_config("Shapes/centernet_HG_shapes.yaml", [*options, 1]))
+
+
+@pytest.mark.parametrize("name", ["resnet", "dla", "hourglass_one_stack"])
+def test_trunk_parameters(name):
+    backbone = SMALL[name]()
+    prefixes = tuple(f"{prefix}." for stage in STAGES.get(name, ()) for prefix in stage)
+    expected = {
+        id(parameter) for key, parameter in backbone.named_parameters() if prefixes and key.startswith(prefixes)
+    }
+    assert {id(parameter) for parameter in trunk_parameters(backbone)} == expected

@@ -51,7 +51,7 @@ def test_clipping_is_optional(clip, expected):
     to_image = torch.tensor([[4.0, 0, 0], [0, 4, 0]], dtype=torch.float64)
     fields = {"boxes": torch.tensor([[-2.0, -1, 6, 3]])}
     boxes = head.to_image(fields, Geometry((10, 20), (32, 32), to_image))["pred_boxes"]
-    assert boxes.tensor.tolist() == [expected]
+    assert boxes.tolist() == [expected]
 
 
 def test_unflip_of_size():

@@ -12,6 +12,7 @@ from centernet_d2.imaging.transforms import AffineTransform, MirrorTransform
 from centernet_d2.modeling.heads import Box3DHead, Box3DProperty
 from centernet_d2.modeling.heads.box3d.head import encode_orientation, orientation_bins, raw_to_depth
 from centernet_d2.modeling.losses import orientation_loss, regression_loss
+from centernet_d2.structures.boxes3d import Boxes3D
 from centernet_d2.structures.points import DenseTarget
 from support.models import stub_heads, stub_model
 
@@ -249,11 +250,15 @@ def check_post(path, comparison, tmp_path):
     model = ddd_model(boxes=with_boxes, score_threshold=0.2)
     geometry = Geometry((1, 1), (1, 1), to_image, {"camera": torch.from_numpy(data["calib"]).double()})
     output = {name: x for head in model.heads.values() for name, x in head.to_image(fields, geometry).items()}
-    centers, alpha, boxes3d = apply_affine(dets[:, :2], to_image), output["pred_alpha"][:, None], output["pred_boxes3d"]
+    centers, alpha, boxes3d = (
+        apply_affine(dets[:, :2], to_image),
+        output["pred_alpha"][:, None],
+        Boxes3D(output["pred_boxes3d"]),
+    )
     score = fields["scores"][:, None]
     columns = [centers, score, alpha, fields["depth"][:, None], boxes3d.dimensions]
     if with_boxes:
-        boxes = output["pred_boxes"].tensor
+        boxes = output["pred_boxes"]
         columns.append(boxes[:, 2:] - boxes[:, :2])
     comparison.close("post2d", torch.cat([*columns, rest], dim=1), data.get("post2d"), atol=1e-3)
     comparison.close("post2d alpha", alpha[:, 0], data["post2d"][:, 3] if "post2d" in data else None, atol=1e-5)

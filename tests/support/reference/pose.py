@@ -264,7 +264,7 @@ def check_post(path, comparison, tmp_path):
     heads["BoxHead"].clip = False
     for name, matrix in (("post", to_image), ("post_scaled", to_image / float(data.get("test_scale", 1)))):
         geometry = Geometry((1, 1), (1, 1), torch.from_numpy(matrix))
-        boxes = heads["BoxHead"].to_image(fields, geometry)["pred_boxes"].tensor
-        joints = heads["KeypointHead"].to_image(fields, geometry)["pred_keypoints"][..., :2] - HALF_PIXEL
+        boxes = heads["BoxHead"].to_image(fields, geometry)["pred_boxes"]
+        joints = heads["KeypointHead"].to_image(fields, geometry)["pred_keypoints"][..., :2]
         rows = torch.cat([boxes, fields["scores"][:, None], joints.flatten(1)], dim=1)
         comparison.close(name, rows, data.get(name), atol=1e-3)

@@ -19,7 +19,7 @@ def check_ctdet(path, comparison, tmp_path):
     by_class = fields["classes"].argsort(stable=True)
     rest = torch.stack([fields["scores"], fields["classes"] + 1.0], dim=1)
     for name, matrix in (("post", to_image), ("post_scaled", to_image / float(data.get("test_scale", 1)))):
-        boxes = head.to_image(fields, Geometry((1, 1), (1, 1), torch.from_numpy(matrix)))["pred_boxes"].tensor
+        boxes = head.to_image(fields, Geometry((1, 1), (1, 1), torch.from_numpy(matrix)))["pred_boxes"]
         comparison.close(name, torch.cat([boxes, rest], dim=1)[by_class], data.get(name), atol=1e-3)
 
 

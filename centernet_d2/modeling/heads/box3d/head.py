@@ -77,6 +77,7 @@ class Box3DHead(PointHead):
     }
     requires = ("centers",)
     provides = ("boxes3d",)
+    converters = {"pred_boxes3d": Boxes3D}
     # 3-D boxes of several test scales cannot be merged (original.md: Merging scales).
     multi_scale = False
 
@@ -170,7 +171,7 @@ class Box3DHead(PointHead):
             "orientation": peaks.gather(maps["orientation"]),
         }
 
-    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
+    def to_image(self, fields: Fields, geometry: Geometry) -> Fields:
         """Convert decoded fields to 3-D boxes (original.md: 3-D results).
 
         Returns:
@@ -186,12 +187,12 @@ class Box3DHead(PointHead):
         if self.prop.reference_focal:
             # Focal length in the network input: one map pixel covers to_image[0, 0] pixels of the original image.
             focal = camera[0, 0] * self.stride / geometry.to_image[0, 0].abs().to(camera)
-            depth = depth * float(focal / self.prop.reference_focal)
+            depth = depth * (focal / self.prop.reference_focal).to(depth)
         # float64: products of 1000s of pixels and 10s of meters need more than 6 digits for millimeter accuracy, which
         # the reference implementation has.
         positions = apply_affine(centers.double(), geometry.to_image)
         alpha = orientation_to_alpha(fields["orientation"])
         location = location_from_center(positions, depth.double(), dimensions.double(), camera)
         rotation_y = alpha_to_rotation_y(alpha.double(), positions[:, 0], camera)
-        boxes = Boxes3D(torch.cat([location, dimensions.double(), rotation_y[:, None]], dim=1))
-        return {"pred_boxes3d": boxes, "pred_alpha": alpha}
+        boxes = torch.cat([location, dimensions.double(), rotation_y[:, None]], dim=1)
+        return {"pred_boxes3d": boxes.float(), "pred_alpha": alpha}

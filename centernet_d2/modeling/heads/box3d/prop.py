@@ -18,7 +18,9 @@ from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ....imaging.transforms import is_mirrored
+from ....imaging.visualization import class_color
 from ....structures.boxes3d import Boxes3D, check_camera
+from ....structures.plots import Plot, histogram
 from ....structures.points import known_objects
 from ....structures.types import DatasetDict
 from ....utils.validation import ArgumentError, check_choice
@@ -31,8 +33,7 @@ __all__ = ["Box3DProperty"]
 AUGMENTED_DEPTH = ("mask", "camera")
 # Annotation key -> number of values.
 _KEYS = {"location": 3, "dimensions": 3, "rotation_y": 1, "depth": 1, "alpha": 1}
-# RGB colors of ground truth and detections.
-_GROUND_TRUTH_COLOR, _DETECTION_COLOR = (60, 220, 60), (255, 140, 0)
+_SIZES = ("Height", "Width", "Length")
 
 
 class Box3DProperty(Property):
@@ -52,7 +53,9 @@ class Box3DProperty(Property):
     }
     annotation_keys = tuple(_KEYS)
     input_keys = ("camera",)
+    input_shapes = {"camera": (3, 4)}
     fields = ("pred_boxes3d", "pred_alpha")
+    json_keys = {"pred_boxes3d": "box3d"}
     arguments = {
         "--calibration": {
             "type": Path,
@@ -160,6 +163,9 @@ class Box3DProperty(Property):
         camera = check_camera(inputs["camera"])
         return {"camera": torch.from_numpy(transform_camera(camera.numpy(), transforms)) if transforms else camera}
 
+    def default_inputs(self) -> dict[str, Tensor | None]:
+        return {"camera": self.default_camera}
+
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
         """Transform 3-D annotations with the image.
 
@@ -210,25 +216,46 @@ class Box3DProperty(Property):
         meters = (detections.pred_boxes3d.location[:, 2].double() - truth.gt_depth.double()).abs()
         return {"meters": float(meters.mean()), "percent": float((100 * meters / truth.gt_depth.double()).mean())}
 
-    def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
-        """Draw projected boxes on the image, and return a bird's-eye view.
+    def plots(self, found: Instances | None, truth: Instances) -> list[Plot]:
+        """Return distributions of annotations, or errors of depth and yaw of detections."""
+        depth, yaw = truth.gt_depth.double().numpy(), truth.gt_boxes3d.rotation_y.double().numpy()
+        if found is None:
+            sizes = truth.gt_boxes3d.dimensions.double().numpy()
+            return [
+                histogram("Depth of objects", "depth (m)", depth),
+                *(histogram(f"{name} of objects", f"{name.lower()} (m)", sizes[:, i]) for i, name in enumerate(_SIZES)),
+                histogram("Yaw of objects", "rotation_y (degrees)", np.degrees(yaw), limits=(-180.0, 180.0)),
+                histogram("Cameras, by object", "focal length (pixels)", truth.gt_focal.double().numpy()),
+            ]
+        boxes = found.pred_boxes3d
+        error = boxes.location[:, 2].double().numpy() - depth
+        turn = (np.degrees(boxes.rotation_y.double().numpy() - yaw) + 180) % 360 - 180
+        pairs = {"objects": (depth.tolist(), error.tolist())}
+        return [
+            Plot("Depth error over distance", "depth (m)", "predicted - true depth (m)", pairs, "points"),
+            histogram("Depth error", "predicted - true depth (m)", error),
+            histogram("Yaw error", "predicted - true yaw (degrees)", turn, limits=(-180.0, 180.0)),
+        ]
 
-        Ground truth is green, detections are orange.
-        """
+    def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
+        """Draw projected boxes and a bird's-eye view in the colors of the classes."""
         camera = inputs.get("camera", self.default_camera)
         if camera is None:
             return []
         if instances.has("scores"):
-            boxes, color = instances.pred_boxes3d, _DETECTION_COLOR
+            boxes, classes = instances.pred_boxes3d, instances.pred_classes
         else:
             truth = known_objects(instances)
-            boxes, color = truth.gt_boxes3d[truth.gt_space > 0], _GROUND_TRUTH_COLOR
-        draw_boxes3d(visualizer, boxes, camera, color)
+            truth = truth[truth.gt_space > 0]
+            boxes, classes = truth.gt_boxes3d, truth.gt_classes
+        groups = [(boxes[classes == index], _color(index)) for index in classes.unique().tolist()]
+        for own, color in groups:
+            draw_boxes3d(visualizer, own, camera, color)
         depth = max([10.0, *boxes.location[:, 2].tolist()])
         # Round up to 10 meters, limited to 80, because predictions of an untrained network may have any depth.
         depth = min(10.0 * (int(depth / 10) + 1), 80.0)
         height = visualizer.output.height
-        return [draw_birds_eye([(boxes, color)], (height, max(height, 160)), depth)]
+        return [draw_birds_eye(groups, (height, max(height, 160)), depth)]
 
     def to_json(self, instances: Instances) -> list[dict[str, Any]]:
         """Return ``box3d`` (x, y, z, height, width, length, rotation_y) and ``alpha``."""
@@ -256,3 +283,9 @@ def _check_annotation(annotation: dict, where: str) -> None:
             raise ValueError(f"{where}: '{name}' is {annotation.get(name)!r}, but must be {count} finite numbers")
     if min(annotation["dimensions"]) <= 0:
         raise ValueError(f"{where}: 'dimensions' are {list(annotation['dimensions'])}, but must be positive")
+
+
+def _color(index: int) -> tuple[int, int, int]:
+    """Return the color of a class, RGB in 0..255."""
+    red, green, blue = (round(255 * value) for value in class_color(index))
+    return red, green, blue

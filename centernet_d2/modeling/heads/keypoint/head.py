@@ -14,7 +14,7 @@ from ....config.registry import POINT_HEAD_REGISTRY
 from ....imaging.geometry import Geometry, apply_affine
 from ....structures.points import HALF_PIXEL, DenseTarget, Peaks, Points, SparseTarget, optional_field
 from ....structures.types import Fields, Maps, Targets
-from ...heatmap import paint_gaussians, peak_filter
+from ...heatmap import paint_gaussians, peak_filter, smaller_size, to_cells
 from ...losses import focal_loss_with_logits, regression_loss
 from ..point_head import PointHead, unflip_vectors
 from .prop import KeypointProperty
@@ -58,6 +58,11 @@ def snap_to_peaks(
     return torch.where(accepted[..., None], candidate, joints), torch.where(accepted, score, fallback)
 
 
+def add_half_pixel(keypoints: Tensor) -> Tensor:
+    """Shift (N, J, 3) keypoints to Detectron2's convention."""
+    return torch.cat([keypoints[..., :2] + HALF_PIXEL, keypoints[..., 2:]], dim=2)
+
+
 @POINT_HEAD_REGISTRY.register()
 class KeypointHead(PointHead):
     """Head that predicts keypoints.
@@ -79,6 +84,7 @@ class KeypointHead(PointHead):
     heatmaps = ("keypoint_heatmap",)
     requires = ("scores", "boxes")
     provides = ("keypoints",)
+    converters = {"pred_keypoints": add_half_pixel}
     # The reference implementation merges poses of several scales without a limit (original.md: Merging scales).
     limit_merged = False
 
@@ -201,17 +207,17 @@ class KeypointHead(PointHead):
         """Return (B, J, P, 2) positions and (B, J, P) scores of the best peaks of each joint."""
         heatmap = maps["keypoint_heatmap"]
         height, width = heatmap.shape[2:]
-        scores, index = peak_filter(heatmap).flatten(2).topk(min(count, height * width), dim=2)
-        positions = torch.stack([index % width, index // width], dim=3).float()
+        scores, index = peak_filter(heatmap).flatten(2).topk(smaller_size(count, height * width), dim=2)
+        positions = to_cells(index, width).float()
         if "keypoint_offset" not in self.maps:
             return positions + 0.5, scores
         offset = maps["keypoint_offset"].flatten(2).transpose(1, 2)[:, None].expand(-1, heatmap.shape[1], -1, -1)
         return positions + offset.gather(2, index[..., None].expand(-1, -1, -1, 2)), scores
 
-    def to_image(self, fields: Fields, geometry: Geometry) -> dict[str, Any]:
-        """Return ``pred_keypoints`` (N, J, 3), with Detectron2's half-pixel shift."""
+    def to_image(self, fields: Fields, geometry: Geometry) -> Fields:
+        """Return ``pred_keypoints`` (N, J, 3)."""
         keypoints = fields["keypoints"]
-        positions = apply_affine(keypoints[..., :2], geometry.to_image) + HALF_PIXEL
+        positions = apply_affine(keypoints[..., :2], geometry.to_image)
         return {"pred_keypoints": torch.cat([positions, keypoints[..., 2:]], dim=2)}
 
 

@@ -15,10 +15,12 @@ from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ....imaging.transforms import is_mirrored
+from ....structures.plots import Plot
 from ....structures.points import HALF_PIXEL
 from ....structures.types import DatasetDict
 from ....utils.validation import LARGEST_COORDINATE, number_table
 from ..point_head import Property
+from .plots import error_plots, label_plots
 from .schema import KeypointSchema, keypoint_schema
 
 __all__ = ["KeypointProperty"]
@@ -143,6 +145,15 @@ class KeypointProperty(Property):
         names = self.schema.names or tuple(map(str, range(len(self.schema))))
         by_keypoint = dict(zip(names, distances.nanmean(dim=0).tolist(), strict=True))
         return {**by_keypoint, "mean": float(distances.nanmean(dim=1).mean())}
+
+    def plots(self, found: Instances | None, truth: Instances) -> list[Plot]:
+        """Return labeled shares, or errors and swaps of detections (:mod:`.plots`)."""
+        names = self.schema.names or tuple(map(str, range(len(self.schema))))
+        labels = truth.gt_keypoints.double().numpy()
+        if found is None:
+            return label_plots(labels, names, self.schema.mirror)
+        positions = found.pred_keypoints[..., :2].double().numpy() - HALF_PIXEL
+        return error_plots(positions, labels, truth.gt_boxes.area().double().numpy(), names, self.schema.mirror)
 
     def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """Draw keypoints above the visualizer's threshold, and their skeleton."""

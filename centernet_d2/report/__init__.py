@@ -1,0 +1,1 @@
+"""Reports: inspection of a dataset, and evaluation of a model."""
