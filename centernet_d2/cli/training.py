@@ -173,7 +173,7 @@ def _train(run: Run) -> dict:
 def _ending(cfg: CfgNode) -> list[str]:
     """Return the paths of the results of a training, and a command that uses them."""
     folder = Path(cfg.OUTPUT_DIR)
-    best = " (model_best.pth: weights with the best evaluation)" if (folder / "model_best.pth").exists() else ""
+    best = " (best evaluation: model_best.pth)" if (folder / "model_best.pth").exists() else ""
     figures = [path.name for path in sorted(folder.glob("*.jpg"))]
     command = "python demo.py" if Path(sys.argv[0]).name == "train_net.py" else "centernet-detect"
     names = cfg.DATASETS.TEST or cfg.DATASETS.TRAIN

@@ -167,7 +167,7 @@ def test_subfolders_are_reported(call, tmp_path):
     write(tmp_path / "set" / "a.png", pixels(0))
     write(tmp_path / "set" / "inner" / "b.png", pixels(1))
     code, out, err = call(tmp_path / "set", "--output", tmp_path / "out")
-    assert (code, "1 images, " in out) == (0, True)
+    assert (code, "1 image, " in out) == (0, True)
     assert f"{tmp_path / 'set'}: 1 subfolders are not searched; use '{tmp_path / 'set'}/**/*.jpg' to search them" in err
     code, out, err = call(f"{tmp_path / 'set'}/**/*.png", "--output", tmp_path / "all")
     assert "2 images, " in out
