@@ -161,7 +161,7 @@ class Predictor:
         return results
 
     def video(self) -> VideoSession:
-        """Start a video: the returned session is called like the predictor, with the frames in order."""
+        """Return a session that is called with the frames of one video, in order."""
         return VideoSession(self)
 
     def export(self, folder: str | Path, *, images: Sequence[str | Path] = (), **options: Any) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from centernet_d2.imaging.geometry import Geometry, apply_affine
 from centernet_d2.imaging.visualization import class_color
 from centernet_d2.modeling.heads import POINT_HEAD_REGISTRY, PointHead, Property
 from centernet_d2.modeling.losses import average_over_processes
+from centernet_d2.structures.plots import Plot, histogram
 from centernet_d2.structures.points import Peaks, Points
 from centernet_d2.structures.types import DatasetDict, Fields, Maps, Targets
 from centernet_d2.utils.validation import ArgumentError
@@ -87,7 +88,7 @@ class MaskProperty(Property):
                     raise ValueError(f"{where}: segmentation is invalid: {error}") from error
 
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
-        """Return ``gt_mask_grids`` (N, S, S), and ``gt_mask_known`` (N,), 0 for objects without a mask."""
+        """Return ``gt_mask_grids`` (N, S, S) and ``gt_mask_known`` (N,), 0 without a mask."""
         annotations = record["annotations"]
         boxes = TransformList(list(transforms)).apply_box(corners(annotations)).clip(0, [size[1], size[0]] * 2)
         masks = torch.zeros(len(annotations), self.resolution, self.resolution)
@@ -111,6 +112,12 @@ class MaskProperty(Property):
     def errors(self, detections: Instances, truth: Instances) -> dict[str, float]:
         """Return the mean IoU of masks in percent."""
         return {"iou": 100.0 * float(mask_overlaps(detections, truth).mean())}
+
+    def plots(self, found: Instances | None, truth: Instances) -> list[Plot]:
+        """Return the distribution of the IoU of masks."""
+        if found is None:
+            return []
+        return [histogram("IoU of masks", "IoU (%)", 100 * mask_overlaps(found, truth).numpy(), limits=(0.0, 100.0))]
 
     def draw(self, visualizer: Visualizer, instances: Instances, inputs: Mapping[str, Any]) -> list[np.ndarray]:
         """Draw the masks; neighboring objects have different colors."""
@@ -151,7 +158,7 @@ class MaskHead(PointHead):
         self.weight = weight
 
     def targets(self, gt: Sequence[Instances], points: Points) -> Targets:
-        """Return the masks and their windows; target prototypes and coefficients do not exist."""
+        """Return the target masks and their windows."""
         masks = torch.cat([instances.gt_mask_grids for instances in gt]).flatten(1)
         known = points.weight * torch.cat([instances.gt_mask_known for instances in gt])
         regions = torch.cat([points.image[:, None].to(points.boxes), windows(points.boxes)], dim=1)
@@ -206,7 +213,7 @@ def windows(boxes: Tensor) -> Tensor:
 
 
 def to_rle(segmentation: Any, height: int, width: int) -> dict | None:
-    """Convert polygons or run lengths in COCO format to compressed run lengths; None if there are none.
+    """Convert a segmentation in COCO format to run lengths; None if it is empty.
 
     Raises:
         ValueError, TypeError: the segmentation is invalid.
@@ -227,7 +234,7 @@ def to_rle(segmentation: Any, height: int, width: int) -> dict | None:
 
 
 def located_masks(instances: Instances) -> tuple[Tensor, Tensor]:
-    """Return (N, S, S) masks and (N, 4) windows of detections or, without ``scores``, ground truth."""
+    """Return (N, S, S) masks and (N, 4) windows of detections or ground truth."""
     if instances.has("scores"):
         return instances.pred_mask_grids, instances.pred_mask_windows
     return instances.gt_mask_grids, windows(instances.gt_boxes.tensor)
@@ -311,7 +318,7 @@ def draw_cutouts(rng: np.random.Generator, size: int = 128) -> tuple[np.ndarray,
 
 
 def write_cutouts(folder: Path, name: str, *, images: int, size: int = 128, seed: int = 0) -> None:
-    """Write images and ``name.json`` in COCO format with ``segmentation`` in annotations."""
+    """Write images and ``name.json`` in COCO format with segmentations."""
     rng = np.random.default_rng(seed)
     (folder / name).mkdir(parents=True)
     records, annotations = [], []

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Tracks in videos: boxes and embeddings of identities, associated by norfair, and a synthetic dataset of videos.
+"""Tracks in videos from boxes and embeddings, and a synthetic dataset.
 
     python examples/tracking/tracking.py write datasets/walks
     python examples/tracking/tracking.py evaluate output/walks datasets/walks/val output/tracks
@@ -40,7 +40,9 @@ NODE = "MODEL.CENTERNET.TRACKS"
 
 
 class TrackProperty(identity.IdentityProperty):
-    """Identity that is also tracked in videos: numbers of tracks from 1, in results, visualizations and MOT files."""
+    """Identity that is also tracked in videos.
+
+    Numbers of tracks start at 1; they are in results, visualizations and MOT files."""
 
     name = "track"
     node = "TRACKS"
@@ -99,7 +101,7 @@ class TrackProperty(identity.IdentityProperty):
         return []
 
     def to_json(self, instances: Instances) -> list[dict[str, Any]]:
-        """Return ``embedding`` and, in videos, ``track``; 0 for detections that are not tracked."""
+        """Return ``embedding`` and, in videos, ``track`` (0 if not tracked)."""
         entries = super().to_json(instances)
         if instances.has("pred_track"):
             for entry, track in zip(entries, instances.pred_track.tolist(), strict=True):
@@ -189,7 +191,9 @@ class Tracks:
 
 
 def mot_lines(frame: int, detections: Instances) -> list[str]:
-    """Return the lines of a frame in MOT format: frame, track, left, top, width, height, score, and 3 unused values."""
+    """Return the lines of a frame in MOT format.
+
+    Columns: frame, track, left, top, width, height, score, and 3 unused values."""
     rows = zip(
         detections.pred_boxes.tensor.tolist(), detections.pred_track.tolist(), detections.scores.tolist(), strict=True
     )
@@ -201,7 +205,7 @@ def mot_lines(frame: int, detections: Instances) -> list[str]:
 
 
 def evaluate_tracks(truth: Path, results: Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Compute the metrics of trackeval in percent, and the number of identity switches.
+    """Compute metrics of trackeval in percent, and numbers of identity switches.
 
     Args:
         truth: folder with ``VIDEO/gt/gt.txt`` and ``VIDEO/seqinfo.ini``.
@@ -238,7 +242,7 @@ def evaluate_tracks(truth: Path, results: Path, names: Sequence[str]) -> dict[st
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Track the objects in all videos, with and without embeddings, and print the metrics.
+    """Evaluate tracks in all videos, with and without embeddings.
 
     Raises:
         FileExistsError: the output folder exists.
@@ -270,7 +274,7 @@ SIZE = 128
 
 
 class Walk:
-    """Video of badges that move, cross, hide behind a bar, and leave the image and come back."""
+    """Video of badges that move, cross, hide behind a bar, leave and come back."""
 
     def __init__(self, rng: np.random.Generator, identities: Sequence[int], frames: int) -> None:
         """
@@ -279,7 +283,7 @@ class Walk:
             identities: identities of badges to choose from.
             frames: number of frames.
         """
-        count = int(rng.integers(4, 7))
+        count = min(int(rng.integers(4, 7)), len(identities))
         self.rng = rng
         self.identities = rng.choice(identities, count, replace=False).tolist()
         self.radius = rng.uniform(10, 15, count)
@@ -318,7 +322,7 @@ class Walk:
 def write_walks(
     folder: Path, name: str, identities: Sequence[int], *, videos: int, frames: int, step: int = 1, seed: int = 0
 ) -> None:
-    """Write videos in MOT format, and ``name.json`` in COCO format with ``identity`` in annotations.
+    """Write videos in MOT format, and ``name.json`` in COCO format with identities.
 
     Args:
         folder: output folder.

@@ -1,4 +1,4 @@
-"""An exported model with the heads of both examples."""
+"""An exported model with the heads of the examples."""
 
 import numpy as np
 import pytest
@@ -17,12 +17,13 @@ from .conftest import EXAMPLES
 
 
 def test_exported_file_has_the_detections_of_predictor(tmp_path):
-    files = [str(EXAMPLES / name / f"{name}.py") for name in ("identity", "rotated_boxes")]
-    identity, rotated_boxes = import_user_modules(files)
+    files = [str(EXAMPLES / name / f"{name}.py") for name in ("identity", "rotated_boxes", "masks")]
+    identity, rotated_boxes, masks = import_user_modules(files)
     torch.manual_seed(0)
     heads = stub_heads()
     heads["IdentityHead"] = identity.IdentityHead(count=5, size=4, **COMMON)
     heads["AngleHead"] = rotated_boxes.AngleHead(**COMMON)
+    heads["MaskHead"] = masks.MaskHead(prototypes=2, **COMMON)
     predictor = Predictor(stub_model(heads))
     predictor.export(tmp_path, check=False)
     image = np.random.default_rng(0).integers(0, 256, (63, 60, 3), dtype=np.uint8)
@@ -36,4 +37,6 @@ def test_exported_file_has_the_detections_of_predictor(tmp_path):
     np.testing.assert_allclose(found.boxes, expected.pred_boxes.tensor, atol=1e-3)
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
     np.testing.assert_allclose(found.embedding, expected.pred_embedding, atol=1e-3)
+    np.testing.assert_allclose(found.mask_grids, expected.pred_mask_grids, atol=1e-3)
+    np.testing.assert_allclose(found.mask_windows, expected.pred_mask_windows, atol=1e-2)
     np.testing.assert_allclose(found.angle, expected.pred_angle, atol=1e-2)

@@ -186,10 +186,10 @@ class Property:
         return [{name: column[row] for name, column in columns.items()} for row in range(len(instances))]
 
     def start_video(self) -> Callable[[Instances], Instances] | None:
-        """Return a function for the frames of one video, which may keep state between frames; None if not needed.
+        """Return a function for the frames of one video; None if not needed.
 
-        The function gets the detections of each frame, in order, with the fields of all heads. It returns them with
-        additional fields, such as the numbers of tracks.
+        The function receives the detections of each frame, in order, with the fields of all heads, and may keep state
+        between frames. It returns the detections with additional fields, such as the numbers of tracks.
         """
         return None
 
