@@ -88,7 +88,7 @@ class MaskProperty(Property):
                     raise ValueError(f"{where}: segmentation is invalid: {error}") from error
 
     def annotate(self, record: DatasetDict, transforms: Sequence[Transform], size: tuple[int, int]) -> dict[str, Any]:
-        """Return ``gt_mask_grids`` (N, S, S) and ``gt_mask_known`` (N,), 0 without a mask."""
+        """Return ``gt_mask_grids`` (N, S, S) and ``gt_mask_known`` (N,)."""
         annotations = record["annotations"]
         boxes = TransformList(list(transforms)).apply_box(corners(annotations)).clip(0, [size[1], size[0]] * 2)
         masks = torch.zeros(len(annotations), self.resolution, self.resolution)
