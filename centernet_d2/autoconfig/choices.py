@@ -434,8 +434,8 @@ def choose_evaluation(
     """
     key = "TEST.EVAL_PERIOD"
     period = user.get(key, evaluation_period(iterations, step, evaluation))
-    value = f"every {period} iterations and at the end" if period else "at the end"
-    once = f"; once, at the end, on {', '.join(final)}" if final else ""
+    value = f"every {period} iterations" if period else "at the end"
+    once = f"; at the end, also on {', '.join(final)}" if final else ""
     return Choice("evaluation", value, f"{key}; on {', '.join(tests) or 'nothing'}{once}", {key: period})
 
 

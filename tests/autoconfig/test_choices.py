@@ -295,7 +295,7 @@ def test_length_set_by_the_user(user, iterations):
 def test_evaluation_period_and_override():
     assert choose_evaluation(1000, ["val"], NONE).keys == {"TEST.EVAL_PERIOD": 200}
     choice = choose_evaluation(1000, ["val"], overrides(TEST__EVAL_PERIOD=7))
-    assert (choice.keys, choice.value) == ({"TEST.EVAL_PERIOD": 7}, "every 7 iterations and at the end")
+    assert (choice.keys, choice.value) == ({"TEST.EVAL_PERIOD": 7}, "every 7 iterations")
     assert choose_evaluation(2, [], NONE).reason.endswith("on nothing")
 
 
