@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from detectron2.structures import Instances
 
-from ..evaluation.coco import to_coco
 from ..imaging.reading import read_image
 from ..modeling import CenterNet, CenterNetWithTTA
 from ..structures.types import DatasetDict, Fields
@@ -112,10 +111,10 @@ class Comparison(NamedTuple):
 
 
 def compare(first: Entries, second: Entries, cut: float) -> Comparison:
-    """Match COCO results of one image with other results, in both directions.
+    """Match detections of one image with other detections, in both directions.
 
     Args:
-        first, second: COCO results.
+        first, second: dicts of numbers, with ``category_id`` and ``score``, such as COCO results.
         cut: only detections with a score above it, by more than the tolerance, need a counterpart.
     """
     (classes, scores, values), (other_classes, other_scores, other_values) = _table(first), _table(second)
@@ -143,6 +142,16 @@ def _table(entries: Entries) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return classes, scores, np.array(values)
 
 
+def _entries(instances: Instances) -> Entries:
+    """Return all fields of the detections, because the JSON of a property may not consist of numbers."""
+    names = {"pred_classes": "category_id", "scores": "score"}
+    columns = {
+        names.get(name, name): getattr(value, "tensor", value).tolist()
+        for name, value in instances.to("cpu").get_fields().items()
+    }
+    return [{name: column[row] for name, column in columns.items()} for row in range(len(instances))]
+
+
 def verify(reference: TorchModel, exported: ExportedModel, images: Sequence[DatasetDict]) -> dict[str, Any]:
     """Compare detections of an exported file with those of its model.
 
@@ -156,8 +165,7 @@ def verify(reference: TorchModel, exported: ExportedModel, images: Sequence[Data
     Raises:
         ValueError: too few detections were compared, or too many of them differ.
     """
-    network = reference.network
-    pairs = [[to_coco(model(record), 0, network.properties) for model in (reference, exported)] for record in images]
+    pairs = [[_entries(model(record)) for model in (reference, exported)] for record in images]
     cut = exported.detector.metadata["threshold"]
     while (result := _compare_all(pairs, cut)).compared < 2 * MIN_DETECTIONS and cut > LOWEST_CUT:
         cut /= 2

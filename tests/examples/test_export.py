@@ -1,5 +1,6 @@
 """An exported model with the heads of the examples."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -25,9 +26,11 @@ def test_exported_file_has_the_detections_of_predictor(tmp_path):
     heads["AngleHead"] = rotated_boxes.AngleHead(**COMMON)
     heads["MaskHead"] = masks.MaskHead(prototypes=2, **COMMON)
     predictor = Predictor(stub_model(heads))
-    predictor.export(tmp_path, check=False)
     image = np.random.default_rng(0).integers(0, 256, (63, 60, 3), dtype=np.uint8)
-    expected, found = predictor(image, threshold=0)["instances"], Detector(tmp_path / "model.onnx")(image, 0)
+    cv2.imwrite(str(tmp_path / "image.png"), image)
+    report = predictor.export(tmp_path / "file", images=[tmp_path / "image.png"])
+    assert report["verification"]["compared"] > 80
+    expected, found = predictor(image, threshold=0)["instances"], Detector(tmp_path / "file" / "model.onnx")(image, 0)
     assert len(found) == len(expected) > 40
     # The order of almost equal scores may differ. Several classes may have the same box.
     rows = np.column_stack([expected.pred_boxes.tensor, 100 * expected.pred_classes])
