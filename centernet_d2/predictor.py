@@ -65,7 +65,7 @@ class Predictor:
             device: device of the model; by default the device of the config (the GPU, if available) or of the model.
             overrides: alternating config keys and values; not for a model.
             batch_size: number of images in memory; images with the same canvas size are processed as one batch.
-            metadata: class names and category IDs, instead of those of the source.
+            metadata: class names and category IDs; by default from the source.
 
         Raises:
             FileNotFoundError: the source does not exist or cannot be downloaded.
@@ -209,16 +209,18 @@ class Predictor:
 
 
 class VideoSession:
-    """State of one video, see :meth:`Property.start_video`. Example::
+    """State of one video, see :meth:`Property.start_video`.
 
-    video = predictor.video()
-    results = [video(frame) for frame in frames]
+    Example::
+
+        video = predictor.video()
+        results = [video(frame) for frame in frames]
     """
 
     def __init__(self, predictor: Predictor) -> None:
         """
         Args:
-            predictor: detects the objects in each frame.
+            predictor: predictor that detects the objects in each frame.
         """
         self._predictor = predictor
         started = [prop.start_video() for prop in predictor.network.properties]

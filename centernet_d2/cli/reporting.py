@@ -13,7 +13,6 @@ from detectron2.config import CfgNode
 
 from ..autoconfig.plan import Request, draft_plan, plan_training
 from ..checkpoint import CenterNetCheckpointer, checkpoint_files, set_threshold
-from ..config.catalog import find_config
 from ..config.loading import load_config
 from ..data import register_from_config
 from ..data.stream import seeded
@@ -27,8 +26,8 @@ from ..report.comparison import compare_runs, comparison_section
 from ..report.page import plain
 from ..report.training import describe_machine
 from ..report.views import summary_lines
-from ..utils.parsing import parse_yaml
 from ..utils.text import printable
+from .visualization import is_data
 
 __all__ = ["finish_report", "report_evaluation", "start_report", "write_report"]
 
@@ -123,10 +122,11 @@ def write_report(args: argparse.Namespace) -> None:
             output = output or Path("output", f"report-{source.stem or 'data'}")
             report = Report(f"Dataset: {source.name}")
             notes: list[str] = []
-            if _is_config(args.sources[0]):
+            if not is_data(args.sources[0]):
                 cfg = load_config(args.sources[0], args.opts)
             else:
-                draft = draft_plan(Request(str(source), overrides=("OUTPUT_DIR", str(output), *args.opts)))
+                request = Request(str(source), overrides=("OUTPUT_DIR", str(output), *args.opts), timed=False)
+                draft = draft_plan(request)
                 data = discover_dataset(source)
                 cfg, notes = plan_training(draft, data).cfg, data.lines()
             register_from_config(cfg)
@@ -162,12 +162,3 @@ def _compare(folders: list[Path], output: Path | None) -> None:
 
 def _is_run(source: Path) -> bool:
     return (source / "config.yaml").is_file() and any(source.glob(pattern) for pattern in ("*.pth", "metrics.json"))
-
-
-def _is_config(source: str) -> bool:
-    """Return True for the name or file of a config; a data.yaml with ``names`` describes a dataset."""
-    path = Path(source)
-    if path.suffix not in (".yaml", ".yml", ".py") or not find_config(source).is_file():
-        return False
-    content = parse_yaml(find_config(source).read_text(errors="replace")) if path.suffix != ".py" else {}
-    return not (isinstance(content, dict) and {"names", "train"} & content.keys())

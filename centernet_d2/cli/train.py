@@ -103,7 +103,7 @@ def _add_process_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--machine-rank", type=int, default=0, metavar="N", help="index of this machine, from 0 (default: 0)"
     )
-    # One port per user: processes that were left behind by an earlier run occupy it, so they are noticed.
+    # One port per user, so that leftover processes of an earlier run, which occupy it, cause an error.
     port = 49152 + (os.getuid() if hasattr(os, "getuid") else 1) % 16384
     group.add_argument(
         "--dist-url",

@@ -151,19 +151,18 @@ def _evaluate(run: Run) -> dict:
 
 
 def _train(run: Run) -> dict:
-    folder = run.cfg.OUTPUT_DIR
-    with lock_folder(folder) if comm.is_main_process() else nullcontext(), _report_disk_errors(folder):
-        if comm.is_main_process():
+    folder, is_main = run.cfg.OUTPUT_DIR, comm.is_main_process()
+    with lock_folder(folder) if is_main else nullcontext(), _report_disk_errors(folder):
+        if is_main:
             remove_leftovers(folder)
         setup_run(run)
         trainer = Trainer(run.cfg)
         trainer.resume_or_load(resume=run.resume)
         model, resumed = trainer.checkpointer.model, trainer.start_iter > 0
-        draws = run.sheets and comm.is_main_process()
-        report = start_report(run) if comm.is_main_process() else None
-        with training_sheets(run.cfg, model, resumed=resumed) if draws else nullcontext():
+        report = start_report(run) if is_main else None
+        with training_sheets(run.cfg, model, resumed=resumed) if run.sheets and is_main else nullcontext():
             results = trainer.train()
-        if comm.is_main_process():
+        if is_main:
             if report is not None:
                 finish_report(report, run.cfg, model)
             print("\n".join(_ending(run.cfg)), flush=True)

@@ -44,11 +44,6 @@ class ProgressWriter(EventWriter):
         self._first: tuple[int, float] | None = None
         self._shown = float("-inf")
 
-    @property
-    def seconds(self) -> float:
-        """Seconds since the first iteration."""
-        return 0.0 if self._first is None else time.monotonic() - self._first[1]
-
     def epoch(self, iterations: int) -> float | None:
         """Return the number of epochs in a number of iterations, if known."""
         return iterations * self.batch / self.epoch_length if self.epoch_length else None

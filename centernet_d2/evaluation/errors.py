@@ -61,6 +61,18 @@ def concatenate(parts: Sequence[Instances]) -> Instances:
     return Instances.cat([Instances((0, 0), **part.get_fields()) for part in parts])
 
 
+def truth_mapper(dataset_name: str, properties: Sequence[Property]) -> CenterNetDatasetMapper:
+    """Build a mapper that converts annotations of a dataset without augmentation."""
+    return CenterNetDatasetMapper(
+        False,
+        augmentations=[],
+        image_format="BGR",
+        num_classes=len(MetadataCatalog.get(dataset_name).thing_classes),
+        properties=properties,
+        crowd="ignore",
+    )
+
+
 class ErrorEvaluator(DatasetEvaluator):
     """Evaluator of property errors on detected objects, and of their percentage.
 
@@ -77,14 +89,7 @@ class ErrorEvaluator(DatasetEvaluator):
         self.properties = [prop for prop in properties if type(prop).errors is not Property.errors]
         records = load_dataset(dataset_name) if self.properties else ()
         self.records = {record["image_id"]: record for record in records}
-        self.mapper = CenterNetDatasetMapper(
-            False,
-            augmentations=[],
-            image_format="BGR",
-            num_classes=len(MetadataCatalog.get(dataset_name).thing_classes),
-            properties=properties,
-            crowd="ignore",
-        )
+        self.mapper = truth_mapper(dataset_name, properties)
         self.threshold = threshold
         self.reset()
 

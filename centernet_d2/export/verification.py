@@ -153,7 +153,7 @@ def _entries(instances: Instances) -> Entries:
 
 
 def verify(reference: TorchModel, exported: ExportedModel, images: Sequence[DatasetDict]) -> dict[str, Any]:
-    """Compare detections of an exported file with those of its model.
+    """Compare the detections of an exported file and of its model.
 
     The score threshold of the comparison is lowered until there are enough detections.
 

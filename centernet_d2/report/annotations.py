@@ -6,25 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
 
-from ..data import CenterNetDatasetMapper
 from ..modeling.heads import Property
 from ..structures.types import DatasetDict
 
-__all__ = ["crop", "property_inputs", "truth_mapper"]
-
-
-def truth_mapper(dataset_name: str, properties: Sequence[Property]) -> CenterNetDatasetMapper:
-    """Build a mapper that converts annotations of a dataset without augmentation."""
-    return CenterNetDatasetMapper(
-        False,
-        augmentations=[],
-        image_format="BGR",
-        num_classes=len(MetadataCatalog.get(dataset_name).thing_classes),
-        properties=properties,
-        crowd="ignore",
-    )
+__all__ = ["crop", "property_inputs"]
 
 
 def property_inputs(record: DatasetDict, properties: Sequence[Property]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from detectron2.structures import Instances
 
 from ..data.checks import EXCLUDED, corners
 from ..data.loaded import load_dataset
+from ..evaluation.errors import truth_mapper
 from ..evaluation.figures import augmented_sheet, preview_records
 from ..imaging.geometry import affine_matrix
 from ..imaging.reading import read_header, read_image
@@ -25,7 +26,7 @@ from ..modeling.heads import Property
 from ..structures.plots import Plot
 from ..structures.points import known_objects
 from ..structures.types import DatasetDict
-from .annotations import crop, truth_mapper
+from .annotations import crop
 from .collisions import STRIDES, count_collisions
 from .duplicates import find_duplicates
 from .figures import Picture, picture

@@ -11,14 +11,14 @@ import numpy as np
 from detectron2.data.transforms import TransformList
 from detectron2.structures import Instances
 
-from ..evaluation.errors import concatenate, drop_non_finite, match_detections
+from ..evaluation.errors import concatenate, drop_non_finite, match_detections, truth_mapper
 from ..imaging.reading import read_image
 from ..imaging.visualization import draw_instances
 from ..modeling.heads import Property
 from ..structures.plots import histogram
 from ..structures.points import known_objects
 from ..structures.types import DatasetDict
-from .annotations import property_inputs, truth_mapper
+from .annotations import property_inputs
 from .dataset import property_plots
 from .evaluation import TestSet
 from .figures import Picture, arrange, picture

@@ -14,12 +14,13 @@ from detectron2.structures import Boxes, Instances
 
 from ..data import CenterNetDatasetMapper
 from ..data.checks import corners
+from ..evaluation.errors import truth_mapper
 from ..imaging.reading import read_image
 from ..imaging.visualization import draw_heatmap, draw_instances, side_by_side
 from ..modeling import CenterNet
 from ..modeling.heads import Property
 from ..structures.types import DatasetDict
-from .annotations import crop, property_inputs, truth_mapper
+from .annotations import crop, property_inputs
 from .evaluation import TestSet
 from .figures import Picture, arrange, picture
 

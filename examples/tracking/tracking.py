@@ -274,7 +274,7 @@ SIZE = 128
 
 
 class Walk:
-    """Video of badges that move, cross, hide behind a bar, leave and come back."""
+    """Synthetic video of moving badges, which may be occluded or outside."""
 
     def __init__(self, rng: np.random.Generator, identities: Sequence[int], frames: int) -> None:
         """

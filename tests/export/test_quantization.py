@@ -97,7 +97,7 @@ def test_float16_has_half_the_size(model, images, tmp_path):
     report = export_model(model, tmp_path, images=images, precision="float16", check=False, max_drop=None)
     weights = sum(parameter.numel() for parameter in model.parameters())
     assert 2 * weights < (tmp_path / "model.onnx").stat().st_size < 3 * weights
-    # Metadata are those of the original weights.
+    # The metadata describe the weights before the conversion.
     assert report["weights_sha256"] == hash_weights(model)
     found = Detector(tmp_path / "model.onnx")(images[1]["file_name"], 0)
     expected = Predictor(model)(images[1]["file_name"], threshold=0)["instances"]

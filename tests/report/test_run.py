@@ -8,6 +8,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from centernet_d2.checkpoint import load_file, set_threshold
 from centernet_d2.checkpoint.integrity import check_hash
@@ -176,6 +177,40 @@ def test_folder_of_data_and_config(shapes_folder, tmp_path, monkeypatch, capsys)
     assert data["evaluation"] == data["training"] == {}
     assert report_command([str(tmp_path / "nothing"), "--output", str(tmp_path / "none")]) == 1
     assert "does not exist" in capsys.readouterr().err
+
+
+HOSTILE = "<script>alert(1)</script>&\"'"
+
+
+@pytest.mark.parametrize(("classes", "images", "objects"), [(1000, 1, 1), (1, 2, 1), (1, 1, 0)])
+def test_unusual_datasets(tiny, arguments, tmp_path, monkeypatch, classes, images, objects):
+    """Many classes or one, a single image, no objects in the test set, and names with HTML."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    files = [f"<b>{HOSTILE.replace('/', ' ')} {number}.png" for number in range(images)]
+    categories = [{"id": number + 1, "name": f"{HOSTILE} {number}"} for number in range(classes)]
+    for split, count in (("train", 1), ("test", objects)):
+        (tmp_path / split).mkdir()
+        for file in files:
+            Image.new("RGB", (64, 48)).save(tmp_path / split / file)
+        content = {
+            "images": [{"id": i + 1, "file_name": file, "width": 64, "height": 48} for i, file in enumerate(files)],
+            "annotations": [
+                {"id": i + 1, "image_id": 1, "category_id": classes, "bbox": [8, 8, 20, 16], "area": 320, "iscrowd": 0}
+                for i in range(count)
+            ],
+            "categories": categories,
+        }
+        (tmp_path / f"{split}.json").write_text(json.dumps(content))
+    sets = [[f"{split}_{classes}_{images}", f"{split}.json", split] for split in ("train", "test")]
+    keys = {"DATASETS__REGISTER": sets, "DATASETS__TRAIN": (sets[0][0],), "DATASETS__TEST": (sets[1][0],)}
+    main(arguments(SOLVER__MAX_ITER=1, SOLVER__IMS_PER_BATCH=1, MODEL__CENTERNET__NUM_CLASSES=classes, **keys))
+    data, page = read(tmp_path / "out")
+    own = data["evaluation"][sets[1][0]]
+    assert own.keys() >= PARTS - {"oracle"}
+    assert len(own["ap"]["classes"]) == classes
+    assert (own["threshold"]["value"] is None) or objects
+    assert data["dataset"]["splits"][sets[1][0]]["objects"] == objects
+    assert any(HOSTILE in text for text in page.texts)
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")

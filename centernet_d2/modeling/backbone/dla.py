@@ -205,15 +205,7 @@ class DLABackbone(TrunkBackbone):
         options: dict[str, Any] = {"deformable": deformable, "deform_conv": deform_conv, "norm": norm}
         self.dla_up = DLAUp(widths, **options)
         self.ida_up = second_aggregation(widths, **options) if deformable else None
-        self._out_features = ["stack_0"]
-        self._channels = widths[0]
-
-    @property
-    def size_divisibility(self) -> int:
-        return 32
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {"stack_0": ShapeSpec(channels=self._channels, stride=4)}
+        self.set_output(widths[0])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Compute {"stack_0": (B, channels[2], H / 4, W / 4)} from (B, 3, H, W) images.

@@ -131,15 +131,13 @@ class Hourglass(Backbone):
         self.cnvs_ = nn.ModuleList(_projection(width, width, norm=norm) for _ in range(stacks - 1))
         self.inters = nn.ModuleList(Residual(width, width, norm=norm) for _ in range(stacks - 1))
         self._out_features = [f"stack_{stack}" for stack in range(stacks)]
-        self._channels = width
+        self._out_feature_channels = dict.fromkeys(self._out_features, width)
+        self._out_feature_strides = dict.fromkeys(self._out_features, 4)
         self._size_divisibility = 4 * 2 ** (len(widths) - 1)
 
     @property
     def size_divisibility(self) -> int:
         return self._size_divisibility
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {name: ShapeSpec(channels=self._channels, stride=4) for name in self._out_features}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Compute a (B, widths[0], H / 4, W / 4) feature map per stack.

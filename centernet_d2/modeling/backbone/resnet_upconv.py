@@ -96,15 +96,7 @@ class ResNetUpConv(TrunkBackbone):
             self.deconv_layers = nn.Sequential(
                 *(layer for before, after in pairwise([coarsest, *channels]) for layer in stage(before, after, norm))
             )
-        self._out_features = ["stack_0"]
-        self._channels = width if self._aggregates else channels[-1]
-
-    @property
-    def size_divisibility(self) -> int:
-        return 32
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {"stack_0": ShapeSpec(channels=self._channels, stride=4)}
+        self.set_output(width if self._aggregates else channels[-1])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Compute the feature map of stride 4 from (B, 3, H, W) images.

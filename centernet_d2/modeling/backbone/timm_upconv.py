@@ -73,8 +73,7 @@ class TimmUpConv(TrunkBackbone):
             norm=norm,
         )
         self.name = name
-        self._out_features = ["stack_0"]
-        self._channels = width
+        self.set_output(width)
         if trunk_norm == "FrozenBN":
             modules = self.trunk.named_modules(prefix="trunk")
             self.freeze([name for name, module in modules if isinstance(module, nn.BatchNorm2d)])
@@ -82,13 +81,6 @@ class TimmUpConv(TrunkBackbone):
     def reparameterize(self) -> None:
         """Merge parallel branches of the trunk (RepViT, MobileOne) in place."""
         import_timm().utils.reparameterize_model(self.trunk, inplace=True)
-
-    @property
-    def size_divisibility(self) -> int:
-        return 32
-
-    def output_shape(self) -> dict[str, ShapeSpec]:
-        return {"stack_0": ShapeSpec(channels=self._channels, stride=4)}
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Compute {"stack_0": (B, width, H / 4, W / 4)} from (B, 3, H, W) images.

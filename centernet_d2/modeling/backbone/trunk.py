@@ -1,4 +1,4 @@
-"""Trunks whose first stages can be frozen, shared by the backbones with a trunk."""
+"""Base class of the backbones with a trunk, whose first stages can be frozen."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ __all__ = ["TrunkBackbone", "freeze_stages", "trunk_parameters"]
 class TrunkBackbone(Backbone):
     """Backbone with a trunk of five stages and a neck.
 
+    The output is one feature map of stride 4. The sides of the input must be multiples of 32.
+
     Attributes:
         stages: names of the modules that compute the levels of strides 2, 4, 8, 16 and 32. The modules of a stage are
             all modules of the trunk up to this one that do not belong to an earlier stage.
@@ -20,6 +22,20 @@ class TrunkBackbone(Backbone):
 
     stages: tuple[str, ...]
     _frozen: tuple[str, ...] = ()
+
+    def set_output(self, channels: int) -> None:
+        """Define the output ``stack_0``; call it in constructors.
+
+        Args:
+            channels: number of channels of the feature map.
+        """
+        self._out_features = ["stack_0"]
+        self._out_feature_channels = {"stack_0": channels}
+        self._out_feature_strides = {"stack_0": 4}
+
+    @property
+    def size_divisibility(self) -> int:
+        return 32
 
     def modules_of(self, count: int) -> list[str]:
         """Return the names of all modules of the first `count` stages."""
