@@ -18,7 +18,7 @@ from ..data.checks import EXCLUDED, corners
 from ..data.loaded import load_dataset
 from ..evaluation.errors import truth_mapper
 from ..evaluation.figures import augmented_sheet, preview_records
-from ..imaging.geometry import affine_matrix
+from ..imaging.geometry import affine_matrix, invert_affine, keep_canvas
 from ..imaging.reading import read_header, read_image
 from ..imaging.visualization import draw_instances
 from ..modeling import CenterNet
@@ -153,9 +153,8 @@ def _network_boxes(split: _Split, model: CenterNet) -> tuple[np.ndarray, np.ndar
 def _to_canvas(width: float, height: float, preprocessor: Any) -> np.ndarray:
     """Return the (2, 3) matrix from an image to the network input at test time."""
     if preprocessor.test_resolution == "keep":
-        step = preprocessor.size_divisibility
-        shift = [((int(side) | (step - 1)) + 1) // 2 - int(side) // 2 for side in (width, height)]
-        return np.array([[1.0, 0.0, shift[0]], [0.0, 1.0, shift[1]]])
+        pixels = torch.empty(1, int(height), int(width), device="meta")
+        return invert_affine(keep_canvas(pixels, preprocessor.size_divisibility)[1].numpy())
     window = width if preprocessor.test_resolution == "fixed_width" else max(width, height)
     return affine_matrix((width / 2, height / 2), window, preprocessor.fixed_size)
 
