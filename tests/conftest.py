@@ -44,6 +44,9 @@ def reference_folder(config) -> Path:
 def pytest_configure(config):
     if os.environ.get("CENTERNET_D2_TEST_DATA") and not EXTRA_DATA.is_dir():
         raise pytest.UsageError(f"CENTERNET_D2_TEST_DATA is {EXTRA_DATA}, which is not a folder")
+    # The first backward pass decides about the threads of autograd. After an export, which registers a stand-in for a
+    # missing GPU, it would start a thread for it, and forked processes (support.processes) could not use autograd.
+    torch.ones(1, requires_grad=True).backward()
 
 
 def pytest_generate_tests(metafunc):

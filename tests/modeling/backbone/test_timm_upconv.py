@@ -1,12 +1,16 @@
+import datetime
+
 import pytest
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from centernet_d2 import load_config
 from centernet_d2.checkpoint import CenterNetCheckpointer
 from centernet_d2.layers.folding import NORMS, fold_batch_norms
 from centernet_d2.modeling import CenterNet, TimmUpConv
 from centernet_d2.modeling.backbone.trunk import freeze_stages, trunk_parameters
+from support.processes import run_forked
 
 timm = pytest.importorskip("timm")
 # The configs of the model zoo, and trunks with other feature extractors: levels of stride 2, and parallel branches.
@@ -80,6 +84,30 @@ def test_frozen_stages_end_at_levels(name, count, last, first):
     names = list(frozen)
     assert names.index(first) == names.index(last) + 1
     assert all(frozen[name] == (i <= names.index(last)) for i, name in enumerate(names))
+
+
+def train_one_of_two(rank, folder):
+    """Train in one of two processes; return a checksum of the parameters after each step."""
+    distributed.init_process_group(
+        "gloo", f"file://{folder}/meet", datetime.timedelta(seconds=60), world_size=2, rank=rank
+    )
+    torch.manual_seed(rank)  # DistributedDataParallel starts from the parameters of the first process.
+    backbone = DistributedDataParallel(TimmUpConv(name="mobilenetv4_conv_small", width=8))
+    optimizer = torch.optim.SGD(backbone.parameters(), lr=0.1)
+    checksums = []
+    for _ in range(2):  # The second step would raise an error if a parameter were unused in the first.
+        optimizer.zero_grad()
+        backbone(torch.randn(2, 3, *SIZE))["stack_0"].square().mean().backward()
+        optimizer.step()
+        checksums.append(sum(parameter.detach().double().abs().sum() for parameter in backbone.parameters()))
+    distributed.barrier()
+    return torch.stack(checksums)
+
+
+def test_distributed_training_keeps_processes_equal(tmp_path):
+    first, second = run_forked(lambda rank: train_one_of_two(rank, tmp_path), 2, tmp_path)
+    assert torch.equal(first, second)
+    assert first[0] != first[1]
 
 
 def test_frozen_batch_norms_of_the_trunk():
