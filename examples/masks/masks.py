@@ -101,7 +101,7 @@ class MaskProperty(Property):
             for transform in transforms:
                 pixels = transform.apply_segmentation(pixels)
             window = windows(torch.as_tensor(boxes[index : index + 1], dtype=torch.float32))
-            canvas = torch.as_tensor(np.ascontiguousarray(pixels), dtype=torch.float32)[None, None]
+            canvas = torch.from_numpy(np.array(pixels, dtype=np.float32))[None, None]
             masks[index] = roi_align(canvas, [window], self.resolution, aligned=True)[0, 0]
             known[index] = 1.0
         return {"gt_mask_grids": masks, "gt_mask_known": known}

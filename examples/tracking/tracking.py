@@ -97,7 +97,9 @@ class TrackProperty(identity.IdentityProperty):
         for box, track in zip(instances.pred_boxes.tensor.tolist(), instances.pred_track.tolist(), strict=True):
             if track:
                 visualizer.draw_box(box, alpha=1.0, edge_color=class_color(track))
-                visualizer.draw_text(str(track), (box[0], box[3]), color=class_color(track), font_size=9)
+                # Labels of boxes are at the edges.
+                center = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+                visualizer.draw_text(str(track), center, color=class_color(track), font_size=9)
         return []
 
     def to_json(self, instances: Instances) -> list[dict[str, Any]]:
