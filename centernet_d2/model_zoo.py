@@ -1,4 +1,4 @@
-"""Model zoo: configs of the project, and models with released weights."""
+"""Model zoo: configs of the project, and trained models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from detectron2.config import CfgNode, LazyConfig
 from detectron2.modeling import build_model
 from omegaconf import DictConfig
 
-from .checkpoint import CenterNetCheckpointer
-from .config.catalog import RELEASED, available, find_released, get_config_file
-from .config.loading import load_config
+from .checkpoint import CenterNetCheckpointer, load_source
+from .config.catalog import RELEASED, available, find_bundled, find_released, get_config_file
 from .modeling import CenterNet
 
 __all__ = ["available", "get", "get_config", "get_config_file"]
@@ -20,8 +19,8 @@ def get_config(name: str, *, trained: bool = False) -> CfgNode | DictConfig:
     """Return a config by name, like Detectron2's model zoo.
 
     Args:
-        name: one of :func:`available`. Names of ``available(".py")`` return LazyConfigs; names of
-            ``available(trained=True)`` imply `trained`.
+        name: one of :func:`available`. Names of ``available(".py")`` return LazyConfigs; configs of
+            ``available(trained=True)`` have the weights in MODEL.WEIGHTS.
         trained: set MODEL.WEIGHTS to the weights released with the reference implementation, which are downloaded when
             they are loaded.
 
@@ -29,9 +28,11 @@ def get_config(name: str, *, trained: bool = False) -> CfgNode | DictConfig:
         FileNotFoundError: the config does not exist.
         ValueError: no weights are released for this config.
     """
+    if find_bundled(name):
+        return load_source(name)
     path = get_config_file(name)
     overrides = ["MODEL.WEIGHTS", _trained_name(name)] if trained else []
-    return LazyConfig.load(path) if path.endswith(".py") else load_config(name, overrides)
+    return LazyConfig.load(path) if path.endswith(".py") else load_source(name, overrides)
 
 
 def get(name: str, weights: str | Path = "", device: str | None = None, *, trained: bool = False) -> CenterNet:
@@ -40,7 +41,7 @@ def get(name: str, weights: str | Path = "", device: str | None = None, *, train
     Args:
         name: one of :func:`available`, or the path of a config file.
         weights: weights file of this project or of the reference implementation. By default, the weights are random,
-            unless `name` is the short name of released weights.
+            unless `name` is one of ``available(trained=True)``.
         device: device of the model; by default MODEL.DEVICE of the config.
         trained: load the weights released with the reference implementation.
 
@@ -50,9 +51,11 @@ def get(name: str, weights: str | Path = "", device: str | None = None, *, train
     """
     if trained and weights:
         raise ValueError(f"trained=True loads released weights, but weights is '{weights}': set only one of them")
-    if trained or find_released(name):
+    if find_bundled(name):
+        weights = weights or name
+    elif trained or find_released(name):
         weights = weights or _trained_name(name)
-    model = build_model(load_config(name, ["MODEL.DEVICE", device] if device else [])).eval()
+    model = build_model(load_source(name, ["MODEL.DEVICE", device] if device else [])).eval()
     CenterNetCheckpointer(model).load(str(weights))
     return model
 

@@ -11,7 +11,7 @@ from detectron2.config import get_cfg
 from centernet_d2.cli.detect import build_parser as demo_parser
 from centernet_d2.cli.detection import add_property_arguments
 from centernet_d2.cli.train import build_parser as train_parser
-from centernet_d2.config.catalog import find_config
+from centernet_d2.config.catalog import BUNDLED, find_config
 from centernet_d2.config.keys import add_centernet_config
 from centernet_d2.config.loading import flatten
 from conftest import ROOT
@@ -127,7 +127,12 @@ def unknown_names(words, known):
         return
     config, opts = parse(words)
     # Configs of users and of runs do not exist here.
-    if config and "..." not in config and not re.search(r"mine|angle|^output/", config, flags=re.I):
+    if (
+        config
+        and config not in BUNDLED
+        and "..." not in config
+        and not re.search(r"mine|angle|^output/", config, flags=re.I)
+    ):
         try:
             find_config(config)
         except FileNotFoundError:

@@ -15,7 +15,7 @@ import torchvision
 from iopath.common.file_io import file_lock
 from torch import Tensor
 
-from ..config.catalog import find_released
+from ..config.catalog import find_bundled, find_released
 from ..utils.cli import MissingPackage
 from ..utils.files import cache_folder, check_local
 from .integrity import check_checksums, check_hash, check_sizes
@@ -30,11 +30,13 @@ def find_weights(name: str | Path) -> Path:
     """Return the weights file for a value of MODEL.WEIGHTS.
 
     Args:
-        name: path of a file, or a short name of the model zoo, which is downloaded to the cache.
+        name: path of a file, or a short name of the model zoo. Released weights are downloaded to the cache.
 
     Raises:
         FileNotFoundError: the file does not exist, or cannot be downloaded.
     """
+    if bundled := find_bundled(name):
+        return bundled
     trained = find_released(name)
     if trained is None:
         check_exists(name)

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from detectron2.config import CfgNode
 
+from ..config.catalog import find_bundled
 from ..config.loading import load_config, override
 from ..config.portable import from_text
 from .checkpointer import checkpoint_files
@@ -18,8 +19,11 @@ __all__ = ["is_checkpoint", "load_source", "read_metadata"]
 
 
 def is_checkpoint(source: str | Path) -> bool:
-    """Return True for the folder of a run and for weights files, by their suffix."""
-    return Path(source).suffix in (".pth", ".pt", ".pkl") or os.path.isdir(source)
+    """Return True for folders of runs, weights files and models in the package.
+
+    Weights files are recognized by their suffix.
+    """
+    return Path(source).suffix in (".pth", ".pt", ".pkl") or os.path.isdir(source) or find_bundled(source) is not None
 
 
 def load_source(source: str | Path, overrides: Sequence[object] = ()) -> CfgNode:
@@ -27,7 +31,7 @@ def load_source(source: str | Path, overrides: Sequence[object] = ()) -> CfgNode
 
     Args:
         source: the folder of a run, whose last checkpoint is used; a checkpoint of this project; a config file; or the
-            name of a config or of released weights.
+            name of a config, of a model in the package or of released weights.
         overrides: alternating config keys and values.
 
     Raises:
@@ -53,11 +57,13 @@ def load_source(source: str | Path, overrides: Sequence[object] = ()) -> CfgNode
 
 
 def find_checkpoint(source: str | Path) -> Path:
-    """Return a weights file, or the last checkpoint in the folder of a run.
+    """Return a weights file, the last checkpoint of a run, or a model in the package.
 
     Raises:
         FileNotFoundError: the file does not exist, or the folder contains no checkpoint.
     """
+    if bundled := find_bundled(source):
+        return bundled
     if not os.path.isdir(source):
         check_exists(source)
         return Path(source)

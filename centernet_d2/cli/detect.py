@@ -21,6 +21,7 @@ USAGE = (
     "--camera [INDEX] --weights FILE [--config-file CONFIG] [options]",
 )
 EXAMPLES = (
+    "--sample --model cells",
     "photo.jpg --model output/photos",
     "photos/ 'more/*.png' --model dla34-coco --json results.json",
     "video.mp4 --weights model.pth --output detections.mp4",
@@ -44,8 +45,8 @@ def _check(args: argparse.Namespace) -> None:
     Raises:
         ValueError: the options specify no input or no model.
     """
-    if not args.inputs and args.camera is None:
-        raise ValueError("no input is specified: add images, folders, globs or a video, or use --camera")
+    if not (args.inputs or args.sample or args.camera is not None):
+        raise ValueError("no input is specified: add images, folders, globs or a video, or use --camera or --sample")
     if not args.config_file and not args.weights:
         raise ValueError("no model is specified: use --model MODEL or --weights FILE (see --help)")
 
@@ -69,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument(
         "inputs", nargs="*", metavar="INPUT", help="images, folders, globs, or one video or stream (rtsp://...)"
     )
+    source.add_argument("--sample", action="store_true", help="use an image in this package, which shows blood cells")
     source.add_argument("--camera", type=int, nargs="?", const=0, metavar="INDEX", help="read a camera (default: 0)")
     source.add_argument("--max-frames", type=int, metavar="N", help="maximum number of images or frames to process")
     model = parser.add_argument_group("model")
@@ -78,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--model",
         dest="config_file",
         metavar="MODEL",
-        help="the folder of a run, a checkpoint, or the name of released weights",
+        help="the folder of a run, a checkpoint, or a name such as 'cells' (see --list-models)",
     )
     model.add_argument(
         "--weights",

@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from tqdm import tqdm
 
 from ..checkpoint import load_source
+from ..config.catalog import SAMPLE
 from ..config.registry import POINT_HEAD_REGISTRY
 from ..modeling.heads import Property, build_properties
 from ..predictor import Predictor, Result, VideoSession
@@ -76,12 +77,13 @@ def start(args: argparse.Namespace) -> int:
         refuse_existing(path, "choose another name, or use --overwrite")
     if args.json is not None and args.json.is_dir():
         raise IsADirectoryError(f"--json {args.json} is a folder; specify a file")
-    source = open_source(args.inputs, args.camera)
+    inputs = [*args.inputs, *([str(SAMPLE)] if args.sample else [])]
+    source = open_source(inputs, args.camera)
     if args.output is None and args.json is None:
         args.output = default_output(source, overwrite=args.overwrite)
     if args.output is not None:
         output_kind(args.output, source)
-    for line in skipped_content(args.inputs):
+    for line in skipped_content(inputs):
         print(printable(line), file=sys.stderr)
     return run(args, source)
 

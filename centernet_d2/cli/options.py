@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from typing import Any
 
-from ..config.catalog import available
+from ..config.catalog import BUNDLED, RELEASED, available
 
 __all__ = ["CONFIG_HELP", "add_list_models", "add_overrides", "import_detectron2", "new_parser"]
 
@@ -63,7 +63,8 @@ class _ListModels(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         sections = {
-            "weights of the reference implementation, downloaded on first use": available(trained=True),
+            "models in this package": BUNDLED,
+            "weights of the reference implementation, downloaded on first use": [one.name for one in RELEASED],
             "configs": available(),
         }
         for title, names in sections.items():

@@ -1,4 +1,4 @@
-"""Catalog of config files, and of weights released by the reference authors."""
+"""Catalog of configs, models in the package and weights of the reference authors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 __all__ = [
+    "BUNDLED",
     "RELEASED",
+    "SAMPLE",
     "SMALL",
     "available",
     "find_base",
+    "find_bundled",
     "find_config",
     "find_released",
     "get_base_file",
@@ -20,6 +23,11 @@ __all__ = [
 
 # Name of the small network for own data, which is not in the model zoo.
 SMALL = "small"
+# Models whose checkpoints are in the folder ``assets`` of the package.
+BUNDLED = ("cells",)
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+# Image that none of these models was trained on.
+SAMPLE = ASSETS / "cells.jpg"
 
 
 def _root() -> Path:
@@ -37,10 +45,11 @@ def available(suffix: str = ".yaml", *, trained: bool = False) -> list[str]:
     Args:
         suffix: ``".yaml"`` to list configs such as ``"COCO-Detection/centernet_R_18_1x.yaml"``, or ``".py"`` to list
             LazyConfigs such as ``"lazy/centernet_R_18_1x.py"``.
-        trained: list the short names of released weights instead, such as ``"dla34-coco"``.
+        trained: list the short names of trained models instead, such as ``"cells"`` (in the package) or
+            ``"dla34-coco"`` (released weights).
     """
     if trained:
-        return [weights.name for weights in RELEASED]
+        return [*BUNDLED, *(weights.name for weights in RELEASED)]
     root = _root()
     return sorted(path.relative_to(root).as_posix() for path in root.glob(f"*/*{suffix}"))
 
@@ -150,6 +159,14 @@ RELEASED = tuple(
     ReleasedWeights(name, f"{config}.yaml", f"{file}.pth", drive_id)
     for name, config, file, drive_id in map(str.split, _TABLE.strip().splitlines())
 )
+
+
+def find_bundled(name: str | Path) -> Path | None:
+    """Return the checkpoint of a model in the package, or None.
+
+    The result is None if the name is unknown, or if a file or folder with this name exists.
+    """
+    return None if str(name) not in BUNDLED or os.path.exists(name) else ASSETS / f"{name}.pth"
 
 
 def find_released(name: str | Path) -> ReleasedWeights | None:

@@ -134,6 +134,13 @@ def test_single_image_output_file(call, folder, tmp_path, name, start):
     assert (code, "already exists and is not overwritten" in err) == (1, True)
 
 
+def test_sample(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert demo.main(["--sample", "--model", "cells", "--device", "cpu"]) == 0
+    assert "WBC 1" in capsys.readouterr().out
+    assert cv2.imread("output/detections/cells.png").shape == (480, 640, 3)
+
+
 def test_released_weights_by_name(released, folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CENTERNET_D2_CACHE", str(released))
     options = [str(folder / "color.png"), "--model", "r18-coco", "--device", "cpu", "--json", str(tmp_path / "r.json")]

@@ -1,12 +1,13 @@
-"""Short names of weights released with the reference implementation."""
+"""Short names of models in the package, and of weights released with the reference implementation."""
 
+import hashlib
 import re
 
 import pytest
 import torch
 
 from centernet_d2 import Predictor, load_config, model_zoo
-from centernet_d2.config.catalog import RELEASED, find_released
+from centernet_d2.config.catalog import BUNDLED, RELEASED, SAMPLE, find_bundled, find_released
 from conftest import ROOT
 
 DLA_34 = "COCO-Detection/centernet_DLA_34_2x.yaml"
@@ -28,10 +29,44 @@ def _no_downloads(monkeypatch):
 
 def test_released_names_configs_and_files_are_unique():
     assert {weights.config for weights in RELEASED} <= set(model_zoo.available())
-    assert model_zoo.available(trained=True) == [weights.name for weights in RELEASED]
+    assert model_zoo.available(trained=True) == [*BUNDLED, *(weights.name for weights in RELEASED)]
     for field in ("name", "config", "file", "drive_id"):
         values = [getattr(weights, field) for weights in RELEASED]
         assert len(set(values)) == len(values) == 17
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_models_in_the_package_are_loaded_by_name(name):
+    path = find_bundled(name)
+    assert path.stat().st_size < 5e6
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in (ROOT / "MODEL_ZOO.md").read_text()
+    assert model_zoo.get_config(name).MODEL.WEIGHTS == str(path)
+    predictor = Predictor(name, device="cpu")
+    expected = predictor.network.state_dict()
+    model = model_zoo.get(name, device="cpu")
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
+    assert {value.dtype for value in expected.values()} == {torch.float32, torch.int64}
+
+
+def test_sample_image_contains_cells():
+    predictor = Predictor("cells", device="cpu")
+    found = predictor(str(SAMPLE))["instances"]
+    counts = [predictor.class_names[index] for index in found.pred_classes.tolist()]
+    # Labels of the dataset: 1, 3 and 14; some red cells at the border are not labeled.
+    assert counts.count("WBC") == 1
+    assert 2 <= counts.count("Platelets") <= 4
+    assert 12 <= counts.count("RBC") <= 20
+    (white,) = found.pred_boxes.tensor[[name == "WBC" for name in counts]].tolist()
+    assert white == pytest.approx([210, 295, 437, 480], abs=20)
+
+
+def test_files_take_precedence_over_models_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_bundled("cells") is not None
+    (tmp_path / "cells").mkdir()
+    assert find_bundled("cells") is None
+    with pytest.raises(FileNotFoundError, match="the folder cells contains no checkpoint"):
+        Predictor("cells")
 
 
 def test_released_names_match_configs():
@@ -87,7 +122,9 @@ def test_unknown_names_raise():
     with pytest.raises(FileNotFoundError, match=r"(?s)config 'x' is not in the model zoo.*dla34-kitti-3dop"):
         model_zoo.get_config("x", trained=True)
     for name in ("Shapes/centernet_R_18_shapes.yaml", "lazy/centernet_R_18_1x.py"):
-        with pytest.raises(ValueError, match=f"no released weights exist for {name}; available weights: r18-coco, "):
+        with pytest.raises(
+            ValueError, match=f"no released weights exist for {name}; available weights: cells, r18-coco, "
+        ):
             model_zoo.get_config(name, trained=True)
     with pytest.raises(ValueError, match="trained=True loads released weights, but weights is 'a.pth': set only one"):
         model_zoo.get(DLA_34, "a.pth", trained=True)
