@@ -56,6 +56,7 @@ class DepthwiseUpsampling(nn.ConvTranspose2d):
         super().__init__(
             channels, channels, 2 * factor, stride=factor, padding=factor // 2, groups=channels, bias=False
         )
+        self.factor = factor
         fill_bilinear(self)
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -63,7 +64,7 @@ class DepthwiseUpsampling(nn.ConvTranspose2d):
             return super().forward(input, output_size)
         with torch.autocast("cpu", enabled=False):
             full = F.conv_transpose2d(
-                input.float(), self.weight.float(), None, self.stride, self.padding, groups=self.groups
+                input.float(), self.weight.float(), stride=self.factor, padding=self.factor // 2, groups=self.groups
             )
         return full.to(input.dtype)
 
