@@ -333,9 +333,10 @@ def _build(cfg: CfgNode, batch_size: int) -> tuple[nn.Module, Metadata, object]:
 
 
 def fast_precision(device: str) -> str:
-    """Return the fastest safe precision of inference: float32, or bfloat16 on a CPU with instructions for it.
+    """Return the fastest safe precision of inference on a device.
 
-    On a GPU, half precision is slower than float32 for single images of most networks (docs/benchmarks.md).
+    It is bfloat16 on a CPU with instructions for it, and float32 otherwise: on a GPU, half precision is slower for
+    single images of most networks (docs/benchmarks.md).
     """
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()

@@ -114,10 +114,10 @@ def _sampling_positions(offset: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def deform_conv2d_by_bags(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Compute a 3x3 modulated deformable convolution with ``embedding_bag``, without gradients.
+    """Compute a 3x3 modulated deformable convolution with ``embedding_bag``.
 
-    Each bilinear sample is a weighted sum of four pixels, which are rows of a table of channels. Samples and product
-    have the dtype of `x`, positions are float32.
+    Only for inference. Each bilinear sample is a weighted sum of four pixels, which are rows of a table of
+    channels. Samples and product have the dtype of `x`, positions are float32.
 
     Args:
         x, offset, mask, weight, bias: see :func:`deform_conv2d_by_grid_sample`.
