@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -313,10 +314,14 @@ def _build(cfg: CfgNode, batch_size: int) -> tuple[nn.Module, Metadata, object]:
     find_weights(cfg.MODEL.WEIGHTS)
     check_keys(cfg)
     check_device(cfg.MODEL.DEVICE)
+    cfg.defrost()
+    if cfg.TEST.PRECISION == "auto":
+        cfg.TEST.PRECISION = fast_precision(cfg.MODEL.DEVICE)
     model = build_model(cfg).eval()
     saved = CenterNetCheckpointer(model).load(cfg.MODEL.WEIGHTS).get("metadata")
     if cfg.TEST.FOLD_NORMS:
-        model.backbone = fold_batch_norms(model.backbone)
+        with suppress(ValueError) if cfg.TEST.FOLD_NORMS == "auto" else nullcontext():
+            model.backbone = fold_batch_norms(model.backbone)
     metadata = dataset_metadata(cfg)
     if metadata.get("thing_classes") is None:
         metadata = from_plain(saved, model.num_classes)
@@ -325,6 +330,20 @@ def _build(cfg: CfgNode, batch_size: int) -> tuple[nn.Module, Metadata, object]:
     if cfg.TEST.AUG.ENABLED:
         model = CenterNetWithTTA(cfg, model, batch_size=batch_size)
     return model, metadata, saved
+
+
+def fast_precision(device: str) -> str:
+    """Return the fastest safe precision of inference on a device.
+
+    It is bfloat16 on a CPU with instructions for it, and float32 otherwise: on a GPU, half precision is slower for
+    single images of most networks (docs/benchmarks.md).
+    """
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:  # Another operating system.
+        flags = []
+    fast = torch.device(device).type == "cpu" and not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags)
+    return "bfloat16" if fast else "float32"
 
 
 def _read_bgr(image: Image) -> np.ndarray:

@@ -102,6 +102,12 @@ def restore_catalogs():
 
 
 @pytest.fixture(autouse=True)
+def _same_precision_everywhere(monkeypatch):
+    """Let Predictor use float32 by default, so that results do not depend on the machine."""
+    monkeypatch.setattr("centernet_d2.predictor.fast_precision", lambda device: "float32")
+
+
+@pytest.fixture(autouse=True)
 def _restore_catalogs():
     with restore_catalogs():
         yield

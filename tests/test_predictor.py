@@ -16,11 +16,13 @@ from centernet_d2.modeling import Box3DHead, CenterNet, CenterNetWithTTA
 from centernet_d2.modeling.heads import Box3DProperty, BoxProperty, CenterProperty, KeypointProperty, Property
 from centernet_d2.modeling.heads.build import build_properties
 from centernet_d2.modeling.heads.keypoint import KeypointSchema
+from centernet_d2.predictor import fast_precision
 from centernet_d2.structures.boxes3d import pinhole_camera
 from support.detections import same_detections
 from support.models import stub_heads, stub_model
 
 ZOO = "Shapes/centernet_R_18_shapes.yaml"
+FLOAT32 = ["TEST.PRECISION", "float32"]
 SMALL_HOURGLASS = ["MODEL.HOURGLASS.WIDTHS", [8, 8], "MODEL.HOURGLASS.COUNTS", [1, 1], "MODEL.CENTERNET.HEAD_CONV", 8]
 
 
@@ -123,12 +125,12 @@ def test_source_is_a_config_name_with_weights(weights, monkeypatch, tmp_path):
         "MODEL.CENTERNET.QUIRKS.CLIP_BOXES",
         False,
     ]
-    predictor = Predictor(ZOO, device="cpu", overrides=options)
+    predictor = Predictor(ZOO, device="cpu", overrides=[*options, "TEST.FOLD_NORMS", False])
     assert len(predictor(random_image(), threshold=0)["instances"]) == 3
     assert predictor.class_names is predictor.category_ids is None
     augmented = Predictor(ZOO, overrides=[*options, "TEST.AUG.ENABLED", True])
     assert isinstance(augmented.model, CenterNetWithTTA)
-    folded = Predictor(ZOO, overrides=[*options, "TEST.FOLD_NORMS", True])
+    folded = Predictor(ZOO, overrides=options)
     assert [any(isinstance(module, NORMS) for module in p.network.modules()) for p in (predictor, folded)] == [1, 0]
     maps = [p.network.compute_test_maps(torch.ones(1, 3, 64, 64)) for p in (predictor, folded)]
     assert all(torch.allclose(maps[1][name], maps[0][name], rtol=1e-4, atol=1e-5) for name in maps[0])
@@ -138,6 +140,38 @@ def test_source_is_a_config_name_with_weights(weights, monkeypatch, tmp_path):
         Predictor(predictor.model, batch_size=0)
     with pytest.raises(ValueError, match="the source is a model"):
         Predictor(predictor.model, overrides=options)
+
+
+def test_default_precision_is_bfloat16_only_on_a_cpu_with_its_instructions(monkeypatch):
+    def precision(flags, device="cpu"):
+        monkeypatch.setattr("pathlib.Path.read_text", lambda path, encoding: f"flags : fpu {flags}")
+        return fast_precision(device)
+
+    assert precision("avx512f amx_bf16") == precision("avx512_bf16") == "bfloat16"
+    assert precision("avx512f") == precision("amx_bf16", "cuda") == "float32"
+
+
+def test_precision_of_the_machine_is_the_default(weights, monkeypatch):
+    monkeypatch.setattr("centernet_d2.predictor.fast_precision", lambda device: "bfloat16")
+    options = ["MODEL.WEIGHTS", str(weights)]
+    found = [Predictor(ZOO, device="cpu", overrides=[*options, *more]).network for more in ([], FLOAT32)]
+    assert [(x.precision, x.memory_format == torch.channels_last) for x in found] == [
+        ("bfloat16", True),
+        ("float32", False),
+    ]
+    maps = [network.compute_test_maps(torch.ones(1, 3, 64, 64)) for network in found]
+    assert all(torch.allclose(maps[0][name], maps[1][name], rtol=0.1, atol=0.05) for name in maps[0])
+
+
+def test_backbone_that_cannot_be_folded_is_used_unchanged(weights, monkeypatch):
+    def refuse(network):
+        raise ValueError("cannot be folded")
+
+    monkeypatch.setattr("centernet_d2.predictor.fold_batch_norms", refuse)
+    options = ["MODEL.WEIGHTS", str(weights)]
+    assert any(isinstance(module, NORMS) for module in Predictor(ZOO, overrides=options).network.modules())
+    with pytest.raises(ValueError, match="cannot be folded"):
+        Predictor(ZOO, overrides=[*options, "TEST.FOLD_NORMS", True])
 
 
 @pytest.fixture

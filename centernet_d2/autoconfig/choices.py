@@ -159,22 +159,14 @@ def choose_pixels(cfg: CfgNode, user: Overrides) -> Choice:
 
 
 def choose_precision(machine: Machine, user: Overrides) -> Choice:
-    """Choose half precision if it is faster.
-
-    On a GPU, half precision also enables the channels-last memory format.
-    """
+    """Choose half precision if it is faster."""
     key = "SOLVER.AMP.ENABLED"
     enabled = user.get(key, machine.half_speed > 1.1)
-    keys: dict[str, object] = {key: enabled}
-    if machine.on_gpu and enabled:
-        # 1.15x to 1.29x faster on an H200 (docs/benchmarks.md).
-        keys["MODEL.CENTERNET.CHANNELS_LAST"] = True
     measured = (
         "default on a GPU" if machine.on_gpu else f"bfloat16 is {machine.half_speed:.1f}x as fast on this machine"
     )
-    return Choice(
-        "half precision", "on" if enabled else "off", f"{', '.join(keys)}; {user.reason(key, measured)}", keys
-    )
+    reason = f"{key}; {user.reason(key, measured)}"
+    return Choice("half precision", "on" if enabled else "off", reason, {key: enabled})
 
 
 def choose_input_size(

@@ -52,7 +52,7 @@ def inference(args: argparse.Namespace) -> dict[str, object]:
     for name, options in _changes(args).items():
         cfg = load_config(args.config, [*options, "MODEL.DEVICE", args.device])
         model = CenterNet(cfg).eval().to(args.device)
-        if cfg.TEST.FOLD_NORMS:
+        if cfg.TEST.FOLD_NORMS is True:
             model.backbone = fold_batch_norms(model.backbone)
         variants[name] = partial(_detect, model, images)
     for name, other in _others(args).items():

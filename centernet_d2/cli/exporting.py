@@ -31,7 +31,7 @@ def export(args: argparse.Namespace) -> None:
             f"export needs {', '.join(missing)}: install the extra, pip install 'centernet_d2[export,openvino]'"
         )
     weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
-    cfg = _load(args.model or args.config_file, ["MODEL.DEVICE", "cpu", *args.opts, *weights])
+    cfg = _load(args.model or args.config_file, ["MODEL.DEVICE", "cpu", "TEST.FOLD_NORMS", False, *args.opts, *weights])
     report = Predictor(cfg).export(
         args.output,
         images=find_images(args.images or []),

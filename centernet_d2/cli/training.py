@@ -140,7 +140,7 @@ def _evaluate(run: Run) -> dict:
     model = Trainer.build_model(cfg)
     Trainer.check_test_sets(cfg)
     CenterNetCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=run.resume)
-    if cfg.TEST.FOLD_NORMS:
+    if cfg.TEST.FOLD_NORMS is True:
         model.backbone = fold_batch_norms(model.backbone)
     results = Trainer.test(cfg, model)
     if comm.is_main_process():

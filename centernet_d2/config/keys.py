@@ -7,7 +7,10 @@ from detectron2.config import CfgNode
 
 from .registry import POINT_HEAD_REGISTRY
 
-__all__ = ["add_centernet_config", "check_keys"]
+__all__ = ["SWITCHES", "add_centernet_config", "check_keys"]
+
+#: Keys with the values True, False and "auto".
+SWITCHES = ("MODEL.CENTERNET.CHANNELS_LAST", "TEST.FOLD_NORMS")
 
 
 def check_keys(cfg: CfgNode) -> None:
@@ -75,10 +78,12 @@ def _add_test_keys(test: CfgNode) -> None:
     # Metric that selects model_best.pth, such as "bbox/AP50", or "bbox_EMA/AP" for the averaged weights; "auto" is the
     # main metric of the first dataset in DATASETS.TEST; "" disables it. Requires TEST.EVAL_PERIOD.
     test.BEST_METRIC = "auto"
-    # Precision of the network at inference: "float32", or autocast to "bfloat16" or "float16". Decoding uses float32.
-    test.PRECISION = "float32"
-    # Fold batch norms into the preceding convolutions for detection and --eval-only: faster, equal up to rounding.
-    test.FOLD_NORMS = False
+    # Precision of the network at inference: "float32", or autocast to "bfloat16" or "float16". "auto" is the fastest
+    # safe precision of the machine in Predictor and demo.py, and float32 in evaluations. Decoding uses float32.
+    test.PRECISION = "auto"
+    # Fold batch norms into the preceding convolutions for detection and --eval-only: True, False, or "auto", which
+    # folds them in Predictor and demo.py if the backbone supports it. Faster, equal up to rounding.
+    test.FOLD_NORMS = "auto"
     # Non-maximum suppression of the final detections at an IoU of NMS_THRESH: "class" (per class), "agnostic" (across
     # classes), or "" to disable it, as in the paper.
     test.NMS = ""
@@ -170,8 +175,9 @@ def _add_model_keys(model: CfgNode) -> None:
     node.TEST_RESOLUTION = "keep"
     # Discard detections with at most this score. Their maximum number is TEST.DETECTIONS_PER_IMAGE.
     node.SCORE_THRESH_TEST = 0.0
-    # Use the channels-last memory format: same results, faster training of the small hourglass.
-    node.CHANNELS_LAST = False
+    # Use the channels-last memory format: True, False, or "auto", which uses it with half precision (SOLVER.AMP.ENABLED
+    # or TEST.PRECISION). The results are the same.
+    node.CHANNELS_LAST = "auto"
     # Compile the network with torch.compile. The first batch of each input size takes a minute or more.
     node.COMPILE = False
 

@@ -17,7 +17,7 @@ from ..utils.files import check_local, read_regular
 from ..utils.parsing import parse_yaml
 from ..utils.text import shown
 from .catalog import find_base, find_config, find_released, get_base_file
-from .keys import add_centernet_config
+from .keys import SWITCHES, add_centernet_config
 from .trunks import BASE, find_timm, timm_keys
 
 __all__ = ["check_device", "check_overrides", "default_config", "flatten", "load_config", "override", "set_key"]
@@ -159,10 +159,16 @@ def set_key(cfg: CfgNode, key: str, value: object, where: str) -> None:
         raise ValueError(f"{where}there is no key {key if len(key) < 200 else shown(key)}{_hint(cfg, key)}") from error
     if isinstance(default, CfgNode):
         raise ValueError(f"{where}{key} is {shown(value)}, but is a group of keys: {', '.join(list(default)[:5])}, ...")
-    message = f"{where}{key} is {shown(value)}, but must be of type {type(default).__name__}, such as {default!r}"
+    switch = key in SWITCHES
+    kind = "True, False or 'auto'" if switch else f"of type {type(default).__name__}, such as {default!r}"
+    message = f"{where}{key} is {shown(value)}, but must be {kind}"
+    if switch:  # yacs replaces None by a value of any type.
+        *nodes, name = key.split(".")
+        reduce(operator.getitem, nodes, cfg)[name] = None
     try:
         cfg.merge_from_list([key, value])
     except (AssertionError, MemoryError, RecursionError, TypeError, ValueError) as error:  # yacs evaluates literals.
         raise ValueError(message) from error
-    if reduce(operator.getitem, key.split("."), cfg) is None and default is not None:  # yacs accepts None for any type.
+    found = reduce(operator.getitem, key.split("."), cfg)
+    if (found is None and default is not None) or (switch and found not in (True, False, "auto")):
         raise ValueError(message)

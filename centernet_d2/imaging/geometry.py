@@ -22,6 +22,7 @@ __all__ = [
     "apply_affine",
     "fixed_canvas",
     "invert_affine",
+    "is_captured",
     "keep_canvas",
     "scaling_matrix",
     "size_tensor",
@@ -161,16 +162,16 @@ def fixed_canvas(
     to_image = scaling_matrix(
         (zoom, zoom), (width / 2 - zoom * output_size[1] / 2, height / 2 - zoom * output_size[0] / 2)
     )
-    if _is_exported(height):
+    if is_captured():
         return _warp_in_graph(image, to_image, output_size), to_image / scale
     matrix = affine_matrix((width / 2, height / 2), float(window), output_size)
     canvas = _from_pixels(warp_affine(_to_pixels(image), matrix, output_size), image.device)
     return canvas, to_image / scale
 
 
-def _is_exported(size: object) -> bool:
-    """Return True inside torch.jit.trace and, for a symbolic size, inside torch.export."""
-    return torch.jit.is_tracing() or isinstance(size, torch.SymInt)  # type: ignore[attr-defined]
+def is_captured() -> bool:
+    """Return True inside torch.jit.trace, torch.export and torch.compile."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined]
 
 
 def _warp_in_graph(image: Tensor, to_image: Tensor, output_size: tuple[int, int]) -> Tensor:

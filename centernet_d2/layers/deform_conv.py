@@ -9,11 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import deform_conv2d
 
+from ..imaging.geometry import is_captured
 from ..utils.validation import check_choice
 
 __all__ = ["IMPLEMENTATIONS", "DeformConv"]
 
 IMPLEMENTATIONS = ("auto", "torchvision", "grid_sample")
+
+# Number of positions that :func:`deform_conv2d_by_bags` samples at once, so that the samples stay in the cache.
+_CHUNK = 1 << 11
 
 
 class DeformConv(nn.Module):
@@ -23,8 +27,9 @@ class DeformConv(nn.Module):
     ``bias`` and the convolution ``conv_offset_mask``, which predicts 18 offsets (y and x of each tap, row by row) and 9
     mask values. A newly initialized layer samples at the regular positions with a mask of 0.5.
 
-    Sampling and the matrix product use float32 even under autocast, because torchvision's operator has no
-    half-precision kernel on a CPU. Only ``conv_offset_mask`` follows autocast.
+    Sampling positions are float32 even under autocast. So are samples and the matrix product, because torchvision's
+    operator has no half-precision kernel on a CPU; except for inference on a CPU with "auto", which uses the precision
+    of the input.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, implementation: str = "auto") -> None:
@@ -32,8 +37,9 @@ class DeformConv(nn.Module):
         Args:
             in_channels: number of input channels.
             out_channels: number of output channels.
-            implementation: "torchvision" or "grid_sample", which return the same results, or "auto": "grid_sample" on
-                a CPU, where it is faster, and "torchvision" otherwise.
+            implementation: "torchvision" or "grid_sample", which return the same results, or "auto", the fastest:
+                :func:`deform_conv2d_by_bags` for inference on a CPU, "grid_sample" for training or in exported graphs
+                on a CPU, and "torchvision" otherwise.
 
         Raises:
             ValueError: `implementation` is unknown.
@@ -52,12 +58,13 @@ class DeformConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the layer: (B, in_channels, H, W) -> (B, out_channels, H, W)."""
         offset, mask = self.conv_offset_mask(x).float().split([18, 9], dim=1)
-        x, weight, bias, mask = x.float(), self.weight.float(), self.bias.float(), mask.sigmoid()
-        use_grid_sample = self.implementation == "grid_sample" or (
-            self.implementation == "auto" and x.device.type == "cpu"
-        )
+        mask = mask.sigmoid()
+        on_cpu = self.implementation == "auto" and x.device.type == "cpu"
         with torch.autocast(x.device.type, enabled=False):
-            if use_grid_sample:
+            if on_cpu and not torch.is_grad_enabled() and not is_captured():
+                return deform_conv2d_by_bags(x, offset, mask, self.weight, self.bias)
+            x, weight, bias = x.float(), self.weight.float(), self.bias.float()
+            if on_cpu or self.implementation == "grid_sample":
                 return deform_conv2d_by_grid_sample(x, offset, mask, weight, bias)
             return deform_conv2d(x, offset, weight, bias, padding=1, mask=mask)
 
@@ -83,12 +90,7 @@ def deform_conv2d_by_grid_sample(x: Tensor, offset: Tensor, mask: Tensor, weight
         (B, D, H, W).
     """
     height, width = x.shape[2:]
-    tap = torch.arange(9, device=x.device)
-    row = torch.arange(height, device=x.device)[:, None]
-    column = torch.arange(width, device=x.device)
-    dy, dx = offset.unflatten(1, (9, 2)).unbind(2)
-    y = dy + (tap // 3 - 1)[:, None, None] + row
-    x_position = dx + (tap % 3 - 1)[:, None, None] + column
+    y, x_position = _sampling_positions(offset)
     # Pixel centers at integers -> -1..1 between the outer edges of the image (align_corners=False).
     grid = torch.stack([(2 * x_position + 1) / width - 1, (2 * y + 1) / height - 1], dim=4)
     sampled = F.grid_sample(x, grid.flatten(1, 2), padding_mode="zeros", align_corners=False)
@@ -100,3 +102,53 @@ def deform_conv2d_by_grid_sample(x: Tensor, offset: Tensor, mask: Tensor, weight
     columns = sampled.flatten(3).flatten(1, 2)
     out = torch.baddbmm(bias[:, None], weight.flatten(1).expand(x.shape[0], -1, -1), columns)
     return out.unflatten(2, (height, width))
+
+
+def _sampling_positions(offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, 9, H, W) positions y and x of the taps, in pixels."""
+    height, width = offset.shape[2:]
+    tap = torch.arange(9, device=offset.device)
+    dy, dx = offset.unflatten(1, (9, 2)).unbind(2)
+    y = dy + (tap // 3 - 1)[:, None, None] + torch.arange(height, device=offset.device)[:, None]
+    return y, dx + (tap % 3 - 1)[:, None, None] + torch.arange(width, device=offset.device)
+
+
+def deform_conv2d_by_bags(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Compute a 3x3 modulated deformable convolution with ``embedding_bag``.
+
+    Only for inference. Each bilinear sample is a weighted sum of four pixels, which are rows of a table of
+    channels. Samples and product have the dtype of `x`, positions are float32.
+
+    Args:
+        x, offset, mask, weight, bias: see :func:`deform_conv2d_by_grid_sample`.
+
+    Returns:
+        (B, D, H, W) of the dtype of `x`, in the channels-last memory format.
+    """
+    batch, channels, height, width = x.shape
+    # (B, H, W, 9), the order of the columns of the product.
+    y, x_position, mask = (tensor.movedim(1, 3) for tensor in (*_sampling_positions(offset), mask))
+    first = torch.arange(batch, device=x.device)[:, None, None, None] * (height * width)
+    index = torch.empty(*mask.shape, 4, dtype=torch.int32, device=x.device)
+    factor = torch.empty(*mask.shape, 4, dtype=x.dtype, device=x.device)
+    for i, (row, row_factor) in enumerate(_neighbors(y, height)):
+        for j, (column, column_factor) in enumerate(_neighbors(x_position, width)):
+            index[..., 2 * i + j] = first + row * width + column
+            factor[..., 2 * i + j] = row_factor * column_factor * mask
+    # The conversion to channels-last is faster than a general copy in reshape.
+    table = x.contiguous(memory_format=torch.channels_last).movedim(1, 3).reshape(-1, channels)
+    matrix = weight.to(x.dtype).movedim(1, 3).flatten(1)
+    chunks = zip(index.view(-1, 4).split(9 * _CHUNK), factor.view(-1, 4).split(9 * _CHUNK), strict=True)
+    samples = (F.embedding_bag(rows, table, mode="sum", per_sample_weights=factors) for rows, factors in chunks)
+    out = torch.cat([F.linear(part.view(-1, 9 * channels), matrix, bias.to(x.dtype)) for part in samples])
+    return out.view(batch, height, width, -1).movedim(3, 1)
+
+
+def _neighbors(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
+    """Return indices and factors of the two pixels next to positions on an axis; factors are 0 outside the image."""
+    low = position.floor()
+    factor = position - low
+    return [
+        (pixel.clamp(0, length - 1), torch.where((pixel >= 0) & (pixel < length), part, 0.0))
+        for pixel, part in ((low, 1 - factor), (low + 1, factor))
+    ]

@@ -6,6 +6,7 @@ Peaks).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,8 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..imaging.geometry import is_captured
+
 __all__ = [
     "RADIUS_POLICIES",
+    "best_peaks",
     "gaussian_profiles",
     "gaussian_radius",
     "paint_gaussians",
@@ -32,6 +36,8 @@ _PAINT_ELEMENTS = 1 << 22
 # Paint smaller objects in a separate pass with smaller windows only if it saves more than this number of elements.
 # Otherwise, the additional pass costs more time than it saves.
 _MIN_SAVED_ELEMENTS = 1 << 13
+# Number of elements of the planes that :func:`best_peaks` processes at once on a CPU, so that they stay in the cache.
+_PEAK_ELEMENTS = 1 << 16
 
 
 def gaussian_radius(height: Tensor, width: Tensor, policy: str = "original", min_overlap: float = 0.7) -> Tensor:
@@ -178,7 +184,44 @@ def paint_max(canvas: Tensor, planes: Tensor, rows: Tensor, columns: Tensor) -> 
 
 def peak_filter(heatmap: Tensor) -> Tensor:
     """Set all values except the maxima of 3x3 neighborhoods to 0; keep ties."""
-    return heatmap * (F.max_pool2d(heatmap, kernel_size=3, stride=1, padding=1) == heatmap)
+    return heatmap * (_max_3x3(heatmap) == heatmap)
+
+
+def _max_3x3(heatmap: Tensor) -> Tensor:
+    """Return the maximum of the 3x3 neighborhood of each cell."""
+    if not _is_eager_cpu(heatmap):
+        return F.max_pool2d(heatmap, kernel_size=3, stride=1, padding=1)
+    # The CPU kernel of max_pool2d is not vectorized for planes, and also computes indices.
+    pooled = F.pad(heatmap, (1, 1, 1, 1), value=-math.inf)
+    for axis, length in ((2, heatmap.shape[2]), (3, heatmap.shape[3])):
+        before, center, after = (pooled.narrow(axis, start, length) for start in range(3))
+        pooled = torch.maximum(torch.maximum(before, center), after)
+    return pooled
+
+
+def _is_eager_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and not is_captured()
+
+
+def best_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k best peaks of each plane.
+
+    Args:
+        heatmap: (B, C, H, W) probabilities.
+        k: maximum number of peaks, limited to the number of cells.
+
+    Returns:
+        (B, C, K) scores in descending order, and (B, C, K) indices into flat planes.
+    """
+    cells = heatmap.shape[2] * heatmap.shape[3]
+    count = smaller_size(k, cells)
+    if not _is_eager_cpu(heatmap):
+        return peak_filter(heatmap).flatten(2).topk(count, dim=2)
+    planes = max(1, _PEAK_ELEMENTS // (len(heatmap) * cells))
+    parts = heatmap.contiguous().split(planes, dim=1)
+    best = [peak_filter(part).flatten(2).topk(count, dim=2) for part in parts]
+    scores, index = (torch.cat(tensors, dim=1) for tensors in zip(*best, strict=True))
+    return scores, index
 
 
 def top_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -194,14 +237,12 @@ def top_peaks(heatmap: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         (B, K) scores in descending order, (B, K) classes and (B, K, 2) integer cells (x, y).
     """
-    classes, height, width = heatmap.shape[1:]
-    cells = height * width
     # Select within each class first, to keep the second, global selection small.
-    scores, index = peak_filter(heatmap).flatten(2).topk(smaller_size(k, cells), dim=2)
-    per_class = scores.shape[2]
+    scores, index = best_peaks(heatmap, k)
+    classes, per_class = scores.shape[1:]
     scores, best = scores.flatten(1).topk(smaller_size(k, classes * per_class), dim=1)
     index = index.flatten(1).gather(1, best)
-    return scores, best // per_class, to_cells(index, width)
+    return scores, best // per_class, to_cells(index, heatmap.shape[3])
 
 
 def smaller_size(first: int, second: Any) -> Any:

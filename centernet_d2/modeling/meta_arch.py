@@ -36,7 +36,7 @@ from .preprocess import Preprocessor, group_by_shape
 __all__ = ["CenterNet", "unwrap"]
 
 INPUT_FORMATS = ("BGR", "RGB")
-PRECISIONS = ("float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @META_ARCH_REGISTRY.register()
@@ -87,7 +87,7 @@ class CenterNet(nn.Module):
         fixed_size: tuple[int, int] = (512, 512),
         nms: str = "",
         nms_threshold: float = 0.5,
-        channels_last: bool = False,
+        channels_last: bool | str = "auto",
         compiled: bool = False,
         precision: str = "float32",
     ) -> None:
@@ -106,11 +106,12 @@ class CenterNet(nn.Module):
             test_resolution, fixed_size: see :class:`Preprocessor`.
             nms: "", "class" or "agnostic", see :func:`centernet_d2.modeling.nms.suppress`.
             nms_threshold: IoU threshold of NMS.
-            channels_last: use the channels-last memory format, which changes the speed but not the results.
+            channels_last: use the channels-last memory format, which changes the speed but not the results; "auto": if
+                `precision` is a half precision. A config enables it with SOLVER.AMP.ENABLED, too.
             compiled: compile the network (and the losses in training) with ``torch.compile`` at the first batch of
                 each size.
-            precision: precision of inference: "float32", or "bfloat16" or "float16" with autocast. Maps are always
-                float32.
+            precision: precision of inference: "float32", or "bfloat16" or "float16" with autocast; "auto" is float32,
+                unless :class:`centernet_d2.Predictor` builds the model. Maps are always float32.
 
         Raises:
             ValueError: if an argument is invalid or incompatible with another one.
@@ -124,6 +125,7 @@ class CenterNet(nn.Module):
         check_choice("gaussian_radius", gaussian_radius, RADIUS_POLICIES)
         check_choice("input_format", input_format, INPUT_FORMATS)
         check_choice("precision", precision, PRECISIONS)
+        check_choice("channels_last", channels_last, ("auto", True, False))
         self.backbone = backbone
         # nn.ModuleDict has no type parameter for its values.
         self.heads = cast(Mapping[str, PointHead], nn.ModuleDict(dict(named)))
@@ -146,7 +148,9 @@ class CenterNet(nn.Module):
         self.nms = nms
         self.nms_threshold = nms_threshold
         self.compiled = compiled
-        self.precision = precision
+        self.precision = "float32" if precision == "auto" else precision
+        if channels_last == "auto":
+            channels_last = self.precision != "float32"
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
@@ -159,7 +163,10 @@ class CenterNet(nn.Module):
         freeze_stages(backbone, cfg.MODEL.TRUNK_FROZEN_STAGES)
         stacks = backbone.output_shape()
         heads = build_point_heads(cfg, stacks["stack_0"], len(stacks))
-        return {**read_keys(cfg, cls.keys), "backbone": backbone, "heads": heads}
+        arguments = read_keys(cfg, cls.keys)
+        if cfg.SOLVER.AMP.ENABLED and arguments["channels_last"] == "auto":
+            arguments["channels_last"] = True
+        return {**arguments, "backbone": backbone, "heads": heads}
 
     @property
     def pixel_mean(self) -> Tensor:

@@ -178,9 +178,9 @@ def test_overrides_have_the_types_of_their_keys():
 
 def test_a_choice_has_keys_a_reason_and_lines():
     choice = choose_precision(GPU, NONE)
-    assert choice.keys == {"SOLVER.AMP.ENABLED": True, "MODEL.CENTERNET.CHANNELS_LAST": True}
+    assert choice.keys == {"SOLVER.AMP.ENABLED": True}
     (line,) = choice.lines(120)
-    assert re.match(r"  half precision +on +SOLVER.AMP.ENABLED, MODEL.CENTERNET.CHANNELS_LAST; default on a GPU", line)
+    assert re.match(r"  half precision +on +SOLVER.AMP.ENABLED; default on a GPU", line)
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -195,6 +195,7 @@ def test_file_overrides_bases_and_later_base_overrides_earlier(tmp_path):
             "WEIGHT; did you mean MODEL.CENTERNET.BOX3D. Otherwise, for keys",
         ),
         (["SOLVER.BASE_LR", "None"], "SOLVER.BASE_LR is 'None', but must be of type float"),
+        (["TEST.FOLD_NORMS", "maybe"], "TEST.FOLD_NORMS is 'maybe', but must be True, False or 'auto'"),
         (["SOLVER.BASE_LR", "{[]: 1}"], "SOLVER.BASE_LR is '{.*, but must be of type float"),
         (["SOLVER", "{}"], "SOLVER is '{}', but is a group of keys"),
         (["SOLVER.MAX_ITER", "5", "--epochs", "3"], "--epochs after KEY VALUE pairs: put options first"),

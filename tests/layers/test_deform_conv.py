@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from centernet_d2.layers import DeformConv
+from centernet_d2.layers.deform_conv import deform_conv2d_by_bags, deform_conv2d_by_grid_sample
 
 # The oldest supported torch has neither autocast to float16 on the CPU nor an export of torchvision's operator.
 newer_torch = pytest.mark.skipif(torch.__version__ < (2, 3), reason="needs torch 2.3")
@@ -68,6 +69,46 @@ def test_no_grad_gives_equal_outputs_and_keeps_the_input():
         torch.testing.assert_close(layers[0](x), layers[1](x), atol=2e-6, rtol=1e-5)
         assert torch.equal(layers[1](x), trained)
     assert torch.equal(x, original)
+
+
+def sampled(x):
+    """Return a layer for the channels of `x` that samples beyond the border, and its offset and mask for `x`."""
+    layer = DeformConv(x.shape[1], 6)
+    torch.nn.init.normal_(layer.conv_offset_mask.weight, std=0.5)
+    torch.nn.init.normal_(layer.bias)
+    offset, mask = layer.conv_offset_mask(x).split([18, 9], dim=1)
+    return layer, offset, mask.sigmoid()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(1, 1), (5, 1), (7, 12)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 0.01)])
+def test_bags_equal_grid_sample(size, memory_format, dtype, tolerance, monkeypatch):
+    monkeypatch.setattr("centernet_d2.layers.deform_conv._CHUNK", 40)
+    torch.manual_seed(0)
+    x = torch.randn(3, 8, *size)
+    layer, offset, mask = sampled(x)
+    expected = deform_conv2d_by_grid_sample(x, offset, mask, layer.weight, layer.bias)
+    x = x.to(dtype).contiguous(memory_format=memory_format)
+    found = deform_conv2d_by_bags(x, offset, mask, layer.weight, layer.bias)
+    assert found.dtype == dtype
+    assert found.shape == expected.shape
+    assert (found.float() - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def test_inference_on_a_cpu_equals_training():
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, 7, 12)
+    layer, _, _ = sampled(x)
+    trained = layer(x)
+    with torch.no_grad():
+        assert not torch.equal(layer(x), trained)  # Another implementation.
+        torch.testing.assert_close(layer(x), trained, atol=2e-6, rtol=1e-5)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = layer(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), trained, atol=0.1, rtol=0.05)
 
 
 @pytest.mark.parametrize("name", [pytest.param("torchvision", marks=newer_torch), "grid_sample"])

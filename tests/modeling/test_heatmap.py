@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances
 
 from centernet_d2.modeling.heads.center import render_centers
 from centernet_d2.modeling.heatmap import (
+    best_peaks,
     gaussian_profiles,
     gaussian_radius,
     paint_gaussians,
@@ -126,6 +128,19 @@ def test_peak_filter_keeps_maxima_and_plateaus():
     heatmap = torch.tensor([[0.1, 0.2, 0.1, 0.0], [0.2, 0.9, 0.3, 0.0], [0.0, 0.1, 0.0, 0.4], [0.0, 0.0, 0.4, 0.4]])
     kept = peak_filter(heatmap[None, None])[0, 0]
     assert kept.nonzero().tolist() == [[1, 1], [2, 3], [3, 2], [3, 3]]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_peaks_by_parts_on_the_cpu_equal_those_of_max_pooling(memory_format, monkeypatch):
+    # Few distinct values, so that there are many ties and plateaus; negative values check the padding.
+    heatmap = (torch.rand(2, 7, 12, 9, generator=torch.Generator().manual_seed(0)) * 8).round() / 8 - 0.25
+    pooled = heatmap * (F.max_pool2d(heatmap, 3, stride=1, padding=1) == heatmap)
+    expected = pooled.flatten(2).topk(20, dim=2)
+    monkeypatch.setattr("centernet_d2.modeling.heatmap._PEAK_ELEMENTS", 3 * 2 * 12 * 9)
+    scores, index = best_peaks(heatmap.contiguous(memory_format=memory_format), 20)
+    assert torch.equal(peak_filter(heatmap), pooled)
+    assert torch.equal(scores, expected.values)
+    assert torch.equal(index, expected.indices)
 
 
 def test_top_peaks_are_sorted_over_all_classes():

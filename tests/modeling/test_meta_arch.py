@@ -132,6 +132,20 @@ def test_channels_last_does_not_change_results():
     assert all(torch.allclose(last[name], plain[name], rtol=1e-3, atol=1e-4) for name in plain)
 
 
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [
+        ((), False),
+        (("TEST.PRECISION", "bfloat16"), True),
+        (("SOLVER.AMP.ENABLED", True), True),
+        (("TEST.PRECISION", "bfloat16", "MODEL.CENTERNET.CHANNELS_LAST", False), False),
+    ],
+)
+def test_half_precision_implies_channels_last(options, last):
+    model = CenterNet(small_config(*options))
+    assert (model.memory_format == torch.channels_last) == last
+
+
 def test_half_precision_inference_gives_similar_maps():
     models = []
     for precision in ("float32", "bfloat16"):
@@ -143,7 +157,7 @@ def test_half_precision_inference_gives_similar_maps():
     assert all(half[name].dtype == torch.float32 for name in full)
     assert not torch.equal(full["heatmap"], half["heatmap"])
     assert all(torch.allclose(half[name], full[name], rtol=0.1, atol=0.05) for name in full)
-    with pytest.raises(ValueError, match=r"TEST.PRECISION is 'int8', known: float32, bfloat16, float16"):
+    with pytest.raises(ValueError, match=r"TEST.PRECISION is 'int8', known: auto, float32, bfloat16, float16"):
         CenterNet(small_config("TEST.PRECISION", "int8"))
 
 

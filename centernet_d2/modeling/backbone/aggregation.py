@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ...layers.deform_conv import IMPLEMENTATIONS, DeformConv
 from ...utils.validation import ArgumentError, check_choice
-from .common import NORMS, fill_bilinear
+from .common import NORMS, DepthwiseUpsampling
 
 __all__ = ["AggregationNeck", "DLAUp", "IDAUp", "plain_unit"]
 
@@ -48,16 +48,6 @@ class IDAUp(nn.Module):
         super().__init__()
         self.deformable = deformable
         for i, (channels, factor) in enumerate(zip(in_channels, factors, strict=True), start=1):
-            up = nn.ConvTranspose2d(
-                out_channels,
-                out_channels,
-                2 * factor,
-                stride=factor,
-                padding=factor // 2,
-                groups=out_channels,
-                bias=False,
-            )
-            fill_bilinear(up)
             if deformable:
                 project = _deformable_unit(channels, out_channels, deform_conv=deform_conv, norm=norm)
                 node = _deformable_unit(out_channels, out_channels, deform_conv=deform_conv, norm=norm)
@@ -67,7 +57,7 @@ class IDAUp(nn.Module):
                 _init_normal(project)
                 _init_normal(node)
             self.add_module(f"proj_{i}", project)
-            self.add_module(f"up_{i}", up)
+            self.add_module(f"up_{i}", DepthwiseUpsampling(out_channels, factor))
             self.add_module(f"node_{i}", node)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from ....config.registry import POINT_HEAD_REGISTRY
 from ....imaging.geometry import Geometry, apply_affine
 from ....structures.points import HALF_PIXEL, DenseTarget, Peaks, Points, SparseTarget, optional_field
 from ....structures.types import Fields, Maps, Targets
-from ...heatmap import paint_gaussians, peak_filter, smaller_size, to_cells
+from ...heatmap import best_peaks, paint_gaussians, to_cells
 from ...losses import focal_loss_with_logits, regression_loss
 from ..point_head import PointHead, unflip_vectors
 from .prop import KeypointProperty
@@ -206,9 +206,8 @@ class KeypointHead(PointHead):
     def _joint_peaks(self, maps: Maps, count: int) -> tuple[Tensor, Tensor]:
         """Return (B, J, P, 2) positions and (B, J, P) scores of the best peaks of each joint."""
         heatmap = maps["keypoint_heatmap"]
-        height, width = heatmap.shape[2:]
-        scores, index = peak_filter(heatmap).flatten(2).topk(smaller_size(count, height * width), dim=2)
-        positions = to_cells(index, width).float()
+        scores, index = best_peaks(heatmap, count)
+        positions = to_cells(index, heatmap.shape[3]).float()
         if "keypoint_offset" not in self.maps:
             return positions + 0.5, scores
         offset = maps["keypoint_offset"].flatten(2).transpose(1, 2)[:, None].expand(-1, heatmap.shape[1], -1, -1)
