@@ -40,7 +40,8 @@ PACKAGES = ("torch", "torchvision", "sal-detectron2", "numpy", "opencv-python", 
 def clock_of(device: str) -> Callable[[], float]:
     """Return the clock for timings on a device.
 
-    It is process time for one CPU thread, and otherwise wall time. Process time does not include the time of other processes on the same core.
+    It is process time for one CPU thread, and otherwise wall time. Process time does not include the time of other
+    processes on the same core.
     """
     one_thread = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
     return time.process_time if one_thread else time.perf_counter

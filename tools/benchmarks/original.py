@@ -36,7 +36,7 @@ def reference_sample(record: dict, cfg: CfgNode) -> dict[str, np.ndarray]:
 
 
 def lean_sample(record: dict, cfg: CfgNode) -> dict[str, np.ndarray]:
-    """Compute the result of :func:`reference_sample`, up to rounding, with one color matrix."""
+    """Compute the output of :func:`reference_sample` with one color matrix."""
     return _sample(record, cfg, _normalize_by_matrix)
 
 
