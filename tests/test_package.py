@@ -107,6 +107,18 @@ for statement in {[*accesses, "import centernet_d2.modeling"]!r}:
 """)
 
 
+def test_matplotlib_is_imported_only_for_figures():
+    # A new process, because other tests draw.
+    run_fresh("""
+import sys
+from centernet_d2 import Predictor, model_zoo
+import centernet_d2.cli.detection, centernet_d2.cli.training, centernet_d2.engine, centernet_d2.evaluation
+
+Predictor(model_zoo.get("Shapes/centernet_HG_shapes.yaml", device="cpu"))
+assert not {"matplotlib", "detectron2.utils.visualizer"} & sys.modules.keys()
+""")
+
+
 def test_import_shows_no_warnings_of_dependencies():
     # A new process, because everything is imported here already. Without sockets, network access would fail.
     script = "import socket, sys; socket.socket.connect = socket.getaddrinfo = None; "

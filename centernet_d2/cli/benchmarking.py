@@ -16,7 +16,7 @@ from ..config import load_config
 from ..engine.solver import build_optimizer
 from ..layers.folding import fold_batch_norms
 from ..modeling import CenterNet
-from .measure import alternate, matmul_peak, model_cost, peak_memory, summarize, table
+from .measure import alternate, clock_of, matmul_peak, model_cost, peak_memory, summarize, table
 
 __all__ = ["inference", "random_objects", "start", "step"]
 
@@ -125,7 +125,7 @@ def _time(args: argparse.Namespace, variants: Variants, factor: int) -> dict[str
         factor: work of a batch relative to the forward pass.
     """
     height, width = args.size
-    times = alternate(variants, args.rounds)
+    times = alternate(variants, args.rounds, clock_of(args.device))
     print(f"\n{args.config}, {height} x {width}, batch of {args.batch}\n\n{table(times)}")
     results = summarize(times)
     multiply_adds = factor * args.batch * model_cost(args.config, (height, width)).multiply_adds

@@ -22,12 +22,34 @@ from ..utils.logging import quiet_imports
 with quiet_imports():
     from fvcore.nn import FlopCountAnalysis
 
-__all__ = ["alternate", "environment", "matmul_peak", "model_cost", "peak_memory", "ratios", "summarize", "table"]
+__all__ = [
+    "alternate",
+    "clock_of",
+    "environment",
+    "matmul_peak",
+    "model_cost",
+    "peak_memory",
+    "ratios",
+    "summarize",
+    "table",
+]
 
 PACKAGES = ("torch", "torchvision", "sal-detectron2", "numpy", "opencv-python", "pillow")
 
 
-def alternate(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def clock_of(device: str) -> Callable[[], float]:
+    """Return the clock for timings on a device.
+
+    It is process time for one CPU thread, and otherwise wall time. Process time does not include the time of other
+    processes on the same core.
+    """
+    one_thread = torch.device(device).type == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if one_thread else time.perf_counter
+
+
+def alternate(
+    variants: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Time all variants in turn, after one round of warm-up.
 
     With interleaving, changes in machine speed affect all variants alike. A GPU in use is synchronized before and after
@@ -36,9 +58,10 @@ def alternate(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict
     Args:
         variants: functions to time, by name.
         rounds: number of timed calls of each function.
+        clock: function that returns seconds.
 
     Returns:
-        Seconds of wall time of every round, by name.
+        Seconds of every round, by name.
 
     Raises:
         ValueError: `rounds` is less than 1.
@@ -49,19 +72,19 @@ def alternate(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict
     with tqdm(total=(rounds + 1) * len(variants), leave=False) as bar:
         for index in range(rounds + 1):
             for name, variant in variants.items():
-                seconds = _seconds(variant)
+                seconds = _seconds(variant, clock)
                 if index > 0:
                     times[name].append(seconds)
                 bar.update()
     return times
 
 
-def _seconds(function: Callable[[], object]) -> float:
+def _seconds(function: Callable[[], object], clock: Callable[[], float]) -> float:
     _synchronize()
-    start = time.perf_counter()
+    start = clock()
     function()
     _synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _synchronize() -> None:
@@ -183,7 +206,7 @@ def matmul_peak(device: str = "cpu", size: int = 1024) -> float:
         for _ in range(repeats):
             left @ right
 
-    return repeats * size**3 / min(alternate({"": multiply}, 5)[""])
+    return repeats * size**3 / min(alternate({"": multiply}, 5, clock_of(device))[""])
 
 
 def peak_memory(device: str = "cpu") -> int:

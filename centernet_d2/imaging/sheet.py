@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 
 import cv2
-import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -24,6 +23,8 @@ MAX_BYTES = 1_000_000
 
 @cache
 def _font() -> ImageFont.FreeTypeFont:
+    import matplotlib as mpl  # Only its font is used, and its import takes a second.
+
     return ImageFont.truetype(Path(mpl.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), 15)
 
 

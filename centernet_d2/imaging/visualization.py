@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import cv2
 import numpy as np
@@ -12,8 +12,10 @@ import torch
 from detectron2.data import Metadata
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import Instances
-from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
+
+if TYPE_CHECKING:  # It imports matplotlib, which takes a second.
+    from detectron2.utils.visualizer import Visualizer
 
 __all__ = ["class_color", "draw_heatmap", "draw_instances", "draw_training", "side_by_side"]
 
@@ -54,6 +56,8 @@ def draw_instances(
     Returns:
         New (H, W', 3) uint8 RGB figure; it is wider than the image if properties draw panels next to it.
     """
+    from detectron2.utils.visualizer import Visualizer
+
     instances = instances.to("cpu")
     if instances.has("scores"):
         instances = instances[instances.scores > threshold]

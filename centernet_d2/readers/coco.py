@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
@@ -55,6 +56,7 @@ _OTHER_TASKS = {"caption": "captions", "segments_info": "panoptic masks"}
 # Names of the flags for crowds and for regions to ignore, in lower case without underscores.
 _CROWD_FLAGS = {"iscrowd", "crowd"}
 _IGNORE_FLAGS = {"ignore", "isignore", "ignored", "isignored"}
+_FLAGS = _CROWD_FLAGS | _IGNORE_FLAGS
 _FLAG_VALUES = {
     **dict.fromkeys(("0", "false", "no", "none", ""), False),
     **dict.fromkeys(("1", "true", "yes"), True),
@@ -403,7 +405,7 @@ class _Reader:
         """Set ``iscrowd`` to 1 in crowds and in regions to ignore, which also get ``ignore``; remove other flags."""
         attributes = entry.get("attributes")
         values: dict[str, Any] = {**attributes, **entry} if isinstance(attributes, dict) else entry
-        flags = {key: _flag(value) for key, value in values.items() if _plain_name(key) in _CROWD_FLAGS | _IGNORE_FLAGS}
+        flags = {key: _flag(value) for key, value in values.items() if _plain_name(key) in _FLAGS}
         for key, flag in flags.items():
             if flag is None:
                 raise ValueError(
@@ -574,6 +576,7 @@ def _flag(value: object) -> bool | None:
     return _FLAG_VALUES.get(str(value).strip().lower())
 
 
+@lru_cache(1000)  # Annotations have few different keys.
 def _plain_name(key: str) -> str:
     return key.lower().replace("_", "")
 

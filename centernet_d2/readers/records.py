@@ -72,7 +72,7 @@ class Report:
         return "".join(f"\n  {line}" for line in self.lines())
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabeledObject:
     """One object of an image.
 
@@ -100,7 +100,7 @@ class LabeledObject:
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LabeledImage:
     """An image file and its objects.
 

@@ -150,23 +150,34 @@ def check_overlap(train: Sequence[LabeledImage], others: Sequence[LabeledImage],
     Raises:
         ValueError: a file, or a copy with the same name, is in both splits; the message contains up to three paths.
     """
-    seen = {os.path.realpath(image.path): image.path for image in train}
+    seen = {os.path.realpath(image.path) for image in train}
     sizes: dict[int, list[Path]] = {}
     for image in train:
         sizes.setdefault(os.path.getsize(image.path), []).append(image.path)
-    digest = cache(lambda path: hashlib.sha256(path.read_bytes()).digest())
+    names_of_size = cache(lambda size: _names_by_digest(sizes.get(size, ())))
     both = []
     for image in others:
         if os.path.realpath(image.path) in seen:
             both.append(str(image.path))
             continue
-        alike = sizes.get(os.path.getsize(image.path), [])
-        copies = [path for path in alike if digest(path) == digest(image.path)]
-        same_name = [path for path in copies if path.name == image.path.name]
-        if same_name:
-            both.append(f"{image.path} (a copy of {same_name[0]})")
+        alike = names_of_size(os.path.getsize(image.path))
+        copies = alike.get(_digest(image.path), {}) if alike else {}
+        if image.path.name in copies:
+            both.append(f"{image.path} (a copy of {copies[image.path.name]})")
         elif copies:
             report.count(f"images of {name} that are copies of train images", image.path.name)
     if both:
         more = f" and {len(both) - 3} more" if len(both) > 3 else ""
         raise ValueError(f"images in both train and {name}: {', '.join(both[:3])}{more}. Remove them from one split")
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
+
+
+def _names_by_digest(paths: Sequence[Path]) -> dict[bytes, dict[str, Path]]:
+    """Return digest of the content -> file name -> first path."""
+    names: dict[bytes, dict[str, Path]] = {}
+    for path in paths:
+        names.setdefault(_digest(path), {}).setdefault(path.name, path)
+    return names

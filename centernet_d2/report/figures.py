@@ -8,17 +8,17 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from PIL import Image
 
 from ..imaging.visualization import side_by_side
 from ..structures.plots import Plot
 from ..utils.text import printable
+
+if TYPE_CHECKING:  # It takes a second, and only reports need it.
+    from matplotlib.axes import Axes
 
 __all__ = ["Picture", "arrange", "draw_grid", "draw_plot", "picture"]
 
@@ -75,6 +75,9 @@ def draw_plot(plot: Plot, name: str) -> str:
         plot: the plot.
         name: unique prefix of the ids in the SVG.
     """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     with rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 3.1), layout="constrained")
         axes = figure.add_subplot()
@@ -168,6 +171,8 @@ def arrange(panels: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray
 
 def draw_grid(values: Sequence[Sequence[float]], caption: str) -> Picture:
     """Draw an (H, W) grid of non-negative numbers as a heatmap with enlarged cells."""
+    from matplotlib import colormaps
+
     grid = np.asarray(values, dtype=np.float64)
     colors = colormaps["viridis"](grid / max(grid.max(), 1e-12))[..., :3]
     cells = np.repeat(np.repeat((colors * 255).astype(np.uint8), 12, axis=0), 12, axis=1)

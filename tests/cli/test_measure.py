@@ -1,6 +1,9 @@
-import pytest
+import time
 
-from centernet_d2.cli.measure import alternate, model_cost, ratios, summarize, table
+import pytest
+import torch
+
+from centernet_d2.cli.measure import alternate, clock_of, model_cost, ratios, summarize, table
 
 
 def test_ratios_are_computed_within_rounds():
@@ -18,6 +21,19 @@ def test_alternate_interleaves_variants_after_a_warm_up():
     assert [len(own) for own in times.values()] == [2, 2]
     with pytest.raises(ValueError, match="--rounds is 0, but must be at least 1"):
         alternate({}, 0)
+
+
+def test_clock_ignores_other_processes_only_on_one_cpu_thread(monkeypatch):
+    for threads, device, clock in ((1, "cpu", time.process_time), (2, "cpu", time.perf_counter)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert clock_of(device) is clock
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert clock_of("cuda") is time.perf_counter
+
+
+def test_alternate_uses_the_clock():
+    ticks = iter(range(100))
+    assert alternate({"a": lambda: None}, 2, lambda: float(next(ticks))) == {"a": [1.0, 1.0]}
 
 
 def test_multiply_adds_are_proportional_to_the_image_area():

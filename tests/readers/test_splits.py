@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from centernet_d2.readers import LabeledImage, LabeledObject, Report
@@ -140,3 +142,21 @@ def test_links_and_copies_are_detected(tmp_path):
     (tmp_path / "val" / "a.jpg").write_bytes((tmp_path / "train" / "a.jpg").read_bytes())
     with pytest.raises(ValueError, match=r"a copy of .*train/a\.jpg"):
         check_overlap(train, images(tmp_path / "val", ["a.jpg"]), "val", report)
+
+
+def test_files_of_equal_size_are_read_once(tmp_path, monkeypatch):
+    names = [f"{letter}.jpg" for letter in "abcde"]
+    for split in ("train", "val"):
+        for number, name in enumerate(names):
+            write_image(tmp_path / split / name, color=(number, 0, 9))
+    for path in tmp_path.rglob("*.jpg"):
+        path.write_bytes(f"{path.parent.name[0]}{path.stem}".encode())
+    (tmp_path / "val" / "e.jpg").write_bytes(b"longer than all others")
+    (tmp_path / "val" / "a.jpg").write_bytes(b"tb")
+    read_bytes, read = Path.read_bytes, []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(path) or read_bytes(path))
+    report = Report()
+    check_overlap(images(tmp_path / "train", names), images(tmp_path / "val", names), "val", report)
+    parts = [f"{path.parent.name}/{path.stem}" for path in sorted(read)]
+    assert parts == [*(f"train/{letter}" for letter in "abcde"), *(f"val/{letter}" for letter in "abcd")]
+    assert report.lines() == ["1 images of val that are copies of train images: a.jpg"]

@@ -29,9 +29,23 @@ def test_data_benchmark_compares_with_the_reference(benchmarks, capsys):
     threads = torch.get_num_threads()
     result = benchmarks[0].run(parser.parse_args(["--count", "2", "--rounds", "1"]))
     assert torch.get_num_threads() == threads
-    assert len(result["images_per_second"]) == 5
+    assert len(result["images_per_second"]) == 6
     assert result["ratio_to_reference"] > 0
     assert "2 images of synthetic photographs" in capsys.readouterr().out
+
+
+def test_lean_baseline_equals_the_reference(benchmarks, tmp_path):
+    data, original = benchmarks
+    cfg = load_config(data.CONFIG, ["MODEL.DEVICE", "cpu"])
+    (record,) = data.write_photographs(tmp_path, 1)
+    samples = []
+    for sample_of in (original.reference_sample, original.lean_sample):
+        with data.seeded(3):
+            samples.append(sample_of(record, cfg))
+    reference, lean = samples
+    assert reference.keys() == lean.keys()
+    for name in reference:
+        np.testing.assert_allclose(lean[name], reference[name], atol=1e-4)
 
 
 def test_folder_without_annotations_raises(benchmarks, tmp_path):

@@ -3,7 +3,8 @@
 All variants read the same JPEG files with the same annotations; each samples its own crop, flip and color jitter. The
 reference returns a normalized float image and training targets, so this project is also timed with targets;
 `ratio_to_reference` compares these two. This project applies color jitter and normalization on the device of the model.
-One variant applies them on the same core, so that its output is the same as that of the reference.
+One variant applies them on the same core, so that its output is the same as the output of the reference. The lean
+baseline is the reference with one warp of uint8 pixels and one color matrix in OpenCV.
 """
 
 from __future__ import annotations
@@ -25,16 +26,17 @@ from detectron2.structures import BoxMode
 from tabulate import tabulate
 
 from centernet_d2 import CenterNet, load_config
-from centernet_d2.cli.measure import alternate, ratios
+from centernet_d2.cli.measure import alternate, clock_of, ratios
 from centernet_d2.data import CenterNetDatasetMapper
 from centernet_d2.data.stream import StreamDataset, seeded
 
-from .original import reference_sample
+from .original import lean_sample, reference_sample
 
 __all__ = ["add_arguments", "run"]
 
 CONFIG = "COCO-Detection/centernet_R_18_1x.yaml"
 REFERENCE = "reference: normalized image and targets"
+LEAN = "lean OpenCV: normalized image and targets"
 OURS, OURS_ON_CPU = "ours: uint8 image and color matrix", "ours: colors on the CPU"
 WITH_TARGETS, COMPLETE = "ours: uint8 image, color matrix and targets", "ours: normalized image and targets"
 
@@ -63,7 +65,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as folder, _one_thread():
         records = _load(args.data, args.count) if args.data else write_photographs(Path(folder), args.count)
-        times = alternate(variants(load_config(CONFIG, ["MODEL.DEVICE", "cpu"]), records), args.rounds)
+        cfg = load_config(CONFIG, ["MODEL.DEVICE", "cpu"])
+        times = alternate(variants(cfg, records), args.rounds, clock_of("cpu"))
     speed = {name: [len(records) / seconds for seconds in own] for name, own in times.items()}
     faster = ratios(times, REFERENCE)
     rows = [
@@ -106,13 +109,14 @@ def variants(cfg: CfgNode, records: Sequence[dict]) -> dict[str, Callable[[], ob
     def normalize(sample: dict) -> None:
         model.preprocessor.training_batch([sample])
 
-    def reference() -> None:
+    def baseline(sample_of: Callable[[dict, CfgNode], object]) -> None:
         with seeded(0):
             for record in records:
-                reference_sample(record, cfg)
+                sample_of(record, cfg)
 
     return {
-        REFERENCE: reference,
+        REFERENCE: lambda: baseline(reference_sample),
+        LEAN: lambda: baseline(lean_sample),
         OURS: lambda: read(streams[0]),
         OURS_ON_CPU: lambda: read(streams[1]),
         WITH_TARGETS: lambda: read(streams[0], targets),

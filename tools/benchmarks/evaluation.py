@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from centernet_d2.cli.benchmarking import random_objects
-from centernet_d2.cli.measure import alternate, summarize, table
+from centernet_d2.cli.measure import alternate, clock_of, summarize, table
 from centernet_d2.evaluation.faster_coco import FasterCOCOeval
 
 SIZE = (480, 640)
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
     else:
         print("faster_coco_eval is not installed, so only pycocotools is timed")
     metrics = {name: variant() for name, variant in variants.items()}
-    times = alternate(variants, args.rounds)
+    times = alternate(variants, args.rounds, clock_of("cpu"))
     print(f"\n{args.images} images, {args.detections} detections each\n\n{table(times)}")
     expected = metrics["pycocotools"]
     difference = {name: float(np.abs(own - expected).max()) for name, own in metrics.items()}

@@ -13,7 +13,7 @@ from statistics import median
 import torch
 
 from centernet_d2 import Predictor
-from centernet_d2.cli.measure import alternate, summarize, table
+from centernet_d2.cli.measure import alternate, clock_of, summarize, table
 from centernet_d2.export.detect import Detector
 
 # Prints seconds and the peak resident size of a process that detects in one image. Unlike ru_maxrss, VmHWM does not
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
         name = f"{path.parent.name}/{path.name}"
         variants[name] = partial(Detector(path, **_one_thread(path)), args.image)
         codes[name] = DETECTOR.format(folder=str(path.parent), path=str(path), image=args.image)
-    times = alternate(variants, args.rounds)
+    times = alternate(variants, args.rounds, clock_of("cpu"))
     print(f"\n{args.image}, one thread\n\n{table(times)}\n")
     starts = {name: [_probe(code) for _ in range(args.starts)] for name, code in codes.items()}
     results = {

@@ -6,7 +6,7 @@ implementation (docs/original.md), works on float images, and loops over the obj
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -15,9 +15,11 @@ from detectron2.structures import BoxMode
 
 from centernet_d2.data.augmentations import EIGENVALUES, EIGENVECTORS, crop_border
 
-__all__ = ["reference_sample"]
+__all__ = ["lean_sample", "reference_sample"]
 
 MAX_OBJECTS = 128
+# Weights of blue, green and red in gray values.
+GRAY = np.array([0.114, 0.587, 0.299])
 
 
 def reference_sample(record: dict, cfg: CfgNode) -> dict[str, np.ndarray]:
@@ -30,6 +32,17 @@ def reference_sample(record: dict, cfg: CfgNode) -> dict[str, np.ndarray]:
     Returns:
         ``input`` (3, H, W), ``hm`` (C, H / 4, W / 4), and one row per object: ``wh``, ``reg``, ``ind``, ``reg_mask``.
     """
+    return _sample(record, cfg, _normalize)
+
+
+def lean_sample(record: dict, cfg: CfgNode) -> dict[str, np.ndarray]:
+    """Compute the output of :func:`reference_sample` with one color matrix."""
+    return _sample(record, cfg, _normalize_by_matrix)
+
+
+def _sample(
+    record: dict, cfg: CfgNode, normalize: Callable[[np.ndarray, CfgNode], np.ndarray]
+) -> dict[str, np.ndarray]:
     image = cv2.imread(record["file_name"])
     height, width = image.shape[:2]
     out_height, out_width = cfg.INPUT.AFFINE.SIZE
@@ -42,14 +55,36 @@ def reference_sample(record: dict, cfg: CfgNode) -> dict[str, np.ndarray]:
         image = image[:, ::-1]
         center[0] = width - 1 - center[0]
     matrix = window_matrix(center, window, (out_width, out_height))
-    pixels = cv2.warpAffine(image, matrix, (out_width, out_height), flags=cv2.INTER_LINEAR).astype(np.float32) / 255
-    change_colors(pixels, cfg.INPUT.COLOR_JITTER, cfg.INPUT.LIGHTING)
-    mean, std = (np.array(values, dtype=np.float32) / 255 for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
-    pixels = ((pixels - mean) / std).transpose(2, 0, 1)
+    pixels = cv2.warpAffine(image, matrix, (out_width, out_height), flags=cv2.INTER_LINEAR)
     map_size = (out_width // 4, out_height // 4)
     to_map = window_matrix(center, window, map_size)
     flip_width = width if flipped else None
-    return {"input": pixels, **draw_targets(record, to_map, map_size, cfg.MODEL.CENTERNET.NUM_CLASSES, flip_width)}
+    return {
+        "input": normalize(pixels, cfg),
+        **draw_targets(record, to_map, map_size, cfg.MODEL.CENTERNET.NUM_CLASSES, flip_width),
+    }
+
+
+def _normalize(pixels: np.ndarray, cfg: CfgNode) -> np.ndarray:
+    pixels = pixels.astype(np.float32) / 255
+    change_colors(pixels, cfg.INPUT.COLOR_JITTER, cfg.INPUT.LIGHTING)
+    mean, std = (np.array(values, dtype=np.float32) / 255 for values in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD))
+    return ((pixels - mean) / std).transpose(2, 0, 1)
+
+
+def _normalize_by_matrix(pixels: np.ndarray, cfg: CfgNode) -> np.ndarray:
+    strength, colors = cfg.INPUT.COLOR_JITTER, np.eye(3, 4)
+    backgrounds = np.zeros((3, 3, 4))
+    backgrounds[1, :, 3] = GRAY @ cv2.mean(pixels)[:3]
+    backgrounds[2, :, :3] = GRAY
+    for index in np.random.permutation(3):
+        factor = 1 + np.random.uniform(-strength, strength)
+        colors = factor * colors + (1 - factor) * backgrounds[index]
+    colors[:, 3] += 255 * (EIGENVECTORS @ (EIGENVALUES * np.random.normal(scale=cfg.INPUT.LIGHTING, size=3)))
+    colors[:, 3] -= cfg.MODEL.PIXEL_MEAN
+    colors /= np.array(cfg.MODEL.PIXEL_STD)[:, None]
+    changed = cv2.transform(pixels.astype(np.float32), colors.astype(np.float32))
+    return np.stack(cv2.split(changed))
 
 
 def window_matrix(center: np.ndarray, window: float, size: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from centernet_d2.cli.benchmarking import random_objects
-from centernet_d2.cli.measure import alternate, summarize, table
+from centernet_d2.cli.measure import alternate, clock_of, summarize, table
 from centernet_d2.modeling.heads import BoxHead, CenterHead
 from centernet_d2.modeling.points import build_points
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> dict[str, object]:
             "ours": partial(ours, heads, gt, size, args.device),
         }
         check_equal(variants["reference implementation"](), variants["ours"](), objects)
-        times = alternate(variants, args.rounds)
+        times = alternate(variants, args.rounds, clock_of(args.device))
         print(f"\n{objects} objects per image, batch of {args.batch}\n\n{table(times)}")
         results[str(objects)] = summarize(times)
     ratio = {objects: times["ours"]["ratio"] for objects, times in results.items()}

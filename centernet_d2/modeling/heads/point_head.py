@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data.transforms import Transform
 from detectron2.layers import ShapeSpec
 from detectron2.structures import Instances
-from detectron2.utils.visualizer import Visualizer
 from torch import Tensor, nn
 
 from ...config.arguments import name_keys, read_keys
@@ -22,6 +21,9 @@ from ...structures.plots import Plot
 from ...structures.points import Peaks, Points
 from ...structures.types import DatasetDict, Fields, Maps, Targets
 from .branches import MapBranches
+
+if TYPE_CHECKING:  # It imports matplotlib, which takes a second.
+    from detectron2.utils.visualizer import Visualizer
 
 __all__ = ["PointHead", "Property", "build_property", "unflip_vectors"]
 

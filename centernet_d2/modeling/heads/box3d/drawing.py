@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
-from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ....structures.boxes3d import Boxes3D
+
+if TYPE_CHECKING:  # It imports matplotlib, which takes a second.
+    from detectron2.utils.visualizer import Visualizer
 
 __all__ = ["draw_birds_eye", "draw_boxes3d"]
 

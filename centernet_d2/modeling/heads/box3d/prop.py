@@ -6,7 +6,7 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data.transforms import Transform
 from detectron2.structures import Instances
 from detectron2.utils.logger import log_first_n
-from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ....imaging.transforms import is_mirrored
@@ -27,6 +26,9 @@ from ....utils.validation import ArgumentError, check_choice
 from ..point_head import Property
 from .cameras import CameraLookup, camera_lookup, transform_camera
 from .drawing import draw_birds_eye, draw_boxes3d
+
+if TYPE_CHECKING:  # It imports matplotlib, which takes a second.
+    from detectron2.utils.visualizer import Visualizer
 
 __all__ = ["Box3DProperty"]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data.transforms import Transform
 from detectron2.structures import Instances
-from detectron2.utils.visualizer import Visualizer
 from torch import Tensor
 
 from ....imaging.transforms import is_mirrored
@@ -22,6 +21,9 @@ from ....utils.validation import LARGEST_COORDINATE, number_table
 from ..point_head import Property
 from .plots import error_plots, label_plots
 from .schema import KeypointSchema, keypoint_schema
+
+if TYPE_CHECKING:  # It imports matplotlib, which takes a second.
+    from detectron2.utils.visualizer import Visualizer
 
 __all__ = ["KeypointProperty"]
 
