@@ -8,12 +8,15 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from website.commands import describe_command
 
 ROOT = Path(__file__).parents[2]
 # Files outside of docs/ that the site contains: pages (README.md is replaced by docs/index.md) and files they link to.
 OUTSIDE = ("[!R]*.md", "LICENSE", "examples/*/*.*")
+# Links whose text is the name of a page.
+LINK = re.compile(r"\[[\w/]+\.md\]\(([\w/.]+\.md)(#[\w-]+)?\)")
 COMMAND = re.compile(r"^<!-- options of centernet-(\w+) -->$", flags=re.MULTILINE)
 
 
@@ -34,6 +37,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return Files(list(files))
 
 
-def on_page_markdown(markdown: str, **_: object) -> str:
-    """Replace each marker of a command by its options."""
-    return COMMAND.sub(lambda match: describe_command(match[1]), markdown)
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Insert the options of commands, and the titles of pages as texts of links."""
+    markdown = COMMAND.sub(lambda match: describe_command(match[1]), markdown)
+    folder = (ROOT / page.file.src_uri).parent
+    return LINK.sub(lambda match: f"[{_title(folder / match[1])}]({match[1]}{match[2] or ''})", markdown)
+
+
+def _title(path: Path) -> str:
+    """Return the first heading of a page."""
+    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")

@@ -16,4 +16,4 @@ class Roles(Extension):
     def on_instance(self, *, obj: Object, **_: Any) -> None:
         """Convert the docstring of an object."""
         if obj.docstring:
-            obj.docstring.value = ROLE.sub(r"`\1`", obj.docstring.value)
+            obj.docstring.value = ROLE.sub(r"`\1`", obj.docstring.value).replace("::\n", ":\n")
