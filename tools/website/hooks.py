@@ -38,7 +38,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Insert the options of commands, and the titles of pages as texts of links."""
+    """Replace markers of commands by their options, and names of pages by titles."""
     markdown = COMMAND.sub(lambda match: describe_command(match[1]), markdown)
     folder = (ROOT / page.file.src_uri).parent
     return LINK.sub(lambda match: f"[{_title(folder / match[1])}]({match[1]}{match[2] or ''})", markdown)
