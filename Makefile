@@ -1,6 +1,7 @@
 # make demo   install, then train, evaluate and visualize on a small synthetic dataset
 # make test   install, then run the test suite
 # make lint   install, then check style and types
+# make docs   install MkDocs into .venv-docs, build the documentation site in site/
 # make .venv  install only
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -15,7 +16,7 @@ UV := $(VENV)/bin/uv pip install -p $(PY)
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: demo test lint format .venv
+.PHONY: demo test lint format docs .venv
 
 demo: .venv
 	$(PY) tools/quickstart.py
@@ -31,6 +32,14 @@ lint: .venv
 format: .venv
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=.:tools .venv-docs/bin/mkdocs build
+
+.venv-docs/.ready: requirements-docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install -q --disable-pip-version-check -r requirements-docs.txt
+	@touch $@
 
 .venv: $(VENV)/.ready
 

@@ -14,7 +14,7 @@ import argparse
 import sys
 
 from benchmarks import data, evaluation, export, targets
-from centernet_d2.cli.benchmark import Benchmark, run_benchmarks
+from centernet_d2.cli.benchmark import Benchmark, add_benchmarks, run_benchmarks
 
 BENCHMARKS = {
     "data": Benchmark("time data loading on one core", data.add_arguments, data.run),
@@ -27,7 +27,7 @@ BENCHMARKS = {
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    return run_benchmarks(parser, BENCHMARKS, argv)
+    return run_benchmarks(add_benchmarks(parser, BENCHMARKS), BENCHMARKS, argv)
 
 
 if __name__ == "__main__":

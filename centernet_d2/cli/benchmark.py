@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ..utils import cli
 from .options import CONFIG_HELP, add_list_models, import_detectron2, new_parser
 
-__all__ = ["Benchmark", "main", "run_benchmarks"]
+__all__ = ["Benchmark", "add_benchmarks", "build_parser", "main", "run_benchmarks"]
 
 SUMMARY = """Measure the speed of inference, training steps and process start on this machine.
 
@@ -34,15 +34,20 @@ class Benchmark(NamedTuple):
     """Function that prints the results, and returns them for --json."""
 
 
-def run_benchmarks(
-    parser: argparse.ArgumentParser, benchmarks: Mapping[str, Benchmark], argv: Sequence[str] | None
-) -> int:
-    """Run a program with one command per benchmark; return the exit code."""
+def add_benchmarks(parser: argparse.ArgumentParser, benchmarks: Mapping[str, Benchmark]) -> argparse.ArgumentParser:
+    """Add one command per benchmark; return the parser."""
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
     for name, benchmark in benchmarks.items():
         command = commands.add_parser(name, help=benchmark.summary, description=benchmark.summary)
         benchmark.add_arguments(command)
         command.add_argument("--json", type=Path, metavar="FILE", help="also write the results to this file")
+    return parser
+
+
+def run_benchmarks(
+    parser: argparse.ArgumentParser, benchmarks: Mapping[str, Benchmark], argv: Sequence[str] | None
+) -> int:
+    """Run a program that has one command per benchmark; return the exit code."""
     return cli.run(parser, lambda args: _run(benchmarks[args.command], args), argv, prepare=_prepare)
 
 
@@ -122,4 +127,9 @@ BENCHMARKS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    return run_benchmarks(new_parser(SUMMARY, ["COMMAND [options]"], EXAMPLES), BENCHMARKS, argv)
+    return run_benchmarks(build_parser(), BENCHMARKS, argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the argument parser."""
+    return add_benchmarks(new_parser(SUMMARY, ["COMMAND [options]"], EXAMPLES), BENCHMARKS)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..utils import cli
 from .options import CONFIG_HELP, add_list_models, import_detectron2, new_parser
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 SUMMARY = """Convert weights to or from the format of the reference implementation.
 
@@ -25,15 +25,20 @@ EXAMPLES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = new_parser(SUMMARY, ["INPUT.pth OUTPUT.pth --config CONFIG"], EXAMPLES)
-    parser.add_argument("input", type=Path, metavar="INPUT.pth", help="weights file of either format")
-    parser.add_argument("output", type=Path, metavar="OUTPUT.pth", help="new weights file of the other format")
-    parser.add_argument("--config", required=True, help=f"config of the model: {CONFIG_HELP}")
-    add_list_models(parser)
-    return cli.run(parser, _convert, argv, prepare=import_detectron2)
+    return cli.run(build_parser(), _convert, argv, prepare=import_detectron2)
 
 
 def _convert(args: argparse.Namespace) -> None:
     from .conversion import convert_file
 
     convert_file(args)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the argument parser."""
+    parser = new_parser(SUMMARY, ["INPUT.pth OUTPUT.pth --config CONFIG"], EXAMPLES)
+    parser.add_argument("input", type=Path, metavar="INPUT.pth", help="weights file of either format")
+    parser.add_argument("output", type=Path, metavar="OUTPUT.pth", help="new weights file of the other format")
+    parser.add_argument("--config", required=True, help=f"config of the model: {CONFIG_HELP}")
+    add_list_models(parser)
+    return parser

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..utils import cli
 from .options import add_overrides, import_detectron2, new_parser
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 SUMMARY = """Write report.html and report.json: inspect a dataset, or a trained model.
 
@@ -24,6 +24,17 @@ EXAMPLES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    return cli.run(build_parser(), _report, argv, prepare=import_detectron2)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from .reporting import write_report
+
+    write_report(args)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the argument parser."""
     parser = new_parser(SUMMARY, ["{RUN | CONFIG | DATA} [--output FOLDER]", "RUN RUN ... [--output FOLDER]"], EXAMPLES)
     parser.add_argument(
         "sources",
@@ -38,10 +49,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="folder of the report (default: the folder of the run, else output/report-NAME)",
     )
     add_overrides(parser)
-    return cli.run(parser, _report, argv, prepare=import_detectron2)
-
-
-def _report(args: argparse.Namespace) -> None:
-    from .reporting import write_report
-
-    write_report(args)
+    return parser

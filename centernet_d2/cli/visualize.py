@@ -9,7 +9,7 @@ from pathlib import Path
 from ..utils import cli
 from .options import CONFIG_HELP, add_list_models, add_overrides, import_detectron2, new_parser
 
-__all__ = ["main"]
+__all__ = ["build_parser", "main"]
 
 SUMMARY = """Draw labeled images and augmented training samples.
 
@@ -26,6 +26,17 @@ EXAMPLES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code."""
+    return cli.run(build_parser(), _visualize, argv, prepare=import_detectron2)
+
+
+def _visualize(args: argparse.Namespace) -> None:
+    from .visualization import visualize
+
+    visualize(args)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the argument parser."""
     parser = new_parser(SUMMARY, ["DATA [options]", "CONFIG --output FOLDER [options]"], EXAMPLES)
     parser.add_argument("source", metavar="DATA_OR_CONFIG", help=f"labeled images; or a config: {CONFIG_HELP}")
     parser.add_argument(
@@ -36,10 +47,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_overrides(parser)
     add_list_models(parser)
-    return cli.run(parser, _visualize, argv, prepare=import_detectron2)
-
-
-def _visualize(args: argparse.Namespace) -> None:
-    from .visualization import visualize
-
-    visualize(args)
+    return parser

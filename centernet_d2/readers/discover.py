@@ -283,7 +283,7 @@ def describe_unknown(tree: Tree, readers: Sequence[ModuleType]) -> str:
 
 
 def _unsupported(name: str, known: Format) -> str:
-    return f"{name} is {known.name}, which is not read: {known.remedy} (docs/own_data.md)"
+    return f"{name} is {known.name}, which is not read: {known.remedy} (docs/formats.md)"
 
 
 def _json_error(path: Path, name: str) -> str:

@@ -80,9 +80,9 @@ class RowParser:
     def _class_and_values(self, line: str, where: str) -> tuple[str, list[float]]:
         fields = _fields(line)
         if len(fields) in (9, 10) and _numbers(fields[:8]) and not _numbers(fields[8:9]):
-            raise ValueError("a row of DOTA, not of YOLO; see docs/own_data.md")
+            raise ValueError("a row of DOTA, not of YOLO; see docs/formats.md")
         if len(fields) in (15, 16) and _numbers(fields[1:]) and not _numbers(fields[:1]):
-            raise ValueError("a row of KITTI, not of YOLO; see docs/own_data.md")
+            raise ValueError("a row of KITTI, not of YOLO; see docs/formats.md")
         if _has_decimal_commas(line):
             self.report.count("rows with decimal commas", where)
         index = _numbers(fields[:1])

@@ -52,9 +52,9 @@ def test_format_is_named_with_its_conversion(tmp_path, name, passed):
     (remedy,) = [known.remedy for known in FORMATS if known.name == name]
     with pytest.raises(ValueError, match="which is not read") as error:
         discover_dataset(tmp_path if passed == "folder" else path)
-    assert f"{file} is {name}, which is not read: {remedy} (docs/own_data.md)" in str(error.value)
+    assert f"{file} is {name}, which is not read: {remedy} (docs/formats.md)" in str(error.value)
 
 
 def test_documentation_lists_all_formats():
-    text = (ROOT / "docs" / "own_data.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
     assert [known.name for known in FORMATS if f"| {known.name} |" not in text] == []

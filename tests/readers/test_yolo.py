@@ -306,8 +306,8 @@ def test_dialects_of_rows_are_read(tmp_path, row):
         ("0 0.5 0.5 -0.5 0.5", "rows beyond 0..1"),
         ("0 inf 0.5 0.5 0.5", "rows beyond 0..1"),
         ("0 0.5 0.5 1.2 0.5", "rows beyond 0..1"),
-        ("13 16 38 16 38 31 13 31 red 0", "a row of DOTA, not of YOLO; see docs/own_data.md"),
-        ("Car 0 0 0 1 2 3 4 0 0 0 0 0 0 0", "a row of KITTI, not of YOLO; see docs/own_data.md"),
+        ("13 16 38 16 38 31 13 31 red 0", "a row of DOTA, not of YOLO; see docs/formats.md"),
+        ("Car 0 0 0 1 2 3 4 0 0 0 0 0 0 0", "a row of KITTI, not of YOLO; see docs/formats.md"),
         ("cow 0.5 0.5 0.5 0.5", "the class is 'cow', which no data.yaml or classes.txt defines"),
     ],
 )
