@@ -1,4 +1,5 @@
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,12 @@ def test_import_without_detectron2_explains_installation():
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert result.returncode != 0
     assert "MissingPackage: Detectron2 is not installed in this environment" in result.stderr
+
+
+@pytest.mark.parametrize("page", ["README.md", "CITATION.cff", "CHANGELOG.md"])
+def test_copies_of_the_version(page):
+    version = re.escape(centernet_d2.__version__)
+    assert re.search(rf"(badge/version-|^version: |^## ){version}\b", (ROOT / page).read_text(encoding="utf-8"), re.M)
 
 
 def run_fresh(script):

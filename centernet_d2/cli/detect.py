@@ -22,8 +22,7 @@ USAGE = (
 )
 EXAMPLES = (
     "--sample --model cells",
-    "photo.jpg --model output/photos",
-    "photos/ 'more/*.png' --model dla34-coco --json results.json",
+    "photos/ 'more/*.png' --model output/photos --json results.json",
     "video.mp4 --weights model.pth --output detections.mp4",
 )
 

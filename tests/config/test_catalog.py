@@ -41,7 +41,7 @@ def test_models_in_the_package_are_loaded_by_name(name):
     assert path.stat().st_size < 5e6
     assert hashlib.sha256(path.read_bytes()).hexdigest() in (ROOT / "MODEL_ZOO.md").read_text()
     assert model_zoo.get_config(name).MODEL.WEIGHTS == str(path)
-    predictor = Predictor(name, device="cpu")
+    predictor = Predictor(name, device="cpu", overrides=["TEST.FOLD_NORMS", False])
     expected = predictor.network.state_dict()
     model = model_zoo.get(name, device="cpu")
     assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
@@ -140,7 +140,7 @@ def test_model_zoo_loads_weights_from_cache(released, trained):
 
 
 def test_predictor_loads_released_weights_and_class_names(released):
-    predictor = Predictor("r18-coco", device="cpu")
+    predictor = Predictor("r18-coco", device="cpu", overrides=["TEST.FOLD_NORMS", False])
     assert torch.equal(predictor.network.state_dict()["backbone.conv1.weight"], released["module.conv1.weight"])
     assert predictor.class_names[:2] == ["person", "bicycle"]
     with pytest.raises(ValueError, match="MODEL.WEIGHTS is empty, but detection requires weights"):

@@ -438,7 +438,7 @@ def test_averaged_weights_are_updated_evaluated_and_loadable(call, tmp_path, mon
     assert (out / "inference_EMA" / "shapes_val" / "coco_instances_results.json").exists()
     assert (out / "last_checkpoint").read_text() == "model_final.pth"
 
-    cfg = load_config(out / "config.yaml", ["MODEL.WEIGHTS", str(out / "model_ema.pth")])
+    cfg = load_config(out / "config.yaml", ["MODEL.WEIGHTS", str(out / "model_ema.pth"), "TEST.FOLD_NORMS", False])
     network = Predictor.from_config(cfg).model
     assert torch.equal(network.state_dict()["backbone.conv1.weight"], averaged["backbone.conv1.weight"])
     weights = {"MODEL__WEIGHTS": out / "model_ema.pth", "MODEL__CENTERNET__TEST_RESOLUTION": "fixed"}
