@@ -11,9 +11,9 @@ __all__ = ["paused_collection"]
 
 @contextmanager
 def paused_collection() -> Iterator[None]:
-    """Pause the cyclic garbage collector, which visits all annotations again and again while they are read.
+    """Disable the cyclic garbage collector, and restore it afterwards.
 
-    Objects without cycles are released as usual.
+    It would visit all annotations repeatedly while they are read. Objects without cycles are released as usual.
     """
     enabled = gc.isenabled()
     gc.disable()
