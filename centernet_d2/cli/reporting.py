@@ -93,7 +93,7 @@ def _add_evaluation(report: Report, cfg: CfgNode, model: CenterNet) -> float | N
     training = network.training
     network.eval()
     try:
-        return add_evaluation(report, cfg, cfg.OUTPUT_DIR, network if isinstance(network, CenterNet) else None)
+        return add_evaluation(report, cfg, cfg.OUTPUT_DIR, network if isinstance(network, CenterNet) else None, True)
     finally:
         network.train(training)
 

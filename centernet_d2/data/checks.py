@@ -14,6 +14,7 @@ from detectron2.structures import BoxMode
 from ..imaging.reading import ImageHeader, read_headers
 from ..modeling.heads import Property
 from ..structures.types import DatasetDict
+from ..utils.memory import paused_collection
 from ..utils.validation import LARGEST_COORDINATE, number_table
 from .classes import match_classes, translate
 from .loaded import load_dataset
@@ -239,6 +240,7 @@ def _find_other_format(annotations: Sequence[dict], sizes: np.ndarray) -> str:
     return ""
 
 
+@paused_collection()
 def load_checked(
     names: Sequence[str],
     num_classes: int,
@@ -317,4 +319,5 @@ def is_labeled(dicts: Sequence[DatasetDict], prop: Property) -> bool:
 
 def _without_null(annotation: dict) -> dict:
     """Remove None and empty lists, which functions of Detectron2 do not accept."""
-    return {k: v for k, v in annotation.items() if v is not None and not (isinstance(v, list) and not v)}
+    empty = [key for key, value in annotation.items() if value is None or (isinstance(value, list) and not value)]
+    return {key: value for key, value in annotation.items() if key not in empty} if empty else annotation

@@ -18,6 +18,7 @@ from ..readers.records import Report
 from ..structures.points import HALF_PIXEL
 from ..structures.types import DatasetDict
 from ..utils.files import leaves_folder
+from ..utils.memory import paused_collection
 
 __all__ = ["CocoDataset", "check_keypoint_names", "register_coco_file"]
 
@@ -55,6 +56,7 @@ class CocoDataset:
         # Pickled: every caller gets a separate copy, and large datasets need less memory.
         self._content = b""
 
+    @paused_collection()
     def __call__(self) -> list[DatasetDict]:
         """Return images in Detectron2's format, in the order of their ids; masks are not read.
 
@@ -86,6 +88,7 @@ class CocoDataset:
             for image in sorted(file.images, key=lambda image: image["id"])
         ]
 
+    @paused_collection()
     def read(self) -> CocoFile:
         """Return the content of the file, without masks."""
         if not self._content:
@@ -100,6 +103,7 @@ class CocoDataset:
                 for key in annotation.keys() - kept:
                     del annotation[key]
             self._content = pickle.dumps(file)
+            return file
         return pickle.loads(self._content)
 
     def _check_names(self, images: Sequence[dict]) -> None:
@@ -150,7 +154,7 @@ def _keys_of_properties() -> tuple[set[str], set[str]]:
 def _to_detectron2(annotation: dict, classes: dict, own_keys: Collection[str]) -> dict:
     """Convert an annotation to Detectron2's format."""
     result = {
-        **{key: annotation[key] for key in own_keys if annotation.get(key) is not None},
+        **{key: value for key, value in annotation.items() if key in own_keys and value is not None},
         "bbox": annotation["bbox"],
         "bbox_mode": BoxMode.XYWH_ABS,
         "category_id": classes[annotation["category_id"]],

@@ -22,9 +22,12 @@ from pycocotools.coco import COCO
 from ..data.loaded import load_coco_content, load_dataset
 from ..modeling.heads import Property
 from ..structures.types import DatasetDict
-from .faster_coco import KEYPOINT_DETS, FasterCOCOeval
+from .faster_coco import KEYPOINT_DETS, FasterCOCOeval, box_metrics
 
-__all__ = ["PointCOCOEvaluator", "build_ground_truth", "fill_annotations", "round_result", "to_coco"]
+__all__ = ["BOX_METRICS", "PointCOCOEvaluator", "build_ground_truth", "fill_annotations", "round_result", "to_coco"]
+
+# File in the output folder with the result of :func:`box_metrics`, or null.
+BOX_METRICS = "box_metrics.json"
 
 
 def round_result(result: dict) -> dict:
@@ -220,4 +223,10 @@ class PointCOCOEvaluator(COCOEvaluator):
                     cocoeval_fn=evaluation_class,
                 )
             names = self._metadata.get("thing_classes")
+            if task == "bbox" and self._output_dir:
+                # The report uses unrounded detections, and converts datasets without a file in another way.
+                usable = evaluation and not self._round_results and self._metadata.get("json_file")
+                same = usable and len(names or ()) == len(evaluation.params.catIds)
+                metrics = box_metrics(evaluation, names) if same else None
+                Path(self._output_dir, BOX_METRICS).write_text(json.dumps(metrics))
             self._results[task] = self._derive_coco_results(evaluation, task, class_names=names)

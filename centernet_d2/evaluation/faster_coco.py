@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from detectron2.evaluation.coco_evaluation import COCOevalMaxDets
 from detectron2.utils.logger import log_first_n
 from pycocotools.coco import COCO
 
-__all__ = ["KEYPOINT_DETS", "FasterCOCOeval"]
+__all__ = ["KEYPOINT_DETS", "FasterCOCOeval", "box_metrics"]
 
 # Limit of detections per image in COCO's metrics of keypoints.
 KEYPOINT_DETS = 20
 # faster-coco-eval stores ids in double precision.
 MAX_ID = 2**53
+# Size classes of COCO, in the order of its results.
+SIZES = ("all", "small", "medium", "large")
 
 
 class FasterCOCOeval(COCOevalMaxDets):
@@ -90,3 +94,42 @@ class FasterCOCOeval(COCOevalMaxDets):
         faster.accumulate()
         self.params, self.eval = faster.params, faster.eval
         logging.getLogger(__name__).debug(f"evaluated {self.params.iouType} with faster-coco-eval {__version__}")
+
+
+def box_metrics(evaluation: FasterCOCOeval, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return COCO's metrics of boxes in percent, None where there are no objects.
+
+    Args:
+        evaluation: accumulated evaluation of boxes.
+        class_names: names of the classes, in the order of the category ids.
+
+    Returns:
+        ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``recall`` by the number of detections per image, and
+        ``classes``, a list of dicts with the metrics of each class.
+    """
+    precision, recall = (evaluation.eval[name] for name in ("precision", "recall"))
+    objects = Counter(one["category_id"] for one in evaluation.cocoGt.anns.values() if not one["iscrowd"])
+    recalls = {str(most): _percent(recall[:, :, 0, row]) for row, most in enumerate(evaluation.params.maxDets)}
+    by_class = [
+        {
+            "name": name,
+            "objects": objects[category_id],
+            **_averages(precision[:, :, index : index + 1]),
+            "recall": _percent(recall[:, index, 0, -1]),
+        }
+        for index, (name, category_id) in enumerate(zip(class_names, evaluation.params.catIds, strict=True))
+    ]
+    return {**_averages(precision), "recall": recalls, "classes": by_class}
+
+
+def _averages(precision: np.ndarray) -> dict[str, float | None]:
+    """Return the metrics of (IoUs, recalls, classes, sizes, limits) precisions."""
+    values = {"AP": precision[..., 0, -1], "AP50": precision[0, ..., 0, -1], "AP75": precision[5, ..., 0, -1]}
+    values.update({f"AP{name[0]}": precision[..., row, -1] for row, name in enumerate(SIZES) if row})
+    return {name: _percent(one) for name, one in values.items()}
+
+
+def _percent(values: np.ndarray) -> float | None:
+    """Return the mean of the defined values; COCO marks undefined values by -1."""
+    defined = values[values > -1]
+    return float(defined.mean() * 100) if len(defined) else None

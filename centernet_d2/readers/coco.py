@@ -61,6 +61,8 @@ _FLAG_VALUES = {
     **dict.fromkeys(("0", "false", "no", "none", ""), False),
     **dict.fromkeys(("1", "true", "yes"), True),
 }
+# Shared by all entries without other keys.
+_NOTHING: Mapping[str, Any] = {}
 # Largest share of annotations without a usable box.
 _LOST_SHARE = 0.25
 
@@ -405,7 +407,7 @@ class _Reader:
         """Set ``iscrowd`` to 1 in crowds and in regions to ignore, which also get ``ignore``; remove other flags."""
         attributes = entry.get("attributes")
         values: dict[str, Any] = {**attributes, **entry} if isinstance(attributes, dict) else entry
-        flags = {key: _flag(value) for key, value in values.items() if _plain_name(key) in _FLAGS}
+        flags = {key: _flag(values[key]) for key in _flag_keys(tuple(values))}
         for key, flag in flags.items():
             if flag is None:
                 raise ValueError(
@@ -576,6 +578,12 @@ def _flag(value: object) -> bool | None:
     return _FLAG_VALUES.get(str(value).strip().lower())
 
 
+@lru_cache(1000)  # Most annotations of a file have the same keys.
+def _flag_keys(keys: tuple[str, ...]) -> list[str]:
+    """Return the keys that are flags."""
+    return [key for key in keys if _plain_name(key) in _FLAGS]
+
+
 @lru_cache(1000)  # Annotations have few different keys.
 def _plain_name(key: str) -> str:
     return key.lower().replace("_", "")
@@ -630,7 +638,11 @@ def _images(tree: Tree, file: CocoFile, categories: _Categories) -> list[Labeled
     path, name = file.path, tree.name(file.path)
     near = [folder for root in (path.parent, path.parent.parent) for folder in _image_folders(root, path)]
     objects: dict[_Id, list[LabeledObject]] = {}
-    for index, item in enumerate(file.annotations):
+    # Entries are released one by one, because both representations of a large file need much memory.
+    annotations = file.annotations[::-1]
+    file.annotations.clear()
+    for index in range(len(annotations)):
+        item = annotations.pop()
         where = f"{name}, annotation {item.get('id', index)}"
         obj = _object(tree, item, where, categories.of_file[path], categories.keypoints)
         objects.setdefault(item["image_id"], []).append(obj)
@@ -675,8 +687,10 @@ def _object(
     )
 
 
-def _other_keys(tree: Tree, item: dict, known: Set[str], where: str) -> dict[str, Any]:
+def _other_keys(tree: Tree, item: dict, known: Set[str], where: str) -> Mapping[str, Any]:
     """Return the other keys of an entry; values that JSON cannot represent are counted and skipped."""
+    if item.keys() <= known:
+        return _NOTHING
     others = {key: value for key, value in item.items() if key not in known}
     usable = {key: value for key, value in others.items() if _is_plain_json(value)}
     for key in others.keys() - usable.keys():

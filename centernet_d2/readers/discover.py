@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from ..utils.memory import paused_collection
 from . import coco, kitti, labelme, voc, yolo
 from . import csv as table
 from .records import DiscoveredDataset, LabeledImage, LabeledObject, ParsedDataset, Report, Split, tolerance, unique
@@ -24,6 +25,7 @@ __all__ = ["discover_dataset", "discover_voc_lists"]
 _TOLERANCE = 1.0
 
 
+@paused_collection()
 def discover_dataset(
     path: str | Path,
     val: str | Path | None = None,

@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from ..data.loaded import load_dataset
+from ..evaluation.coco import BOX_METRICS
 from ..evaluation.record import FILE_NAME, load_detections
 from ..modeling import CenterNet
 from ..modeling.heads import build_properties
@@ -97,7 +98,9 @@ def add_training(report: Report, folder: str | Path, machine: Mapping[str, Any] 
         report.data["training"] = {**training, "machine": dict(machine)}
 
 
-def add_evaluation(report: Report, cfg: CfgNode, folder: str | Path, model: CenterNet | None = None) -> float | None:
+def add_evaluation(
+    report: Report, cfg: CfgNode, folder: str | Path, model: CenterNet | None = None, evaluated: bool = False
+) -> float | None:
     """Add the evaluation part from the recorded detections of a run.
 
     DATASETS.VAL or, if it is empty, the first test set determines the threshold.
@@ -107,6 +110,7 @@ def add_evaluation(report: Report, cfg: CfgNode, folder: str | Path, model: Cent
         cfg: config of the run.
         folder: output folder of the run.
         model: model in evaluation mode for heatmaps and the oracle table, or None.
+        evaluated: use the metrics of the evaluators, because this process ran them with the same config and dataset.
 
     Returns:
         The suggested threshold; None if it is unknown.
@@ -116,7 +120,9 @@ def add_evaluation(report: Report, cfg: CfgNode, folder: str | Path, model: Cent
     for name in names:
         if not Path(folder, "inference", name, FILE_NAME).exists():
             continue
-        data, report.pictures[name] = _evaluate(name, cfg, Path(folder), model, threshold)
+        path = Path(folder, "inference", name, BOX_METRICS)
+        metrics = json.loads(path.read_text()) if evaluated and path.exists() else None
+        data, report.pictures[name] = _evaluate(name, cfg, Path(folder), model, threshold, metrics)
         report.data["evaluation"][name] = data
         if name == names[0]:
             threshold = data["threshold"]["value"]
@@ -124,7 +130,12 @@ def add_evaluation(report: Report, cfg: CfgNode, folder: str | Path, model: Cent
 
 
 def _evaluate(
-    name: str, cfg: CfgNode, folder: Path, model: CenterNet | None, threshold: float | None
+    name: str,
+    cfg: CfgNode,
+    folder: Path,
+    model: CenterNet | None,
+    threshold: float | None,
+    metrics: dict[str, Any] | None,
 ) -> tuple[dict[str, Any], dict[str, list[Picture]]]:
     """Return the evaluation part of one test set, and its images."""
     known = {record["image_id"]: record for record in load_dataset(name)}
@@ -135,7 +146,7 @@ def _evaluate(
     classes = list(MetadataCatalog.get(name).thing_classes)
     properties = build_properties(cfg)
     limit = cfg.TEST.DETECTIONS_PER_IMAGE
-    data, tests = evaluate(name, image_ids, instances, classes, limit=limit, threshold=threshold)
+    data, tests = evaluate(name, image_ids, instances, classes, limit=limit, threshold=threshold, metrics=metrics)
     data["worst"] = find_worst(tests, [str(record["file_name"]) for record in records], classes)
     data["properties"], worst_of_properties = evaluate_properties(tests, records, classes, properties)
     # A model with more classes than the dataset has other targets.

@@ -58,6 +58,7 @@ def evaluate(
     *,
     limit: int = 100,
     threshold: float | None = None,
+    metrics: dict[str, Any] | None = None,
 ) -> tuple[dict[str, Any], TestSet]:
     """Compute the evaluation part of a test set.
 
@@ -68,6 +69,7 @@ def evaluate(
         class_names: names of the classes of the dataset.
         limit: maximum number of detections per image.
         threshold: score threshold chosen on another dataset; None chooses it on this one.
+        metrics: output of :func:`box_metrics` for the same detections; None computes them.
 
     Returns:
         Plain values for report.json, and the matches.
@@ -87,7 +89,7 @@ def evaluate(
         "images": len(image_ids),
         "objects": int(counts.sum()),
         "detections": len(detections.scores),
-        "ap": coco_metrics(truth, detections, len(image_ids), class_names, limit),
+        "ap": metrics or coco_metrics(truth, detections, len(image_ids), class_names, limit),
         "threshold": _threshold(best, threshold, curves),
         "curve": _curve(curves, class_names),
         "confusion": {

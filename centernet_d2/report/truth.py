@@ -16,13 +16,10 @@ from pycocotools.coco import COCO
 from ..data.checks import ALL_CLASSES, EXCLUDED
 from ..data.loaded import load_coco_content, load_dataset
 from ..evaluation.coco import fill_annotations
-from ..evaluation.faster_coco import FasterCOCOeval
+from ..evaluation.faster_coco import FasterCOCOeval, box_metrics
 from .matching import Detections, Truth
 
 __all__ = ["coco_metrics", "flatten_detections", "load_truth"]
-
-# Size classes of COCO, in the order of its results.
-SIZES = ("all", "small", "medium", "large")
 
 
 def load_truth(dataset_name: str, image_ids: Sequence[Any]) -> Truth:
@@ -89,17 +86,13 @@ def flatten_detections(parts: Sequence[Instances]) -> tuple[Detections, np.ndarr
 def coco_metrics(
     truth: Truth, detections: Detections, images: int, class_names: Sequence[str], limit: int = 100
 ) -> dict[str, Any]:
-    """Compute COCO's metrics of boxes in percent, None where there are no objects.
+    """Compute :func:`box_metrics` of objects and detections.
 
     Args:
         truth, detections: objects and detections.
         images: number of images.
         class_names: names of the classes.
         limit: maximum number of detections per image.
-
-    Returns:
-        ``AP``, ``AP50``, ``AP75``, ``APs``, ``APm``, ``APl``, ``recall`` by the number of detections per image, and
-        ``classes``, a list of dicts with the metrics of each class.
     """
     evaluation = FasterCOCOeval(
         *_coco_objects(truth, detections, images, class_names),
@@ -110,32 +103,7 @@ def coco_metrics(
     with redirect_stdout(io.StringIO()):
         evaluation.evaluate()
         evaluation.accumulate()
-    precision, recall = (evaluation.eval[name] for name in ("precision", "recall"))
-    counts = np.bincount(truth.classes[~truth.ignore], minlength=len(class_names))
-    recalls = {str(most): _percent(recall[:, :, 0, row]) for row, most in enumerate((1, 10, limit))}
-    by_class = [
-        {
-            "name": name,
-            "objects": int(counts[index]),
-            **_metrics(precision[:, :, index : index + 1]),
-            "recall": _percent(recall[:, index, 0, -1]),
-        }
-        for index, name in enumerate(class_names)
-    ]
-    return {**_metrics(precision), "recall": recalls, "classes": by_class}
-
-
-def _metrics(precision: np.ndarray) -> dict[str, float | None]:
-    """Return the metrics of (IoUs, recalls, classes, sizes, limits) precisions."""
-    values = {"AP": precision[..., 0, -1], "AP50": precision[0, ..., 0, -1], "AP75": precision[5, ..., 0, -1]}
-    values.update({f"AP{name[0]}": precision[..., row, -1] for row, name in enumerate(SIZES) if row})
-    return {name: _percent(one) for name, one in values.items()}
-
-
-def _percent(values: np.ndarray) -> float | None:
-    """Return the mean of the defined values; COCO marks undefined values by -1."""
-    defined = values[values > -1]
-    return float(defined.mean() * 100) if len(defined) else None
+    return box_metrics(evaluation, class_names)
 
 
 def _coco_objects(truth: Truth, detections: Detections, images: int, class_names: Sequence[str]) -> tuple[COCO, COCO]:

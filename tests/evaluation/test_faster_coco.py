@@ -11,10 +11,12 @@ import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from centernet_d2.evaluation.coco import PointCOCOEvaluator
+from centernet_d2.data.coco import register_coco_file
+from centernet_d2.evaluation.coco import BOX_METRICS, PointCOCOEvaluator
 from centernet_d2.evaluation.faster_coco import FasterCOCOeval
 from centernet_d2.modeling.heads import BoxProperty, CenterProperty, KeypointProperty
 from centernet_d2.modeling.heads.keypoint import KeypointSchema
+from centernet_d2.report.truth import coco_metrics, flatten_detections, load_truth
 
 JOINTS = 3
 CLASSES = 4
@@ -77,7 +79,7 @@ def draw(seed, images=6):
         # One image with objects has no detections.
         detections.append(found[[]] if image == 1 else found)
     content = {
-        "images": [{"id": image, "height": 480, "width": 640} for image in range(images)],
+        "images": [{"id": image, "file_name": f"{image}.jpg", "height": 480, "width": 640} for image in range(images)],
         "categories": [{"id": 10 + number, "name": f"class {number}"} for number in range(CLASSES)],
         "annotations": annotations,
     }
@@ -150,6 +152,29 @@ def test_evaluator_is_reusable_and_supports_image_ids(tmp_path):
         some.append((evaluator, evaluator.evaluate(img_ids=[2, 3]), None))
     assert_same(*some)
     assert some[0][1]["bbox"]["AP"] != both[0][1]["bbox"]["AP"]
+
+
+@pytest.mark.parametrize("max_dets", [100, 3])
+def test_box_metrics_equal_those_of_the_report(tmp_path, max_dets):
+    """Equal scores in several images, crowds, and classes without objects are included."""
+    content, detections = draw(3)
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    register_coco_file("shapes", {}, str(tmp_path / "truth.json"), str(tmp_path))
+
+    def metrics(**kwargs):
+        options = {"properties": PROPERTIES, "output_dir": str(tmp_path), "kpt_oks_sigmas": [0.02, 0.05, 0.1], **kwargs}
+        evaluator = PointCOCOEvaluator("shapes", max_dets_per_image=max_dets, **options)
+        process(evaluator, content, detections)
+        evaluator.evaluate()
+        return json.loads((tmp_path / BOX_METRICS).read_text())
+
+    truth = load_truth("shapes", [image["id"] for image in content["images"]])
+    classes = [category["name"] for category in content["categories"]]
+    found = flatten_detections(detections)[0]
+    expected = coco_metrics(truth, found, len(detections), classes, max_dets)
+    assert expected["AP"] > 0
+    assert metrics() == expected
+    assert metrics(round_results=True) is None
 
 
 def test_no_detections_give_nan_metrics(tmp_path):
