@@ -224,9 +224,15 @@ class PointCOCOEvaluator(COCOEvaluator):
                 )
             names = self._metadata.get("thing_classes")
             if task == "bbox" and self._output_dir:
-                # The report uses unrounded detections, and converts datasets without a file in another way.
-                usable = evaluation and not self._round_results and self._metadata.get("json_file")
-                same = usable and len(names or ()) == len(evaluation.params.catIds)
-                metrics = box_metrics(evaluation, names) if same else None
-                Path(self._output_dir, BOX_METRICS).write_text(json.dumps(metrics))
+                self._save_box_metrics(evaluation, names or (), Path(self._output_dir))
             self._results[task] = self._derive_coco_results(evaluation, task, class_names=names)
+
+    def _save_box_metrics(self, evaluation: FasterCOCOeval | None, names: Sequence[str], folder: Path) -> None:
+        """Save the metrics for the report; null if the report has to compute its own.
+
+        The report uses unrounded detections, and converts datasets without a file in another way.
+        """
+        metrics = None
+        if evaluation is not None and not self._round_results and self._metadata.get("json_file"):
+            metrics = box_metrics(evaluation, names) if len(names) == len(evaluation.params.catIds) else None
+        folder.joinpath(BOX_METRICS).write_text(json.dumps(metrics))
