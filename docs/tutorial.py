@@ -12,14 +12,14 @@
 # %% [markdown]
 # # Tutorial: train, inspect, export, extend
 #
-# Train a detector of blood cells in two minutes on one CPU core, read its report, detect cells, run the model without torch,
-# and add a property to every object. Each step is also a command of the shell.
+# Train a detector of blood cells in two minutes, read its report, detect cells, run the model without torch, and add a
+# property to every object.
 
 # %% [markdown]
 # ## Install
 #
-# The cell does nothing if the package is installed. It was written for Colab, but not run there: upload a clone of the repository
-# and set `REPOSITORY` to its folder.
+# The cell does nothing if the package is installed. It was written for Colab, but not run there: upload a clone of the
+# repository and set `REPOSITORY` to its folder.
 
 # %%
 import importlib.util
@@ -66,16 +66,17 @@ def show(image, width=800):
 # %% [markdown]
 # ## Look at the data
 #
-# [BCCD](https://github.com/Shenggan/BCCD_Dataset) (MIT license) contains 364 images of blood cells with boxes, in the layout of Pascal
-# VOC. The download was not run for the outputs below, which come from a local copy with 350 of the images. For your own images, set
-# `DATA` to their folder.
+# [BCCD](https://github.com/Shenggan/BCCD_Dataset) (MIT license) contains images of blood cells with boxes, in the
+# layout of Pascal VOC. The download below was not run: the outputs come from a local copy of 350 images. For your own
+# images, set `DATA` to their folder.
 
 # %%
 if not Path(DATA).exists():
     subprocess.run(["git", "clone", "--depth", "1", "https://github.com/Shenggan/BCCD_Dataset"], check=True)
 
 # %% [markdown]
-# `centernet-visualize DATA` draws labeled images, and the network inputs after augmentation. Check the labels before you train.
+# `centernet-visualize DATA` draws labeled images, and network inputs after augmentation. Check the labels before
+# training.
 
 # %%
 from centernet_d2.cli import visualize
@@ -86,8 +87,8 @@ show("output/data/images.jpg")
 # %% [markdown]
 # ## Train for two minutes
 #
-# `centernet-train --data DATA --minutes 2` chooses network, input size, batch size and schedule, and prints its choices. Key and value
-# pairs at the end override them.
+# `centernet-train --data DATA --minutes 2` chooses network, input size, batch size and schedule, and prints them.
+# Append `KEY VALUE` to override them.
 
 # %%
 from centernet_d2.cli import train
@@ -103,7 +104,8 @@ show("output/cells/predictions.jpg")
 # %% [markdown]
 # ## Read the report
 #
-# `output/cells/report.html` shows the dataset, the training and the errors of the model; `report.json` contains the same numbers.
+# `output/cells/report.html` shows the dataset, the training and the errors of the model; `report.json` contains the
+# same numbers.
 
 # %%
 import json
@@ -127,7 +129,7 @@ show(result.draw(), 480)
 # %%
 instances = result["instances"]
 print(f"{len(instances)} detections with a score of at least {predictor.threshold:.2f}")
-for name, score, box in list(zip(result.class_names, instances.scores, instances.pred_boxes))[:3]:
+for name, score, box in list(zip(result.class_names, instances.scores, instances.pred_boxes, strict=True))[:3]:
     print(f"{name:10} {score:.2f}  {[round(value) for value in box.tolist()]}")
 
 # %% [markdown]
@@ -150,7 +152,7 @@ print(subprocess.run(command, check=True, capture_output=True, text=True).stdout
 # %% [markdown]
 # ## Add a property: the angle of rotated boxes
 #
-# One file outside of the package adds an angle to every object: its annotation, loss, decoding, errors and visualization.
+# One file outside of the package adds an angle to every object: annotation, loss, decoding, errors and visualization.
 
 # %%
 example = REPOSITORY / "examples" / "rotated_boxes"
@@ -169,7 +171,7 @@ assert rotated_boxes.main(["datasets/bars", "--train", "200", "--val", "20"]) ==
 
 # %%
 config = str(example / "rotated_boxes.yaml")
-options = ["OUTPUT_DIR", "output/bars", "SOLVER.MAX_ITER", ITERATIONS, "SOLVER.STEPS", "()", "SOLVER.AMP.ENABLED", "True"]
+options = ["OUTPUT_DIR", "output/bars", "SOLVER.MAX_ITER", ITERATIONS, "SOLVER.STEPS", "()"]
 assert train.run(["--import", str(example / "rotated_boxes.py"), "--config-file", config, *options]) == 0
 
 # %%
