@@ -111,7 +111,17 @@ show("output/cells/predictions.jpg")
 import json
 
 report = json.loads(Path("output/cells/report.json").read_text())
-evaluation = report["evaluation"]
+for name, evaluation in report["evaluation"].items():
+    print(name)
+    for row in evaluation["ap"]["classes"]:
+        print(f"  {row['name']:10} AP {row['AP'] or 0:5.1f}  AP50 {row['AP50'] or 0:5.1f}  ({row['objects']} objects)")
+
+# %% [markdown]
+# Error types: the AP50 that is gained if all errors of one type are corrected.
+
+# %%
+for kind, error in next(iter(report["evaluation"].values()))["error_types"]["types"].items():
+    print(f"{kind:12} +{100 * error['cost']:.1f}")
 
 # %% [markdown]
 # ## Predict
