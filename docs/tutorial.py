@@ -44,7 +44,8 @@ if importlib.util.find_spec("centernet_d2") is None:
 # %%
 DATA = os.environ.get("DATA", "BCCD_Dataset/BCCD")
 LENGTH = os.environ.get("LENGTH", "--minutes 2")  # of the training on blood cells
-ITERATIONS = os.environ.get("ITERATIONS", "200")  # of the training on rotated boxes
+ITERATIONS = os.environ.get("ITERATIONS", "150")  # of the training on rotated boxes
+BARS = os.environ.get("BARS", "200")  # synthetic images with rotated boxes
 
 # %%
 import io
@@ -177,11 +178,12 @@ sys.path.append(str(example))
 import rotated_boxes
 
 os.environ["DETECTRON2_DATASETS"] = "datasets"
-assert rotated_boxes.main(["datasets/bars", "--train", "200", "--val", "20"]) == 0
+assert rotated_boxes.main(["datasets/bars", "--train", BARS, "--val", "20"]) == 0
 
 # %%
 config = str(example / "rotated_boxes.yaml")
 options = ["OUTPUT_DIR", "output/bars", "SOLVER.MAX_ITER", ITERATIONS, "SOLVER.STEPS", "()"]
+options += ["SOLVER.AMP.ENABLED", "True"]
 assert train.run(["--import", str(example / "rotated_boxes.py"), "--config-file", config, *options]) == 0
 
 # %%

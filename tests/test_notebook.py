@@ -44,6 +44,7 @@ def test_notebook_runs(notebook, tmp_path, monkeypatch):
         "DATA": "cells",
         "LENGTH": "--epochs 1 INPUT.AFFINE.SIZE [64,64] SOLVER.IMS_PER_BATCH 2 SOLVER.AMP.ENABLED False",
         "ITERATIONS": "1",
+        "BARS": "8",
     }.items():
         monkeypatch.setenv(name, str(value))
     # A notebook has a kernel, which is another process; it runs all steps, so torch is imported only once.
