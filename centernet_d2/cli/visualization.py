@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.structures import Instances
 from detectron2.utils.env import seed_all_rng
@@ -123,6 +124,9 @@ def visualize_data(source: str, output: Path | None, count: int, overrides: Sequ
         register_from_config(cfg)
         for path in write_data_sheets(cfg, output, count):
             print(f"saved {path}")
+    for entry in cfg.DATASETS.REGISTER:  # Their files no longer exist.
+        DatasetCatalog.remove(entry[0])
+        MetadataCatalog.remove(entry[0])
 
 
 def visualize_config(name: str, output: Path, count: int, overrides: Sequence[str]) -> None:
