@@ -147,8 +147,8 @@ for name, score, box in list(zip(result.class_names, instances.scores, instances
 # %% [markdown]
 # ## Export, and run without torch
 #
-# No outputs are saved from here on. The export (`centernet-export --model output/cells --output exported`) is compared with the
-# model before it is saved.
+# No outputs are saved from here on. The export (`centernet-export --model output/cells --output exported`) is compared
+# with the model before it is saved.
 
 # %%
 from centernet_d2.cli import export
