@@ -89,7 +89,8 @@ show("output/data/images.jpg")
 # ## Train for two minutes
 #
 # `centernet-train --data DATA --minutes 2` chooses network, input size, batch size and schedule, and prints them.
-# Append `KEY VALUE` to override them.
+# Append `KEY VALUE` to override them. The outputs below are from 8 epochs (`LENGTH="--epochs 8"`) instead, on a CPU
+# core that was shared with other processes, so the printed times are longer than on an idle core.
 
 # %%
 from centernet_d2.cli import train
@@ -146,7 +147,8 @@ for name, score, box in list(zip(result.class_names, instances.scores, instances
 # %% [markdown]
 # ## Export, and run without torch
 #
-# The export (`centernet-export --model output/cells --output exported`) is compared with the model before it is saved.
+# No outputs are saved from here on. The export (`centernet-export --model output/cells --output exported`) is compared
+# with the model before it is saved.
 
 # %%
 from centernet_d2.cli import export
