@@ -12,7 +12,7 @@
 # %% [markdown]
 # # Tutorial: train, inspect, export, extend
 #
-# Train a detector of blood cells in two minutes, read its report, detect cells, run the model without torch, and add a
+# Train a detector of blood cells in minutes, read its report, detect cells, run the model without torch, and add a
 # property to every object.
 
 # %% [markdown]
@@ -43,7 +43,7 @@ if importlib.util.find_spec("centernet_d2") is None:
 
 # %%
 DATA = os.environ.get("DATA", "BCCD_Dataset/BCCD")
-LENGTH = os.environ.get("LENGTH", "--minutes 2")  # of the training on blood cells
+LENGTH = os.environ.get("LENGTH", "--epochs 8")  # of the training on blood cells
 ITERATIONS = os.environ.get("ITERATIONS", "150")  # of the training on rotated boxes
 BARS = os.environ.get("BARS", "200")  # synthetic images with rotated boxes
 
@@ -86,11 +86,12 @@ assert visualize.main([DATA, "--output", "output/data", "--count", "6"]) == 0
 show("output/data/images.jpg")
 
 # %% [markdown]
-# ## Train for two minutes
+# ## Train
 #
-# `centernet-train --data DATA --minutes 2` chooses network, input size, batch size and schedule, and prints them.
-# Append `KEY VALUE` to override them. The outputs below are from 8 epochs (`LENGTH="--epochs 8"`) instead, on a CPU
-# core that was shared with other processes, so the printed times are longer than on an idle core.
+# `centernet-train --data DATA --epochs 8` chooses network, input size, batch size and schedule, and prints them.
+# Append `KEY VALUE` to override them. `--minutes N` sets the time
+# instead of the epochs. The outputs below are from a CPU core that was shared with other processes, so the printed times
+# are longer than on an idle core.
 
 # %%
 from centernet_d2.cli import train
