@@ -89,9 +89,8 @@ show("output/data/images.jpg")
 # ## Train
 #
 # `centernet-train --data DATA --epochs 8` chooses network, input size, batch size and schedule, and prints them.
-# Append `KEY VALUE` to override them. `--minutes N` sets the time
-# instead of the epochs. The outputs below are from a CPU core that was shared with other processes, so the printed times
-# are longer than on an idle core.
+# Append `KEY VALUE` to override them. `--minutes N` sets the time instead of the epochs. The outputs below are from a
+# CPU core that was shared with other processes, so the printed times are longer than on an idle core.
 
 # %%
 from centernet_d2.cli import train
