@@ -1,4 +1,4 @@
-"""MkDocs hooks: pages outside of docs/, anchors, options of commands, and the notebook.
+"""MkDocs hooks for pages outside of docs/, anchors, commands and the notebook.
 
 Pages keep their paths in the repository, so that relative links work on GitHub and on the site.
 """
@@ -43,7 +43,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
-    """Replace markers of commands by their options, names of pages by titles, and the notebook by its page."""
+    """Replace markers of commands, names of pages, and the notebook.
+
+    Commands become tables of options, names become titles, and the notebook becomes a page.
+    """
     markdown = COMMAND.sub(lambda match: describe_command(match[1]), markdown)
     markdown = markdown.replace(f"{NOTEBOOK})", f"{Path(NOTEBOOK).stem}.md)")
     folder = (ROOT / page.file.src_uri).parent
