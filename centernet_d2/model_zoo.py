@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from .checkpoint import CenterNetCheckpointer, load_source
 from .config.catalog import RELEASED, available, find_bundled, find_released, get_config_file
+from .config.loading import load_config
 from .modeling import CenterNet
 
 __all__ = ["available", "get", "get_config", "get_config_file"]
@@ -32,7 +33,7 @@ def get_config(name: str, *, trained: bool = False) -> CfgNode | DictConfig:
         return load_source(name)
     path = get_config_file(name)
     overrides = ["MODEL.WEIGHTS", _trained_name(name)] if trained else []
-    return LazyConfig.load(path) if path.endswith(".py") else load_source(name, overrides)
+    return LazyConfig.load(path) if path.endswith(".py") else load_config(name, overrides)
 
 
 def get(name: str, weights: str | Path = "", device: str | None = None, *, trained: bool = False) -> CenterNet:
@@ -51,11 +52,14 @@ def get(name: str, weights: str | Path = "", device: str | None = None, *, train
     """
     if trained and weights:
         raise ValueError(f"trained=True loads released weights, but weights is '{weights}': set only one of them")
+    overrides = ["MODEL.DEVICE", device] if device else []
     if find_bundled(name):
-        weights = weights or name
-    elif trained or find_released(name):
+        cfg, weights = load_source(name, overrides), weights or name
+    else:
+        cfg = load_config(name, overrides)
+    if trained or find_released(name):
         weights = weights or _trained_name(name)
-    model = build_model(load_source(name, ["MODEL.DEVICE", device] if device else [])).eval()
+    model = build_model(cfg).eval()
     CenterNetCheckpointer(model).load(str(weights))
     return model
 

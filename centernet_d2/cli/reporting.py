@@ -93,7 +93,8 @@ def _add_evaluation(report: Report, cfg: CfgNode, model: CenterNet) -> float | N
     training = network.training
     network.eval()
     try:
-        return add_evaluation(report, cfg, cfg.OUTPUT_DIR, network if isinstance(network, CenterNet) else None, True)
+        own = network if isinstance(network, CenterNet) else None
+        return add_evaluation(report, cfg, cfg.OUTPUT_DIR, own, evaluated=True)
     finally:
         network.train(training)
 

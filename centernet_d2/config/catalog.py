@@ -92,8 +92,10 @@ def find_config(name: str | Path) -> Path:
 
     Raises:
         FileNotFoundError: no file, folder or config in the model zoo has this name.
-        ValueError: the file is a LazyConfig.
+        ValueError: the file is a LazyConfig, or the name is a model in the package.
     """
+    if find_bundled(name):
+        raise ValueError(f"{name} is a trained model, not a config: use --model {name}, or Predictor('{name}')")
     if Path(name).suffix == ".py":
         raise ValueError(f"config file {name} is a LazyConfig; use a YAML file (see docs/python.md)")
     if os.path.isfile(name):

@@ -170,5 +170,5 @@ def set_key(cfg: CfgNode, key: str, value: object, where: str) -> None:
     except (AssertionError, MemoryError, RecursionError, TypeError, ValueError) as error:  # yacs evaluates literals.
         raise ValueError(message) from error
     found = reduce(operator.getitem, key.split("."), cfg)
-    if (found is None and default is not None) or (switch and found not in (True, False, "auto")):
+    if (found is None and default is not None) or (switch and not isinstance(found, bool) and found != "auto"):
         raise ValueError(message)

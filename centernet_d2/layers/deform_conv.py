@@ -128,7 +128,7 @@ def deform_conv2d_by_bags(x: Tensor, offset: Tensor, mask: Tensor, weight: Tenso
     batch, channels, height, width = x.shape
     # (B, H, W, 9), the order of the columns of the product.
     y, x_position, mask = (tensor.movedim(1, 3) for tensor in (*_sampling_positions(offset), mask))
-    first = torch.arange(batch, device=x.device)[:, None, None, None] * (height * width)
+    first = torch.arange(batch, dtype=torch.int32, device=x.device)[:, None, None, None] * (height * width)
     index = torch.empty(*mask.shape, 4, dtype=torch.int32, device=x.device)
     factor = torch.empty(*mask.shape, 4, dtype=x.dtype, device=x.device)
     for i, (row, row_factor) in enumerate(_neighbors(y, height)):
@@ -145,10 +145,13 @@ def deform_conv2d_by_bags(x: Tensor, offset: Tensor, mask: Tensor, weight: Tenso
 
 
 def _neighbors(position: Tensor, length: int) -> list[tuple[Tensor, Tensor]]:
-    """Return indices and factors of the two pixels next to positions on an axis; factors are 0 outside the image."""
+    """Return int32 indices and factors of the two pixels next to positions on an axis.
+
+    Factors are 0 outside the image, and NaN at positions that are NaN or infinite.
+    """
     low = position.floor()
     factor = position - low
     return [
-        (pixel.clamp(0, length - 1), torch.where((pixel >= 0) & (pixel < length), part, 0.0))
+        (pixel.clamp(0, length - 1).nan_to_num().to(torch.int32), part * ((pixel >= 0) & (pixel < length)))
         for pixel, part in ((low, 1 - factor), (low + 1, factor))
     ]

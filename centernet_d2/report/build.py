@@ -99,7 +99,7 @@ def add_training(report: Report, folder: str | Path, machine: Mapping[str, Any] 
 
 
 def add_evaluation(
-    report: Report, cfg: CfgNode, folder: str | Path, model: CenterNet | None = None, evaluated: bool = False
+    report: Report, cfg: CfgNode, folder: str | Path, model: CenterNet | None = None, *, evaluated: bool = False
 ) -> float | None:
     """Add the evaluation part from the recorded detections of a run.
 

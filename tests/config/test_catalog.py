@@ -60,6 +60,11 @@ def test_sample_image_contains_cells():
     assert white == pytest.approx([210, 295, 437, 480], abs=20)
 
 
+def test_model_in_the_package_is_not_a_config():
+    with pytest.raises(ValueError, match="cells is a trained model, not a config: use --model cells, or Predictor"):
+        load_config("cells")
+
+
 def test_files_take_precedence_over_models_in_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_bundled("cells") is not None

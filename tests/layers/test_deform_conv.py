@@ -57,6 +57,31 @@ def test_implementations_have_equal_outputs_and_gradients(size):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_invalid_offsets_are_visible_in_the_output(value):
+    torch.manual_seed(0)
+    offset, x, mask = torch.randn(2, 18, 4, 5), torch.randn(2, 3, 4, 5), torch.rand(2, 9, 4, 5)
+    offset[1, 4, 2, 3] = value
+    arguments = (x, offset, mask, torch.randn(6, 3, 3, 3), torch.zeros(6))
+    expected, found = deform_conv2d_by_grid_sample(*arguments), deform_conv2d_by_bags(*arguments)
+    assert torch.equal(found.isnan(), expected.isnan())
+    torch.testing.assert_close(found, expected, equal_nan=True, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.long  # 17 million positions and 5 GB: float32 cannot represent all their indices.
+def test_many_positions():
+    shape = (4104, 1, 64, 64)
+    x = torch.zeros(shape)
+    x[-1] = torch.rand(shape[1:])
+    offset, mask = (
+        torch.zeros(1, 18, 64, 64).expand(len(x), -1, -1, -1),
+        torch.ones(1, 9, 64, 64).expand(len(x), -1, -1, -1),
+    )
+    weight, bias = torch.randn(1, 1, 3, 3), torch.zeros(1)
+    found = deform_conv2d_by_bags(x, offset, mask, weight, bias)[-1]
+    torch.testing.assert_close(found, F.conv2d(x[-1:], weight, padding=1)[0], atol=1e-5, rtol=1e-5)
+
+
 def test_no_grad_gives_equal_outputs_and_keeps_the_input():
     torch.manual_seed(0)
     layers = [DeformConv(4, 6, implementation=name) for name in ("torchvision", "grid_sample")]

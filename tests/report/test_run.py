@@ -91,7 +91,7 @@ def test_threshold_is_written_with_a_new_hash(tiny, arguments, tmp_path):
 def test_suggested_threshold_comes_from_the_validation_set(tiny, arguments, tmp_path, monkeypatch):
     written, evaluate = {}, reporting.add_evaluation
     monkeypatch.setattr(reporting, "set_threshold", lambda path, value: written.update({path.name: value}))
-    monkeypatch.setattr(reporting, "add_evaluation", lambda *args: evaluate(*args) and 0.125)
+    monkeypatch.setattr(reporting, "add_evaluation", lambda *args, **options: evaluate(*args, **options) and 0.125)
     monkeypatch.setattr("centernet_d2.report.evaluation.suggest_threshold", lambda curves: (0.375, 0.5))
     main(arguments())
     assert written == {"model_final.pth": 0.125}
