@@ -89,8 +89,8 @@ show("output/data/images.jpg")
 # ## Train
 #
 # `centernet-train --data DATA --epochs 8` chooses network, input size, batch size and schedule, and prints them.
-# Append `KEY VALUE` to override them. `--minutes N` sets the time instead of the epochs. The outputs below are from a
-# CPU core that was shared with other processes, so the printed times are longer than on an idle core.
+# Append `KEY VALUE` to override them. `--minutes N` sets the time instead of the epochs. The saved outputs are from
+# two CPU cores, where this notebook took four minutes.
 
 # %%
 from centernet_d2.cli import train
@@ -147,8 +147,7 @@ for name, score, box in list(zip(result.class_names, instances.scores, instances
 # %% [markdown]
 # ## Export, and run without torch
 #
-# No outputs are saved from here on. The export (`centernet-export --model output/cells --output exported`) is compared
-# with the model before it is saved.
+# The export (`centernet-export --model output/cells --output exported`) is compared with the model before it is saved.
 
 # %%
 from centernet_d2.cli import export

@@ -29,7 +29,7 @@ def test_notebook_has_the_cells_of_its_source(notebook):
 def test_saved_outputs_are_small_and_clean(notebook):
     assert NOTEBOOK.stat().st_size < LIMIT
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert sum("image/jpeg" in output.get("data", {}) for output in outputs) >= 3
+    assert sum("image/jpeg" in output.get("data", {}) for output in outputs) == 4
     text = "".join(output.get("text", "") for output in outputs)
     assert "/work/" not in text
     assert "/tmp/" not in text
