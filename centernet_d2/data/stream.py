@@ -7,6 +7,7 @@ resume at any position with any number of workers or processes.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -128,6 +129,7 @@ class StreamDataset(Dataset):
         self.max_bad_images = max_bad_images
         # In shared memory, so that workers warn only once and the main process can count.
         self.bad = torch.zeros(len(dicts), dtype=torch.bool).share_memory_()
+        self._lock = multiprocessing.Lock()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -152,8 +154,11 @@ class StreamDataset(Dataset):
     def _skip(self, index: int, error: OSError) -> None:
         if self.max_bad_images == 0:
             raise error
-        self.bad[index] = True
-        count = int(self.bad.sum())
+        with self._lock:  # Several workers may read the image at the same time.
+            if self.bad[index]:
+                return
+            self.bad[index] = True
+            count = int(self.bad.sum())
         if count > self.max_bad_images:
             raise OSError(
                 f"{count} images are unreadable, more than DATALOADER.MAX_BAD_IMAGES ({self.max_bad_images}); the "

@@ -1,5 +1,7 @@
 import itertools
 import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -86,6 +88,22 @@ def test_augmentation_depends_on_stream_position():
     # The augmentation of an image differs between epochs.
     assert data[7, 2]["noise"] != data[11, 2]["noise"]
     assert data[7, 2]["noise"] != StreamDataset(records(), Noise(), seed=6)[7, 2]["noise"]
+
+
+def test_image_that_is_read_twice_at_the_same_time_is_reported_once(caplog):
+    both = threading.Barrier(2, timeout=30)  # Both readers find the image unreadable before one of them reports it.
+
+    def fail_together(record):
+        if record["file_name"] == "2.png":
+            both.wait()
+            raise OSError("cannot read the image 2.png")
+        return record
+
+    data = StreamDataset(records(), fail_together, 0, max_bad_images=1)
+    with ThreadPoolExecutor(2) as pool:
+        assert [one["file_name"] for one in pool.map(data.__getitem__, [(0, 2), (1, 2)])] == ["3.png", "3.png"]
+    assert sum(record.levelname == "WARNING" for record in caplog.records) == 1
+    assert data.bad_files() == ["2.png"]
 
 
 def test_unreadable_images_raise_or_are_skipped_up_to_a_limit(caplog):
